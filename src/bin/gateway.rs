@@ -1,0 +1,54 @@
+//! The gateway: answers HTTP requests by running functions on its workers.
+
+use std::process::ExitCode;
+
+use faas::error::{Error, Result};
+use faas::settings::{self, Settings};
+use faas::{gateway, log, sys};
+
+const USAGE: &str = "\
+gateway             run in the foreground, logging to stdout, until SIGTERM or Ctrl-C
+gateway --init      create the registry (FAAS_DB) with the example functions, where there is none
+gateway --healthz   ask the gateway that runs in FAAS_RUN_DIR how it is; exit code 0 when it is ready
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => {
+            log::flush();
+            code
+        }
+        Err(error) => {
+            log::flush();
+            eprintln!("gateway: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    // First of all: threads inherit it.
+    sys::block_ending_signals();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => {
+            let settings = Settings::from_env()?;
+            log::start();
+            gateway::run(settings)?;
+        }
+        ["--init"] => {
+            let settings = Settings::from_env()?;
+            if gateway::init(&settings)? {
+                println!("created the registry {}", settings.db.display());
+            }
+        }
+        ["--healthz"] => {
+            let (answer, is_ready) = gateway::health(&Settings::from_env()?)?;
+            print!("{answer}");
+            return Ok(ExitCode::from(u8::from(!is_ready)));
+        }
+        ["--help" | "-h"] => print!("{USAGE}\n{}", settings::help()),
+        other => return Err(Error::Usage(format!("gateway does not know {other:?}"))),
+    }
+    Ok(ExitCode::SUCCESS)
+}

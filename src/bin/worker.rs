@@ -1,0 +1,44 @@
+//! The worker: runs functions for the gateway of the same run dir, which starts as many as FAAS_WORKERS says.
+
+use std::process::ExitCode;
+
+use faas::error::{Error, Result};
+use faas::settings::{self, Settings};
+use faas::{log, sys, worker};
+
+const USAGE: &str = "\
+worker [ID]   run functions for the gateway that runs in FAAS_RUN_DIR
+
+The gateway starts its workers itself. One more joins when it is started by hand, without ID, with the same settings.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            log::flush();
+            eprintln!("worker: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let id = match arguments.as_slice() {
+        [] => None,
+        [help] if help == "--help" || help == "-h" => {
+            print!("{USAGE}\n{}", settings::help());
+            return Ok(());
+        }
+        [id] => Some(id.parse().map_err(|_| Error::Usage(format!("worker: {id:?} is no worker id")))?),
+        _ => return Err(Error::Usage("worker takes one id at most".into())),
+    };
+    sys::block_ending_signals();
+    let settings = Settings::from_env()?;
+    log::start();
+    worker::run(settings, id)
+}

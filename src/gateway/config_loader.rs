@@ -1,0 +1,352 @@
+//! From a row of the registry to a [`Function`]: parse and validate, nothing else.
+//!
+//! A row is a key, `METHOD:/path` or `METHOD:/prefix/*`, and a descriptor, a JSON object. Everything that can be wrong
+//! with them is found here, once, when the row arrives, so that a request meets only functions that are fit to run. A
+//! fault is one sentence that names the field, its value and what it must be: it is read in the log and in the answer
+//! 500 of the row's route. The CHECK constraints in init.sql say the same at the sqlite3 prompt, as far as SQL can.
+//!
+//! Rules: a field that is missing or null has its default; a number is a whole number, never a string; unknown fields
+//! are ignored, so that a registry can carry more than this program reads.
+//!
+//! The C original looked for `"module":"` with strstr and took what followed; its `memory` and `timeout` were read and
+//! then used nowhere. Here both bind, and a descriptor that is not JSON is refused.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::limits;
+use crate::protocol::worker_protocol::Runtime;
+
+/// How a function's stdout is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// A CGI answer where it opens with a CGI header block, else all of it is the body.
+    Auto,
+    /// A CGI header block must open it.
+    Cgi,
+    /// All of it is the body.
+    Raw,
+}
+
+/// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
+#[derive(Debug)]
+pub struct Function {
+    /// The row's key, such as `GET:/api/*`.
+    pub route: String,
+    /// The descriptor's `name`; the key where it has none.
+    pub name: String,
+    pub runtime: Runtime,
+    /// Absolute: a relative one is taken from the module root.
+    pub module: PathBuf,
+    /// Empty where the descriptor has none.
+    pub handler: String,
+    pub memory_mib: u64,
+    pub timeout: Duration,
+    /// Added to the environment of each invocation.
+    pub env: Vec<(String, String)>,
+    /// Invocations at once over all workers; `None` is no limit but the slots.
+    pub max_inflight: Option<u64>,
+    pub output: Output,
+    /// Whether the answer is sent while the function writes it.
+    pub stream: bool,
+    /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
+    /// twice `max_inflight` run.
+    pub inflight: Arc<AtomicU64>,
+}
+
+/// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
+pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<AtomicU64>) -> Result<Function, String> {
+    Pattern::parse(key)?;
+    let bytes_max = limits::DESCRIPTOR_BYTES_MAX;
+    if descriptor.len() > bytes_max {
+        return Err(format!("v is longer than {bytes_max} bytes; it must be shorter"));
+    }
+    let fields = match serde_json::from_str(descriptor) {
+        Ok(Value::Object(fields)) => Fields(fields),
+        Ok(_) => return Err(format!("v is {}; it must be a JSON object", shown(descriptor))),
+        Err(cause) => return Err(format!("v is not JSON ({cause}); it must be a JSON object")),
+    };
+    Ok(Function {
+        route: key.to_string(),
+        name: fields.text("name")?.unwrap_or(key).to_string(),
+        runtime: fields
+            .one_of("runtime", &[("php", Runtime::Php), ("wasm", Runtime::Wasm), ("native", Runtime::Native)])?
+            .ok_or("runtime is missing; it must be php, wasm or native")?,
+        module: match fields.text("module")? {
+            None => return Err("module is missing; it must be the path of a file".into()),
+            Some("") => return Err("module is empty; it must be the path of a file".into()),
+            Some(path) => module_root.join(path),
+        },
+        handler: fields.text("handler")?.unwrap_or("").to_string(),
+        memory_mib: fields.whole("memory", limits::MEMORY_MIB, "MiB")?.unwrap_or(limits::MEMORY_MIB_DEFAULT),
+        timeout: Duration::from_secs(
+            fields.whole("timeout", limits::TIMEOUT_S, "seconds")?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
+        ),
+        env: fields.env()?,
+        max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
+        output: fields
+            .one_of("output", &[("auto", Output::Auto), ("cgi", Output::Cgi), ("raw", Output::Raw)])?
+            .unwrap_or(Output::Auto),
+        stream: fields.truth("stream")?.unwrap_or(false),
+        inflight,
+    })
+}
+
+/// A key, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pattern<'a> {
+    pub method: &'a str,
+    /// The path, or what stands before the `/*` of a prefix: `/api` for `/api/*`, nothing for `/*`.
+    pub path: &'a str,
+    pub is_prefix: bool,
+}
+
+impl<'a> Pattern<'a> {
+    /// The path is compared with requests as they are sent, so a key that no request line can contain is a fault.
+    pub fn parse(key: &'a str) -> Result<Pattern<'a>, String> {
+        let fault = |must: &str| Err(format!("k is {}; it must {must}", shown(key)));
+        if key.len() > limits::ROUTE_KEY_BYTES_MAX {
+            return fault(&format!("have at most {} bytes", limits::ROUTE_KEY_BYTES_MAX));
+        }
+        let Some((method, path)) = key.split_once(':') else {
+            return fault("be METHOD:/path or METHOD:/prefix/*");
+        };
+        let is_method = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        if !is_method || !path.starts_with('/') {
+            return fault("be METHOD:/path or METHOD:/prefix/*, with the method in capital letters");
+        }
+        if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
+            return fault("be written as browsers send it: no query, no fragment, %20 for a space and the like");
+        }
+        if path == "/healthz" {
+            return fault("be another path: the gateway itself answers /healthz");
+        }
+        match path.split_once('*') {
+            None => Ok(Pattern { method, path, is_prefix: false }),
+            Some((prefix, "")) if prefix.ends_with('/') => {
+                Ok(Pattern { method, path: &prefix[..prefix.len() - 1], is_prefix: true })
+            }
+            Some(_) => fault("have a * only as its last character, after a /"),
+        }
+    }
+}
+
+/// A descriptor's fields, each asked for by name and type. `None` is missing or null.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Text that can stand in a file name and in an environment variable, which both end at a NUL.
+    fn text(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.contains('\0') => Ok(Some(text)),
+            Some(other) => Err(fault(name, other, "a string without NUL")),
+        }
+    }
+
+    fn whole(&self, name: &str, range: RangeInclusive<u64>, unit: &str) -> Result<Option<u64>, String> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_u64() {
+            Some(number) if range.contains(&number) => Ok(Some(number)),
+            _ => {
+                let want = format!("a whole number of {unit} from {} to {}", range.start(), range.end());
+                Err(fault(name, value, want))
+            }
+        }
+    }
+
+    fn truth(&self, name: &str) -> Result<Option<bool>, String> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(*truth)),
+            Some(other) => Err(fault(name, other, "true or false")),
+        }
+    }
+
+    fn one_of<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, String> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match choices.iter().find(|(word, _)| value.as_str() == Some(word)) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                Err(fault(name, value, format_args!("one of {}", words.join(", "))))
+            }
+        }
+    }
+
+    fn env(&self) -> Result<Vec<(String, String)>, String> {
+        let variables = match self.get("env") {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(variables)) if variables.len() <= limits::ENV_VARIABLES_MAX => variables,
+            Some(other) => {
+                let want = format_args!("an object of at most {} strings", limits::ENV_VARIABLES_MAX);
+                return Err(fault("env", other, want));
+            }
+        };
+        let pair = |(name, value): (&String, &Value)| {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let name = shown(name);
+                return Err(format!("env has a variable {name}; a name must not be empty nor contain = or NUL"));
+            }
+            match value {
+                Value::String(text) if !text.contains('\0') => Ok((name.clone(), text.clone())),
+                other => Err(fault(&format!("env.{name}"), other, "a string without NUL")),
+            }
+        };
+        variables.iter().map(pair).collect()
+    }
+}
+
+fn fault(name: &str, value: &Value, want: impl Display) -> String {
+    format!("{name} is {}; it must be {want}", shown(&value.to_string()))
+}
+
+/// The opening of a value, for a fault. A descriptor may have 64 KiB, a line in the log should not.
+fn shown(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    let mut short: String = text.chars().take(CHARACTERS_MAX).collect();
+    if short.is_empty() {
+        short.push_str("empty");
+    }
+    if text.chars().nth(CHARACTERS_MAX).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(key: &str, descriptor: &str) -> Result<Function, String> {
+        parse(key, descriptor, Path::new("/srv/faas"), Arc::default())
+    }
+
+    /// The fault of a descriptor that has a runtime and a module besides `field`.
+    fn fault_of(field: &str) -> String {
+        parsed("GET:/x", &format!(r#"{{"runtime":"php","module":"x.php",{field}}}"#)).unwrap_err()
+    }
+
+    #[test]
+    fn a_full_descriptor_is_taken_as_it_stands() {
+        let text = r#"{"name":"conv","runtime":"wasm","module":"/opt/c.wasm","handler":"convert","memory":512,"timeout":7,
+            "env":{"A":"1","B":"zwei"},"max_inflight":3,"output":"raw","stream":true,"owner":"not ours"}"#;
+        let inflight = Arc::new(AtomicU64::new(2));
+        let function = parse("POST:/api/convert", text, Path::new("/srv"), inflight.clone()).unwrap();
+        assert_eq!(function.route, "POST:/api/convert");
+        assert_eq!((function.name.as_str(), function.handler.as_str()), ("conv", "convert"));
+        assert_eq!((function.runtime, function.runtime.as_str()), (Runtime::Wasm, "wasm"));
+        assert_eq!(function.module, Path::new("/opt/c.wasm"));
+        assert_eq!((function.memory_mib, function.timeout), (512, Duration::from_secs(7)));
+        assert_eq!(function.env, [("A".to_string(), "1".to_string()), ("B".to_string(), "zwei".to_string())]);
+        assert_eq!((function.max_inflight, function.output, function.stream), (Some(3), Output::Raw, true));
+        assert!(Arc::ptr_eq(&function.inflight, &inflight));
+    }
+
+    #[test]
+    fn what_is_missing_or_null_has_its_default() {
+        for rest in ["", r#","name":null,"memory":null,"timeout":null,"env":null,"output":null,"stream":null"#] {
+            let text = format!(r#"{{"runtime":"native","module":"functions/env.sh"{rest}}}"#);
+            let function = parsed("GET:/api/env", &text).unwrap();
+            assert_eq!((function.name.as_str(), function.handler.as_str()), ("GET:/api/env", ""));
+            assert_eq!(function.module, Path::new("/srv/faas/functions/env.sh"));
+            assert_eq!((function.memory_mib, function.timeout), (128, Duration::from_secs(30)));
+            assert_eq!((function.max_inflight, function.output, function.stream), (None, Output::Auto, false));
+            assert!(function.env.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_fault_names_the_field_the_value_and_what_it_must_be() {
+        assert_eq!(fault_of(r#""timeout":0"#), "timeout is 0; it must be a whole number of seconds from 1 to 3600");
+        assert_eq!(
+            fault_of(r#""memory":"64""#),
+            r#"memory is "64"; it must be a whole number of MiB from 16 to 65536"#
+        );
+        assert_eq!(fault_of(r#""output":"html""#), r#"output is "html"; it must be one of auto, cgi, raw"#);
+        assert_eq!(fault_of(r#""stream":1"#), "stream is 1; it must be true or false");
+        assert_eq!(fault_of(r#""name":["a"]"#), r#"name is ["a"]; it must be a string without NUL"#);
+        assert_eq!(fault_of(r#""env":{"A":1}"#), "env.A is 1; it must be a string without NUL");
+        assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a variable A=B;"));
+        assert!(fault_of(r#""env":[]"#).starts_with("env is []; it must be an object"));
+        assert!(fault_of(r#""handler":"a\u0000b""#).starts_with("handler is"));
+    }
+
+    #[test]
+    fn runtime_and_module_are_needed() {
+        let fault = |descriptor| parsed("GET:/x", descriptor).unwrap_err();
+        assert_eq!(fault(r#"{"module":"x"}"#), "runtime is missing; it must be php, wasm or native");
+        assert_eq!(
+            fault(r#"{"runtime":"lua","module":"x"}"#),
+            r#"runtime is "lua"; it must be one of php, wasm, native"#
+        );
+        assert_eq!(fault(r#"{"runtime":"php"}"#), "module is missing; it must be the path of a file");
+        assert_eq!(fault(r#"{"runtime":"php","module":""}"#), "module is empty; it must be the path of a file");
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_json_object_is_a_fault() {
+        assert_eq!(parsed("GET:/x", "[1]").unwrap_err(), "v is [1]; it must be a JSON object");
+        assert!(parsed("GET:/x", r#"{"module":"/new/path.wasm",...}"#).unwrap_err().starts_with("v is not JSON ("));
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
+        assert!(parsed("GET:/x", &deep).unwrap_err().starts_with("v is not JSON (recursion limit"));
+        let long = format!(r#"{{"runtime":"php","module":"{}"}}"#, "x".repeat(limits::DESCRIPTOR_BYTES_MAX));
+        assert_eq!(parsed("GET:/x", &long).unwrap_err(), "v is longer than 65536 bytes; it must be shorter");
+    }
+
+    #[test]
+    fn a_long_value_is_cut_in_its_fault() {
+        let fault = fault_of(&format!(r#""memory":"{}""#, "é".repeat(5000)));
+        assert!(fault.starts_with("memory is \"ééé") && fault.contains("é…; it must") && fault.len() < 250, "{fault}");
+    }
+
+    #[test]
+    fn keys_are_methods_and_paths_or_prefixes() {
+        let pattern = |method, path, is_prefix| Ok(Pattern { method, path, is_prefix });
+        assert_eq!(Pattern::parse("GET:/"), pattern("GET", "/", false));
+        assert_eq!(Pattern::parse("POST:/api/a:b"), pattern("POST", "/api/a:b", false));
+        assert_eq!(Pattern::parse("GET:/api/*"), pattern("GET", "/api", true));
+        assert_eq!(Pattern::parse("M-SEARCH:/*"), pattern("M-SEARCH", "", true));
+    }
+
+    #[test]
+    fn keys_that_no_request_can_have_are_faults() {
+        let bad = [
+            "",
+            "GET",
+            "GET:",
+            "GET:x",
+            ":/x",
+            "get:/x",
+            "GET /x",
+            "GE T:/x",
+            "GET:/a b",
+            "GET:/é",
+            "GET:/a?b",
+            "GET:/a#b",
+            "GET:/a*",
+            "GET:/*/a",
+            "GET:/a/**",
+            "GET:/*.php",
+            "GET:/a\n",
+            "GET:/healthz",
+            "POST:/healthz",
+        ];
+        for key in bad {
+            let fault = Pattern::parse(key).unwrap_err();
+            assert!(fault.starts_with("k is ") && fault.contains("; it must "), "{key}: {fault}");
+            assert!(parsed(key, r#"{"runtime":"php","module":"x"}"#).is_err());
+        }
+        assert!(Pattern::parse(&format!("GET:/{}", "x".repeat(limits::ROUTE_KEY_BYTES_MAX))).is_err());
+    }
+}

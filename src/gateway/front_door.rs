@@ -1,0 +1,343 @@
+//! The front door: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
+//!
+//! Why it exists: tiny_http can be hung or brought down from outside, and disagrees with other readers about where a
+//! request ends; neither can be mended from outside of it. So nothing reaches it that has not been read whole, checked and
+//! bounded here. What it gets, over a private Unix socket, is a request line and the number of a conversation; head, body
+//! and long answers are handed over in memory (conversation.rs).
+//!
+//! | file | is |
+//! |---|---|
+//! | head.rs, chunked.rs | the parsers, pure functions over bytes |
+//! | connection.rs | one client, one thread: request in, answer out |
+//! | upstream.rs, answer.rs | the private hop: its connections, and its heads turned into public ones |
+//! | patience.rs, buffer.rs | how long a client may keep us waiting; bytes not used yet |
+//! | port_holder.rs | who holds our port |
+//!
+//! Here are the listener, the count of connections, and the end of service. Invariants:
+//!
+//! - Each connection has one thread and one request under way at a time.
+//! - Every connection that is accepted gets an answer or was closed by its client: also over the limit of connections,
+//!   and when no thread can be had.
+//! - Accepting goes on whatever happens to one connection, until [`FrontDoor::drain`].
+//!
+//! The C original accepted in main, started a thread per connection without a limit, and read once.
+
+mod answer;
+mod buffer;
+mod chunked;
+mod connection;
+mod patience;
+mod port_holder;
+#[cfg(test)]
+mod tests;
+mod turned_away;
+mod upstream;
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use self::connection::Connection;
+use self::patience::Patience;
+use self::port_holder::port_holder;
+use self::turned_away::TurnedAway;
+use self::upstream::Upstreams;
+use super::conversation::Conversations;
+use super::spool::SpoolArea;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::log;
+use crate::settings::Settings;
+use crate::sys::{self, EventFd, Watched, poll};
+
+/// The bounds of a front door that tests make smaller; their reasons stand in limits.rs.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub connections_max: usize,
+    pub requests_max: usize,
+    pub head_deadline: Duration,
+    pub idle_max: Duration,
+    pub rate_min_bytes_per_s: u64,
+    pub rate_grace: Duration,
+    pub linger_max: Duration,
+    pub half_close_grace: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            connections_max: limits::CONNECTIONS_MAX,
+            requests_max: limits::REQUESTS_MAX,
+            head_deadline: limits::HEAD_DEADLINE,
+            idle_max: limits::IDLE_MAX,
+            rate_min_bytes_per_s: limits::RATE_MIN_BYTES_PER_S,
+            rate_grace: limits::RATE_GRACE,
+            linger_max: limits::LINGER_MAX,
+            half_close_grace: limits::HALF_CLOSE_GRACE,
+        }
+    }
+}
+
+impl Bounds {
+    /// Takes on no more than the descriptors suffice for: half of them for connections, half for requests.
+    fn fit(mut self, descriptors: u64) -> Bounds {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let half = descriptors.saturating_sub(limits::DESCRIPTORS_RESERVED) / 2;
+        self.connections_max = self.connections_max.min(half.max(1));
+        self.requests_max = self.requests_max.min((half / limits::DESCRIPTORS_PER_REQUEST).max(1));
+        self
+    }
+}
+
+pub struct FrontDoor {
+    door: Arc<Door>,
+    address: SocketAddr,
+    /// Until `run` takes it.
+    listener: Mutex<Option<TcpListener>>,
+}
+
+/// What the threads of all connections share.
+struct Door {
+    bounds: Bounds,
+    body_bytes_max: u64,
+    conversations: Arc<Conversations>,
+    area: Arc<SpoolArea>,
+    upstreams: Upstreams,
+    draining: AtomicBool,
+    /// Becomes readable, and stays so, when `draining` is set.
+    drain: EventFd,
+    /// Guards the count; held for a look.
+    open: Mutex<Open>,
+    /// Told when a connection has ended, and when accepting has.
+    ended: Condvar,
+}
+
+struct Open {
+    connections: usize,
+    accepting: bool,
+}
+
+impl FrontDoor {
+    /// Opens the public port. Clients can connect from here on, and are served once [`FrontDoor::run`] is called.
+    ///
+    /// # Errors
+    /// [`Error::AddressTaken`], naming the program that holds the port where that can be found out.
+    pub fn open(settings: &Settings, conversations: Arc<Conversations>, area: Arc<SpoolArea>) -> Result<FrontDoor> {
+        let descriptors = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
+        let bounds = Bounds::default().fit(descriptors);
+        if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
+            let Bounds { connections_max, requests_max, .. } = bounds;
+            log!(
+                "front door: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
+            );
+        }
+        FrontDoor::open_within(settings, conversations, area, bounds)
+    }
+
+    /// The same with other bounds.
+    pub fn open_within(
+        settings: &Settings,
+        conversations: Arc<Conversations>,
+        area: Arc<SpoolArea>,
+        bounds: Bounds,
+    ) -> Result<FrontDoor> {
+        let listener = listen(settings.address)?;
+        let address = listener.local_addr().map_err(Error::io("read the address of", "the public port"))?;
+        let door = Door {
+            upstreams: Upstreams::new(settings.http_socket(), bounds.requests_max),
+            bounds,
+            body_bytes_max: settings.body_bytes_max,
+            conversations,
+            area,
+            draining: AtomicBool::new(false),
+            drain: EventFd::new()?,
+            open: Mutex::new(Open { connections: 0, accepting: true }),
+            ended: Condvar::new(),
+        };
+        Ok(FrontDoor { door: Arc::new(door), address, listener: Mutex::new(Some(listener)) })
+    }
+
+    /// Where clients connect; with the real port, where the settings say 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts connections on the calling thread until [`FrontDoor::drain`]. To be called once.
+    pub fn run(&self) {
+        let listener = self.listener.lock().expect("nothing panics under this lock").take();
+        let Some(listener) = listener else { return };
+        let mut acceptor = Acceptor {
+            door: &self.door,
+            listener,
+            turned_away: TurnedAway::new(self.door.bounds.linger_max),
+            is_starved: false,
+        };
+        while !self.door.is_draining() {
+            acceptor.wait();
+            acceptor.accept();
+        }
+        // Once more, for what had arrived before the end of service; then the port is closed.
+        acceptor.accept();
+        let mut turned_away = acceptor.turned_away;
+        drop(acceptor.listener);
+        while !turned_away.is_empty() {
+            turned_away.wait(&[]);
+        }
+        self.door.open().accepting = false;
+        self.door.ended.notify_all();
+    }
+
+    /// Ends the service: accepts what has arrived, closes the port, answers the requests that have begun with
+    /// `Connection: close`, closes idle connections. Returns when all connections have ended (`true`) or at `deadline`.
+    pub fn drain(&self, deadline: Instant) -> bool {
+        self.door.draining.store(true, Ordering::SeqCst);
+        self.door.drain.signal();
+        let mut open = self.door.open();
+        while open.accepting || open.connections > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            open = self.door.ended.wait_timeout(open, left).expect("nothing panics under this lock").0;
+        }
+        true
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|cause| match cause.kind() {
+        ErrorKind::AddrInUse => {
+            Error::AddressTaken { address: address.to_string(), holder: port_holder(address.port()) }
+        }
+        _ => Error::Io { step: "listen on", subject: address.to_string(), cause },
+    })?;
+    let set_up = listener.set_nonblocking(true);
+    let set_up = set_up.and_then(|()| sys::set_backlog(listener.as_fd(), limits::BACKLOG_MAX));
+    set_up.map_err(Error::io("listen on", address))?;
+    Ok(listener)
+}
+
+impl Door {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().expect("nothing panics under this lock")
+    }
+
+    /// The patience for one body or one answer.
+    fn least_rate(&self) -> Patience {
+        Patience::least_rate(self.bounds.rate_min_bytes_per_s, self.bounds.rate_grace, self.bounds.idle_max)
+    }
+}
+
+/// One of the connections that are counted; ends the count when it is dropped, also by a panic.
+struct Place(Arc<Door>);
+
+impl Place {
+    fn take(door: &Arc<Door>) -> Result<Place> {
+        let mut open = door.open();
+        if open.connections >= door.bounds.connections_max {
+            return Err(Error::TooManyConnections);
+        }
+        open.connections += 1;
+        Ok(Place(door.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open().connections -= 1;
+        self.0.ended.notify_all();
+    }
+}
+
+/// The accept loop's state.
+struct Acceptor<'door> {
+    door: &'door Arc<Door>,
+    listener: TcpListener,
+    turned_away: TurnedAway,
+    /// The last accept failed for want of descriptors or memory.
+    is_starved: bool,
+}
+
+impl Acceptor<'_> {
+    /// Waits for a connection or the end of service. For want of descriptors there is no use in looking at the listener,
+    /// which stays ready.
+    fn wait(&mut self) {
+        let drain = self.door.drain.as_fd();
+        match self.is_starved {
+            true => {
+                // If even this fails, the next accept says why.
+                let _ = poll(&mut [Watched::read(drain)], Some(limits::ACCEPT_PAUSE));
+            }
+            false => self.turned_away.wait(&[drain, self.listener.as_fd()]),
+        }
+    }
+
+    /// Accepts all that has arrived, up to one full backlog, so that a flood cannot hold off the end of service.
+    fn accept(&mut self) {
+        for _ in 0..limits::BACKLOG_MAX {
+            match self.listener.accept() {
+                Ok((client, peer)) => {
+                    if std::mem::replace(&mut self.is_starved, false) {
+                        log!("front door: accepts connections again");
+                    }
+                    self.admit(client, peer);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.is_starved, true) {
+                        log!("front door: could not accept connections: {error}; goes on trying");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
+        // Where this fails, the client has gone already.
+        if client.set_nonblocking(true).and_then(|()| client.set_nodelay(true)).is_err() {
+            return;
+        }
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        // Shared, because a thread that cannot be started drops what was meant for it.
+        let client = Arc::new(client);
+        if let Err(error) = start(self.door, client.clone(), peer) {
+            self.turned_away.answer(client, peer, &error);
+        }
+    }
+}
+
+/// Starts a connection's thread.
+fn start(door: &Arc<Door>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
+    let place = Place::take(door)?;
+    let serve = move || Connection::new(&place.0, &client, peer).serve();
+    let thread = std::thread::Builder::new().name("connection".into()).stack_size(limits::CONNECTION_STACK_BYTES);
+    thread.spawn(serve).map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+}
+
+/// Errors that accept(2) passes on from a connection that broke before it was accepted: the next one may be fine.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+        )
+    )
+}

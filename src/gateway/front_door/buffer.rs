@@ -1,0 +1,65 @@
+//! Bytes that were received and are not used yet.
+
+use std::io::{self, Read};
+
+use crate::limits::RELAY_BYTES;
+
+/// Takes no memory until it is filled, and none after [`Buffer::release`].
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Forgets the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Gives the memory back, if no bytes are in it.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            *self = Buffer::default();
+        }
+    }
+
+    /// Reads once, behind the bytes that are here. Grows where there is no room, up to `bytes_max`; the caller makes sure
+    /// that there are fewer bytes than that. Returns 0 at the end of the stream.
+    pub fn fill(&mut self, mut source: impl Read, bytes_max: usize) -> io::Result<usize> {
+        if self.end == self.bytes.len() {
+            self.make_room(bytes_max);
+        }
+        debug_assert!(self.end < self.bytes.len(), "a full buffer reads as the end of the stream");
+        let count = source.read(&mut self.bytes[self.end..])?;
+        self.end += count;
+        Ok(count)
+    }
+
+    fn make_room(&mut self, bytes_max: usize) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        } else {
+            let size = (self.bytes.len() * 2).max(RELAY_BYTES).min(bytes_max);
+            self.bytes.resize(size.max(self.bytes.len()), 0);
+        }
+    }
+}

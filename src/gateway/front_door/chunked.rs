@@ -1,0 +1,174 @@
+//! Chunked bodies (RFC 9112, 7.1): a decoder that is fed pieces of any size. Knows bytes only.
+//!
+//! It keeps one line at most, so its memory is bounded by [`CHUNK_LINE_BYTES_MAX`] and [`TRAILER_BYTES_MAX`]. It is as
+//! strict as the head's parser, for the same reason: sizes are hexadecimal digits only, every line ends with CRLF, the
+//! CRLF behind a chunk's data is there, extensions have their syntax (and are then ignored), trailers are checked as
+//! header lines (and then dropped).
+
+use super::super::head::{check_field, is_control, is_token_byte};
+use crate::error::{Error, Result};
+use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+
+/// What the next bytes of the body are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    SizeLine,
+    /// This many bytes of data; never 0.
+    Data(u64),
+    /// The CRLF behind the data.
+    DataEnd,
+    TrailerLine,
+    Nothing,
+}
+
+/// What one step found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    Data(&'a [u8]),
+    /// All of the input is used and the body has not ended.
+    More,
+    End,
+}
+
+#[derive(Debug)]
+pub struct ChunkDecoder {
+    expected: Expected,
+    /// The part of the current line that has come.
+    line: Vec<u8>,
+    /// The last byte was a CR that ends the line if LF follows.
+    after_cr: bool,
+    trailer_bytes: usize,
+}
+
+impl ChunkDecoder {
+    pub fn new() -> ChunkDecoder {
+        ChunkDecoder { expected: Expected::SizeLine, line: Vec::new(), after_cr: false, trailer_bytes: 0 }
+    }
+
+    /// Takes bytes from the front of `input`, and says how many and what they were. Behind the end none is taken.
+    pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Step<'a>)> {
+        let mut used = 0;
+        loop {
+            match self.expected {
+                Expected::Nothing => return Ok((used, Step::End)),
+                Expected::Data(left) if used < input.len() => {
+                    let count = (input.len() - used).min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - count as u64;
+                    self.expected = if left == 0 { Expected::DataEnd } else { Expected::Data(left) };
+                    return Ok((used + count, Step::Data(&input[used..used + count])));
+                }
+                Expected::Data(_) => return Ok((used, Step::More)),
+                _ => {
+                    let (count, complete) = self.take_line(&input[used..])?;
+                    used += count;
+                    if !complete {
+                        return Ok((used, Step::More));
+                    }
+                    self.use_line()?;
+                }
+            }
+        }
+    }
+
+    /// Moves bytes into `line` up to and without its CRLF.
+    fn take_line(&mut self, input: &[u8]) -> Result<(usize, bool)> {
+        for (index, &byte) in input.iter().enumerate() {
+            match (self.after_cr, byte) {
+                (true, b'\n') => {
+                    self.after_cr = false;
+                    return Ok((index + 1, true));
+                }
+                (true, _) => return Err(Error::RequestMalformed("CR without LF in a chunked body")),
+                (false, b'\r') => self.after_cr = true,
+                (false, b'\n') => return Err(Error::RequestMalformed("LF without CR in a chunked body")),
+                (false, byte) => self.take_line_byte(byte)?,
+            }
+        }
+        Ok((input.len(), false))
+    }
+
+    fn take_line_byte(&mut self, byte: u8) -> Result<()> {
+        match self.expected {
+            Expected::DataEnd => return Err(Error::RequestMalformed("a chunk's data is longer than its size")),
+            Expected::SizeLine if self.line.len() == CHUNK_LINE_BYTES_MAX => {
+                return Err(Error::RequestMalformed("a chunk-size line of more than 256 bytes"));
+            }
+            Expected::TrailerLine => {
+                self.trailer_bytes += 1;
+                if self.trailer_bytes > TRAILER_BYTES_MAX {
+                    return Err(Error::HeadTooLarge("the trailers of its body have more than 8 KiB"));
+                }
+            }
+            _ => {}
+        }
+        if is_control(byte) {
+            return Err(Error::RequestMalformed("a control character in a chunked body's framing"));
+        }
+        self.line.push(byte);
+        Ok(())
+    }
+
+    fn use_line(&mut self) -> Result<()> {
+        self.expected = match self.expected {
+            Expected::SizeLine => match parse_size_line(&self.line)? {
+                0 => Expected::TrailerLine,
+                size => Expected::Data(size),
+            },
+            Expected::DataEnd => Expected::SizeLine,
+            Expected::TrailerLine if self.line.is_empty() => Expected::Nothing,
+            Expected::TrailerLine => {
+                check_field(&self.line)?;
+                Expected::TrailerLine
+            }
+            Expected::Data(_) | Expected::Nothing => self.expected,
+        };
+        self.line.clear();
+        Ok(())
+    }
+}
+
+/// `1*HEXDIG *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`, at most 16 digits.
+fn parse_size_line(line: &[u8]) -> Result<u64> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, mut rest) = line.split_at(digits);
+    let size = std::str::from_utf8(size).ok().filter(|size| size.len() <= 16);
+    let size = size.and_then(|size| u64::from_str_radix(size, 16).ok());
+    let size = size.ok_or(Error::RequestMalformed("a chunk size is not 1 to 16 hexadecimal digits"))?;
+    while !rest.is_empty() {
+        rest = skip_extension(rest).ok_or(Error::RequestMalformed("a chunk extension is malformed"))?;
+    }
+    Ok(size)
+}
+
+fn skip_extension(text: &[u8]) -> Option<&[u8]> {
+    let text = skip_token(skip_space(skip_space(text).strip_prefix(b";")?))?;
+    match skip_space(text).strip_prefix(b"=").map(skip_space) {
+        None => Some(text),
+        Some(value) => match value.strip_prefix(b"\"") {
+            None => skip_token(value),
+            Some(quoted) => skip_quoted(quoted),
+        },
+    }
+}
+
+fn skip_space(text: &[u8]) -> &[u8] {
+    let count = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    &text[count..]
+}
+
+fn skip_token(text: &[u8]) -> Option<&[u8]> {
+    let count = text.iter().take_while(|byte| is_token_byte(**byte)).count();
+    (count > 0).then(|| &text[count..])
+}
+
+/// The rest of a quoted string, from behind its opening quote (RFC 9110, 5.6.4).
+fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match text {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', _, rest @ ..] => rest,
+            [b'\\'] | [] => return None,
+            [_, rest @ ..] => rest,
+        };
+    }
+}

@@ -1,0 +1,65 @@
+//! How long a client may yet keep us waiting.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::sys::{Watched, poll};
+
+/// An account of waiting time. Waiting is paid from it, and each byte that moves pays in, so that it is empty when the
+/// client has stood still for too long or was slower than the least rate. Only time that was spent waiting for the client
+/// counts: a function that thinks between two lines of an event stream takes nothing from its reader's account.
+#[derive(Debug)]
+pub struct Patience {
+    left: Duration,
+    max: Duration,
+    per_byte: Duration,
+}
+
+impl Patience {
+    /// For something that must be there in this time, however fast it comes.
+    pub fn deadline(time: Duration) -> Patience {
+        Patience { left: time, max: time, per_byte: Duration::ZERO }
+    }
+
+    /// Begins with `grace`. A client that was fast may save up to `max`.
+    pub fn least_rate(bytes_per_s: u64, grace: Duration, max: Duration) -> Patience {
+        let per_byte = Duration::from_secs(1) / u32::try_from(bytes_per_s.max(1)).unwrap_or(u32::MAX);
+        Patience { left: grace, max: max.max(grace), per_byte }
+    }
+
+    pub fn earn(&mut self, bytes: usize) {
+        let earned = self.per_byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.left = self.left.saturating_add(earned).min(self.max);
+    }
+
+    /// Waits until `watched` is ready; `false` when the patience has run out.
+    pub fn wait(&mut self, watched: Watched<'_>) -> io::Result<bool> {
+        let since = Instant::now();
+        let ready = poll(&mut [watched], Some(self.left))?;
+        self.left = self.left.saturating_sub(since.elapsed());
+        Ok(ready > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_client_saves_time_and_a_slow_one_runs_out_of_it() {
+        let second = Duration::from_secs(1);
+        let mut patience = Patience::least_rate(1000, second, 3 * second);
+        patience.earn(500);
+        assert_eq!(patience.left, second * 3 / 2);
+        patience.earn(1 << 30);
+        assert_eq!(patience.left, 3 * second);
+
+        let silent = crate::sys::EventFd::new().unwrap();
+        let mut patience = Patience::deadline(Duration::from_millis(1));
+        patience.earn(1 << 30);
+        assert!(!patience.wait(Watched::read(silent.as_fd())).unwrap());
+        assert_eq!(patience.left, Duration::ZERO);
+        silent.signal();
+        assert!(patience.wait(Watched::read(silent.as_fd())).unwrap());
+    }
+}

@@ -1,0 +1,131 @@
+//! Takes in the workers' metric samples: the C original's metrics_collector.c.
+//!
+//! A worker connects to metrics.sock, and its first line announces it; from then on it can be chosen. When its stream
+//! ends, it is gone, and is not chosen any more from that moment on. Down the same stream goes DRAIN, when the gateway
+//! ends. One thread per worker; the number of workers is bounded.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+
+use super::scheduler::Scheduler;
+use super::worker_link::WorkerLink;
+use crate::error::{Error, Result};
+use crate::limits::{CONNECTION_STACK_BYTES, METRICS_LINE_BYTES_MAX, WORKERS};
+use crate::log;
+use crate::protocol::metrics::{DRAIN_LINE, Sample};
+use crate::settings::Settings;
+use crate::sys;
+
+pub struct MetricsCollector {
+    scheduler: Arc<Scheduler>,
+    /// One per connected worker, by a number of its own, for DRAIN. Guards the table; DRAIN is six bytes, which a local
+    /// stream takes without waiting.
+    streams: Mutex<HashMap<u64, UnixStream>>,
+}
+
+impl MetricsCollector {
+    pub fn new(scheduler: Arc<Scheduler>) -> Arc<MetricsCollector> {
+        Arc::new(MetricsCollector { scheduler, streams: Mutex::default() })
+    }
+
+    /// Opens metrics.sock and takes in workers on a thread of its own, until the process ends.
+    pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
+        let path = settings.metrics_socket();
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
+        let collector = self.clone();
+        let thread = std::thread::Builder::new().name("metrics".into());
+        let started = thread.spawn(move || collector.accept(&listener));
+        started.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+    }
+
+    /// Tells every worker to finish what runs and exit.
+    pub fn drain(&self) {
+        for mut stream in self.streams.lock().expect("nothing panics under this lock").values() {
+            let _ = stream.write_all(DRAIN_LINE);
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        let mut is_failing = false;
+        for number in 0.. {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        log!("metrics: could not accept a worker: {error}; trying on");
+                    }
+                    let _ = sys::poll(&mut [], Some(std::time::Duration::from_millis(50)));
+                    continue;
+                }
+            };
+            is_failing = false;
+            if let Err(error) = self.take_in(number, stream) {
+                log!("metrics: turned a worker away: {error}");
+            }
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, number: u64, stream: UnixStream) -> Result<()> {
+        // The run dir keeps others out already; this holds even where somebody has opened it.
+        let own_uid = sys::own_uid();
+        let uid = sys::peer_uid(stream.as_fd()).map_err(Error::io("identify", "a worker"))?;
+        if uid != own_uid {
+            return Err(Error::Protocol(format!("user {uid} is not the gateway's, {own_uid}")));
+        }
+        let own = stream.try_clone().map_err(Error::io("keep", "a worker's stream"))?;
+        {
+            let mut streams = self.streams.lock().expect("nothing panics under this lock");
+            if streams.len() >= *WORKERS.end() as usize {
+                return Err(Error::Protocol("there are too many".into()));
+            }
+            streams.insert(number, own);
+        }
+        let collector = self.clone();
+        let thread = std::thread::Builder::new().name("metrics stream".into()).stack_size(CONNECTION_STACK_BYTES);
+        let started = thread.spawn(move || {
+            collector.listen(stream);
+            collector.streams.lock().expect("nothing panics under this lock").remove(&number);
+        });
+        started.map(drop).map_err(|cause| {
+            self.streams.lock().expect("nothing panics under this lock").remove(&number);
+            Error::Exhausted { step: "start a thread", cause }
+        })
+    }
+
+    /// Reads samples until the stream ends or breaks the protocol.
+    fn listen(&self, stream: UnixStream) {
+        let mut reader = BufReader::with_capacity(METRICS_LINE_BYTES_MAX, stream);
+        let mut link: Option<Arc<WorkerLink>> = None;
+        let mut line = String::new();
+        let fault = loop {
+            line.clear();
+            match reader.by_ref().take(METRICS_LINE_BYTES_MAX as u64).read_line(&mut line) {
+                Ok(0) => break None,
+                Ok(_) => {}
+                Err(error) => break Some(error.to_string()),
+            }
+            let sample = match Sample::parse(line.trim_end()) {
+                Ok(sample) => sample,
+                // A line cut off by the end of the stream is the worker's death, not its fault.
+                Err(_) if !line.ends_with('\n') => break None,
+                Err(error) => break Some(error.to_string()),
+            };
+            let link = link.get_or_insert_with(|| {
+                log!("worker {}: ready, process {}, {} slots", sample.id, sample.pid, sample.slots);
+                Arc::new(WorkerLink::new(sample.id, sample.socket.clone()))
+            });
+            self.scheduler.update(link, sample);
+        };
+        if let Some(link) = link {
+            self.scheduler.remove(&link);
+            match fault {
+                None => log!("worker {}: gone", link.id),
+                Some(fault) => log!("worker {}: turned away: {fault}", link.id),
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The gateway process: from the public port to a worker and back.
+//!
+//! ```text
+//! main thread      starts everything, waits for SIGTERM or SIGINT, drains; starts no process itself (orphans.rs)
+//! front door       accepts; one thread per connection
+//! handler          one thread per request, behind tiny_http
+//! kv sync          copies the registry into RAM when it has changed
+//! metrics          takes in workers; one thread per worker
+//! supervisor       starts and restarts workers
+//! ```
+
+mod answer;
+mod cgi;
+pub mod config_loader;
+mod conversation;
+mod front_door;
+mod head;
+mod http_handler;
+pub mod kv;
+pub mod kv_sqlite_sync;
+mod metrics_collector;
+mod problem;
+mod request_id;
+mod scheduler;
+mod spool;
+mod supervisor;
+mod worker_link;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use conversation::Conversations;
+use front_door::FrontDoor;
+use http_handler::HttpHandler;
+use kv::Kv;
+use kv_sqlite_sync::Sync;
+use metrics_collector::MetricsCollector;
+use scheduler::Scheduler;
+use spool::SpoolArea;
+use supervisor::Supervisor;
+
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+use crate::{log, sys};
+
+/// Runs the gateway until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Whatever keeps it from starting. Nothing that happens later ends it.
+pub fn run(settings: Settings) -> Result<()> {
+    // The order: first what another instance would object to, then what needs no worker, then workers, then the door.
+    let run_dir = RunDir::take(&settings)?;
+    let open_files = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
+    sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
+    let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
+    let conversations = Arc::new(Conversations::default());
+    let door = Arc::new(FrontDoor::open(&settings, conversations.clone(), spool_area.clone())?);
+    let address = door.address();
+    log!("gateway: process {}, {open_files} open files at most", std::process::id());
+
+    let kv = Arc::new(Kv::new());
+    let mut sync = Sync::new(&settings, kv.clone());
+    sync.look();
+    let (stop_sync, sync_stopped) = crossbeam_channel::bounded::<()>(0);
+    start_thread("kv sync", move || sync.run(&sync_stopped))?;
+
+    let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
+    let collector = MetricsCollector::new(scheduler.clone());
+    collector.start(&settings)?;
+    let supervisor = Supervisor::new(scheduler.clone(), settings.workers)?;
+    let workers = {
+        let supervisor = supervisor.clone();
+        start_thread("supervisor", move || supervisor.run())?
+    };
+    let handler = Arc::new(HttpHandler {
+        kv,
+        scheduler,
+        conversations,
+        spool_area,
+        answer_bytes_max: settings.answer_bytes_max,
+        port: address.port(),
+        threads: Default::default(),
+    });
+    handler.start(private_server(&settings)?)?;
+    let accepting = door.clone();
+    start_thread("front door", move || accepting.run())?;
+    run_dir.write_address(address)?;
+    log!("gateway: listening on http://{address}");
+
+    let signal = sys::wait_for_ending_signal();
+    let began = Instant::now();
+    log!("gateway: {signal}; finishing what has arrived");
+    if !door.drain(began + settings.drain) {
+        log!("gateway: {} requests are cut off after {} ms", handler.under_way(), settings.drain.as_millis());
+    }
+    supervisor.stop();
+    collector.drain();
+    // Workers that do not end are killed by the supervisor.
+    let _ = workers.join();
+    drop(stop_sync);
+    log!("gateway: stopped after {} ms", began.elapsed().as_millis());
+    drop(run_dir);
+    Ok(())
+}
+
+/// tiny_http on the private socket.
+fn private_server(settings: &Settings) -> Result<tiny_http::Server> {
+    let path = settings.http_socket();
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
+    tiny_http::Server::from_listener(listener, None).map_err(|cause| Error::Io {
+        step: "start tiny_http on",
+        subject: path.display().to_string(),
+        cause: std::io::Error::other(cause.to_string()),
+    })
+}
+
+fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+}
+
+/// The run dir while this instance has it: mode 0700, with our process id in gateway.pid, whose first byte we have
+/// locked. Workers lock the bytes after it.
+struct RunDir<'a> {
+    settings: &'a Settings,
+    /// Open as long as the lock is to hold.
+    _pid_file: File,
+}
+
+impl<'a> RunDir<'a> {
+    /// # Errors
+    /// [`Error::AlreadyRuns`] where another gateway has it.
+    fn take(settings: &'a Settings) -> Result<RunDir<'a>> {
+        let folder = &settings.run_dir;
+        let failed = |step| Error::io(step, folder.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create the run dir"))?;
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(folder, private).map_err(failed("make private the run dir"))?;
+        let path = settings.pid_file();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let pid_file = options.open(&path).map_err(Error::io("open", path.display()))?;
+        if !sys::try_lock(&pid_file, 0).map_err(Error::io("lock", path.display()))? {
+            let holder = sys::lock_holder(&pid_file, 0).ok().flatten();
+            let holder = holder.map_or("a gateway".to_string(), |pid| format!("a gateway, process {pid},"));
+            return Err(Error::AlreadyRuns { run_dir: folder.clone(), holder });
+        }
+        let number = format!("{}\n", std::process::id());
+        pid_file
+            .set_len(0)
+            .and_then(|()| (&pid_file).write_all(number.as_bytes()))
+            .map_err(failed("write the pid to"))?;
+        Ok(RunDir { settings, _pid_file: pid_file })
+    }
+
+    /// Leaves word of the public address, which the kernel may have chosen.
+    fn write_address(&self, address: SocketAddr) -> Result<()> {
+        let path = address_file(self.settings);
+        std::fs::write(&path, format!("{address}\n")).map_err(Error::io("write", path.display()))
+    }
+}
+
+impl Drop for RunDir<'_> {
+    fn drop(&mut self) {
+        let settings = self.settings;
+        for path in [settings.metrics_socket(), settings.http_socket(), address_file(settings), settings.pid_file()] {
+            let _ = std::fs::remove_file(path);
+        }
+        for id in 0..settings.workers {
+            let _ = std::fs::remove_file(settings.worker_socket(id));
+        }
+    }
+}
+
+/// `HOST:PORT` and a newline, as long as the gateway listens.
+fn address_file(settings: &Settings) -> std::path::PathBuf {
+    settings.run_dir.join("gateway.address")
+}
+
+/// Asks the gateway that runs in this run dir how it is: what it answers to `GET /healthz`, and whether that is "ready".
+///
+/// # Errors
+/// Where none runs, or it does not answer.
+pub fn health(settings: &Settings) -> Result<(String, bool)> {
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    let path = address_file(settings);
+    let address =
+        std::fs::read_to_string(&path).map_err(Error::io("find a running gateway: could not read", path.display()))?;
+    let mut address: SocketAddr =
+        address.trim().parse().map_err(|_| Error::Protocol(format!("{address:?} is no address")))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let patience = crate::limits::HEALTH_WAIT_MAX;
+    let failed = || Error::io("ask", address);
+    let mut stream = TcpStream::connect_timeout(&address, patience).map_err(failed())?;
+    stream.set_read_timeout(Some(patience)).map_err(failed())?;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(failed())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(failed())?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok((body.to_string(), head.starts_with("HTTP/1.1 200 ")))
+}
+
+/// Creates the registry from init.sql where there is none; says whether it did.
+pub fn init(settings: &Settings) -> Result<bool> {
+    if settings.db.exists() {
+        return Ok(false);
+    }
+    create_folder(&settings.db)?;
+    kv_sqlite_sync::create_registry(&settings.db)?;
+    Ok(true)
+}
+
+fn create_folder(file: &Path) -> Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder.display()))
+}

@@ -1,0 +1,201 @@
+//! An [`Error`] as an answer: problem details in JSON (RFC 9457), and the head around them.
+//!
+//! The front door answers with it what it turns away, the request handler what no function answered, so that a client
+//! meets one format for everything that goes wrong.
+
+use std::time::SystemTime;
+
+use super::head::Version;
+use crate::clock;
+use crate::error::Error;
+
+/// The media type of [`body`].
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// What an answer depends on besides the error.
+#[derive(Debug, Clone, Copy)]
+pub struct Form<'a> {
+    pub request_id: &'a str,
+    pub version: Version,
+    /// For HEAD: the head says how long the body would be, and none follows.
+    pub head_only: bool,
+    /// Says `Connection: close`; else, to a 1.0 client, `Connection: keep-alive`.
+    pub close: bool,
+}
+
+/// The problem details: a JSON object with type, title, status, detail and request_id.
+pub fn body(error: &Error, request_id: &str) -> Vec<u8> {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    format!(
+        "{{\"type\":\"urn:faas:{}\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
+        error.kind(),
+        text(title(error)),
+        error.status(),
+        text(&error.to_string()),
+        text(request_id),
+    )
+    .into_bytes()
+}
+
+/// The whole answer, head and body, as it goes to a client.
+pub fn answer(error: &Error, form: Form<'_>) -> Vec<u8> {
+    let body = body(error, form.request_id);
+    let mut answer = Vec::with_capacity(512 + body.len());
+    let version = if form.version == Version::Http10 { "1.0" } else { "1.1" };
+    let status = error.status();
+    let mut head = format!(
+        "HTTP/{version} {status} {}\r\nDate: {}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {}\r\n\
+         X-Request-Id: {}\r\n",
+        reason(status),
+        clock::http_date(SystemTime::now()),
+        body.len(),
+        form.request_id,
+    );
+    if let Some(seconds) = error.retry_after_s() {
+        head.push_str(&format!("Retry-After: {seconds}\r\n"));
+    }
+    if let Error::MethodNotAllowed { allow } = error {
+        head.push_str(&format!("Allow: {allow}\r\n"));
+    }
+    match (form.close, form.version) {
+        (true, _) => head.push_str("Connection: close\r\n"),
+        (false, Version::Http10) => head.push_str("Connection: keep-alive\r\n"),
+        (false, Version::Http11) => {}
+    }
+    answer.extend_from_slice(head.as_bytes());
+    answer.extend_from_slice(b"\r\n");
+    if !form.head_only {
+        answer.extend_from_slice(&body);
+    }
+    answer
+}
+
+/// A few words for the kind of error, the same whenever it occurs (RFC 9457, 3.1.3).
+pub fn title(error: &Error) -> &'static str {
+    match error {
+        Error::RequestMalformed(_) => "Malformed request",
+        Error::RequestTooSlow(_) => "Request too slow",
+        Error::BodyTooLarge { .. } => "Request body too large",
+        Error::TargetTooLong => "Request target too long",
+        Error::ExpectationUnknown => "Unknown expectation",
+        Error::HeadTooLarge(_) => "Request head too large",
+        Error::TransferCodingUnknown => "Unknown transfer coding",
+        Error::NotAProxy => "Not a proxy",
+        Error::VersionUnsupported => "HTTP version not supported",
+        Error::ClientGone => "Client gone",
+        Error::NoRoute => "No such route",
+        Error::MethodNotAllowed { .. } => "Method not allowed",
+        Error::RowUnusable(_) => "Registry row unusable",
+        Error::TooManyConnections => "Too many connections",
+        Error::TooManyRequests => "Too many requests under way",
+        Error::FunctionBusy { .. } => "Function busy",
+        Error::QueueFull { .. } => "Queue full",
+        Error::NoSlotInTime { .. } => "No slot in time",
+        Error::NoWorker => "No worker ready",
+        Error::SpoolFull => "Spool full",
+        Error::Exhausted { .. } | Error::WorkerExhausted { .. } => "Out of resources",
+        Error::ModuleMissing { .. } => "Module missing",
+        Error::ModuleNotExecutable { .. } => "Module not executable",
+        Error::RuntimeMissing { .. } => "Runtime not installed",
+        Error::TimedOut { .. } => "Function timed out",
+        Error::Exited { .. } => "Function failed",
+        Error::Signaled { .. } => "Function ended by a signal",
+        Error::MemoryExceeded { .. } => "Memory limit exceeded",
+        Error::CgiMalformed(_) => "Malformed answer of the function",
+        Error::AnswerTooLarge { .. } => "Answer too large",
+        Error::WorkerLost { .. } => "Worker lost",
+        Error::Setting { .. }
+        | Error::Usage(_)
+        | Error::AlreadyRuns { .. }
+        | Error::AddressTaken { .. }
+        | Error::Io { .. }
+        | Error::Protocol(_)
+        | Error::Registry { .. } => "Internal error",
+    }
+}
+
+/// The reason phrase of a status (RFC 9110, 15); "" for one that is not registered, which is allowed.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_is_json_whatever_the_error_says() {
+        let error = Error::ModuleMissing { path: "a\"b\\\n".into(), cause: "\u{1}".into() };
+        let problem: serde_json::Value = serde_json::from_slice(&body(&error, "id-1")).unwrap();
+        assert_eq!(problem["type"], "urn:faas:module-missing");
+        assert_eq!(problem["title"], "Module missing");
+        assert_eq!(problem["status"], 500);
+        assert_eq!(problem["detail"], error.to_string());
+        assert_eq!(problem["request_id"], "id-1");
+    }
+
+    #[test]
+    fn an_answer_speaks_the_clients_version_and_says_when_to_come_back() {
+        let form = Form { request_id: "id-2", version: Version::Http10, head_only: true, close: false };
+        let text = String::from_utf8(answer(&Error::NoWorker, form)).unwrap();
+        assert!(text.starts_with("HTTP/1.0 503 Service Unavailable\r\n"), "{text}");
+        assert!(text.contains("\r\nRetry-After: 1\r\n") && text.contains("\r\nConnection: keep-alive\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\n") && !text.contains("Content-Length: 0"), "{text}");
+
+        let form = Form { version: Version::Http11, head_only: false, close: true, ..form };
+        let text = String::from_utf8(answer(&Error::MethodNotAllowed { allow: "GET".into() }, form)).unwrap();
+        assert!(text.contains("\r\nAllow: GET\r\n") && text.contains("\r\nConnection: close\r\n"), "{text}");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{text}");
+    }
+}

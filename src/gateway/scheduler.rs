@@ -1,0 +1,378 @@
+//! Chooses the worker for an invocation: the one with the lowest score that has a free slot.
+//!
+//! The score comes from the worker itself (metrics.sock, every 500 ms). To it is added what the gateway knows better
+//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots. Scores that differ by less than a point are ties,
+//! since that is noise, and ties take turns.
+//!
+//! Where no slot is free, requests wait in line, in order of arrival, and a slot that becomes free is handed to the
+//! first of them; nobody who comes later can take it away. The line has a length and a patience (FAAS_QUEUE_MAX,
+//! FAAS_QUEUE_TIMEOUT_MS).
+//!
+//! The C original chooses by the sample alone, has one slot per worker, and no line.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::worker_link::WorkerLink;
+use crate::error::{Error, Result};
+use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
+use crate::protocol::metrics::Sample;
+use crate::scheduler_config::INFLIGHT_FULL;
+use crate::sys::{self, EventFd, Watched};
+
+pub struct Scheduler {
+    queue_max: usize,
+    queue_timeout: Duration,
+    /// Guards the workers and the line. Held for a look at a few hundred numbers at most, never across I/O.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    workers: Vec<Worker>,
+    waiting: VecDeque<Arc<Ticket>>,
+    /// Counts choices, so that ties go to the worker that was chosen longest ago.
+    choices: u64,
+    /// Average time that a slot was held lately, in seconds: what Retry-After is computed from.
+    held_s: f64,
+}
+
+struct Worker {
+    link: Arc<WorkerLink>,
+    sample: Sample,
+    sampled_at: Instant,
+    in_flight: u32,
+    last_choice: u64,
+    /// Whether it takes no more: its slots are counted on until they are given back.
+    is_gone: bool,
+}
+
+impl Worker {
+    fn score(&self) -> f64 {
+        self.sample.score + INFLIGHT_FULL * f64::from(self.in_flight) / f64::from(self.sample.slots)
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_gone && self.in_flight < self.sample.slots
+    }
+}
+
+/// A place in the line.
+struct Ticket {
+    /// Readable when the lease is there.
+    called: EventFd,
+    avoid: Option<Arc<WorkerLink>>,
+    lease: Mutex<Option<Granted>>,
+}
+
+/// A slot that was taken for somebody.
+struct Granted {
+    link: Arc<WorkerLink>,
+    why: String,
+}
+
+/// A slot on a worker. It is given back when this is dropped.
+pub struct Lease {
+    scheduler: Arc<Scheduler>,
+    pub link: Arc<WorkerLink>,
+    since: Instant,
+    /// All workers' figures and the reason for the choice, where the request asked for it.
+    pub explanation: Option<String>,
+}
+
+impl Scheduler {
+    pub fn new(queue_max: usize, queue_timeout: Duration) -> Arc<Scheduler> {
+        Arc::new(Scheduler { queue_max, queue_timeout, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+
+    /// A worker has announced itself, or sent a further sample.
+    pub fn update(&self, link: &Arc<WorkerLink>, sample: Sample) {
+        let mut state = self.state();
+        match state.workers.iter_mut().find(|worker| Arc::ptr_eq(&worker.link, link)) {
+            Some(worker) => {
+                worker.sample = sample;
+                worker.sampled_at = Instant::now();
+            }
+            None => {
+                let link = link.clone();
+                let now = Instant::now();
+                state.workers.push(Worker {
+                    link,
+                    sample,
+                    sampled_at: now,
+                    in_flight: 0,
+                    last_choice: 0,
+                    is_gone: false,
+                });
+                state.workers.sort_by_key(|worker| worker.link.id);
+            }
+        }
+        state.call_waiting();
+    }
+
+    /// A worker's metrics stream has ended: it is not chosen any more, at once.
+    pub fn remove(&self, link: &Arc<WorkerLink>) {
+        self.state().workers.retain_mut(|worker| {
+            if Arc::ptr_eq(&worker.link, link) {
+                worker.is_gone = true;
+            }
+            !worker.is_gone || worker.in_flight > 0
+        });
+    }
+
+    /// How old the last sample of the worker with this id and process id is; `None` where it has sent none.
+    pub fn sample_age(&self, id: u32, pid: i32) -> Option<Duration> {
+        let state = self.state();
+        let worker = state.workers.iter().find(|worker| worker.sample.id == id && worker.sample.pid == pid)?;
+        Some(worker.sampled_at.elapsed())
+    }
+
+    /// The last sample of every worker, how many invocations run on it, and whether its sample is fresh.
+    pub fn overview(&self) -> Vec<(Sample, u32, bool)> {
+        let state = self.state();
+        let living = state.workers.iter().filter(|worker| !worker.is_gone);
+        living.map(|w| (w.sample.clone(), w.in_flight, w.sampled_at.elapsed() < SAMPLE_STALE)).collect()
+    }
+
+    /// How many requests wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// Takes a slot on the best worker other than `avoid`, waiting in line where none is free. `gone` becomes readable
+    /// when the client does not want it any more.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::NoSlotInTime`], [`Error::NoWorker`] (the same, with no worker at all), and
+    /// [`Error::ClientGone`].
+    pub fn acquire(
+        self: &Arc<Self>,
+        avoid: Option<&Arc<WorkerLink>>,
+        explain: bool,
+        gone: BorrowedFd<'_>,
+    ) -> Result<Lease> {
+        let ticket = {
+            let mut state = self.state();
+            if state.waiting.is_empty()
+                && let Some(granted) = state.grant(avoid)
+            {
+                return Ok(self.lease(granted, explain, &state));
+            }
+            if state.waiting.len() >= self.queue_max {
+                return Err(Error::QueueFull { retry_after_s: state.retry_after_s() });
+            }
+            let ticket = Arc::new(Ticket { called: EventFd::new()?, avoid: avoid.cloned(), lease: Mutex::new(None) });
+            state.waiting.push_back(ticket.clone());
+            ticket
+        };
+        let mut watched = [Watched::read(ticket.called.as_fd()), Watched::read(gone)];
+        let waited = sys::poll(&mut watched, Some(self.queue_timeout));
+        let is_gone = watched[1].is_ready();
+        waited.map_err(Error::io("wait for", "a slot"))?;
+
+        let mut state = self.state();
+        state.waiting.retain(|other| !Arc::ptr_eq(other, &ticket));
+        let granted = ticket.lease.lock().expect("nothing panics under this lock").take();
+        match granted {
+            Some(granted) => Ok(self.lease(granted, explain, &state)),
+            None if is_gone => Err(Error::ClientGone),
+            None if state.workers.iter().all(|worker| worker.is_gone) => Err(Error::NoWorker),
+            None => Err(Error::NoSlotInTime { retry_after_s: state.retry_after_s() }),
+        }
+    }
+
+    fn lease(self: &Arc<Self>, granted: Granted, explain: bool, state: &State) -> Lease {
+        let explanation = explain.then(|| state.explain(&granted));
+        Lease { scheduler: self.clone(), link: granted.link, since: Instant::now(), explanation }
+    }
+
+    fn give_back(&self, link: &Arc<WorkerLink>, held: Duration) {
+        let mut state = self.state();
+        state.held_s = 0.9 * state.held_s + 0.1 * held.as_secs_f64();
+        if let Some(worker) = state.workers.iter_mut().find(|worker| Arc::ptr_eq(&worker.link, link)) {
+            worker.in_flight -= 1;
+        }
+        state.workers.retain(|worker| !worker.is_gone || worker.in_flight > 0);
+        state.call_waiting();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.scheduler.give_back(&self.link, self.since.elapsed());
+    }
+}
+
+impl State {
+    /// Takes a slot on the best worker, if there is one.
+    fn grant(&mut self, avoid: Option<&Arc<WorkerLink>>) -> Option<Granted> {
+        let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
+        let candidate =
+            |worker: &&mut Worker| worker.has_room() && avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, &worker.link));
+        // Stale workers come last whatever their score: nobody knows how they are.
+        let key = |worker: &Worker| (!is_fresh(worker), worker.score().round() as i64, worker.last_choice);
+        let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
+        let why = format!("lowest score {:.1}{}", best.score(), if is_fresh(best) { "" } else { ", though stale" });
+        self.choices += 1;
+        best.last_choice = self.choices;
+        best.in_flight += 1;
+        Some(Granted { link: best.link.clone(), why })
+    }
+
+    /// Hands free slots to those who wait, first come, first served.
+    fn call_waiting(&mut self) {
+        while let Some(ticket) = self.waiting.front().cloned() {
+            let Some(granted) = self.grant(ticket.avoid.as_ref()) else { return };
+            self.waiting.pop_front();
+            *ticket.lease.lock().expect("nothing panics under this lock") = Some(granted);
+            ticket.called.signal();
+        }
+    }
+
+    /// When a slot can be expected for one more in the line: the line's length times the time that a slot is held lately,
+    /// shared by all slots.
+    fn retry_after_s(&self) -> u64 {
+        let slots: u32 = self.workers.iter().filter(|w| !w.is_gone).map(|w| w.sample.slots).sum();
+        let seconds = self.held_s * (self.waiting.len() + 1) as f64 / f64::from(slots.max(1));
+        (seconds.ceil() as u64).clamp(*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end())
+    }
+
+    /// `worker=2; why="lowest score 3.1", 0 cpu=.. mem=.. io=.. score=.. in-flight=..; 1 …`, the slot just taken included.
+    fn explain(&self, granted: &Granted) -> String {
+        let mut text = format!("chosen={} why=\"{}\"", granted.link.id, granted.why);
+        for worker in self.workers.iter().filter(|worker| !worker.is_gone) {
+            let Sample { cpu, mem, io, score, slots, .. } = &worker.sample;
+            let (id, in_flight) = (worker.link.id, worker.in_flight);
+            let age_ms = worker.sampled_at.elapsed().as_millis();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "; worker={id} cpu={cpu:.1} mem={mem:.1} io={io:.1} score={score:.1} \
+                 in-flight={in_flight}/{slots} age-ms={age_ms}"
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(id: u32, slots: u32, score: f64) -> Sample {
+        Sample { id, pid: 1, socket: "/none".into(), slots, cpu: 0.0, mem: 0.0, io: 0.0, score }
+    }
+
+    fn scheduler(samples: &[Sample], queue_max: usize, timeout_ms: u64) -> (Arc<Scheduler>, Vec<Arc<WorkerLink>>) {
+        let scheduler = Scheduler::new(queue_max, Duration::from_millis(timeout_ms));
+        let links: Vec<_> = samples.iter().map(|s| Arc::new(WorkerLink::new(s.id, s.socket.clone()))).collect();
+        for (sample, link) in samples.iter().zip(&links) {
+            scheduler.update(link, sample.clone());
+        }
+        (scheduler, links)
+    }
+
+    fn never() -> EventFd {
+        EventFd::new().unwrap()
+    }
+
+    #[test]
+    fn the_lowest_score_wins_and_what_is_in_flight_counts() {
+        let (scheduler, _) = scheduler(&[sample(0, 4, 30.0), sample(1, 4, 10.0)], 0, 0);
+        let gone = never();
+        let take = || scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        let first = take();
+        // 10 + 100 × 1/4 = 35 is above 30 now.
+        let second = take();
+        let third = take();
+        assert_eq!([first.link.id, second.link.id, third.link.id], [1, 0, 1]);
+        drop((first, third));
+        assert_eq!(take().link.id, 1);
+        drop(second);
+    }
+
+    #[test]
+    fn ties_take_turns() {
+        let (scheduler, _) = scheduler(&[sample(0, 8, 0.1), sample(1, 8, 0.3), sample(2, 8, 0.0)], 0, 0);
+        let gone = never();
+        let ids: Vec<u32> = (0..6).map(|_| scheduler.acquire(None, false, gone.as_fd()).unwrap().link.id).collect();
+        assert_eq!(ids[..3], ids[3..]);
+        let mut sorted = ids[..3].to_vec();
+        sorted.sort();
+        assert_eq!(sorted, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
+        let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
+        let gone = never();
+        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::QueueFull { retry_after_s: 1 })));
+        drop(lease);
+        assert!(scheduler.acquire(None, false, gone.as_fd()).is_ok());
+    }
+
+    #[test]
+    fn a_slot_that_becomes_free_goes_to_the_first_in_line() {
+        let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
+        let gone = never();
+        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        let (sender, order) = crossbeam_channel::unbounded();
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                while scheduler.waiting() < number {
+                    std::thread::yield_now();
+                }
+                let (sender, scheduler, gone) = (sender.clone(), &scheduler, &gone);
+                scope.spawn(move || {
+                    let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+                    sender.send(number).unwrap();
+                    drop(lease);
+                });
+            }
+            while scheduler.waiting() < 3 {
+                std::thread::yield_now();
+            }
+            drop(lease);
+        });
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
+        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
+        let gone = never();
+        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::NoSlotInTime { .. })));
+        gone.signal();
+        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::ClientGone)));
+        assert_eq!(scheduler.waiting(), 0);
+        scheduler.remove(&links[0]);
+        assert!(matches!(scheduler.acquire(None, false, never().as_fd()), Err(Error::NoWorker)));
+        drop(lease);
+        assert!(scheduler.overview().is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
+        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
+        let gone = never();
+        let old = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        scheduler.remove(&links[0]);
+        let link = Arc::new(WorkerLink::new(0, "/none".into()));
+        scheduler.update(&link, sample(0, 1, 0.0));
+        let new = scheduler.acquire(None, true, gone.as_fd()).unwrap();
+        assert!(Arc::ptr_eq(&new.link, &link));
+        let text = new.explanation.clone().unwrap();
+        assert!(text.starts_with("chosen=0 why=\"lowest score 0.0\"; worker=0 cpu=0.0"), "{text}");
+        drop(old);
+        assert_eq!(scheduler.overview()[0].1, 1);
+    }
+}

@@ -1,0 +1,191 @@
+//! Where a request body or an answer waits: in memory up to 64 KiB, beyond that in an unlinked file.
+//!
+//! Why files: bodies are received whole before a slot is taken, and answers before they are sent, so a thousand slow
+//! clients could otherwise fill the memory. Why unlinked: whatever ends this process, the space comes back.
+//!
+//! All spools together take at most FAAS_SPOOL_MAX bytes of FAAS_SPOOL_DIR; over that, or when the disk is full,
+//! writing fails with [`Error::SpoolFull`] and what had been written is given back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::limits::SPOOL_MEMORY_MAX;
+
+/// The folder that spools share, and how much of it they use.
+#[derive(Debug)]
+pub struct SpoolArea {
+    folder: PathBuf,
+    bytes_max: u64,
+    bytes_used: AtomicU64,
+}
+
+impl SpoolArea {
+    /// Fails where no file can be made in `folder`, so that a wrong FAAS_SPOOL_DIR shows at the start.
+    pub fn new(folder: &Path, bytes_max: u64) -> Result<Arc<SpoolArea>> {
+        let area = SpoolArea { folder: folder.to_path_buf(), bytes_max, bytes_used: AtomicU64::new(0) };
+        area.open_file().map_err(Error::io("create a spool file in", folder.display()))?;
+        Ok(Arc::new(area))
+    }
+
+    fn open_file(&self) -> std::io::Result<File> {
+        OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(&self.folder)
+    }
+
+    fn take(&self, bytes: u64) -> Result<()> {
+        let used = self.bytes_used.fetch_add(bytes, Ordering::Relaxed);
+        if used + bytes > self.bytes_max {
+            self.bytes_used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::SpoolFull);
+        }
+        Ok(())
+    }
+}
+
+/// One body or answer.
+#[derive(Debug)]
+pub struct Spool {
+    area: Arc<SpoolArea>,
+    /// All of it, while it is short; empty as soon as there is a file.
+    memory: Vec<u8>,
+    file: Option<File>,
+    len: u64,
+}
+
+impl Spool {
+    pub fn new(area: &Arc<SpoolArea>) -> Spool {
+        Spool { area: area.clone(), memory: Vec::new(), file: None, len: 0 }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::SpoolFull`] where the area or its disk is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.file.is_none() && self.memory.len() + bytes.len() <= SPOOL_MEMORY_MAX {
+            self.memory.extend_from_slice(bytes);
+            self.len += bytes.len() as u64;
+            return Ok(());
+        }
+        if self.file.is_none() {
+            self.move_to_file()?;
+        }
+        self.append_to_file(bytes)
+    }
+
+    /// The bytes, where they are in memory.
+    pub fn memory(&self) -> Option<&[u8]> {
+        self.file.is_none().then_some(&self.memory)
+    }
+
+    /// The file, where the bytes are in one. Its offset is nobody's: read it with `read_at` or a descriptor of your own.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// Opens the file once more, for reading only and at its start, so that a function that gets the descriptor as its
+    /// stdin can neither change it nor move another reader's offset.
+    pub fn open_read_only(&self) -> Result<Option<File>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        File::open(&path).map(Some).map_err(|cause| Error::Exhausted { step: "open a spool file again", cause })
+    }
+
+    fn move_to_file(&mut self) -> Result<()> {
+        let file = self.area.open_file().map_err(|cause| Error::Exhausted { step: "create a spool file", cause })?;
+        self.file = Some(file);
+        let memory = std::mem::take(&mut self.memory);
+        self.len = 0;
+        self.append_to_file(&memory)
+    }
+
+    fn append_to_file(&mut self, bytes: &[u8]) -> Result<()> {
+        self.area.take(bytes.len() as u64)?;
+        let mut file = self.file.as_ref().expect("append_to_file is called with a file only");
+        match file.write_all(bytes) {
+            Ok(()) => {
+                self.len += bytes.len() as u64;
+                Ok(())
+            }
+            Err(cause) => {
+                self.area.bytes_used.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
+                match cause.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                        Err(Error::SpoolFull)
+                    }
+                    _ => Err(Error::Io { step: "write", subject: "a spool file".into(), cause }),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            self.area.bytes_used.fetch_sub(self.len, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn area(bytes_max: u64) -> Arc<SpoolArea> {
+        SpoolArea::new(&std::env::temp_dir(), bytes_max).unwrap()
+    }
+
+    #[test]
+    fn short_content_stays_in_memory_and_long_content_goes_to_a_file_in_order() {
+        let area = area(1 << 20);
+        let mut spool = Spool::new(&area);
+        let content: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        spool.write(&content[..1000]).unwrap();
+        assert_eq!(spool.memory(), Some(&content[..1000]));
+        for piece in content[1000..].chunks(7001) {
+            spool.write(piece).unwrap();
+        }
+        assert!(spool.memory().is_none());
+        assert_eq!((spool.len(), area.bytes_used.load(Ordering::Relaxed)), (200_000, 200_000));
+        let mut back = vec![0; 200_000];
+        assert_eq!(spool.file().unwrap().read_at(&mut back, 0).unwrap(), 200_000);
+        assert_eq!(back, content);
+        drop(spool);
+        assert_eq!(area.bytes_used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_full_area_refuses_and_gives_everything_back() {
+        let area = area(100_000);
+        let mut first = Spool::new(&area);
+        first.write(&[1; 90_000]).unwrap();
+        let mut second = Spool::new(&area);
+        assert!(matches!(second.write(&[2; 70_000]), Err(Error::SpoolFull)));
+        drop((first, second));
+        assert_eq!(area.bytes_used.load(Ordering::Relaxed), 0);
+        Spool::new(&area).write(&[3; 99_000]).unwrap();
+    }
+
+    #[test]
+    fn the_read_only_copy_starts_at_the_beginning_and_cannot_be_written() {
+        use std::io::Read;
+        let mut spool = Spool::new(&area(1 << 20));
+        spool.write(&[7; 70_000]).unwrap();
+        let mut copy = spool.open_read_only().unwrap().unwrap();
+        let mut content = Vec::new();
+        copy.read_to_end(&mut content).unwrap();
+        assert_eq!(content, vec![7; 70_000]);
+        assert!(copy.write(&[0]).is_err());
+    }
+}

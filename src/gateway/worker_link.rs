@@ -1,0 +1,182 @@
+//! The gateway's line to one worker: sends an invocation, passes its output on as it comes, and says how it ended.
+//!
+//! Connections are kept and used again; each carries one invocation at a time. A connection on which anything unexpected
+//! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::spool::Spool;
+use crate::error::{Error, Result};
+use crate::limits::{KILL_WAIT_MAX, LINK_STALL_MAX};
+use crate::protocol::worker_protocol::{self as wire, End, Invocation, Kind};
+use crate::sys::{self, Watched};
+
+/// One worker process. A worker that is started again is another one, with a link of its own.
+pub struct WorkerLink {
+    pub id: u32,
+    socket: PathBuf,
+    /// Connections without an invocation. Guards the list; held for a push or a pop.
+    idle: Mutex<Vec<Link>>,
+}
+
+/// Why there is no verdict.
+#[derive(Debug)]
+pub enum Failure {
+    /// The worker had not said STARTED: the function has not run, another worker may be asked.
+    NotStarted(Error),
+    /// The worker died, or broke the protocol, after STARTED.
+    Lost(Error),
+    /// This side did not want to go on: the client went away, or the answer could not be taken.
+    Given(Error),
+}
+
+/// A connection to the worker.
+struct Link {
+    /// Non-blocking.
+    stream: UnixStream,
+    inbox: Vec<u8>,
+}
+
+impl WorkerLink {
+    pub fn new(id: u32, socket: PathBuf) -> WorkerLink {
+        WorkerLink { id, socket, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Runs an invocation. `output` gets the function's output piece by piece; an error from it cancels.
+    ///
+    /// Takes at most the invocation's timeout, and what the worker needs to end it. `gone` becomes readable when the
+    /// client does not want the answer any more.
+    pub fn invoke(
+        &self,
+        invocation: &Invocation,
+        body: &Spool,
+        gone: BorrowedFd<'_>,
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> std::result::Result<End, Failure> {
+        let file = body.open_read_only().map_err(Failure::Given)?;
+        let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
+        let mut link = self.connect().map_err(Failure::NotStarted)?;
+        let mut first = file.as_ref().map(|file| file.as_fd());
+        let mut rest = frame.as_slice();
+        let deadline = Instant::now() + invocation.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
+        while !rest.is_empty() {
+            match sys::send_with_fd(link.stream.as_fd(), rest, first) {
+                Ok(count) => {
+                    rest = &rest[count..];
+                    first = None;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let mut watched = [Watched::write(link.stream.as_fd()), Watched::read(gone)];
+                    wait(&mut watched, deadline).map_err(Failure::NotStarted)?;
+                    if watched[1].is_ready() {
+                        return Err(Failure::Given(Error::ClientGone));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(cause) => return Err(Failure::NotStarted(self.io_error("write to", cause))),
+            }
+        }
+        let end = self.listen(&mut link, deadline, gone, output)?;
+        self.idle.lock().expect("nothing panics under this lock").push(link);
+        Ok(end)
+    }
+
+    /// Reads frames until END.
+    fn listen(
+        &self,
+        link: &mut Link,
+        deadline: Instant,
+        gone: BorrowedFd<'_>,
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> std::result::Result<End, Failure> {
+        let mut has_started = false;
+        let failed = |has_started: bool, error: Error| {
+            if has_started { Failure::Lost(error) } else { Failure::NotStarted(error) }
+        };
+        loop {
+            let mut used_in_all = 0;
+            loop {
+                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(|error| failed(has_started, error))?;
+                let Some((kind, payload, used)) = frame else { break };
+                match kind {
+                    Kind::Started => has_started = true,
+                    Kind::Output => output(payload).map_err(Failure::Given)?,
+                    Kind::End => {
+                        let end = End::decode(payload).map_err(|error| failed(has_started, error))?;
+                        link.inbox.clear();
+                        link.inbox.shrink_to(INBOX_KEPT_BYTES);
+                        return Ok(end);
+                    }
+                    Kind::Invoke => {
+                        let error = Error::Protocol("a worker does not send INVOKE".into());
+                        return Err(failed(has_started, error));
+                    }
+                }
+                used_in_all += used;
+            }
+            link.inbox.drain(..used_in_all);
+            let mut watched = [Watched::read(link.stream.as_fd()), Watched::read(gone)];
+            wait(&mut watched, deadline).map_err(|error| failed(has_started, error))?;
+            if watched[1].is_ready() {
+                return Err(Failure::Given(Error::ClientGone));
+            }
+            self.read_some(link).map_err(|error| failed(has_started, error))?;
+        }
+    }
+
+    fn read_some(&self, link: &mut Link) -> Result<()> {
+        let filled = link.inbox.len();
+        link.inbox.resize(filled + READ_BYTES, 0);
+        let result = std::io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
+        link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(0) => Err(Error::Protocol(format!("worker {} closed the connection", self.id))),
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
+            Err(cause) => Err(self.io_error("read from", cause)),
+        }
+    }
+
+    /// A kept connection, or a new one. A kept one that the worker has closed meanwhile is thrown away here.
+    fn connect(&self) -> Result<Link> {
+        loop {
+            let Some(link) = self.idle.lock().expect("nothing panics under this lock").pop() else { break };
+            // Nothing is due on an idle connection, so anything to read is its end.
+            let is_quiet = sys::poll(&mut [Watched::read(link.stream.as_fd())], Some(Duration::ZERO));
+            if is_quiet.is_ok_and(|ready| ready == 0) {
+                return Ok(link);
+            }
+        }
+        let stream = UnixStream::connect(&self.socket).map_err(|cause| self.io_error("connect to", cause))?;
+        sys::set_nonblocking(stream.as_fd()).map_err(|cause| self.io_error("connect to", cause))?;
+        Ok(Link { stream, inbox: Vec::new() })
+    }
+
+    fn io_error(&self, step: &'static str, cause: std::io::Error) -> Error {
+        match cause.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                Error::Exhausted { step: "connect to a worker", cause }
+            }
+            _ => Error::Io { step, subject: format!("worker {}", self.id), cause },
+        }
+    }
+}
+
+/// Bytes asked for in one read: a full OUTPUT frame.
+const READ_BYTES: usize = 64 * 1024 + 16;
+/// What an idle connection's buffer may keep.
+const INBOX_KEPT_BYTES: usize = 1024;
+
+fn wait(watched: &mut [Watched<'_>], deadline: Instant) -> Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match sys::poll(watched, Some(left)) {
+        Ok(0) => Err(Error::Protocol("the worker did not answer in time".into())),
+        Ok(_) => Ok(()),
+        Err(cause) => Err(Error::Io { step: "wait for", subject: "a worker".into(), cause }),
+    }
+}

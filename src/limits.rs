@@ -1,0 +1,205 @@
+//! Every bound of the system, with its unit and its reason.
+//!
+//! Nothing in this program waits, grows or repeats without a bound, and every bound stands here, so that one page
+//! answers "how much can it take, and what happens then?". What a user may change is a setting (settings.rs) whose
+//! default or permitted range stands here.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+// ---- Bodies and answers -----------------------------------------------------------------------------------------
+
+/// Bytes of a request body or an answer that stay in memory; what is longer waits in an unlinked file (spool.rs).
+/// 64 KiB is what a pipe holds, so a body of that size is handed to a function without a thread that feeds it.
+pub const SPOOL_MEMORY_MAX: usize = 64 * 1024;
+/// Bytes of a request body, default of FAAS_BODY_MAX. More is answered 413.
+pub const BODY_MAX_DEFAULT: u64 = 64 << 20;
+/// Bytes of an answer, default of FAAS_ANSWER_MAX. More is answered 502.
+pub const ANSWER_MAX_DEFAULT: u64 = 1 << 30;
+/// Bytes of all bodies and answers that wait in files, default of FAAS_SPOOL_MAX. Full is answered 503.
+pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
+
+// ---- The front door ---------------------------------------------------------------------------------------------
+
+/// Connections at once. Each costs a thread (about 20 KB of real memory while idle) and one descriptor, two while a
+/// request is under way. Over it: 503 with Retry-After, at once.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Requests at once on their way through the gateway: each holds a tiny_http thread and a handler thread besides.
+/// All slots of 16 workers of 8, the default queue, and room for what is answered without a worker.
+pub const REQUESTS_MAX: usize = 512;
+/// Handler threads that are kept while there is nothing to do, and how long one above that number waits for work.
+pub const HANDLERS_KEPT: usize = 4;
+pub const HANDLER_IDLE_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a request head: request line and header lines. 64 KiB is four times what browsers and proxies send at
+/// most (8 to 16 KiB of cookies); more is answered 431.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header lines in one head; more is answered 431. Apache's default, LimitRequestFields, is the same 100.
+pub const HEAD_FIELDS_MAX: usize = 100;
+/// Bytes of the request target; more is answered 414. RFC 9110 4.1 asks for at least 8,000.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the method; the longest registered one, UPDATEREDIRECTREF, has 17. More is answered 400.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Bytes of a client's X-Request-Id that is taken over; a W3C traceparent has 55.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// From a request's first byte to the end of its head; later is answered 408.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection without a request under way is closed after this.
+pub const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A body or an answer may be as slow as this many bytes per second, counted over the time that we wait for the client,
+/// after a grace of [`RATE_GRACE`]; a client that is slower is cut off (408 while it sends). A 56k modem does 7,000.
+/// A client that was faster may stand still for longer, up to [`IDLE_MAX`].
+pub const RATE_MIN_BYTES_PER_S: u64 = 1024;
+/// Before the least rate is asked for: a client may stand still this long.
+pub const RATE_GRACE: Duration = Duration::from_secs(10);
+/// After a last answer the connection is half-closed and what still comes is read and thrown away, so that a reset does
+/// not destroy the answer on its way: at most this many bytes, and waiting this long. Many clients read nothing before
+/// they have sent their whole body, so a 413 reaches them only if a body somewhat over the default maximum is taken.
+pub const LINGER_BYTES_MAX: usize = 256 << 20;
+pub const LINGER_MAX: Duration = Duration::from_secs(2);
+/// One chunk-size line, extensions included, and all trailers of a chunked body together.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// How long `gateway --healthz` waits for an answer.
+pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A client that closes its sending side may have gone, or may wait for the answer (nc, ncat and socat do that): the two
+/// look the same. The answer may take this much longer; then the client counts as gone and its invocation is cancelled.
+pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
+/// Bytes that one read takes from a client or from the request handler, and the size that buffers start with.
+pub const RELAY_BYTES: usize = 16 * 1024;
+/// An idle connection keeps its buffers this long, so that a busy one does not allocate for each request.
+pub const BUFFERS_KEPT: Duration = Duration::from_secs(1);
+/// Connections that the kernel holds until they are accepted (it cuts this to net.core.somaxconn). What does not fit is
+/// tried again by its client after a second, so there is room for a burst as large as the door takes.
+pub const BACKLOG_MAX: i32 = 4096;
+/// When descriptors or memory ran out, accepting goes on after this.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that were turned away with 503 and are kept until the client has had time to read it; the oldest goes
+/// first.
+pub const TURNED_AWAY_MAX: usize = 128;
+/// A client that connected just before the end of service, but has not sent a byte, is waited for this long.
+pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
+/// Opening one private connection to the request handler takes microseconds; after this there is something wrong.
+pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(2);
+/// Backstop for the handler's answer: more than the longest timeout and the longest wait for a slot, each twice.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5 * 3600);
+/// How long a request whose client has gone keeps its place among [`REQUESTS_MAX`] if the handler does not notice.
+pub const GONE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Descriptors that one request can need: three for the private connection, its conversation's, two for body and answer
+/// in files, two towards the worker, one to spare; and what the gateway needs besides requests and connections. Under a
+/// low limit of open files the front door takes less on, because tiny_http stops accepting for good when none is left.
+pub const DESCRIPTORS_PER_REQUEST: usize = 9;
+pub const DESCRIPTORS_RESERVED: usize = 128;
+/// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.
+pub const CONNECTION_STACK_BYTES: usize = 128 * 1024;
+
+// ---- The registry -----------------------------------------------------------------------------------------------
+
+/// The registry file and its -wal are looked at this often: half of the 100 ms that a commit may take to be in service.
+pub const SYNC_PERIOD: Duration = Duration::from_millis(50);
+/// A file time younger than this may hide a second change inside the clock's grain, so the file is read again.
+pub const SYNC_MTIME_GRAIN: Duration = Duration::from_millis(100);
+/// Routes that are taken from the registry. At about 600 bytes each this is 60 MB.
+pub const ROUTES_MAX: usize = 100_000;
+/// Bytes of the registry file and of its -wal, each: they are read whole when something moved. Four times what
+/// [`ROUTES_MAX`] routes take; a larger file holds something else, and its last good version stays in service.
+pub const REGISTRY_BYTES_MAX: u64 = 256 << 20;
+/// Attempts, one after the other, to read the registry's files while writers are busy; then again in the next period.
+/// Each takes about a millisecond with 10,000 routes, and sixteen outlast the write of any single sqlite3 program.
+pub const SYNC_TRIES_MAX: u32 = 16;
+/// A registry that could not be used, and that nobody touches, is tried again this often: the cause may lie outside.
+pub const SYNC_RETRY: Duration = Duration::from_millis(500);
+/// A fault of the registry is said in the log when it has lasted this long, so that a `cp` over it that is caught in
+/// the middle says nothing.
+pub const SYNC_PATIENCE: Duration = Duration::from_millis(300);
+/// Rows with a fault that are named in the log after one read; the rest is counted.
+pub const ROW_FAULTS_SAID_MAX: usize = 20;
+/// Bytes of a key and of a descriptor in the registry.
+pub const ROUTE_KEY_BYTES_MAX: usize = 2048;
+pub const DESCRIPTOR_BYTES_MAX: usize = 64 * 1024;
+
+// ---- Descriptors ------------------------------------------------------------------------------------------------
+
+/// MiB of one invocation. Below 16 no runtime starts; above 64 GiB it is a typing error.
+pub const MEMORY_MIB: RangeInclusive<u64> = 16..=65_536;
+pub const MEMORY_MIB_DEFAULT: u64 = 128;
+/// Seconds of one invocation, from its spawn.
+pub const TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
+pub const TIMEOUT_S_DEFAULT: u64 = 30;
+/// Invocations of one function at once, over all workers; the default is no limit but the slots.
+pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
+/// Variables in `env`.
+pub const ENV_VARIABLES_MAX: usize = 256;
+
+// ---- Workers and scheduling -------------------------------------------------------------------------------------
+
+/// Worker processes, and the highest worker id plus one.
+pub const WORKERS: RangeInclusive<u64> = 1..=256;
+pub const WORKERS_DEFAULT: u64 = 4;
+/// Invocations at once per worker.
+pub const WORKER_SLOTS: RangeInclusive<u64> = 1..=1024;
+pub const WORKER_SLOTS_DEFAULT: u64 = 8;
+/// Workers that are tried for one request when they die before they start it.
+pub const TRIES_MAX: usize = 3;
+/// Requests that wait for a slot, and for how long; then 503.
+pub const QUEUE_MAX_DEFAULT: u64 = 256;
+pub const QUEUE_TIMEOUT_MS_DEFAULT: u64 = 5000;
+/// Seconds in Retry-After, whatever the computation says: at least the header's grain, at most what a person waits for.
+pub const RETRY_AFTER_S: RangeInclusive<u64> = 1..=60;
+/// A worker measures itself and reports this often (the C original's figure).
+pub const METRICS_PERIOD: Duration = Duration::from_millis(500);
+/// A worker whose last sample is older is chosen only when no other is left: four reports were missed.
+pub const SAMPLE_STALE: Duration = Duration::from_secs(2);
+/// A worker whose last sample is older is taken for hung, killed and started again.
+pub const SAMPLE_DEAD: Duration = Duration::from_secs(10);
+/// Bytes of one line on the metrics stream; a sample has about 200.
+pub const METRICS_LINE_BYTES_MAX: usize = 4096;
+/// The supervisor looks after the workers this often when nothing wakes it.
+pub const SUPERVISOR_PERIOD: Duration = Duration::from_millis(500);
+/// A worker that dies before it has announced itself is started again after this, doubled each time up to the second.
+pub const RESTART_PAUSE: Duration = Duration::from_millis(100);
+pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A worker whose gateway has died ends what runs and exits, within this at the latest.
+pub const GATEWAY_GONE_GRACE: Duration = Duration::from_millis(1500);
+/// How long SIGTERM waits for what runs, default of FAAS_DRAIN_MS.
+pub const DRAIN_MS_DEFAULT: u64 = 10_000;
+
+// ---- The wire between gateway and worker ------------------------------------------------------------------------
+
+/// Bytes of one frame's payload: an INVOKE with a head of [`HEAD_BYTES_MAX`] turned into environment variables, a
+/// descriptor's `env`, and a body of [`SPOOL_MEMORY_MAX`].
+pub const FRAME_BYTES_MAX: usize = 512 * 1024;
+/// A gateway or worker that does not take or give one byte for this long, though it should, is taken for dead.
+pub const LINK_STALL_MAX: Duration = Duration::from_secs(10);
+
+// ---- Invocations ------------------------------------------------------------------------------------------------
+
+/// Memory of an invocation's processes is summed this often.
+pub const MEMORY_SAMPLE_PERIOD: Duration = Duration::from_millis(100);
+/// Above `memory` the kernel refuses more (RLIMIT_DATA) only after this many MiB of grace, so that it is the sampled
+/// sum that ends an invocation, with a clear answer, and the refusal is the backstop for what grows between samples.
+pub const MEMORY_GRACE_MIB: u64 = 32;
+/// `wasmer run` hangs for ever, without an error, when its data limit is 16 MiB; 64 starts it with room to spare.
+pub const MEMORY_FLOOR_WASM_MIB: u64 = 64;
+/// Open files of a function's process.
+pub const FUNCTION_FILES_MAX: u64 = 256;
+/// Bytes of an opening CGI block; without an empty line by then the output has none.
+pub const CGI_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of stderr that one invocation may put into the log, and of one line; the rest is counted and dropped.
+pub const STDERR_BYTES_MAX: usize = 64 * 1024;
+pub const STDERR_LINE_BYTES_MAX: usize = 2048;
+/// Processes of one invocation that are looked at when memory is summed; more are not, so that a fork bomb cannot make
+/// the measurement itself a load.
+pub const TREE_PROCESSES_MAX: usize = 1024;
+/// Output of a function that does not stream is held back this long, in the hope that the function ends meanwhile and
+/// output and verdict can go out in one piece. It spares the gateway a wake-up on nearly every call.
+pub const OUTPUT_HOLD: Duration = Duration::from_millis(2);
+/// Bytes that a pipe can hold at most without privileges (/proc/sys/fs/pipe-max-size), and so what a function that has
+/// ended can have left behind in its stdout.
+pub const PIPE_BYTES_MAX: usize = 1 << 20;
+/// How long the kernel may take to end a killed process before that is worth a line in the log.
+pub const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
+
+// ---- The log ----------------------------------------------------------------------------------------------------
+
+/// Lines that wait for a slow reader of stdout; more are dropped, and their number is said.
+pub const LOG_LINES_MAX: usize = 8192;

@@ -1,0 +1,135 @@
+//! What /proc says about processes: children, memory, CPU time and I/O (proc(5)).
+//!
+//! A process may end between two reads; then there is no answer (`None`), which is no error.
+
+use std::fs;
+
+use crate::limits::TREE_PROCESSES_MAX;
+use crate::sys::{self, Pid};
+
+/// The children of one thread of this process. Orphans that a subreaper inherits become children of its first thread,
+/// whose id is the process id.
+///
+/// Where the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), all processes are searched for their
+/// parent, which is slower and names the children of all threads.
+pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
+        Ok(list) => list.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
+        Err(_) if supports_children() => Vec::new(),
+        Err(_) => all().into_iter().filter(|other| parent_of(*other) == Some(pid)).collect(),
+    }
+}
+
+fn supports_children() -> bool {
+    let own = std::process::id();
+    fs::exists(format!("/proc/{own}/task/{own}/children")).unwrap_or(false)
+}
+
+/// The children of all threads of a process.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let threads = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
+}
+
+/// A process and all that descend from it, at most [`TREE_PROCESSES_MAX`].
+pub fn tree(root: Pid) -> Vec<Pid> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() && found.len() < TREE_PROCESSES_MAX {
+        for child in children(found[next]) {
+            if !found.contains(&child) {
+                found.push(child);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+/// All processes.
+fn all() -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Fields of /proc/PID/stat by their numbers in proc(5), which counts from 1. The name, field 2, may hold spaces and
+/// brackets, so counting starts behind it.
+fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
+    let behind_name = stat.rsplit_once(')')?.1;
+    let words: Vec<&str> = behind_name.split_ascii_whitespace().collect();
+    numbers.iter().map(|number| words.get(number - 3)?.parse().ok()).collect()
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(&stat, &[4]).map(|fields| fields[0] as Pid)
+}
+
+/// CPU time in clock ticks, user and system, of a process and of its children that it has waited for.
+pub fn cpu_ticks(pid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(&stat, &[14, 15, 16, 17]).map(|fields| fields.iter().sum())
+}
+
+/// Resident memory in bytes, shared pages counted whole.
+pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * sys::page_bytes())
+}
+
+/// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
+pub fn proportional_bytes(pid: Pid) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    named_number(&rollup, "Pss:").map(|kib| kib * 1024)
+}
+
+/// Bytes that a process, and its children that it has waited for, read from and wrote to storage.
+pub fn storage_bytes(pid: Pid) -> Option<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
+}
+
+/// The number behind `name` in a listing with one name and number a line.
+fn named_number(listing: &str, name: &str) -> Option<u64> {
+    let line = listing.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_tree_holds_children_and_grandchildren() {
+        let mut shell =
+            Command::new("sh").args(["-c", "sleep 60 & echo; wait"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let found = tree(shell.id() as Pid);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(children(std::process::id() as Pid).contains(&(shell.id() as Pid)));
+        assert_eq!(parent_of(found[1]), Some(found[0]));
+        sys::kill_child(found[0]);
+        shell.wait().unwrap();
+        // Its parent is gone, but it has not been waited for by anybody who could give its id away within this test.
+        sys::kill_child(found[1]);
+    }
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
+        let stat = "7 (a ) b (c) S 1 7 7 0 -1 0 0 0 0 0 11 12 13 14 20 0 1";
+        assert_eq!(stat_fields(stat, &[4, 14, 17]), Some(vec![1, 11, 14]));
+    }
+
+    #[test]
+    fn figures_of_this_process_are_plausible_and_of_none_absent() {
+        let own = std::process::id() as Pid;
+        let (resident, proportional) = (resident_bytes(own).unwrap(), proportional_bytes(own).unwrap());
+        assert!(proportional > 100_000 && proportional <= resident + 1_000_000, "{proportional} {resident}");
+        assert!(cpu_ticks(own).is_some() && storage_bytes(own).is_some());
+        assert!(cpu_ticks(Pid::MAX).is_none() && resident_bytes(Pid::MAX).is_none());
+    }
+}

@@ -1,0 +1,4 @@
+//! What gateway and worker have in common: the frames of an invocation and the metric sample. Nothing else is shared
+//! between the two, so each can be read, and replaced, alone.
+pub mod metrics;
+pub mod worker_protocol;

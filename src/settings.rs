@@ -1,0 +1,228 @@
+//! Settings: environment variables, the same for the scripts, the gateway and the workers.
+//!
+//! The gateway's environment is handed to its workers as it is, so one table serves both. A value that cannot be used
+//! stops the start with one line that names the variable, the value and what it must be.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::scheduler_config::Weights;
+
+/// Name, default and meaning of every setting, for `--help`.
+const TABLE: &[(&str, &str, &str)] = &[
+    ("FAAS_PORT", "8080", "public port (PORT is taken where this is not set); 0 lets the kernel choose"),
+    ("FAAS_HOST", "0.0.0.0", "address that the public port is opened on"),
+    ("FAAS_WORKERS", "4", "worker processes, 1 to 256"),
+    ("FAAS_WORKER_SLOTS", "8", "invocations at once per worker, 1 to 1024"),
+    ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
+    ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
+    ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),
+    ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
+    ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
+    ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),
+    ("FAAS_SPOOL_MAX", "4294967296", "bytes of all of them together; full is answered 503"),
+    ("FAAS_DRAIN_MS", "10000", "how long SIGTERM waits for what runs"),
+    ("FAAS_QUEUE_MAX", "256", "requests that may wait for a slot; more are answered 503"),
+    ("FAAS_QUEUE_TIMEOUT_MS", "5000", "how long one may wait; then 503"),
+    ("FAAS_ALPHA", "0.5", "weight of CPU in the score"),
+    ("FAAS_BETA", "0.3", "weight of memory in the score"),
+    ("FAAS_GAMMA", "0.2", "weight of I/O in the score"),
+    ("FAAS_EMA", "0.7", "share of the old value when a sample is smoothed, 0 to below 1"),
+];
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the front door listens.
+    pub address: SocketAddr,
+    pub workers: u32,
+    /// Invocations at once, per worker.
+    pub worker_slots: u32,
+    pub db: PathBuf,
+    pub run_dir: PathBuf,
+    pub module_root: PathBuf,
+    pub body_bytes_max: u64,
+    pub answer_bytes_max: u64,
+    pub spool_dir: PathBuf,
+    pub spool_bytes_max: u64,
+    pub drain: Duration,
+    pub queue_max: usize,
+    pub queue_timeout: Duration,
+    pub weights: Weights,
+}
+
+impl Settings {
+    /// Reads the settings from the process's environment. Paths become absolute, so that a later change of the working
+    /// folder changes nothing.
+    pub fn from_env() -> Result<Settings> {
+        Settings::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    /// The same from any source of values. An empty value counts as not set.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Settings> {
+        let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let (port_name, port_value) = match (get("FAAS_PORT"), get("PORT")) {
+            (Some(value), _) => ("FAAS_PORT", Some(value)),
+            (None, value) => ("PORT", value),
+        };
+        let port = whole(port_name, port_value, 8080, 0..=65_535)? as u16;
+        let host: IpAddr = parsed("FAAS_HOST", get("FAAS_HOST"), "0.0.0.0", "an IP address such as 127.0.0.1")?;
+        let number = |name, default, range| whole(name, get(name), default, range);
+        let factor = |name, default, below| fraction(name, get(name), default, below);
+
+        let db = absolute("FAAS_DB", get("FAAS_DB").unwrap_or("faas_meta.db".into()))?;
+        let module_root = match get("FAAS_MODULE_ROOT") {
+            Some(folder) => absolute("FAAS_MODULE_ROOT", folder)?,
+            None => db.parent().unwrap_or(Path::new("/")).to_path_buf(),
+        };
+        let spool_dir = match get("FAAS_SPOOL_DIR") {
+            Some(folder) => absolute("FAAS_SPOOL_DIR", folder)?,
+            None => std::env::temp_dir(),
+        };
+        let defaults = Weights::default();
+        Ok(Settings {
+            address: SocketAddr::new(host, port),
+            workers: number("FAAS_WORKERS", limits::WORKERS_DEFAULT, limits::WORKERS)? as u32,
+            worker_slots: number("FAAS_WORKER_SLOTS", limits::WORKER_SLOTS_DEFAULT, limits::WORKER_SLOTS)? as u32,
+            db,
+            run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
+            module_root,
+            body_bytes_max: number("FAAS_BODY_MAX", limits::BODY_MAX_DEFAULT, 0..=1 << 40)?,
+            answer_bytes_max: number("FAAS_ANSWER_MAX", limits::ANSWER_MAX_DEFAULT, 1..=1 << 40)?,
+            spool_dir,
+            spool_bytes_max: number("FAAS_SPOOL_MAX", limits::SPOOL_MAX_DEFAULT, 0..=1 << 50)?,
+            drain: Duration::from_millis(number("FAAS_DRAIN_MS", limits::DRAIN_MS_DEFAULT, 0..=3_600_000)?),
+            queue_max: number("FAAS_QUEUE_MAX", limits::QUEUE_MAX_DEFAULT, 0..=limits::REQUESTS_MAX as u64)? as usize,
+            queue_timeout: Duration::from_millis(number(
+                "FAAS_QUEUE_TIMEOUT_MS",
+                limits::QUEUE_TIMEOUT_MS_DEFAULT,
+                0..=3_600_000,
+            )?),
+            weights: Weights {
+                alpha: factor("FAAS_ALPHA", defaults.alpha, 1000.0)?,
+                beta: factor("FAAS_BETA", defaults.beta, 1000.0)?,
+                gamma: factor("FAAS_GAMMA", defaults.gamma, 1000.0)?,
+                ema: factor("FAAS_EMA", defaults.ema, 1.0)?,
+            },
+        })
+    }
+
+    /// Where worker `id` accepts invocations.
+    pub fn worker_socket(&self, id: u32) -> PathBuf {
+        self.run_dir.join(format!("worker_{id}.sock"))
+    }
+
+    /// Where workers announce themselves and send their samples.
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.run_dir.join("metrics.sock")
+    }
+
+    /// The private socket between the front door and tiny_http.
+    pub fn http_socket(&self) -> PathBuf {
+        self.run_dir.join("http.sock")
+    }
+
+    /// The pid file: the running gateway's process id in decimal, open and locked as long as it lives.
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("gateway.pid")
+    }
+}
+
+/// The settings part of `--help`.
+pub fn help() -> String {
+    let mut text = String::from("Settings (environment variables):\n");
+    for (name, default, meaning) in TABLE {
+        text.push_str(&format!("  {name:<22} {meaning} [{default}]\n"));
+    }
+    text
+}
+
+fn whole(name: &'static str, value: Option<String>, default: u64, range: std::ops::RangeInclusive<u64>) -> Result<u64> {
+    let Some(value) = value else { return Ok(default) };
+    match value.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let want = format!("a whole number from {} to {}", range.start(), range.end());
+            Err(Error::Setting { name, value, want })
+        }
+    }
+}
+
+fn fraction(name: &'static str, value: Option<String>, default: f64, below: f64) -> Result<f64> {
+    let Some(value) = value else { return Ok(default) };
+    match value.parse::<f64>() {
+        Ok(number) if (0.0..below).contains(&number) => Ok(number),
+        _ => Err(Error::Setting { name, value, want: format!("a number from 0 to below {below}") }),
+    }
+}
+
+fn parsed<T: FromStr>(name: &'static str, value: Option<String>, default: &str, want: &str) -> Result<T> {
+    let value = value.unwrap_or_else(|| default.to_string());
+    value.parse().map_err(|_| Error::Setting { name, value, want: want.to_string() })
+}
+
+fn absolute(name: &'static str, path: String) -> Result<PathBuf> {
+    std::path::absolute(&path).map_err(|_| Error::Setting { name, value: path, want: "a path".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Settings> {
+        Settings::from_lookup(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string()))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_table() {
+        let settings = with(&[]).unwrap();
+        assert_eq!(settings.address.to_string(), "0.0.0.0:8080");
+        assert_eq!((settings.workers, settings.worker_slots), (4, 8));
+        assert_eq!(settings.weights, Weights::default());
+        assert!(settings.db.is_absolute() && settings.db.ends_with("faas_meta.db"));
+        assert_eq!(settings.module_root, settings.db.parent().unwrap());
+    }
+
+    #[test]
+    fn faas_port_wins_over_port() {
+        assert_eq!(with(&[("PORT", "81")]).unwrap().address.port(), 81);
+        assert_eq!(with(&[("PORT", "81"), ("FAAS_PORT", "82")]).unwrap().address.port(), 82);
+        assert_eq!(with(&[("PORT", "81"), ("FAAS_PORT", "")]).unwrap().address.port(), 81);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_named() {
+        let bad = [
+            ("FAAS_PORT", "http"),
+            ("FAAS_PORT", "65536"),
+            ("PORT", "-1"),
+            ("FAAS_HOST", "localhost"),
+            ("FAAS_WORKERS", "0"),
+            ("FAAS_WORKERS", "4 "),
+            ("FAAS_EMA", "1"),
+            ("FAAS_EMA", "NaN"),
+            ("FAAS_ALPHA", "-0.1"),
+            ("FAAS_QUEUE_MAX", "1e3"),
+        ];
+        for (name, value) in bad {
+            let error = with(&[(name, value)]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().starts_with(&format!("{name}={value:?} cannot be used")), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_setting_that_is_read() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let _ = Settings::from_lookup(|name| {
+            asked.borrow_mut().push(name.to_string());
+            None
+        });
+        for name in asked.into_inner() {
+            assert!(help().contains(&name), "{name} is missing in --help");
+        }
+    }
+}

@@ -1,0 +1,637 @@
+//! The system calls that std does not offer, behind safe functions. This is the only file with `unsafe` in it.
+//!
+//! Functions take and return `OwnedFd`, `BorrowedFd`, durations and `io::Result`. Every descriptor made here is
+//! close-on-exec from birth, so that a process started by another thread at the same moment cannot inherit it.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// A process id.
+pub type Pid = libc::pid_t;
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+// ---- Waiting for descriptors --------------------------------------------------------------------------------------
+
+/// One descriptor to wait for, and after [`poll`] what it is ready for.
+#[repr(transparent)]
+pub struct Watched<'fd> {
+    inner: libc::pollfd,
+    borrowed: PhantomData<BorrowedFd<'fd>>,
+}
+
+impl<'fd> Watched<'fd> {
+    fn new(fd: RawFd, events: i16) -> Watched<'fd> {
+        Watched { inner: libc::pollfd { fd, events, revents: 0 }, borrowed: PhantomData }
+    }
+
+    pub fn read(fd: BorrowedFd<'fd>) -> Watched<'fd> {
+        Watched::new(fd.as_raw_fd(), libc::POLLIN)
+    }
+
+    pub fn write(fd: BorrowedFd<'fd>) -> Watched<'fd> {
+        Watched::new(fd.as_raw_fd(), libc::POLLOUT)
+    }
+
+    pub fn read_write(fd: BorrowedFd<'fd>) -> Watched<'fd> {
+        Watched::new(fd.as_raw_fd(), libc::POLLIN | libc::POLLOUT)
+    }
+
+    /// Ready when the peer of a socket has closed its sending side or the whole connection; never for mere data.
+    pub fn hang_up(fd: BorrowedFd<'fd>) -> Watched<'fd> {
+        Watched::new(fd.as_raw_fd(), libc::POLLRDHUP)
+    }
+
+    /// A place in the list that is never ready.
+    pub fn nothing() -> Watched<'fd> {
+        Watched::new(-1, 0)
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.inner.revents != 0
+    }
+
+    pub fn is_readable(&self) -> bool {
+        self.inner.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) != 0
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.inner.revents & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) != 0
+    }
+}
+
+/// Waits until one of `watched` is ready or `timeout` has passed (`None`: without end), and says how many are ready.
+/// A signal does not end the wait.
+pub fn poll(watched: &mut [Watched<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let milliseconds = match deadline {
+            None => -1,
+            // Rounded up, so that a wait of half a millisecond does not become a busy loop.
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                left.as_micros().div_ceil(1000).min(c_int::MAX as u128) as c_int
+            }
+        };
+        // SAFETY: Watched is a transparent pollfd, so the slice is an array of that many pollfds.
+        let ready = unsafe { libc::poll(watched.as_mut_ptr().cast(), watched.len() as libc::nfds_t, milliseconds) };
+        match check(ready) {
+            Ok(count) => return Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A counter in the kernel that one thread raises and others poll for.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// # Errors
+    /// [`Error::Exhausted`] where no descriptor is left.
+    pub fn new() -> Result<EventFd> {
+        // SAFETY: eventfd takes two integers.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+            .map_err(|cause| Error::Exhausted { step: "make an eventfd", cause })?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Makes the descriptor readable, for good.
+    pub fn signal(&self) {
+        let one = 1u64;
+        // SAFETY: eight bytes are read from a local. The one error, a full counter, means readable all the same.
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Reads and writes on `fd` answer `WouldBlock` instead of waiting.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no further argument.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes an integer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+// ---- Sockets ------------------------------------------------------------------------------------------------------
+
+/// Space for one descriptor as ancillary data, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct OneFd([u8; 32]);
+
+/// Sends `bytes` on a stream socket, and `fd` with the first of them where there is one. Returns how many went out.
+pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = OneFd([0; 32]);
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if let Some(fd) = fd {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: CMSG_SPACE only computes. For one descriptor it is 24, which OneFd holds.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) } as usize;
+        // SAFETY: the header fits into OneFd, which is aligned for it; CMSG_DATA lies within.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as usize;
+            libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(fd.as_raw_fd());
+        }
+    }
+    // SAFETY: message points to locals and to `bytes`, which all outlive the call; bytes are only read.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+/// Receives bytes from a stream socket, and the descriptor that was sent with them, if there was one.
+pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = OneFd([0; 32]);
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len();
+    // SAFETY: message points to locals and to `buffer`, which all outlive the call.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled msg_control and set msg_controllen; FIRSTHDR is null where there is nothing.
+    let fd = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+            None
+        } else {
+            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned()))
+        }
+    };
+    Ok((received as usize, fd))
+}
+
+/// Sets how many connections may wait at a listening socket until they are accepted; std's own figure is 128. listen(2)
+/// may be called again for this.
+pub fn set_backlog(listener: BorrowedFd<'_>, connections: c_int) -> io::Result<()> {
+    // SAFETY: listen takes two integers.
+    check(unsafe { libc::listen(listener.as_raw_fd(), connections) }).map(drop)
+}
+
+/// This process's user id.
+pub fn own_uid() -> u32 {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// The user id of the process at the other end of a Unix socket, as it was when it connected.
+pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into a ucred.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(credentials.uid)
+}
+
+/// Sends up to `count` bytes of `file` from `offset` on into a socket; returns how many went out.
+pub fn send_file(socket: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, count: usize) -> io::Result<usize> {
+    let mut offset = offset as libc::off_t;
+    // SAFETY: offset is a local that the kernel reads and writes.
+    let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+// ---- Locks --------------------------------------------------------------------------------------------------------
+
+fn byte_range(kind: c_int, byte: u64) -> libc::flock {
+    // SAFETY: all-zero is a valid flock.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = kind as i16;
+    range.l_whence = libc::SEEK_SET as i16;
+    range.l_start = byte as libc::off_t;
+    range.l_len = 1;
+    range
+}
+
+/// Locks one byte of `file` for this process as long as it lives and keeps the file open; says whether it could.
+/// The lock is fcntl(2)'s: it is not inherited by children, and [`lock_holder`] names the process that has it.
+pub fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
+    let range = byte_range(libc::F_WRLCK, byte);
+    // SAFETY: F_SETLK reads a flock.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const range) }) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The other process that holds the lock on one byte of `file`.
+pub fn lock_holder(file: &File, byte: u64) -> io::Result<Option<Pid>> {
+    let mut range = byte_range(libc::F_WRLCK, byte);
+    // SAFETY: F_GETLK reads and writes a flock.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut range) })?;
+    Ok((c_int::from(range.l_type) != libc::F_UNLCK).then_some(range.l_pid))
+}
+
+// ---- Signals ------------------------------------------------------------------------------------------------------
+
+/// SIGTERM and SIGINT, which end a program in order.
+fn ending_signals() -> libc::sigset_t {
+    // SAFETY: sigemptyset makes a valid set of the zeroed one, and sigaddset adds to it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        set
+    }
+}
+
+/// Keeps SIGTERM and SIGINT from this thread and all that it starts, so that [`wait_for_ending_signal`] gets them.
+/// To be called first in main.
+pub fn block_ending_signals() {
+    let set = ending_signals();
+    // SAFETY: pthread_sigmask reads the set.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Waits for SIGTERM or SIGINT and says which it was.
+pub fn wait_for_ending_signal() -> &'static str {
+    let set = ending_signals();
+    let mut signal = 0;
+    loop {
+        // SAFETY: sigwait reads the set and writes one integer.
+        if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+            return if signal == libc::SIGINT { "SIGINT" } else { "SIGTERM" };
+        }
+    }
+}
+
+// ---- Processes ----------------------------------------------------------------------------------------------------
+
+/// Orphans among this process's descendants become its children, instead of init's (prctl(2)).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: this prctl takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Raises this process's limit of open files to the hard limit; returns it.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes, and setrlimit reads, one rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// Clock ticks per second, the unit of the times in /proc/PID/stat.
+pub fn clock_ticks_per_s() -> u64 {
+    // SAFETY: sysconf takes an integer.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64
+}
+
+/// Bytes of a page, the unit of /proc/PID/statm.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf takes an integer.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64
+}
+
+/// Opens a process for waiting and signalling; unlike its id, the descriptor can never mean another process.
+pub fn open_process(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as c_int;
+    // SAFETY: checked, so the kernel has just given us this descriptor; pidfds are close-on-exec.
+    check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends SIGKILL to the process behind a pidfd. One that is gone already is no error.
+pub fn kill_process(pidfd: BorrowedFd<'_>) {
+    // SAFETY: pidfd_send_signal takes integers and an optional siginfo.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<c_void>(), 0)
+    };
+}
+
+/// Sends SIGKILL to a child of ours that has not been waited for, so that its id cannot have been given away.
+pub fn kill_child(pid: Pid) {
+    // SAFETY: kill takes two integers; pid > 0 names one process.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Sends SIGKILL to a process group whose leader or member is a child of ours that has not been waited for.
+pub fn kill_group(group: Pid) {
+    debug_assert!(group > 1);
+    // SAFETY: kill takes two integers; below -1 names one group.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
+}
+
+/// The process group of `pid`.
+pub fn group_of(pid: Pid) -> io::Result<Pid> {
+    // SAFETY: getpgid takes an integer.
+    check(unsafe { libc::getpgid(pid) })
+}
+
+/// How a process ended, and the most memory it ever had resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub how: EndedHow,
+    pub resident_kib_max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedHow {
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// Takes note of a child's end; `None` while it still runs.
+pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: wait4 writes one integer and one rusage.
+    if check(unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) })? == 0 {
+        return Ok(None);
+    }
+    let how = if libc::WIFEXITED(status) {
+        EndedHow::Exited(libc::WEXITSTATUS(status))
+    } else {
+        EndedHow::Signaled(libc::WTERMSIG(status))
+    };
+    Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
+}
+
+/// What a new process is to be. Everything is prepared before the process exists, because between its birth and its
+/// exec it shares our memory and must not allocate.
+pub struct Spawn<'a> {
+    pub program: &'a CStr,
+    pub arguments: &'a [CString],
+    pub environment: &'a [CString],
+    pub folder: Option<&'a CStr>,
+    pub stdin: BorrowedFd<'a>,
+    pub stdout: BorrowedFd<'a>,
+    pub stderr: BorrowedFd<'a>,
+    /// RLIMIT_DATA in bytes: what is writable and private (setrlimit(2)).
+    pub data_bytes_max: Option<u64>,
+    pub open_files_max: Option<u64>,
+    /// A function: dies with the thread that spawns it, collects its own orphans, gains no privileges, dumps no core.
+    pub confined: bool,
+}
+
+/// A new child process.
+#[derive(Debug)]
+pub struct Spawned {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+}
+
+/// Why a process could not be spawned: the step, and the system's word for it.
+#[derive(Debug)]
+pub struct SpawnError {
+    pub step: &'static str,
+    pub cause: io::Error,
+}
+
+/// Bytes of the new process's stack until its exec; glibc's posix_spawn takes 32 KiB.
+const SPAWN_STACK_BYTES: usize = 64 * 1024;
+
+/// Signals that a shell or nohup may have had us ignore, or that Rust ignores (SIGPIPE): the new process starts with
+/// the system's default for them.
+const SIGNALS_TO_DEFAULT: [c_int; 9] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGTERM,
+    libc::SIGCHLD,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+/// Starts a process in a session and process group of its own, with stdin, stdout and stderr and no other descriptor.
+///
+/// Like posix_spawn this is a vfork: the child borrows our memory until its exec, so nothing is copied, and the calling
+/// thread waits that long (about half a millisecond, nearly all of it the kernel's exec). posix_spawn itself has no way to
+/// set resource limits, the death signal or no_new_privs; fork would copy our page tables each time.
+pub fn spawn(plan: &Spawn<'_>) -> std::result::Result<Spawned, SpawnError> {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let arguments = pointers(plan.arguments);
+    let environment = pointers(plan.environment);
+    let mut birth = Birth {
+        plan,
+        arguments: arguments.as_ptr(),
+        environment: environment.as_ptr(),
+        // SAFETY: getpid cannot fail.
+        parent: unsafe { libc::getpid() },
+        failed_step: None,
+        errno: 0,
+    };
+    let mut stack: Vec<u8> = Vec::with_capacity(SPAWN_STACK_BYTES);
+    let mut pidfd: c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: all-zero is a valid sigset, sigfillset fills it. No handler may run in the child while it shares our
+    // memory, hence all signals wait until the clone is over.
+    let previous = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut previous: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut previous);
+        previous
+    };
+    // SAFETY: the stack top lies one past an allocation of our own and is aligned down to 16; `birth` and the stack
+    // outlive the child's use of them, because CLONE_VFORK holds this thread until the child has exec'd or ended.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(SPAWN_STACK_BYTES);
+        let top = top.sub(top as usize % 16);
+        libc::clone(child_main, top.cast(), flags, (&raw mut birth).cast(), &raw mut pidfd)
+    };
+    let clone_error = io::Error::last_os_error();
+    // SAFETY: `previous` was filled by pthread_sigmask above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const previous, std::ptr::null_mut()) };
+    if pid < 0 {
+        return Err(SpawnError { step: "make a process", cause: clone_error });
+    }
+    // SAFETY: the clone succeeded, so the kernel has given us this descriptor; it is close-on-exec.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    if let Some(step) = birth.failed_step {
+        // The child has ended already: CLONE_VFORK returned because of its _exit.
+        // SAFETY: waitpid with no status pointer.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        return Err(SpawnError { step, cause: io::Error::from_raw_os_error(birth.errno) });
+    }
+    Ok(Spawned { pid, pidfd })
+}
+
+/// What the child reads, and where it leaves word of a failure. It lies in the parent's frame.
+struct Birth<'a> {
+    plan: &'a Spawn<'a>,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    parent: Pid,
+    failed_step: Option<&'static str>,
+    errno: c_int,
+}
+
+/// The child's life until its exec. It shares our memory: no allocation, no lock, no panic, system calls only.
+extern "C" fn child_main(argument: *mut c_void) -> c_int {
+    // SAFETY: the argument is the Birth in spawn's frame, which nobody else touches while the parent's thread waits.
+    let birth = unsafe { &mut *argument.cast::<Birth>() };
+    let step = child_steps(birth);
+    birth.failed_step = Some(step);
+    // SAFETY: errno is this thread's; the parent's thread, whose memory it is, waits.
+    birth.errno = unsafe { *libc::__errno_location() };
+    // SAFETY: _exit runs nothing of ours.
+    unsafe { libc::_exit(127) }
+}
+
+/// Does not return where all goes well; else names the step that failed, with errno set.
+fn child_steps(birth: &Birth<'_>) -> &'static str {
+    let plan = birth.plan;
+    // SAFETY (the whole function): each call takes integers, or pointers to memory that the parent keeps alive; all of
+    // them are on the list of what may be called between vfork and exec in a process with threads.
+    macro_rules! try_step {
+        ($step:literal, $call:expr) => {
+            if unsafe { $call } < 0 {
+                return $step;
+            }
+        };
+    }
+    try_step!("start a session", libc::setsid());
+    try_step!("set stdin", libc::dup2(plan.stdin.as_raw_fd(), 0));
+    try_step!("set stdout", libc::dup2(plan.stdout.as_raw_fd(), 1));
+    try_step!("set stderr", libc::dup2(plan.stderr.as_raw_fd(), 2));
+    try_step!("close other descriptors", libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32));
+    if let Some(folder) = plan.folder {
+        try_step!("enter the working folder", libc::chdir(folder.as_ptr()));
+    }
+    if let Some(bytes) = plan.data_bytes_max {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        try_step!("limit its memory", libc::setrlimit(libc::RLIMIT_DATA, &raw const limit));
+    }
+    if let Some(files) = plan.open_files_max {
+        let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+        try_step!("limit its open files", libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit));
+    }
+    if plan.confined {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        try_step!("forbid core files", libc::setrlimit(libc::RLIMIT_CORE, &raw const none));
+        try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        try_step!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+        try_step!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
+        // The parent may have died before the prctl: then no signal will ever come.
+        if unsafe { libc::getppid() } != birth.parent {
+            return "find its parent alive";
+        }
+    }
+    // SAFETY: all-zero is a valid sigset and sigaction (SIG_DFL is 0).
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in SIGNALS_TO_DEFAULT {
+            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::execve(plan.program.as_ptr(), birth.arguments, birth.environment);
+    }
+    "execute"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn run(program: &CStr, arguments: &[&str]) -> std::result::Result<(String, Ended), SpawnError> {
+        let null = File::open("/dev/null").unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let arguments: Vec<CString> = arguments.iter().map(|text| CString::new(*text).unwrap()).collect();
+        let spawned = spawn(&Spawn {
+            program,
+            arguments: &arguments,
+            environment: &[c"A=b".to_owned()],
+            folder: Some(c"/"),
+            stdin: null.as_fd(),
+            stdout: writer.as_fd(),
+            stderr: writer.as_fd(),
+            data_bytes_max: Some(64 << 20),
+            open_files_max: Some(32),
+            confined: true,
+        })?;
+        drop(writer);
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        poll(&mut [Watched::read(spawned.pidfd.as_fd())], None).unwrap();
+        Ok((output, reap(spawned.pid).unwrap().unwrap()))
+    }
+
+    #[test]
+    fn a_spawned_process_has_its_session_environment_folder_limits_and_no_other_descriptor() {
+        let script = "echo $A $(pwd) $(ulimit -d) $(ulimit -n); ls /proc/self/fd | wc -l; \
+                      [ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo session; exit 7";
+        let (output, ended) = run(c"/bin/sh", &["sh", "-c", script]).unwrap();
+        // ls itself holds 0, 1, 2 and the folder it lists.
+        assert_eq!(output, "b / 65536 32\n4\nsession\n");
+        assert_eq!(ended.how, EndedHow::Exited(7));
+    }
+
+    #[test]
+    fn a_failed_exec_names_the_step_and_the_cause() {
+        let error = run(c"/no/such/program", &["x"]).unwrap_err();
+        assert_eq!((error.step, error.cause.kind()), ("execute", io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_its_bytes() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        assert_eq!(send_with_fd(left.as_fd(), b"with", Some(reader.as_fd())).unwrap(), 4);
+        let mut buffer = [0; 16];
+        let (count, fd) = receive_with_fd(right.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"with");
+        writer.write_all(b"through").unwrap();
+        drop((writer, std::mem::replace(&mut reader, io::pipe().unwrap().0)));
+        let mut text = String::new();
+        File::from(fd.unwrap()).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+        send_with_fd(left.as_fd(), b"bare", None).unwrap();
+        assert!(receive_with_fd(right.as_fd(), &mut buffer).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn a_byte_lock_names_its_holder_to_others_only() {
+        let path = std::env::temp_dir().join(format!("faas-lock-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        assert!(try_lock(&file, 3).unwrap());
+        assert_eq!(lock_holder(&file, 3).unwrap(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,72 @@
+//! The worker's line to the gateway: announces the worker, sends its sample every 500 ms, and hears when to end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use super::metrics_reader::MetricsReader;
+use super::metrics_smoother::MetricsSmoother;
+use super::{Ending, Worker};
+use crate::error::{Error, Result};
+use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
+use crate::protocol::metrics::{DRAIN_LINE, Sample};
+use crate::{orphans, sys};
+
+/// Connects to the gateway that serves this run dir.
+pub fn connect(worker: &Worker) -> Result<UnixStream> {
+    let path = worker.settings.metrics_socket();
+    let stream = UnixStream::connect(&path).map_err(Error::io("reach a gateway at", path.display()))?;
+    // A gateway that is stopped, or hangs, must not stop this thread for good.
+    stream.set_write_timeout(Some(LINK_STALL_MAX)).map_err(Error::io("set a timeout on", path.display()))?;
+    Ok(stream)
+}
+
+/// The thread's body: returns when the worker is to end, and how.
+pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
+    let mut reader = MetricsReader::new();
+    let mut smoother = MetricsSmoother::new(worker.settings.weights.ema);
+    let mut next = Instant::now();
+    loop {
+        let reading = smoother.smooth(reader.read());
+        let sample = Sample {
+            id: worker.id,
+            pid: std::process::id() as i32,
+            socket: worker.settings.worker_socket(worker.id),
+            slots: worker.settings.worker_slots,
+            cpu: reading.cpu,
+            mem: reading.mem,
+            io: reading.io,
+            score: worker.settings.weights.score(reading.cpu, reading.mem, reading.io),
+        };
+        if (&stream).write_all(sample.to_line().as_bytes()).is_err() {
+            return Ending::GatewayGone;
+        }
+        // What a process left behind after its invocation had been cleaned up: see orphans.rs.
+        orphans::end_all();
+        // A fixed beat; after a stall (the machine slept) it starts anew instead of catching up.
+        next = (next + METRICS_PERIOD).max(Instant::now());
+        if let Some(ending) = wait_for_word(&stream, next) {
+            return ending;
+        }
+    }
+}
+
+/// Waits until `next`, or until the gateway says DRAIN or is gone.
+fn wait_for_word(stream: &UnixStream, next: Instant) -> Option<Ending> {
+    let mut heard = [0; DRAIN_LINE.len()];
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        match sys::poll(&mut [sys::Watched::read(stream.as_fd())], Some(left)) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(_) => return Some(Ending::GatewayGone),
+        }
+        match (&mut &*stream).read(&mut heard) {
+            // The line is six bytes on a local stream, written at once; any part of it can only be it.
+            Ok(count) if count > 0 && DRAIN_LINE.starts_with(&heard[..count]) => return Some(Ending::Drain),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => return Some(Ending::GatewayGone),
+        }
+    }
+}

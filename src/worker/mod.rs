@@ -1,0 +1,252 @@
+//! The worker process: accepts invocations from the gateway and runs each in a process of its own.
+//!
+//! ```text
+//! main thread        accepts connections; starts no process itself (orphans.rs says why)
+//! one per connection serves one invocation at a time: connection.rs → runtime/ → process.rs
+//! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
+//! signals            SIGTERM from somebody else than the gateway means DRAIN as well
+//! ```
+//!
+//! A worker ends in one of two ways. DRAIN: it accepts nothing more, finishes what runs, exits. Gateway gone (the
+//! metrics stream ends without DRAIN): it kills what runs and exits at once, since nobody would take the answers.
+//!
+//! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
+
+mod connection;
+mod metrics_reader;
+mod metrics_sender;
+mod metrics_smoother;
+mod process;
+mod runtime;
+mod stderr_log;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use connection::Connection;
+
+use crate::error::{Error, Result};
+use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
+use crate::settings::Settings;
+use crate::sys::{self, EventFd, Watched};
+use crate::{log, orphans};
+
+/// Why a worker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Drain,
+    GatewayGone,
+}
+
+struct Worker {
+    settings: Settings,
+    id: u32,
+    null: File,
+    /// What functions see of our own environment: PATH, LANG, TZ, HOME, TMPDIR.
+    inherited_environment: Vec<CString>,
+    /// Set once, when the worker is to end.
+    ending: OnceLock<Ending>,
+    /// Readable when the worker is to end, in whatever way: wakes the accept loop.
+    stop: EventFd,
+    /// Readable when what runs is to be killed.
+    dying: EventFd,
+    connections: AtomicUsize,
+    /// Invocations that run.
+    running: Mutex<usize>,
+    /// Told when `running` falls.
+    fewer_running: Condvar,
+}
+
+/// Runs a worker until it is told to end. Without an id it takes the first one that is free above those that the
+/// gateway gives out itself, so that a further worker can be started by hand.
+pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
+    sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
+    let (lock, id) = take_id(&settings, id)?;
+    let worker = Arc::new(Worker {
+        id,
+        null: process::open_null()?,
+        inherited_environment: inherited_environment(),
+        ending: OnceLock::new(),
+        stop: EventFd::new()?,
+        dying: EventFd::new()?,
+        connections: AtomicUsize::new(0),
+        running: Mutex::new(0),
+        fewer_running: Condvar::new(),
+        settings,
+    });
+    let listener = listen(&worker)?;
+    let metrics_stream = metrics_sender::connect(&worker)?;
+    start_thread("metrics", &worker, move |worker| {
+        let ending = metrics_sender::run(worker, metrics_stream);
+        worker.end(ending);
+    })?;
+    start_thread("signals", &worker, |worker| {
+        sys::wait_for_ending_signal();
+        worker.end(Ending::Drain);
+    })?;
+
+    worker.accept(&listener);
+    worker.wait_for_the_running();
+    // Only now may another worker take this id: the socket's path is ours until then.
+    let _ = std::fs::remove_file(worker.settings.worker_socket(id));
+    drop(lock);
+    Ok(())
+}
+
+impl Worker {
+    fn dying(&self) -> BorrowedFd<'_> {
+        self.dying.as_fd()
+    }
+
+    fn end(&self, ending: Ending) {
+        if self.ending.set(ending).is_ok() && ending == Ending::GatewayGone {
+            log!("worker {}: the gateway is gone; ending what runs", self.id);
+        }
+        if ending == Ending::GatewayGone {
+            self.dying.signal();
+        }
+        self.stop.signal();
+    }
+
+    /// Accepts connections until the worker is to end.
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        let connections_max = 2 * self.settings.worker_slots as usize + 8;
+        let mut is_failing = false;
+        loop {
+            let mut watched = [Watched::read(listener.as_fd()), Watched::read(self.stop.as_fd())];
+            let _ = sys::poll(&mut watched, None);
+            if watched[1].is_ready() {
+                return;
+            }
+            match listener.accept() {
+                // The gateway never needs that many; closing at once makes it try another worker.
+                Ok(_) if self.connections.load(Ordering::Relaxed) >= connections_max => {}
+                Ok((stream, _)) => {
+                    is_failing = false;
+                    self.serve_in_thread(stream);
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        log!("worker {}: could not accept a connection: {error}; trying on", self.id);
+                    }
+                    // Out of descriptors, most likely: they come back when invocations end.
+                    let _ = sys::poll(&mut [Watched::read(self.stop.as_fd())], Some(Duration::from_millis(20)));
+                }
+            }
+        }
+    }
+
+    fn serve_in_thread(self: &Arc<Self>, stream: UnixStream) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let worker = self.clone();
+        let started =
+            std::thread::Builder::new().name("connection".into()).stack_size(CONNECTION_STACK_BYTES).spawn(move || {
+                if let Err(error) = worker.serve(stream)
+                    && !matches!(error, Error::ClientGone)
+                {
+                    log!("worker {}: {error}", worker.id);
+                }
+                worker.connections.fetch_sub(1, Ordering::Relaxed);
+            });
+        if let Err(error) = started {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            log!("worker {}: could not start a thread: {error}", self.id);
+        }
+    }
+
+    /// Serves one connection: invocation after invocation.
+    fn serve(&self, stream: UnixStream) -> Result<()> {
+        let mut connection = Connection::new(stream)?;
+        while let Some((invocation, body)) = connection.receive()? {
+            let _running = Running::new(self);
+            process::run(self, &invocation, body, &mut connection)?;
+        }
+        Ok(())
+    }
+
+    /// After DRAIN: until nothing runs, however long that takes, since the gateway bounds it: it kills us, or dies and so
+    /// turns the drain into an end at once. After the gateway's death: a grace for killing.
+    fn wait_for_the_running(&self) {
+        let mut deadline = None;
+        let mut running = self.running.lock().expect("nothing panics under this lock");
+        while *running > 0 {
+            let is_dying = sys::poll(&mut [Watched::read(self.dying())], Some(Duration::ZERO)).unwrap_or(0) > 0;
+            if is_dying && Instant::now() >= *deadline.get_or_insert(Instant::now() + GATEWAY_GONE_GRACE) {
+                break;
+            }
+            let tick = Duration::from_millis(50);
+            running = self.fewer_running.wait_timeout(running, tick).expect("nothing panics under this lock").0;
+        }
+        drop(running);
+        orphans::end_all();
+    }
+}
+
+/// Counts an invocation as running.
+struct Running<'a>(&'a Worker);
+
+impl<'a> Running<'a> {
+    fn new(worker: &'a Worker) -> Running<'a> {
+        *worker.running.lock().expect("nothing panics under this lock") += 1;
+        Running(worker)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.running.lock().expect("nothing panics under this lock") -= 1;
+        self.0.fewer_running.notify_all();
+    }
+}
+
+/// Locks the worker's id, which is byte 1 + id of the gateway's pid file, and thereby the path of its socket.
+fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
+    let path = settings.pid_file();
+    let lock = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(Error::io("find a running gateway: could not open", path.display()))?;
+    let candidates = match id {
+        Some(id) => id..id + 1,
+        None => settings.workers..*WORKERS.end() as u32,
+    };
+    for id in candidates {
+        if sys::try_lock(&lock, 1 + u64::from(id)).map_err(Error::io("lock", path.display()))? {
+            return Ok((lock, id));
+        }
+    }
+    let holder = id.map_or("a worker of every id".to_string(), |id| format!("worker {id}"));
+    Err(Error::AlreadyRuns { run_dir: settings.run_dir.clone(), holder })
+}
+
+fn listen(worker: &Worker) -> Result<UnixListener> {
+    let path = worker.settings.worker_socket(worker.id);
+    // A socket that a killed worker left; nobody else can be using it, since we hold its id's lock.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
+    listener.set_nonblocking(true).map_err(Error::io("set up", path.display()))?;
+    Ok(listener)
+}
+
+fn inherited_environment() -> Vec<CString> {
+    let pair = |name: &str| {
+        let value = std::env::var_os(name)?;
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    };
+    ["PATH", "LANG", "TZ", "HOME", "TMPDIR"].into_iter().filter_map(pair).collect()
+}
+
+fn start_thread(name: &'static str, worker: &Arc<Worker>, body: impl FnOnce(&Worker) + Send + 'static) -> Result<()> {
+    let worker = worker.clone();
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(&worker));
+    thread.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+}

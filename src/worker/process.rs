@@ -1,0 +1,409 @@
+//! One invocation: spawn the function's process, feed it, listen to it, end it in time, take note of its end.
+//!
+//! One thread does all of that with one poll loop, because each wait can be the one that matters: a function that
+//! writes while it is fed would block against a feeder that only writes, one that fills stderr against a reader of
+//! stdout, and a deadline must be kept whatever the function does with its pipes.
+//!
+//! The answer is complete when the main process has exited: what is in the pipe then is taken, the other processes of the
+//! invocation are killed, the end of the pipe is not waited for (a grandchild could hold it open for ever).
+
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use std::ffi::CString;
+
+use super::Worker;
+use super::connection::Connection;
+use super::runtime::{self, Command};
+use super::stderr_log::StderrLog;
+use crate::error::{Error, Result};
+use crate::limits::{
+    FUNCTION_FILES_MAX, KILL_WAIT_MAX, MEMORY_SAMPLE_PERIOD, OUTPUT_HOLD, PIPE_BYTES_MAX, SPOOL_MEMORY_MAX,
+};
+use crate::protocol::worker_protocol::{End, Invocation, Kind, Runtime, Verdict};
+use crate::sys::{self, EndedHow, Spawn, SpawnError, Spawned, Watched};
+use crate::{log, orphans, procfs};
+
+/// Runs an invocation and sends what comes of it.
+///
+/// # Errors
+/// Where the gateway has closed the connection, or breaks the protocol: the invocation is over then, its processes are
+/// gone, and the connection is of no more use.
+pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
+    let begun = Instant::now();
+    let end = match runtime::command(invocation) {
+        Err(verdict) => End { verdict, spawn_us: 0, exec_us: 0 },
+        Ok(command) => {
+            connection.push(Kind::Started, &[]);
+            connection.send()?;
+            match Execution::begin(worker, invocation, &command, body) {
+                Err(verdict) => End { verdict, spawn_us: micros(begun.elapsed()), exec_us: 0 },
+                Ok(mut execution) => {
+                    let spawned = Instant::now();
+                    let verdict = execution.attend(connection)?;
+                    End { verdict, spawn_us: micros(spawned - begun), exec_us: micros(spawned.elapsed()) }
+                }
+            }
+        }
+    };
+    connection.push(Kind::End, &end.encode());
+    connection.send_all(worker.dying())
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+/// A function that runs.
+struct Execution<'a> {
+    worker: &'a Worker,
+    invocation: &'a Invocation,
+    child: Spawned,
+    /// What of the body has not been written yet, and the pipe's end; `None` when all is.
+    stdin: Option<(PipeWriter, &'a [u8])>,
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
+    stderr_log: StderrLog<'a>,
+    buffer: Vec<u8>,
+    deadline: Instant,
+    next_memory_sample: Instant,
+    /// Until when output that is already in the outbox may wait there for company.
+    hold_until: Option<Instant>,
+    /// Why we have killed it, if we have.
+    killed: Option<Verdict>,
+    /// Whether its end has been taken note of.
+    reaped: bool,
+}
+
+impl<'a> Execution<'a> {
+    fn begin(
+        worker: &'a Worker,
+        invocation: &'a Invocation,
+        command: &Command,
+        body: Option<OwnedFd>,
+    ) -> std::result::Result<Execution<'a>, Verdict> {
+        let (stdin_for_child, stdin) = feed(&invocation.body, body).map_err(exhausted("make a pipe"))?;
+        let (stdout, stdout_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
+        let (stderr, stderr_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
+        let folder = invocation.module.parent().map(|folder| folder.as_os_str().as_bytes());
+        let folder = CString::new(folder.unwrap_or(b"/")).expect("descriptors are refused when they hold a NUL");
+        let environment = environment(worker, invocation);
+        let child = sys::spawn(&Spawn {
+            program: &command.program,
+            arguments: &command.arguments,
+            environment: &environment,
+            folder: Some(&folder),
+            stdin: stdin_for_child.as_fd(worker),
+            stdout: stdout_for_child.as_fd(),
+            stderr: stderr_for_child.as_fd(),
+            data_bytes_max: Some(command.data_mib_max << 20),
+            open_files_max: Some(FUNCTION_FILES_MAX),
+            confined: true,
+        })
+        .map_err(|error| refused(invocation, error))?;
+        let now = Instant::now();
+        let marker = (invocation.runtime == Runtime::Php).then_some(runtime::PHP_MEMORY_EXHAUSTED);
+        Ok(Execution {
+            worker,
+            invocation,
+            child,
+            stdin,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            stderr_log: StderrLog::new(&invocation.request_id, &invocation.function, marker),
+            buffer: vec![0; SPOOL_MEMORY_MAX],
+            deadline: now + invocation.timeout,
+            next_memory_sample: now + MEMORY_SAMPLE_PERIOD,
+            hold_until: None,
+            killed: None,
+            reaped: false,
+        })
+    }
+
+    /// Stays with the function until it has ended and says how; its output is in the connection's outbox, or gone out.
+    fn attend(&mut self, connection: &mut Connection) -> Result<Verdict> {
+        let mut kill_deadline = None;
+        loop {
+            let wake = kill_deadline.unwrap_or_else(|| self.next_wake());
+            let main_ended = self.wait(connection, wake)?;
+            let now = Instant::now();
+            if main_ended {
+                break;
+            }
+            if self.killed.is_none() {
+                self.look_at_the_clock(now, connection)?;
+            }
+            if self.killed.is_some() {
+                let deadline = *kill_deadline.get_or_insert(now + KILL_WAIT_MAX);
+                if now >= deadline {
+                    // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
+                    log!("request={}: the process does not end though killed", self.invocation.request_id);
+                    return Err(Error::Protocol("a process does not end".into()));
+                }
+            }
+        }
+        self.finish(connection)
+    }
+
+    fn next_wake(&self) -> Instant {
+        let wake = self.deadline.min(self.next_memory_sample);
+        self.hold_until.map_or(wake, |hold| wake.min(hold))
+    }
+
+    /// One turn: waits until something is to be done, or `wake`, and does it. True when the main process has ended.
+    fn wait(&mut self, connection: &mut Connection, wake: Instant) -> Result<bool> {
+        let stdin_ready;
+        let (stdout_ready, stderr_ready, ended);
+        {
+            let nothing = Watched::nothing;
+            // A full outbox is not added to: then the function waits for the gateway, as it should.
+            let take_output = !connection.is_full();
+            let mut watched = [
+                self.stdin.as_ref().map_or_else(nothing, |(pipe, _)| Watched::write(pipe.as_fd())),
+                self.stdout.as_ref().filter(|_| take_output).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
+                self.stderr.as_ref().map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
+                Watched::read(self.child.pidfd.as_fd()),
+                if connection.is_empty() || self.hold_until.is_some() {
+                    Watched::hang_up(connection.as_fd())
+                } else {
+                    Watched::write(connection.as_fd())
+                },
+                Watched::read(self.worker.dying()),
+            ];
+            let left = wake.saturating_duration_since(Instant::now());
+            sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "a function"))?;
+            let ready = |index: usize| watched[index].is_ready();
+            if ready(5) {
+                return Err(Error::ClientGone);
+            }
+            if ready(4) && (connection.is_empty() || self.hold_until.is_some()) {
+                return Err(Error::ClientGone);
+            }
+            (stdin_ready, stdout_ready, stderr_ready, ended) = (ready(0), ready(1), ready(2), ready(3));
+        }
+        if stdin_ready {
+            self.feed_more();
+        }
+        if stderr_ready {
+            self.read_stderr();
+        }
+        if stdout_ready && !ended {
+            self.read_stdout(connection);
+        }
+        if self.hold_until.is_none() || connection.is_full() {
+            self.hold_until = None;
+            connection.send()?;
+        }
+        Ok(ended)
+    }
+
+    /// What is due at `now`: the hold on output, the deadline, a memory sample.
+    fn look_at_the_clock(&mut self, now: Instant, connection: &mut Connection) -> Result<()> {
+        if self.hold_until.is_some_and(|hold| now >= hold) {
+            self.hold_until = None;
+            connection.send()?;
+        }
+        if now >= self.deadline {
+            self.kill(Verdict::TimedOut);
+        } else if now >= self.next_memory_sample {
+            if uses_more_than(self.child.pid, self.invocation.memory_mib << 20) {
+                self.kill(Verdict::MemoryExceeded);
+            }
+            self.next_memory_sample = Instant::now() + MEMORY_SAMPLE_PERIOD;
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, why: Verdict) {
+        self.killed = Some(why);
+        sys::kill_group(self.child.pid);
+        sys::kill_process(self.child.pidfd.as_fd());
+    }
+
+    fn feed_more(&mut self) {
+        let Some((pipe, rest)) = &mut self.stdin else { return };
+        match pipe.write(rest) {
+            Ok(count) => *rest = &rest[count..],
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // The function has closed its stdin: it does not want the rest.
+            Err(_) => *rest = &[],
+        }
+        if rest.is_empty() {
+            self.stdin = None;
+        }
+    }
+
+    fn read_stderr(&mut self) {
+        let Some(pipe) = &mut self.stderr else { return };
+        match pipe.read(&mut self.buffer) {
+            Ok(0) => self.stderr = None,
+            Ok(count) => self.stderr_log.write(&self.buffer[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.stderr = None,
+        }
+    }
+
+    /// Moves a piece of output into the outbox; returns how much it was.
+    fn read_stdout(&mut self, connection: &mut Connection) -> usize {
+        let Some(pipe) = &mut self.stdout else { return 0 };
+        match pipe.read(&mut self.buffer) {
+            Ok(count) if count > 0 => {
+                let held = self.hold_until.is_some() || connection.is_empty();
+                connection.push(Kind::Output, &self.buffer[..count]);
+                if held && !self.invocation.stream {
+                    self.hold_until.get_or_insert(Instant::now() + OUTPUT_HOLD);
+                }
+                count
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            _ => {
+                self.stdout = None;
+                0
+            }
+        }
+    }
+
+    /// The main process has ended: ends the others, takes what is left in the pipes, judges.
+    fn finish(&mut self, connection: &mut Connection) -> Result<Verdict> {
+        // Before the main process is reaped, since then its id, which is the group's, could be given away.
+        sys::kill_group(self.child.pid);
+        let ended = sys::reap(self.child.pid).map_err(Error::io("wait for", "a function"))?;
+        let ended = ended.expect("the pidfd was readable, so the process has ended");
+        self.reaped = true;
+        orphans::end_all();
+        // Nobody writes any more, so this ends; the bound is for what cannot be killed.
+        let mut taken = 0;
+        while taken < PIPE_BYTES_MAX {
+            if connection.is_full() {
+                connection.send_all(self.worker.dying())?;
+            }
+            match self.read_stdout(connection) {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        self.read_stderr();
+        self.stderr_log.finish();
+        if let Some(verdict) = self.killed.take() {
+            return Ok(verdict);
+        }
+        let over_limit = ended.resident_kib_max > self.invocation.memory_mib * 1024;
+        Ok(match ended.how {
+            EndedHow::Exited(0) => Verdict::Exited { code: 0 },
+            // A process that failed after it had more than its share failed because the kernel gave it no more.
+            _ if over_limit || self.stderr_log.has_seen_marker() => Verdict::MemoryExceeded,
+            EndedHow::Exited(code) => Verdict::Exited { code },
+            EndedHow::Signaled(signal) => Verdict::Signaled { signal },
+        })
+    }
+}
+
+/// Whatever way an execution is left, its processes do not stay.
+impl Drop for Execution<'_> {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        sys::kill_group(self.child.pid);
+        sys::kill_process(self.child.pidfd.as_fd());
+        let _ = sys::poll(&mut [Watched::read(self.child.pidfd.as_fd())], Some(KILL_WAIT_MAX));
+        let _ = sys::reap(self.child.pid);
+        orphans::end_all();
+        self.stderr_log.finish();
+    }
+}
+
+/// What becomes the function's stdin.
+enum StdinForChild {
+    /// The worker's descriptor of /dev/null: there is no body.
+    Empty,
+    File(OwnedFd),
+    Pipe(PipeReader),
+}
+
+impl StdinForChild {
+    fn as_fd<'b>(&'b self, worker: &'b Worker) -> BorrowedFd<'b> {
+        match self {
+            StdinForChild::Empty => worker.null.as_fd(),
+            StdinForChild::File(file) => file.as_fd(),
+            StdinForChild::Pipe(pipe) => pipe.as_fd(),
+        }
+    }
+}
+
+/// The function's stdin, and what is left to be written to it: nothing, where the body is a file or fits into the pipe.
+fn feed(body: &[u8], file: Option<OwnedFd>) -> io::Result<(StdinForChild, Option<(PipeWriter, &[u8])>)> {
+    if let Some(file) = file {
+        return Ok((StdinForChild::File(file), None));
+    }
+    if body.is_empty() {
+        return Ok((StdinForChild::Empty, None));
+    }
+    let (reader, mut writer) = io::pipe()?;
+    sys::set_nonblocking(writer.as_fd())?;
+    let rest = match writer.write(body) {
+        Ok(count) => &body[count..],
+        Err(error) if error.kind() == ErrorKind::WouldBlock => body,
+        Err(error) => return Err(error),
+    };
+    Ok((StdinForChild::Pipe(reader), (!rest.is_empty()).then_some((writer, rest))))
+}
+
+fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    sys::set_nonblocking(reader.as_fd())?;
+    Ok((reader, writer))
+}
+
+/// The function's environment: what the gateway composed, the deadline, and of our own PATH, LANG, TZ, HOME and TMPDIR
+/// where the gateway's part does not name them.
+fn environment(worker: &Worker, invocation: &Invocation) -> Vec<CString> {
+    let deadline = SystemTime::now() + invocation.timeout;
+    let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let own = CString::new(format!("FAAS_DEADLINE_MS={deadline_ms}")).expect("digits hold no NUL");
+    let is_named = |pair: &CString| {
+        let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+        invocation.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
+    };
+    let inherited = worker.inherited_environment.iter().filter(|pair| !is_named(pair));
+    inherited.chain([&own]).chain(&invocation.environment).cloned().collect()
+}
+
+/// Whether a process and its descendants use more than `bytes_max` of proportional memory. Resident memory, which is
+/// cheaper to read and never less, is asked first.
+fn uses_more_than(main: sys::Pid, bytes_max: u64) -> bool {
+    let processes = procfs::tree(main);
+    let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
+    sum(procfs::resident_bytes) > bytes_max && sum(procfs::proportional_bytes) > bytes_max
+}
+
+fn exhausted(step: &'static str) -> impl FnOnce(io::Error) -> Verdict {
+    move |cause| Verdict::Exhausted { step: step.into(), cause: cause.to_string() }
+}
+
+/// Why a spawn failed, as a verdict with a remedy.
+fn refused(invocation: &Invocation, error: SpawnError) -> Verdict {
+    let path = invocation.module.display().to_string();
+    let not_executable = |cause: String| Verdict::ModuleNotExecutable { path: path.clone(), cause };
+    match (error.step, error.cause.raw_os_error()) {
+        ("execute", Some(libc::EACCES)) => {
+            not_executable(format!("{}; try: chmod +x {}", error.cause, invocation.module.display()))
+        }
+        ("execute", Some(libc::ENOEXEC)) => {
+            not_executable("it is neither a program for this machine nor a script that begins with #!".into())
+        }
+        // The module is there, it was looked at a moment ago.
+        ("execute", Some(libc::ENOENT)) => {
+            not_executable("the interpreter that its first line names is not there".into())
+        }
+        (step, _) => Verdict::Exhausted { step: step.into(), cause: error.cause.to_string() },
+    }
+}
+
+/// Opens /dev/null, the stdin of functions without a body.
+pub fn open_null() -> Result<File> {
+    File::open("/dev/null").map_err(Error::io("open", "/dev/null"))
+}

@@ -1,0 +1,161 @@
+#!/bin/sh
+# Builds the platform and starts it in the background:  ./start.sh
+#   --foreground   stays in the foreground, with the log on the terminal
+#   --prepare      installs and builds what is missing, and starts nothing
+#
+# Settings are environment variables (target/release/gateway --help lists them); relative paths in them are taken from
+# this folder. FAAS_INSTALL=0 installs nothing. What is there already, a registry above all, is left as it is.
+# The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
+! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
+set -eu
+cd "$(dirname "$(readlink -f "$0")")"
+
+run_dir=${FAAS_RUN_DIR:-run}
+log=$run_dir/gateway.log
+registry=${FAAS_DB:-faas_meta.db}
+target=${CARGO_TARGET_DIR:-target}/release
+ready_wait_max=300 # tenths of a second
+
+say() { printf 'start.sh: %s\n' "$*"; }
+warn() { printf 'start.sh: %s\n' "$*" >&2; }
+fail() {
+    warn "$@"
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Prints the process id of the gateway that runs in our run dir. The id in the pid file counts only while that process
+# holds the very file open: after a crash the number may belong to somebody else.
+running_pid() {
+    read -r pid 2>/dev/null <"$run_dir/gateway.pid" || return 1
+    for fd in "/proc/$pid/fd"/*; do
+        # shellcheck disable=SC3013 # -ef is in POSIX since 2024, and in dash for much longer
+        if [ "$fd" -ef "$run_dir/gateway.pid" ]; then
+            echo "$pid"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Where a browser on this machine finds the running gateway, which has written down what address it got.
+url() {
+    read -r address <"$run_dir/gateway.address" || return 1
+    case $address in
+    0.0.0.0:* | 127.* | '[::]'* | '[::1]'*) echo "http://localhost:${address##*:}" ;;
+    *) echo "http://$address" ;;
+    esac
+}
+
+# Windows's hands may have been on any file; on a script it shows only when a request calls it.
+hint_at_line_endings() {
+    files=$(grep -l "$(printf '\r')\$" ./*.sh functions/*.sh init.sql .ci/run 2>/dev/null | tr '\n' ' ') || true
+    [ -z "$files" ] || warn "Windows line endings are in ${files% }; fix that with: sed -i 's/\\r\$//' ${files% }"
+}
+
+need_compilers() {
+    rust='curl -sSf https://sh.rustup.rs | sh -s -- -y'
+    if ! have cargo || ! found=$(rustc --version 2>/dev/null); then
+        fail "Rust is missing; install it with: $rust"
+    fi
+    found=$(echo "$found" | cut -d ' ' -f 2)
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    if [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" != "$needed" ]; then
+        fail "Rust $found is too old, $needed is needed; install a newer one with: $rust"
+    fi
+    have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: ${sudo}apt-get install -y gcc libc6-dev"
+}
+
+# Calls apt-get as root without ever asking; what it says is shown only when it fails.
+apt_get() {
+    ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 "$@" </dev/null
+}
+
+install_missing_packages() {
+    missing=
+    have php || missing="$missing php-cli"
+    have sqlite3 || missing="$missing sqlite3"
+    have curl || missing="$missing curl"
+    if [ -z "$missing" ] || [ "${FAAS_INSTALL:-1}" = 0 ] || ! have apt-get; then return 0; fi
+    if [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; then return 0; fi
+    say "installing$missing (FAAS_INSTALL=0 prevents that)"
+    # shellcheck disable=SC2086 # a list of names
+    output=$({ apt_get install -y $missing || { apt_get update && apt_get install -y $missing; }; } 2>&1) ||
+        warn "apt-get could not install$missing: $(echo "$output" | tail -n 1)"
+}
+
+# One line for each program that is still missing: what lacks without it, and the command that gets it.
+hint_at_missing_programs() {
+    have php || warn "php is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y php-cli"
+    have sqlite3 || warn "the sqlite3 program is missing, for editing routes; install it with: ${sudo}apt-get install -y sqlite3"
+    have curl || warn "curl is missing, for trying things out; install it with: ${sudo}apt-get install -y curl"
+    have wasmer || warn "wasmer is missing, WASM functions will answer 503; install it (about 15 minutes) with:" \
+        "cargo install wasmer-cli --version 7.4.2 --locked --no-default-features --features sys,wat,cranelift"
+}
+
+build() {
+    [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
+    cargo build --release --locked --quiet
+}
+
+prepare() {
+    need_compilers
+    install_missing_packages
+    hint_at_missing_programs
+    build
+}
+
+make_places() {
+    [ -d "$run_dir" ] || (umask 077 && mkdir -p "$run_dir")
+    touch "$log" 2>/dev/null ||
+        fail "$(id -un) may not write $log: another user, root perhaps, has made it; change the owner, or set FAAS_RUN_DIR"
+    [ -e "$registry" ] || "$target/gateway" --init
+}
+
+# Starts the gateway in a session of its own, so that neither Ctrl-C nor the end of this terminal reaches it.
+start_in_background() {
+    log_bytes_before=$(wc -c <"$log")
+    setsid "$target/gateway" >>"$log" 2>&1 </dev/null &
+    started=$!
+    waited=0
+    until [ "$(running_pid)" = "$started" ] && "$target/gateway" --healthz >/dev/null 2>&1; do
+        if ! kill -0 "$started" 2>/dev/null; then
+            code=0
+            wait "$started" || code=$?
+            case $code in 1 | 2) lines=1 ;; *) lines=10 ;; esac # with 1 and 2 its last line says why
+            tail -c "+$((log_bytes_before + 1))" "$log" | tail -n "$lines" >&2
+            exit "$((code ? code : 1))"
+        fi
+        [ "$waited" -lt "$ready_wait_max" ] ||
+            fail "process $started is not ready after $((ready_wait_max / 10)) s: $("$target/gateway" --healthz 2>&1); see $log; ./stop.sh ends it"
+        waited=$((waited + 1))
+        sleep 0.1
+    done
+    say "ready at $(url), process $started, log in $log; ./stop.sh ends it. Try:"
+    echo "  curl -X POST $(url)/api/hello -H 'Content-Type: application/json' -d '{\"name\":\"Alice\"}'"
+    echo "  curl $(url)/api/info"
+}
+
+mode=${1:---background}
+case $mode in --background | --foreground | --prepare) ;; *) fail "unknown argument $mode; there are --foreground and --prepare" ;; esac
+
+for folder in "${HOME-}/.cargo/bin" "${HOME-}/.wasmer/bin"; do
+    if [ -d "$folder" ]; then PATH=$PATH:$folder; fi
+done
+export PATH
+sudo=
+[ "$(id -u)" = 0 ] || sudo='sudo '
+
+hint_at_line_endings
+if [ "$mode" = --prepare ]; then
+    prepare
+    exit 0
+fi
+if running=$(running_pid); then
+    say "already runs as process $running at $(url || echo 'an address it is about to open'); ./stop.sh ends it"
+    exit 0
+fi
+prepare
+make_places
+if [ "$mode" = --foreground ]; then exec "$target/gateway"; fi
+start_in_background

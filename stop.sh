@@ -1,0 +1,123 @@
+#!/bin/sh
+# Ends the gateway that runs in FAAS_RUN_DIR (run), and its workers. What is being answered is finished first, for at
+# most the FAAS_DRAIN_MS that the gateway was started with. No process is found by its name, so no other is ever hit.
+# The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
+! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
+set -eu
+cd "$(dirname "$(readlink -f "$0")")"
+
+run_dir=${FAAS_RUN_DIR:-run}
+drain_grace=50  # tenths of a second that the gateway may take on top of its drain
+workers_wait=30 # tenths of a second for the workers to end by themselves once the gateway is gone
+
+say() { printf 'stop.sh: %s\n' "$*"; }
+fail() {
+    printf 'stop.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# As in start.sh: the id in the pid file counts only while that process holds the very file open.
+running_pid() {
+    read -r pid 2>/dev/null <"$run_dir/gateway.pid" || return 1
+    for fd in "/proc/$pid/fd"/*; do
+        # shellcheck disable=SC3013 # -ef is in POSIX since 2024, and in dash for much longer
+        if [ "$fd" -ef "$run_dir/gateway.pid" ]; then
+            echo "$pid"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Sets state, parent and born (clock ticks since boot) of the process $1 from proc(5)'s stat; false when it is gone.
+facts() {
+    stat=
+    while read -r line; do stat=$line; done 2>/dev/null <"/proc/$1/stat" || return 1
+    # The name, in brackets, may hold spaces, brackets and line feeds; what follows its last bracket does not.
+    # shellcheck disable=SC2086 # to be split
+    set -- ${stat##*) }
+    [ "$#" -ge 20 ] || return 1
+    state=$1 parent=$2 born=${20}
+}
+
+# Prints PID:BORN of the process $1 and of all that descend from it. The two together name a process for good: an id is
+# given out again, but not with the same time of birth.
+tree() {
+    everyone=
+    for folder in /proc/[0-9]*; do
+        if facts "${folder#/proc/}"; then everyone="$everyone ${folder#/proc/}:$parent:$born"; fi
+    done
+    found=" $1 "
+    before=
+    while [ "$found" != "$before" ]; do
+        before=$found
+        for entry in $everyone; do
+            process=${entry%%:*}
+            entry=${entry#*:}
+            case $found in *" $process "*) continue ;; esac
+            case $found in *" ${entry%%:*} "*) found="$found$process " ;; esac
+        done
+    done
+    for process in $found; do
+        if facts "$process"; then echo "$process:$born"; fi
+    done
+}
+
+# Whether the process PID:BORN still runs; one that has ended and waits for its parent to notice does not.
+runs() { facts "${1%:*}" && [ "$born" = "${1#*:}" ] && [ "$state" != Z ]; }
+
+# Waits until none of $2 runs, at most $1 tenths of a second.
+wait_for_end_of() {
+    tenths=$1
+    for process in $2; do
+        while runs "$process"; do
+            [ "$tenths" -gt 0 ] || return 1
+            tenths=$((tenths - 1))
+            sleep 0.1
+        done
+    done
+}
+
+kill_what_is_left_of() {
+    for process in $1; do
+        if runs "$process"; then kill -KILL "${process%:*}" 2>/dev/null || true; fi
+    done
+}
+
+remove_leftovers() {
+    if running_pid >/dev/null; then return 0; fi # somebody has started it again meanwhile
+    rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address"
+    for socket in "$run_dir"/worker_*.sock "$run_dir/metrics.sock" "$run_dir/http.sock"; do
+        if [ -S "$socket" ]; then rm -f "$socket"; fi
+    done
+}
+
+if [ -d "$run_dir" ] && [ ! -x "$run_dir" ]; then
+    fail "$run_dir belongs to another user; try: sudo ./stop.sh"
+fi
+if ! gateway=$(running_pid); then
+    if read -r pid 2>/dev/null <"$run_dir/gateway.pid" && [ -d "/proc/$pid" ] && [ ! -r "/proc/$pid/fd" ]; then
+        fail "process $pid, which may be the gateway, belongs to another user; try: sudo ./stop.sh"
+    fi
+    remove_leftovers
+    say "nothing runs in $run_dir"
+    exit 0
+fi
+
+drain_ms=$(tr '\0' '\n' <"/proc/$gateway/environ" | sed -n 's/^FAAS_DRAIN_MS=//p')
+family=$(tree "$gateway")
+head=$(echo "$family" | head -n 1)
+kill -TERM "$gateway" 2>/dev/null || [ ! -d "/proc/$gateway" ] ||
+    fail "process $gateway belongs to another user; try: sudo ./stop.sh"
+if ! wait_for_end_of "$((${drain_ms:-10000} / 100 + drain_grace))" "$head"; then
+    say "process $gateway has not ended in time and is killed"
+    family="$family $(tree "$gateway")"
+    kill_what_is_left_of "$head"
+fi
+# Workers whose gateway is gone kill what they run and end.
+if ! wait_for_end_of "$workers_wait" "$family"; then
+    kill_what_is_left_of "$family"
+    wait_for_end_of "$workers_wait" "$family" || fail "some of these processes do not end: $family"
+fi
+remove_leftovers
+say "stopped process $gateway"

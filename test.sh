@@ -1,0 +1,194 @@
+#!/bin/sh
+# Runs all tests: cargo's, and then the seed's curl and sqlite3 commands against an instance of its own, which has its
+# own port, registry and run dir, so that one that is running is left alone. The last line is the result, such as
+# "120 passed, 0 failed". What cannot run here for lack of a program is named and counted as skipped; where CI=true or
+# FAAS_TEST_STRICT=1 it counts as failed.
+# The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
+! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
+set -eu
+cd "$(dirname "$(readlink -f "$0")")"
+
+passed=0 failed=0 skipped=0
+strict=${FAAS_TEST_STRICT:-0}
+[ "${CI-}" != true ] || strict=1
+appears_max=50 # tenths of a second until a change of the registry must be in service
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Counts one test that was not run, named $1, for the reason $2.
+skip() {
+    echo "skipped: $1: $2"
+    if [ "$strict" = 1 ]; then failed=$((failed + 1)); else skipped=$((skipped + 1)); fi
+}
+
+# Counts one check, named $1: does the text $3 match the shell pattern $2?
+check() {
+    # shellcheck disable=SC2254 # it is a pattern
+    case $3 in
+    $2)
+        echo "ok: $1"
+        passed=$((passed + 1))
+        ;;
+    *)
+        printf 'FAILED: %s\n  expected: %s\n  got:      %s\n' "$1" "$2" "$3"
+        failed=$((failed + 1))
+        ;;
+    esac
+}
+
+# Prints status and body of the answer to a request for the path $1; what follows are options of curl.
+request() {
+    path=$1
+    shift
+    : >"$work/body"
+    curl -sS --max-time 60 -o "$work/body" -w '%{http_code} ' "$@" "$url$path" 2>&1 || true
+    cat "$work/body"
+}
+
+# Like check, for a request that is repeated until its answer matches: check_soon NAME PATTERN PATH [CURL OPTION...]
+check_soon() {
+    name=$1 pattern=$2 tries=0
+    shift 2
+    while :; do
+        answer=$(request "$@")
+        tries=$((tries + 1))
+        # shellcheck disable=SC2254 # it is a pattern
+        case $answer in $pattern) break ;; esac
+        [ "$tries" -lt "$appears_max" ] || break
+        sleep 0.1
+    done
+    check "$name" "$pattern" "$answer"
+}
+
+# Ends the instance and prints the result, however this script ends.
+# shellcheck disable=SC2317 # reached by the trap below
+leave() {
+    code=$?
+    [ ! -e "$work/run/gateway.pid" ] || ./stop.sh >"$work/stop.log" 2>&1 || cat "$work/stop.log"
+    rm -rf "$work"
+    [ "$code" = 0 ] || [ "$failed" != 0 ] || failed=1
+    if [ "$skipped" = 0 ]; then
+        echo "$passed passed, $failed failed"
+    else
+        echo "$passed passed, $failed failed, $skipped skipped"
+    fi
+    [ "$failed" = 0 ] || exit 1
+}
+
+# Adds up what cargo test says of its test programs. Tests that cannot run here append "NAME: REASON" to the file
+# FAAS_TEST_SKIPS and end as if they had passed.
+run_cargo_tests() {
+    echo "running cargo test"
+    result=0
+    FAAS_TEST_SKIPS=$work/skips cargo test --locked --no-fail-fast >"$work/cargo.log" 2>&1 || result=$?
+    sums=$(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$work/cargo.log" |
+        awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
+    passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
+    if [ "$result" != 0 ]; then
+        cat "$work/cargo.log"
+        # It did not compile, or a test program did not reach its end.
+        [ "${sums#* }" != 0 ] || failed=$((failed + 1))
+    fi
+    passed=$((passed - $(wc -l <"$work/skips")))
+    sed -n 's/^test \(.*\) \.\.\. ignored.*/\1: marked as ignored/p' "$work/cargo.log" >>"$work/skips"
+    while read -r line; do skip "${line%%: *}" "${line#*: }"; done <"$work/skips"
+}
+
+start_own_instance() {
+    # No setting of the caller's may leak into the instance.
+    for name in $(env | sed -n 's/^\(FAAS_[A-Z_]*\)=.*/\1/p') PORT; do
+        unset "$name"
+    done
+    export FAAS_PORT=0 FAAS_HOST=127.0.0.1 FAAS_DB="$work/registry.db" FAAS_RUN_DIR="$work/run" FAAS_MODULE_ROOT="$PWD"
+    if FAAS_INSTALL=0 ./start.sh >"$work/start.log" 2>&1; then
+        url=http://$(cat "$work/run/gateway.address")
+        return 0
+    fi
+    cat "$work/start.log"
+    return 1
+}
+
+test_php() {
+    check 'POST /api/hello greets Alice' '200 *"message":"Hello, Alice!"*' \
+        "$(request /api/hello -X POST -H 'Content-Type: application/json' -d '{"name":"Alice"}')"
+    check 'POST /api/hello refuses what is not JSON' '400 *"error":"the body is not JSON*' \
+        "$(request /api/hello -X POST -H 'Content-Type: application/json' -d '{"name":')"
+    check 'GET /api/info tells of its request' '200 *"method":"GET","path":"/api/info","query":"a=1"*' \
+        "$(request '/api/info?a=1')"
+}
+
+# Sends the picture $2 and looks into the PNG that comes back: its signature, and the width and height in its header.
+check_resize() {
+    answer=$(request /resize -X POST -H 'Content-Type: application/json' -d "{\"image\":\"$2\",\"width\":800}")
+    check "POST /resize scales a $1" '200 *"width":800,"height":600}' "$answer"
+    header=$(echo "$answer" | sed -n 's/.*"image":"\([^"]*\)".*/\1/p' | base64 -d | od -A n -t x1 -N 24 | tr -d ' \n')
+    check "POST /resize turns a $1 into a PNG of 800 x 600" 89504e470d0a1a0a0000000d494844520000032000000258 "$header"
+}
+
+test_wasm() {
+    check 'GET /ping answers' '200 {"pong":true}' "$(request /ping)"
+    # Both pictures are 8 x 6 pixels.
+    check_resize PNG "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAIklEQVR42mNkYGhQYGDARIwMGrgkAnBJVOCSWIBL4gR2CQAL\
+eAqfoX137QAAAABJRU5ErkJggg=="
+    check_resize JPEG "/9j/2wBDABAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBD/\
+wAALCAAGAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAA//EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AR//Z"
+    check "POST /resize refuses the seed's placeholder" '400 *"error":*base64*' \
+        "$(request /resize -X POST -H 'Content-Type: application/json' -d '{"image":"base64data...","width":800}')"
+}
+
+# The seed's INSERT to the letter but for runtime and module: the seed's module is a file that nobody has.
+insert_convert() {
+    sqlite3 "$FAAS_DB" << EOF || true # the check that follows tells
+INSERT INTO functions (k, v, updated) VALUES (
+  'POST:/api/convert',
+  '{"name":"imageConverter","runtime":"$1","module":"$2","handler":"convert","memory":512,"timeout":30}',
+  strftime('%s','now')
+);
+EOF
+}
+
+test_registry() {
+    check 'a path without a route answers 404' '404 *' "$(request /api/convert -X POST -d '{"format":"png"}')"
+    if have wasmer; then
+        insert_convert wasm "$PWD/functions/ping.wasm"
+        expected='200 {"pong":true}'
+    else
+        skip 'an INSERT of a WASM route' 'wasmer is not installed'
+        insert_convert native "$PWD/functions/env.sh"
+        expected='200 method POST*'
+    fi
+    check_soon 'an INSERT puts a route into service' "$expected" /api/convert -X POST -d '{"format":"png"}'
+    sqlite3 "$FAAS_DB" << EOF || true # the check that follows tells
+UPDATE functions
+SET v='{"module":"$PWD/functions/env.sh","name":"env","runtime":"native"}',
+    updated=strftime('%s','now')
+WHERE k='POST:/resize';
+EOF
+    check_soon 'an UPDATE changes what a route runs' '200 method POST*path /resize*query a=1*' '/resize?a=1' -X POST
+    sqlite3 "$FAAS_DB" "DELETE FROM functions WHERE k='POST:/api/convert'" || true
+    check_soon 'a DELETE takes a route out of service' '404 *' /api/convert -X POST -d '{"format":"png"}'
+}
+
+for folder in "${HOME-}/.cargo/bin" "${HOME-}/.wasmer/bin"; do
+    if [ -d "$folder" ]; then PATH=$PATH:$folder; fi
+done
+export PATH
+
+work=$(mktemp -d)
+trap leave EXIT
+trap 'exit 1' HUP INT TERM
+touch "$work/skips"
+
+./start.sh --prepare
+run_cargo_tests
+if ! have curl; then
+    skip "the seed's curl commands" 'curl is not installed'
+elif ! start_own_instance; then
+    failed=$((failed + 1))
+else
+    if have php; then test_php; else skip "the seed's PHP functions" 'php is not installed'; fi
+    if have wasmer; then test_wasm; else skip "the seed's WASM functions" 'wasmer is not installed'; fi
+    if have sqlite3; then test_registry; else skip "the seed's sqlite3 commands" 'sqlite3 is not installed'; fi
+    check 'stop.sh stops the instance' 'stop.sh: stopped process *' "$(./stop.sh 2>&1)"
+    check 'stop.sh leaves nothing but the log' gateway.log "$(ls "$FAAS_RUN_DIR")"
+fi

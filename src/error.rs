@@ -88,6 +88,12 @@ pub enum Error {
     MemoryExceeded {
         memory_mib: u64,
     },
+    ScratchExceeded {
+        scratch_mib: u64,
+    },
+    TooManyProcesses {
+        max: usize,
+    },
     CgiMalformed(String),
     AnswerTooLarge {
         max: u64,
@@ -152,6 +158,8 @@ impl Error {
             | Error::Exited { .. }
             | Error::Signaled { .. }
             | Error::MemoryExceeded { .. }
+            | Error::ScratchExceeded { .. }
+            | Error::TooManyProcesses { .. }
             | Error::Setting { .. }
             | Error::Usage(_)
             | Error::AlreadyRuns { .. }
@@ -231,6 +239,8 @@ impl Error {
             Error::Exited { .. } => "function-exited",
             Error::Signaled { .. } => "function-signaled",
             Error::MemoryExceeded { .. } => "memory-limit",
+            Error::ScratchExceeded { .. } => "scratch-limit",
+            Error::TooManyProcesses { .. } => "process-limit",
             Error::CgiMalformed(_) => "cgi-malformed",
             Error::AnswerTooLarge { .. } => "answer-too-large",
             Error::WorkerLost { .. } => "worker-lost",
@@ -289,6 +299,13 @@ impl fmt::Display for Error {
             Error::MemoryExceeded { memory_mib } => {
                 write!(f, "the function used more than its memory limit of {memory_mib} MiB")
             }
+            Error::ScratchExceeded { scratch_mib } => {
+                write!(
+                    f,
+                    "the function wrote more to its scratch folder than its limit of {scratch_mib} MiB, or too many files"
+                )
+            }
+            Error::TooManyProcesses { max } => write!(f, "the function had more than {max} processes"),
             Error::CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
             Error::AnswerTooLarge { max } => write!(f, "the answer is larger than {max} bytes (FAAS_ANSWER_MAX)"),
             Error::WorkerLost { worker } => {

@@ -7,6 +7,7 @@ pub mod log;
 pub mod orphans;
 pub mod procfs;
 pub mod protocol;
+pub mod sandbox;
 pub mod scheduler_config;
 pub mod settings;
 pub mod sys;

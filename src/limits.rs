@@ -127,6 +127,8 @@ pub const TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 pub const TIMEOUT_S_DEFAULT: u64 = 30;
 /// Invocations of one function at once, over all workers; the default is no limit but the slots.
 pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
+/// Paths in `write`; each costs a system call per invocation.
+pub const WRITE_PATHS_MAX: usize = 64;
 /// Variables in `env`.
 pub const ENV_VARIABLES_MAX: usize = 256;
 
@@ -147,6 +149,8 @@ pub const QUEUE_TIMEOUT_MS_DEFAULT: u64 = 5000;
 pub const RETRY_AFTER_S: RangeInclusive<u64> = 1..=60;
 /// A worker measures itself and reports this often (the C original's figure).
 pub const METRICS_PERIOD: Duration = Duration::from_millis(500);
+/// Processes that a worker measures as its load, itself included.
+pub const TREE_PROCESSES_MAX: usize = 4096;
 /// A worker whose last sample is older is chosen only when no other is left: four reports were missed.
 pub const SAMPLE_STALE: Duration = Duration::from_secs(2);
 /// A worker whose last sample is older is taken for hung, killed and started again.
@@ -173,13 +177,19 @@ pub const LINK_STALL_MAX: Duration = Duration::from_secs(10);
 
 // ---- Invocations ------------------------------------------------------------------------------------------------
 
-/// Memory of an invocation's processes is summed this often.
-pub const MEMORY_SAMPLE_PERIOD: Duration = Duration::from_millis(100);
+/// An invocation's memory, processes and scratch folder are looked at this often; the first time after
+/// [`SAMPLE_FIRST`], then after twice that and so on, since a fork bomb grows fastest at the beginning.
+pub const SAMPLE_FIRST: Duration = Duration::from_millis(10);
+pub const SAMPLE_PERIOD: Duration = Duration::from_millis(100);
 /// Above `memory` the kernel refuses more (RLIMIT_DATA) only after this many MiB of grace, so that it is the sampled
 /// sum that ends an invocation, with a clear answer, and the refusal is the backstop for what grows between samples.
 pub const MEMORY_GRACE_MIB: u64 = 32;
 /// `wasmer run` hangs for ever, without an error, when its data limit is 16 MiB; 64 starts it with room to spare.
 pub const MEMORY_FLOOR_WASM_MIB: u64 = 64;
+/// How long the compilation of a WASM module may take; a module of 10 MB takes about 10 s.
+pub const COMPILE_MAX: Duration = Duration::from_secs(60);
+/// Compiled modules that are kept; the oldest goes first.
+pub const WASM_CACHE_MAX: usize = 256;
 /// Open files of a function's process.
 pub const FUNCTION_FILES_MAX: u64 = 256;
 /// Bytes of an opening CGI block; without an empty line by then the output has none.
@@ -187,15 +197,25 @@ pub const CGI_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of stderr that one invocation may put into the log, and of one line; the rest is counted and dropped.
 pub const STDERR_BYTES_MAX: usize = 64 * 1024;
 pub const STDERR_LINE_BYTES_MAX: usize = 2048;
-/// Processes of one invocation that are looked at when memory is summed; more are not, so that a fork bomb cannot make
-/// the measurement itself a load.
-pub const TREE_PROCESSES_MAX: usize = 1024;
 /// Output of a function that does not stream is held back this long, in the hope that the function ends meanwhile and
 /// output and verdict can go out in one piece. It spares the gateway a wake-up on nearly every call.
 pub const OUTPUT_HOLD: Duration = Duration::from_millis(2);
 /// Bytes that a pipe can hold at most without privileges (/proc/sys/fs/pipe-max-size), and so what a function that has
 /// ended can have left behind in its stdout.
 pub const PIPE_BYTES_MAX: usize = 1 << 20;
+/// MiB that an invocation may have in its scratch folder, default and range of the descriptor's `scratch`.
+pub const SCRATCH_MIB: RangeInclusive<u64> = 0..=65_536;
+pub const SCRATCH_MIB_DEFAULT: u64 = 256;
+/// Files and folders in it: what takes no blocks, but inodes and time to remove.
+pub const SCRATCH_ENTRIES_MAX: u64 = 16_384;
+/// Looks at a folder that is being removed. Each empties one level, moving the next one up; a level costs a function at
+/// least a system call, so it can be made far deeper than any use, and this is deeper than it can get between two samples.
+pub const SCRATCH_LOOKS_MAX: u64 = 1_000_000;
+/// Processes of one invocation; more than that is taken for a fork bomb.
+pub const FUNCTION_PROCESSES_MAX: usize = 256;
+/// Processes and threads of all functions together, where they have a user of their own (RLIMIT_NPROC counts by user):
+/// what a fork bomb can reach before it is found.
+pub const USER_PROCESSES_MAX: u64 = 1024;
 /// How long the kernel may take to end a killed process before that is worth a line in the log.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -4,7 +4,6 @@
 
 use std::fs;
 
-use crate::limits::TREE_PROCESSES_MAX;
 use crate::sys::{self, Pid};
 
 /// The children of one thread of this process. Orphans that a subreaper inherits become children of its first thread,
@@ -32,16 +31,15 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
 }
 
-/// A process and all that descend from it, at most [`TREE_PROCESSES_MAX`].
-pub fn tree(root: Pid) -> Vec<Pid> {
+/// A process and those that descend from it; the walk ends when there are more than `processes_max`, so that a fork bomb
+/// cannot make the look at it a load of its own.
+pub fn tree(root: Pid, processes_max: usize) -> Vec<Pid> {
     let mut found = vec![root];
     let mut next = 0;
-    while next < found.len() && found.len() < TREE_PROCESSES_MAX {
-        for child in children(found[next]) {
-            if !found.contains(&child) {
-                found.push(child);
-            }
-        }
+    while next < found.len() && found.len() <= processes_max {
+        // A process that loses its parent meanwhile can come up twice.
+        let new: Vec<Pid> = children(found[next]).into_iter().filter(|child| !found.contains(child)).collect();
+        found.extend(new);
         next += 1;
     }
     found
@@ -108,7 +106,7 @@ mod tests {
             Command::new("sh").args(["-c", "sleep 60 & echo; wait"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut byte = [0];
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut byte).unwrap();
-        let found = tree(shell.id() as Pid);
+        let found = tree(shell.id() as Pid, 10);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(children(std::process::id() as Pid).contains(&(shell.id() as Pid)));
         assert_eq!(parent_of(found[1]), Some(found[0]));

@@ -3,6 +3,7 @@
 //! The gateway's environment is handed to its workers as it is, so one table serves both. A value that cannot be used
 //! stops the start with one line that names the variable, the value and what it must be.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -21,6 +22,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
     ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
     ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),
+    ("FAAS_USER", "nobody", "whom functions run as, where the gateway runs as root"),
     ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
     ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
     ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),
@@ -44,6 +46,8 @@ pub struct Settings {
     pub db: PathBuf,
     pub run_dir: PathBuf,
     pub module_root: PathBuf,
+    /// FAAS_USER where it is set; sandbox.rs decides.
+    pub user: Option<String>,
     pub body_bytes_max: u64,
     pub answer_bytes_max: u64,
     pub spool_dir: PathBuf,
@@ -90,6 +94,7 @@ impl Settings {
             db,
             run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
             module_root,
+            user: get("FAAS_USER"),
             body_bytes_max: number("FAAS_BODY_MAX", limits::BODY_MAX_DEFAULT, 0..=1 << 40)?,
             answer_bytes_max: number("FAAS_ANSWER_MAX", limits::ANSWER_MAX_DEFAULT, 1..=1 << 40)?,
             spool_dir,
@@ -118,6 +123,19 @@ impl Settings {
     /// Where workers announce themselves and send their samples.
     pub fn metrics_socket(&self) -> PathBuf {
         self.run_dir.join("metrics.sock")
+    }
+
+    /// Where the scratch folders of all invocations lie: outside of the run dir, which functions may
+    /// not enter; one for each run dir, so that instances do not meet.
+    pub fn scratch_dir(&self) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        self.run_dir.hash(&mut hasher);
+        self.spool_dir.join(format!("faas-{}-{:016x}", crate::sys::own_uid(), hasher.finish()))
+    }
+
+    /// Where compiled WASM modules are kept as long as the gateway runs.
+    pub fn compiled_dir(&self) -> PathBuf {
+        self.scratch_dir().join("compiled")
     }
 
     /// The private socket between the front door and tiny_http.

@@ -395,11 +395,27 @@ pub struct Spawn<'a> {
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
+    /// How a function is confined; `None` for a program of ours.
+    pub confinement: Option<Confinement<'a>>,
+}
+
+/// What keeps a function in its place. It also dies with the thread that spawns it, collects its own orphans (orphans.rs),
+/// gains no privileges by executing anything, and dumps no core.
+pub struct Confinement<'a> {
+    /// The program to execute, already open, where its path may lie in a folder that the new user may not enter. It must
+    /// be a binary, no script.
+    pub program_file: Option<BorrowedFd<'a>>,
     /// RLIMIT_DATA in bytes: what is writable and private (setrlimit(2)).
-    pub data_bytes_max: Option<u64>,
-    pub open_files_max: Option<u64>,
-    /// A function: dies with the thread that spawns it, collects its own orphans, gains no privileges, dumps no core.
-    pub confined: bool,
+    pub data_bytes_max: u64,
+    pub open_files_max: u64,
+    /// Processes and threads of its user, all together; root is exempt (setrlimit(2)).
+    pub processes_max: Option<u64>,
+    /// The user and group to become, without any other group. Without one it keeps our user, but none of its privileges.
+    pub user: Option<(u32, u32)>,
+    /// A Landlock ruleset, see [`landlock_ruleset`].
+    pub landlock: Option<BorrowedFd<'a>>,
+    /// Forbids all sockets but Unix ones.
+    pub cut_network: bool,
 }
 
 /// A new child process.
@@ -499,6 +515,27 @@ struct Birth<'a> {
     errno: c_int,
 }
 
+/// One system call of the child; a failure is a return with the step's name. The calls take integers, or pointers to
+/// memory that the parent keeps alive meanwhile, and all may be made between vfork and exec in a process with threads.
+macro_rules! try_step {
+    ($step:literal, $call:expr) => {
+        // SAFETY: see the macro's comment.
+        if unsafe { $call } < 0 {
+            return $step;
+        }
+    };
+}
+
+/// The same in a function that returns a Result.
+macro_rules! try_confine {
+    ($step:literal, $call:expr) => {
+        // SAFETY: see the comment of try_step.
+        if unsafe { $call } < 0 {
+            return Err($step);
+        }
+    };
+}
+
 /// The child's life until its exec. It shares our memory: no allocation, no lock, no panic, system calls only.
 extern "C" fn child_main(argument: *mut c_void) -> c_int {
     // SAFETY: the argument is the Birth in spawn's frame, which nobody else touches while the parent's thread waits.
@@ -514,43 +551,35 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
 /// Does not return where all goes well; else names the step that failed, with errno set.
 fn child_steps(birth: &Birth<'_>) -> &'static str {
     let plan = birth.plan;
-    // SAFETY (the whole function): each call takes integers, or pointers to memory that the parent keeps alive; all of
-    // them are on the list of what may be called between vfork and exec in a process with threads.
-    macro_rules! try_step {
-        ($step:literal, $call:expr) => {
-            if unsafe { $call } < 0 {
-                return $step;
-            }
-        };
-    }
     try_step!("start a session", libc::setsid());
+    if let Some(confinement) = &plan.confinement
+        && let Err(step) = give_up_files_and_network(confinement)
+    {
+        return step;
+    }
     try_step!("set stdin", libc::dup2(plan.stdin.as_raw_fd(), 0));
     try_step!("set stdout", libc::dup2(plan.stdout.as_raw_fd(), 1));
     try_step!("set stderr", libc::dup2(plan.stderr.as_raw_fd(), 2));
-    try_step!("close other descriptors", libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32));
+    let mut first_to_close = 3;
+    let program_file = plan.confinement.as_ref().and_then(|confinement| confinement.program_file);
+    if let Some(file) = program_file {
+        // Closed by the exec itself. dup3 refuses to copy a descriptor onto itself, which then needs nothing.
+        if file.as_raw_fd() != 3 {
+            try_step!("open the program", libc::dup3(file.as_raw_fd(), 3, libc::O_CLOEXEC));
+        }
+        first_to_close = 4;
+    }
+    try_step!("close other descriptors", libc::syscall(libc::SYS_close_range, first_to_close, u32::MAX, 0u32));
+    if let Some(confinement) = &plan.confinement
+        && let Err(step) = give_up_privileges(confinement, birth.parent)
+    {
+        return step;
+    }
+    // As the user that the function runs as, since what that may not enter it shall not stand in.
     if let Some(folder) = plan.folder {
         try_step!("enter the working folder", libc::chdir(folder.as_ptr()));
     }
-    if let Some(bytes) = plan.data_bytes_max {
-        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-        try_step!("limit its memory", libc::setrlimit(libc::RLIMIT_DATA, &raw const limit));
-    }
-    if let Some(files) = plan.open_files_max {
-        let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
-        try_step!("limit its open files", libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit));
-    }
-    if plan.confined {
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        try_step!("forbid core files", libc::setrlimit(libc::RLIMIT_CORE, &raw const none));
-        try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-        try_step!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
-        try_step!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
-        // The parent may have died before the prctl: then no signal will ever come.
-        if unsafe { libc::getppid() } != birth.parent {
-            return "find its parent alive";
-        }
-    }
-    // SAFETY: all-zero is a valid sigset and sigaction (SIG_DFL is 0).
+    // SAFETY: all-zero is a valid sigset and sigaction (SIG_DFL is 0); the rest are pointers to what the parent keeps.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
         for signal in SIGNALS_TO_DEFAULT {
@@ -559,10 +588,166 @@ fn child_steps(birth: &Birth<'_>) -> &'static str {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        libc::execve(plan.program.as_ptr(), birth.arguments, birth.environment);
+        match program_file {
+            Some(_) => {
+                let (arguments, environment) = (birth.arguments, birth.environment);
+                libc::syscall(libc::SYS_execveat, 3, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH);
+            }
+            None => {
+                libc::execve(plan.program.as_ptr(), birth.arguments, birth.environment);
+            }
+        }
     }
     "execute"
 }
+
+/// Landlock and seccomp: before other descriptors are closed, since the ruleset is one. Both want no_new_privs.
+fn give_up_files_and_network(confinement: &Confinement<'_>) -> std::result::Result<(), &'static str> {
+    try_confine!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    if let Some(ruleset) = confinement.landlock {
+        let call = libc::SYS_landlock_restrict_self;
+        try_confine!("restrict its files", libc::syscall(call, ruleset.as_raw_fd(), 0u32));
+    }
+    if confinement.cut_network {
+        let program = libc::sock_fprog { len: NO_NETWORK.len() as u16, filter: NO_NETWORK.as_ptr().cast_mut() };
+        let call = libc::SYS_seccomp;
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        try_confine!("cut its network", libc::syscall(call, mode, 0u32, &raw const program));
+    }
+    Ok(())
+}
+
+/// Limits, user, capabilities, and what dies with whom. The raw system calls are on purpose: glibc's setuid and its like
+/// also change all threads of the process, which here are still the parent's.
+fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result::Result<(), &'static str> {
+    let limit = |max| libc::rlimit { rlim_cur: max, rlim_max: max };
+    let (data, files) = (limit(confinement.data_bytes_max), limit(confinement.open_files_max));
+    let none = limit(0);
+    try_confine!("limit its memory", libc::setrlimit(libc::RLIMIT_DATA, &raw const data));
+    try_confine!("limit its open files", libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files));
+    try_confine!("forbid core files", libc::setrlimit(libc::RLIMIT_CORE, &raw const none));
+    if let Some((user, group)) = confinement.user {
+        try_confine!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
+        try_confine!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));
+        try_confine!("change its user", libc::syscall(libc::SYS_setresuid, user, user, user));
+    }
+    // After the change of user: before it, being over the limit already would make the exec fail.
+    if let Some(processes_max) = confinement.processes_max {
+        let processes = limit(processes_max);
+        try_confine!("limit its processes", libc::setrlimit(libc::RLIMIT_NPROC, &raw const processes));
+    }
+    // Version 3 of the interface, 64 capabilities in two parts, all of them off. With no_new_privs none comes back.
+    let header = [0x2008_0522u32, 0];
+    let no_capabilities = [0u32; 6];
+    let (header, none) = (header.as_ptr(), no_capabilities.as_ptr());
+    try_confine!("give up capabilities", libc::syscall(libc::SYS_capset, header, none));
+    try_confine!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    // After the change of user, which clears it.
+    try_confine!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
+    // The parent may have died before the prctl: then no signal will ever come.
+    // SAFETY: getppid takes nothing.
+    if unsafe { libc::getppid() } != parent {
+        return Err("find its parent alive");
+    }
+    Ok(())
+}
+
+// ---- What the kernel lets a process give up -----------------------------------------------------------------------
+
+/// The version of Landlock that the kernel has; 0 where it has none or it is switched off (landlock(7)).
+pub fn landlock_version() -> u32 {
+    const VERSION_ONLY: u32 = 1;
+    // SAFETY: with this flag the kernel reads nothing.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION_ONLY) };
+    version.max(0) as u32
+}
+
+/// Rights of Landlock: numbers from linux/landlock.h.
+mod landlock {
+    pub const WRITE_FILE: u64 = 1 << 1;
+    pub const TRUNCATE: u64 = 1 << 14;
+    /// Remove, make and rename, in a folder: bits 4 (REMOVE_DIR) to 13 (REFER).
+    pub const IN_FOLDER: u64 = ((1 << 14) - 1) & !((1 << 4) - 1);
+    pub const BIND_AND_CONNECT_TCP: u64 = 0b11;
+    /// Abstract Unix sockets and signals stay within.
+    pub const SCOPES: u64 = 0b11;
+}
+
+/// A Landlock ruleset: whoever is restricted by it reads what its user may, but writes, makes, removes and renames only
+/// beneath `folders` and writes to `files`; sends signals, and connects to abstract Unix sockets, only among its own; and
+/// with `cut_network` neither binds nor connects TCP. `version` is [`landlock_version`]'s; what it lacks is left out:
+/// truncation before 3, TCP before 4, signals before 6.
+pub fn landlock_ruleset(
+    version: u32,
+    folders: &[BorrowedFd<'_>],
+    files: &[BorrowedFd<'_>],
+    cut_network: bool,
+) -> io::Result<OwnedFd> {
+    let refer = if version >= 2 { 0 } else { 1 << 13 };
+    let truncate = if version >= 3 { landlock::TRUNCATE } else { 0 };
+    let for_file = landlock::WRITE_FILE | truncate;
+    let for_folder = (for_file | landlock::IN_FOLDER) & !refer;
+    // struct landlock_ruleset_attr, of which older kernels know the beginning only.
+    let attributes = [for_folder, if cut_network { landlock::BIND_AND_CONNECT_TCP } else { 0 }, landlock::SCOPES];
+    let length = match version {
+        0..=3 => 8,
+        4..=5 => 16,
+        _ => 24,
+    };
+    // SAFETY: the kernel reads `length` bytes, at most those of the array.
+    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), length, 0u32) } as c_int;
+    // SAFETY: checked, so the kernel has just given us this descriptor; it is close-on-exec.
+    let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
+    let folders = folders.iter().map(|folder| (folder, for_folder));
+    for (object, rights) in folders.chain(files.iter().map(|file| (file, for_file))) {
+        // struct landlock_path_beneath_attr is packed: the rights, then the descriptor.
+        let mut rule = [0u8; 12];
+        rule[..8].copy_from_slice(&rights.to_ne_bytes());
+        rule[8..].copy_from_slice(&object.as_raw_fd().to_ne_bytes());
+        const PATH_BENEATH: c_int = 1;
+        let call = libc::SYS_landlock_add_rule;
+        // SAFETY: the kernel reads the twelve bytes of the rule.
+        let added = unsafe { libc::syscall(call, ruleset.as_raw_fd(), PATH_BENEATH, rule.as_ptr(), 0u32) };
+        check(added as c_int)?;
+    }
+    Ok(ruleset)
+}
+
+/// Whether [`Confinement::cut_network`] can be had on this kind of machine.
+pub const CAN_CUT_NETWORK: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+
+/// What seccomp calls this machine: linux/audit.h.
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+#[cfg(not(target_arch = "aarch64"))]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+
+const fn instruction(code: u32, k: u32, jump_true: u8, jump_false: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+/// The second calling convention of x86_64 sets this bit in its numbers.
+const X32_BIT: u32 = 0x4000_0000;
+
+/// seccomp(2): socket() may only make Unix sockets, io_uring, which could make others behind its back, is not there, and
+/// nobody calls by another machine's numbers. Offsets are those of struct seccomp_data: 0 number, 4 machine, 16 first
+/// argument (its lower half; both machines are little-endian).
+static NO_NETWORK: [libc::sock_filter; 10] = [
+    instruction(LOAD, 4, 0, 0),
+    instruction(IF_EQUAL, AUDIT_ARCH, 0, 7),
+    instruction(LOAD, 0, 0, 0),
+    instruction(IF_AT_LEAST, X32_BIT, 5, 0),
+    instruction(IF_EQUAL, libc::SYS_io_uring_setup as u32, 4, 0),
+    instruction(IF_EQUAL, libc::SYS_socket as u32, 0, 2),
+    instruction(LOAD, 16, 0, 0),
+    instruction(IF_EQUAL, libc::AF_UNIX as u32, 0, 1),
+    instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32, 0, 0),
+];
 
 #[cfg(test)]
 mod tests {
@@ -582,9 +767,15 @@ mod tests {
             stdin: null.as_fd(),
             stdout: writer.as_fd(),
             stderr: writer.as_fd(),
-            data_bytes_max: Some(64 << 20),
-            open_files_max: Some(32),
-            confined: true,
+            confinement: Some(Confinement {
+                program_file: None,
+                data_bytes_max: 64 << 20,
+                open_files_max: 32,
+                processes_max: None,
+                user: None,
+                landlock: None,
+                cut_network: false,
+            }),
         })?;
         drop(writer);
         let mut output = String::new();

@@ -47,6 +47,12 @@ pub struct Function {
     /// Empty where the descriptor has none.
     pub handler: String,
     pub memory_mib: u64,
+    /// Of its scratch folder.
+    pub scratch_mib: u64,
+    /// Absolute paths that it may write to, or beneath; relative ones are taken from the module root.
+    pub write: Vec<PathBuf>,
+    /// Whether it may use the network.
+    pub net: bool,
     pub timeout: Duration,
     /// Added to the environment of each invocation.
     pub env: Vec<(String, String)>,
@@ -85,6 +91,9 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
         },
         handler: fields.text("handler")?.unwrap_or("").to_string(),
         memory_mib: fields.whole("memory", limits::MEMORY_MIB, "MiB")?.unwrap_or(limits::MEMORY_MIB_DEFAULT),
+        scratch_mib: fields.whole("scratch", limits::SCRATCH_MIB, "MiB")?.unwrap_or(limits::SCRATCH_MIB_DEFAULT),
+        write: fields.texts("write")?.into_iter().map(|path| module_root.join(path)).collect(),
+        net: fields.truth("net")?.unwrap_or(true),
         timeout: Duration::from_secs(
             fields.whole("timeout", limits::TIMEOUT_S, "seconds")?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
         ),
@@ -182,6 +191,21 @@ impl Fields {
                 Err(fault(name, value, format_args!("one of {}", words.join(", "))))
             }
         }
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<&str>, String> {
+        let want = format_args!("an array of at most {} strings without NUL", limits::WRITE_PATHS_MAX);
+        let values = match self.get(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) if values.len() <= limits::WRITE_PATHS_MAX => values,
+            Some(other) => return Err(fault(name, other, want)),
+        };
+        let text = |value: &'_ Value| match value.as_str() {
+            Some(text) if !text.contains('\0') => Ok(()),
+            _ => Err(fault(name, value, want)),
+        };
+        values.iter().try_for_each(text)?;
+        Ok(values.iter().filter_map(Value::as_str).collect())
     }
 
     fn env(&self) -> Result<Vec<(String, String)>, String> {

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex};
 use super::head::Head;
 use super::request_id::request_id;
 use super::spool::Spool;
-use crate::error::Result;
 use crate::sys::EventFd;
 
 /// The field of the private request that carries the conversation's number.
@@ -80,21 +79,9 @@ pub struct Conversations {
 impl Conversations {
     /// Opens a conversation. It ends when the guard is dropped.
     ///
-    /// # Errors
-    /// [`crate::error::Error::Exhausted`] where no descriptor is left.
-    pub fn open(self: &Arc<Self>, head: Head, peer: SocketAddr, body: Spool) -> Result<OpenConversation> {
-        Ok(self.open_with(head, peer, body, Arc::new(EventFd::new()?)))
-    }
-
-    /// The same with an event of the caller's, which may serve one conversation after the other as long as it has not
-    /// been signalled: a connection makes it once, not for each of its requests.
-    pub fn open_with(
-        self: &Arc<Self>,
-        head: Head,
-        peer: SocketAddr,
-        body: Spool,
-        gone: Arc<EventFd>,
-    ) -> OpenConversation {
+    /// `gone` may serve one conversation after the other as long as it has not been signalled: a connection makes it once,
+    /// not for each of its requests.
+    pub fn open(self: &Arc<Self>, head: Head, peer: SocketAddr, body: Spool, gone: Arc<EventFd>) -> OpenConversation {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let conversation = Arc::new(Conversation {
             request_id: request_id(Some(&head)),

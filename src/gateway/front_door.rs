@@ -29,6 +29,8 @@ mod connection;
 mod patience;
 mod port_holder;
 #[cfg(test)]
+mod smuggling;
+#[cfg(test)]
 mod tests;
 mod turned_away;
 mod upstream;
@@ -58,6 +60,7 @@ use crate::sys::{self, EventFd, Watched, poll};
 pub struct Bounds {
     pub connections_max: usize,
     pub requests_max: usize,
+    pub turned_away_max: usize,
     pub head_deadline: Duration,
     pub idle_max: Duration,
     pub rate_min_bytes_per_s: u64,
@@ -71,6 +74,7 @@ impl Default for Bounds {
         Bounds {
             connections_max: limits::CONNECTIONS_MAX,
             requests_max: limits::REQUESTS_MAX,
+            turned_away_max: limits::TURNED_AWAY_MAX,
             head_deadline: limits::HEAD_DEADLINE,
             idle_max: limits::IDLE_MAX,
             rate_min_bytes_per_s: limits::RATE_MIN_BYTES_PER_S,
@@ -81,12 +85,18 @@ impl Default for Bounds {
     }
 }
 
+/// Its own, and the event by which its handler learns that the client has gone.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
+
 impl Bounds {
-    /// Takes on no more than the descriptors suffice for: half of them for connections, half for requests.
+    /// Takes on no more than the descriptors suffice for: half of them for requests, half for connections, with an eighth
+    /// of these for those that are turned away.
     fn fit(mut self, descriptors: u64) -> Bounds {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let half = descriptors.saturating_sub(limits::DESCRIPTORS_RESERVED) / 2;
-        self.connections_max = self.connections_max.min(half.max(1));
+        self.turned_away_max = self.turned_away_max.min((half / 8).max(1));
+        let connections = (half - half / 8) / DESCRIPTORS_PER_CONNECTION;
+        self.connections_max = self.connections_max.min(connections.max(1));
         self.requests_max = self.requests_max.min((half / limits::DESCRIPTORS_PER_REQUEST).max(1));
         self
     }
@@ -172,7 +182,7 @@ impl FrontDoor {
         let mut acceptor = Acceptor {
             door: &self.door,
             listener,
-            turned_away: TurnedAway::new(self.door.bounds.linger_max),
+            turned_away: TurnedAway::new(self.door.bounds.turned_away_max, self.door.bounds.linger_max),
             is_starved: false,
         };
         while !self.door.is_draining() {

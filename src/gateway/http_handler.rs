@@ -23,9 +23,10 @@ use super::scheduler::Scheduler;
 use super::spool::{Spool, SpoolArea};
 use super::worker_link::Failure;
 use crate::error::{Error, Result};
-use crate::limits::{HANDLER_IDLE_MAX, HANDLERS_KEPT, REQUESTS_MAX, RETRY_AFTER_S, TRIES_MAX};
+use crate::limits::{FUNCTION_PROCESSES_MAX, HANDLER_IDLE_MAX, HANDLERS_KEPT, REQUESTS_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
 use crate::protocol::worker_protocol::{End, Invocation, Verdict};
+use crate::sandbox::Sandbox;
 
 pub struct HttpHandler {
     pub kv: Arc<Kv>,
@@ -33,6 +34,8 @@ pub struct HttpHandler {
     pub conversations: Arc<Conversations>,
     pub spool_area: Arc<SpoolArea>,
     pub answer_bytes_max: u64,
+    /// How functions are boxed in, for /healthz.
+    pub sandbox: Sandbox,
     /// The public port, for SERVER_PORT.
     pub port: u16,
     pub threads: Threads,
@@ -250,6 +253,9 @@ impl HttpHandler {
             module: function.module.clone(),
             handler: function.handler.clone(),
             memory_mib: function.memory_mib,
+            scratch_mib: function.scratch_mib,
+            write: function.write.clone(),
+            net: function.net,
             timeout: function.timeout,
             stream: function.stream,
             environment: cgi::environment(&conversation.head, &meta)?,
@@ -278,7 +284,7 @@ impl HttpHandler {
         let is_ready = status == "ready";
         let text = json!({
             "status": status, "routes": self.kv.len(), "generation": self.kv.generation(),
-            "waiting": self.scheduler.waiting(), "workers": workers,
+            "waiting": self.scheduler.waiting(), "workers": workers, "functions": self.sandbox.describe(),
         });
         let mut answer = Answer::new(if is_ready { 200 } else { 503 });
         answer.add("Content-Type", "application/json");
@@ -323,6 +329,8 @@ fn verdict_to_error(end: &End, function: &Function) -> Option<Error> {
         Verdict::Signaled { signal } => Error::Signaled { signal },
         Verdict::TimedOut => Error::TimedOut { timeout_s: function.timeout.as_secs() },
         Verdict::MemoryExceeded => Error::MemoryExceeded { memory_mib: function.memory_mib },
+        Verdict::ScratchExceeded => Error::ScratchExceeded { scratch_mib: function.scratch_mib },
+        Verdict::TooManyProcesses => Error::TooManyProcesses { max: FUNCTION_PROCESSES_MAX },
         Verdict::ModuleMissing { path, cause } => Error::ModuleMissing { path, cause },
         Verdict::ModuleNotExecutable { path, cause } => Error::ModuleNotExecutable { path, cause },
         Verdict::RuntimeMissing { program, install } => Error::RuntimeMissing { program, install },

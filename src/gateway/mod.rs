@@ -47,6 +47,7 @@ use spool::SpoolArea;
 use supervisor::Supervisor;
 
 use crate::error::{Error, Result};
+use crate::sandbox::Sandbox;
 use crate::settings::Settings;
 use crate::{log, sys};
 
@@ -59,11 +60,15 @@ pub fn run(settings: Settings) -> Result<()> {
     let run_dir = RunDir::take(&settings)?;
     let open_files = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
+    let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
     let conversations = Arc::new(Conversations::default());
     let door = Arc::new(FrontDoor::open(&settings, conversations.clone(), spool_area.clone())?);
     let address = door.address();
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
+    let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
+    log!("gateway: functions run as {user}");
+    sandbox.remarks.iter().for_each(|remark| log!("gateway: {remark}"));
 
     let kv = Arc::new(Kv::new());
     let mut sync = Sync::new(&settings, kv.clone());
@@ -85,6 +90,7 @@ pub fn run(settings: Settings) -> Result<()> {
         conversations,
         spool_area,
         answer_bytes_max: settings.answer_bytes_max,
+        sandbox,
         port: address.port(),
         threads: Default::default(),
     });
@@ -174,6 +180,9 @@ impl Drop for RunDir<'_> {
         for path in [settings.metrics_socket(), settings.http_socket(), address_file(settings), settings.pid_file()] {
             let _ = std::fs::remove_file(path);
         }
+        // The workers have removed their own parts; what one that was killed has left, the next start removes.
+        let _ = std::fs::remove_dir_all(settings.compiled_dir());
+        let _ = std::fs::remove_dir(settings.scratch_dir());
         for id in 0..settings.workers {
             let _ = std::fs::remove_file(settings.worker_socket(id));
         }

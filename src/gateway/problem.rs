@@ -101,6 +101,8 @@ pub fn title(error: &Error) -> &'static str {
         Error::Exited { .. } => "Function failed",
         Error::Signaled { .. } => "Function ended by a signal",
         Error::MemoryExceeded { .. } => "Memory limit exceeded",
+        Error::ScratchExceeded { .. } => "Scratch limit",
+        Error::TooManyProcesses { .. } => "Process limit",
         Error::CgiMalformed(_) => "Malformed answer of the function",
         Error::AnswerTooLarge { .. } => "Answer too large",
         Error::WorkerLost { .. } => "Worker lost",

@@ -33,6 +33,12 @@ impl SpoolArea {
         Ok(Arc::new(area))
     }
 
+    /// Bytes in files right now.
+    #[cfg(test)]
+    pub fn bytes_used(&self) -> u64 {
+        self.bytes_used.load(Ordering::Relaxed)
+    }
+
     fn open_file(&self) -> std::io::Result<File> {
         OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(&self.folder)
     }
@@ -157,12 +163,12 @@ mod tests {
             spool.write(piece).unwrap();
         }
         assert!(spool.memory().is_none());
-        assert_eq!((spool.len(), area.bytes_used.load(Ordering::Relaxed)), (200_000, 200_000));
+        assert_eq!((spool.len(), area.bytes_used()), (200_000, 200_000));
         let mut back = vec![0; 200_000];
         assert_eq!(spool.file().unwrap().read_at(&mut back, 0).unwrap(), 200_000);
         assert_eq!(back, content);
         drop(spool);
-        assert_eq!(area.bytes_used.load(Ordering::Relaxed), 0);
+        assert_eq!(area.bytes_used(), 0);
     }
 
     #[test]
@@ -173,7 +179,7 @@ mod tests {
         let mut second = Spool::new(&area);
         assert!(matches!(second.write(&[2; 70_000]), Err(Error::SpoolFull)));
         drop((first, second));
-        assert_eq!(area.bytes_used.load(Ordering::Relaxed), 0);
+        assert_eq!(area.bytes_used(), 0);
         Spool::new(&area).write(&[3; 99_000]).unwrap();
     }
 

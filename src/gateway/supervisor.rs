@@ -156,9 +156,7 @@ impl Supervisor {
             stdin: null.as_fd(),
             stdout: std::io::stdout().as_fd(),
             stderr: std::io::stderr().as_fd(),
-            data_bytes_max: None,
-            open_files_max: None,
-            confined: false,
+            confinement: None,
         })
         .map_err(|error| Error::Exhausted { step: error.step, cause: error.cause })
     }

@@ -25,7 +25,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | a: length of the JSON, little-endian |
-//! | 4 | a | JSON object: request_id, function, runtime, module, handler (strings), memory_mib, timeout_ms (numbers), stream (bool) |
+//! | 4 | a | JSON object: request_id, function, runtime, module, handler (strings), memory_mib, scratch_mib, timeout_ms (numbers), stream, net (bools), write (array of strings) |
 //! | 4+a | 4 | b: length of the environment, little-endian |
 //! | 8+a | b | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ |
 //! | 8+a+b | rest | the request body, where it did not come as a descriptor |
@@ -37,7 +37,7 @@
 //! end, the JSON lacks a field or the environment does not end with a NUL. Whoever gets such a frame closes the connection.
 
 use std::ffi::CString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -123,6 +123,12 @@ pub struct Invocation {
     pub module: PathBuf,
     pub handler: String,
     pub memory_mib: u64,
+    /// Of its scratch folder.
+    pub scratch_mib: u64,
+    /// Absolute paths that it may write to, or beneath, besides its scratch folder.
+    pub write: Vec<PathBuf>,
+    /// Whether it may use the network.
+    pub net: bool,
     /// From the spawn on.
     pub timeout: Duration,
     /// Whether output is to be passed on as soon as it comes.
@@ -139,13 +145,17 @@ impl Invocation {
     /// # Errors
     /// [`Error::HeadTooLarge`] where environment and body do not fit into a frame.
     pub fn encode(&self, body: &[u8]) -> Result<Vec<u8>> {
+        let as_text = |path: &PathBuf| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
         let facts = json!({
             "request_id": self.request_id,
             "function": self.function,
             "runtime": self.runtime.as_str(),
-            "module": String::from_utf8_lossy(self.module.as_os_str().as_bytes()),
+            "module": as_text(&self.module),
             "handler": self.handler,
             "memory_mib": self.memory_mib,
+            "scratch_mib": self.scratch_mib,
+            "write": self.write.iter().map(as_text).collect::<Vec<_>>(),
+            "net": self.net,
             "timeout_ms": self.timeout.as_millis() as u64,
             "stream": self.stream,
         })
@@ -178,15 +188,21 @@ impl Invocation {
             facts[name].as_str().map(str::to_string).ok_or_else(|| malformed(&format!("{name} must be a string")))
         };
         let number = |name: &str| facts[name].as_u64().ok_or_else(|| malformed(&format!("{name} must be a number")));
+        let flag = |name: &str| facts[name].as_bool().ok_or_else(|| malformed(&format!("{name} must be a bool")));
+        let paths = facts["write"].as_array().ok_or_else(|| malformed("write must be an array"))?.iter();
+        let paths = paths.map(|path| path.as_str().map(PathBuf::from)).collect::<Option<Vec<_>>>();
         Ok(Invocation {
             request_id: text("request_id")?,
             function: text("function")?,
             runtime: Runtime::from_name(&text("runtime")?).ok_or_else(|| malformed("the runtime is unknown"))?,
-            module: PathBuf::from(std::ffi::OsString::from_vec(text("module")?.into_bytes())),
+            module: PathBuf::from(text("module")?),
             handler: text("handler")?,
             memory_mib: number("memory_mib")?,
+            scratch_mib: number("scratch_mib")?,
+            write: paths.ok_or_else(|| malformed("write must hold strings"))?,
+            net: flag("net")?,
             timeout: Duration::from_millis(number("timeout_ms")?),
-            stream: facts["stream"].as_bool().ok_or_else(|| malformed("stream must be a bool"))?,
+            stream: flag("stream")?,
             environment: split_environment(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?,
             body: body.to_vec(),
         })
@@ -218,6 +234,10 @@ pub enum Verdict {
     },
     TimedOut,
     MemoryExceeded,
+    /// Its scratch folder held more than it may.
+    ScratchExceeded,
+    /// It had more processes than any function needs.
+    TooManyProcesses,
     /// The function's process was never there.
     ModuleMissing {
         path: String,
@@ -255,6 +275,8 @@ impl End {
             Verdict::Signaled { signal } => json!({"verdict": "signaled", "signal": signal}),
             Verdict::TimedOut => json!({"verdict": "timed_out"}),
             Verdict::MemoryExceeded => json!({"verdict": "memory_exceeded"}),
+            Verdict::ScratchExceeded => json!({"verdict": "scratch_exceeded"}),
+            Verdict::TooManyProcesses => json!({"verdict": "too_many_processes"}),
             Verdict::ModuleMissing { path, cause } => {
                 json!({"verdict": "module_missing", "path": path, "cause": cause})
             }
@@ -282,6 +304,8 @@ impl End {
             Some("signaled") => Verdict::Signaled { signal: number("signal")? },
             Some("timed_out") => Verdict::TimedOut,
             Some("memory_exceeded") => Verdict::MemoryExceeded,
+            Some("scratch_exceeded") => Verdict::ScratchExceeded,
+            Some("too_many_processes") => Verdict::TooManyProcesses,
             Some("module_missing") => Verdict::ModuleMissing { path: text("path")?, cause: text("cause")? },
             Some("module_not_executable") => {
                 Verdict::ModuleNotExecutable { path: text("path")?, cause: text("cause")? }
@@ -306,6 +330,9 @@ mod tests {
             module: "/srv/hello.php".into(),
             handler: "main".into(),
             memory_mib: 128,
+            scratch_mib: 64,
+            write: vec!["/var/a".into()],
+            net: false,
             timeout: Duration::from_millis(30_000),
             stream: false,
             environment: vec![c"A=1".into(), CString::new(b"B=\xff\n".as_slice()).unwrap()],
@@ -353,6 +380,8 @@ mod tests {
             Verdict::Signaled { signal: 9 },
             Verdict::TimedOut,
             Verdict::MemoryExceeded,
+            Verdict::ScratchExceeded,
+            Verdict::TooManyProcesses,
             Verdict::ModuleMissing { path: text(), cause: text() },
             Verdict::ModuleNotExecutable { path: text(), cause: text() },
             Verdict::RuntimeMissing { program: text(), install: text() },

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use crate::limits::TREE_PROCESSES_MAX;
 use crate::procfs;
 use crate::scheduler_config::{IO_FULL_KB_PER_S, MEM_FULL_MIB};
 use crate::sys::{self, Pid};
@@ -63,7 +64,7 @@ impl MetricsReader {
 
 impl Counters {
     fn read(pid: Pid) -> Counters {
-        let processes = procfs::tree(pid);
+        let processes = procfs::tree(pid, TREE_PROCESSES_MAX);
         let sum = |figure: fn(Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum();
         Counters {
             at: Instant::now(),

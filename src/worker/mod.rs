@@ -18,6 +18,7 @@ mod metrics_sender;
 mod metrics_smoother;
 mod process;
 mod runtime;
+mod scratch;
 mod stderr_log;
 
 use std::ffi::CString;
@@ -31,9 +32,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use connection::Connection;
+use scratch::ScratchArea;
 
 use crate::error::{Error, Result};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
+use crate::sandbox::Sandbox;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Watched};
 use crate::{log, orphans};
@@ -48,8 +51,11 @@ enum Ending {
 struct Worker {
     settings: Settings,
     id: u32,
+    sandbox: Sandbox,
+    scratch_area: ScratchArea,
+    wasm_cache: runtime::WasmCache,
     null: File,
-    /// What functions see of our own environment: PATH, LANG, TZ, HOME, TMPDIR.
+    /// What functions see of our own environment: PATH, LANG, TZ, HOME.
     inherited_environment: Vec<CString>,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
@@ -69,8 +75,12 @@ struct Worker {
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let (lock, id) = take_id(&settings, id)?;
+    let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
     let worker = Arc::new(Worker {
         id,
+        sandbox: Sandbox::new(&settings)?,
+        scratch_area,
+        wasm_cache: runtime::WasmCache::new(settings.compiled_dir())?,
         null: process::open_null()?,
         inherited_environment: inherited_environment(),
         ending: OnceLock::new(),
@@ -95,6 +105,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     worker.accept(&listener);
     worker.wait_for_the_running();
     // Only now may another worker take this id: the socket's path is ours until then.
+    worker.scratch_area.remove();
     let _ = std::fs::remove_file(worker.settings.worker_socket(id));
     drop(lock);
     Ok(())
@@ -242,7 +253,7 @@ fn inherited_environment() -> Vec<CString> {
         let value = std::env::var_os(name)?;
         CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
     };
-    ["PATH", "LANG", "TZ", "HOME", "TMPDIR"].into_iter().filter_map(pair).collect()
+    ["PATH", "LANG", "TZ", "HOME"].into_iter().filter_map(pair).collect()
 }
 
 fn start_thread(name: &'static str, worker: &Arc<Worker>, body: impl FnOnce(&Worker) + Send + 'static) -> Result<()> {

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use std::ffi::CString;
@@ -18,13 +19,15 @@ use std::ffi::CString;
 use super::Worker;
 use super::connection::Connection;
 use super::runtime::{self, Command};
+use super::scratch::Scratch;
 use super::stderr_log::StderrLog;
 use crate::error::{Error, Result};
 use crate::limits::{
-    FUNCTION_FILES_MAX, KILL_WAIT_MAX, MEMORY_SAMPLE_PERIOD, OUTPUT_HOLD, PIPE_BYTES_MAX, SPOOL_MEMORY_MAX,
+    FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST,
+    SAMPLE_PERIOD, SPOOL_MEMORY_MAX, USER_PROCESSES_MAX,
 };
-use crate::protocol::worker_protocol::{End, Invocation, Kind, Runtime, Verdict};
-use crate::sys::{self, EndedHow, Spawn, SpawnError, Spawned, Watched};
+use crate::protocol::worker_protocol::{End, Invocation, Kind, Verdict};
+use crate::sys::{self, Confinement, EndedHow, Spawn, SpawnError, Spawned, Watched};
 use crate::{log, orphans, procfs};
 
 /// Runs an invocation and sends what comes of it.
@@ -34,12 +37,14 @@ use crate::{log, orphans, procfs};
 /// gone, and the connection is of no more use.
 pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
     let begun = Instant::now();
-    let end = match runtime::command(invocation) {
+    let prepared = worker.scratch_area.make(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"));
+    let prepared = prepared.and_then(|scratch| Ok((runtime::command(worker, invocation, scratch.path())?, scratch)));
+    let end = match prepared {
         Err(verdict) => End { verdict, spawn_us: 0, exec_us: 0 },
-        Ok(command) => {
+        Ok((command, scratch)) => {
             connection.push(Kind::Started, &[]);
             connection.send()?;
-            match Execution::begin(worker, invocation, &command, body) {
+            match Execution::begin(worker, invocation, &command, scratch, body) {
                 Err(verdict) => End { verdict, spawn_us: micros(begun.elapsed()), exec_us: 0 },
                 Ok(mut execution) => {
                     let spawned = Instant::now();
@@ -62,6 +67,7 @@ struct Execution<'a> {
     worker: &'a Worker,
     invocation: &'a Invocation,
     child: Spawned,
+    scratch: Scratch,
     /// What of the body has not been written yet, and the pipe's end; `None` when all is.
     stdin: Option<(PipeWriter, &'a [u8])>,
     stdout: Option<PipeReader>,
@@ -69,7 +75,8 @@ struct Execution<'a> {
     stderr_log: StderrLog<'a>,
     buffer: Vec<u8>,
     deadline: Instant,
-    next_memory_sample: Instant,
+    next_sample: Instant,
+    sample_pause: Duration,
     /// Until when output that is already in the outbox may wait there for company.
     hold_until: Option<Instant>,
     /// Why we have killed it, if we have.
@@ -83,6 +90,7 @@ impl<'a> Execution<'a> {
         worker: &'a Worker,
         invocation: &'a Invocation,
         command: &Command,
+        scratch: Scratch,
         body: Option<OwnedFd>,
     ) -> std::result::Result<Execution<'a>, Verdict> {
         let (stdin_for_child, stdin) = feed(&invocation.body, body).map_err(exhausted("make a pipe"))?;
@@ -90,7 +98,9 @@ impl<'a> Execution<'a> {
         let (stderr, stderr_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
         let folder = invocation.module.parent().map(|folder| folder.as_os_str().as_bytes());
         let folder = CString::new(folder.unwrap_or(b"/")).expect("descriptors are refused when they hold a NUL");
-        let environment = environment(worker, invocation);
+        let environment = environment(worker, invocation, command, &scratch);
+        let writable: Vec<&Path> = invocation.write.iter().map(PathBuf::as_path).chain([scratch.path()]).collect();
+        let ruleset = worker.sandbox.ruleset(&writable, !invocation.net).map_err(exhausted("make a ruleset"))?;
         let child = sys::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,
@@ -99,24 +109,31 @@ impl<'a> Execution<'a> {
             stdin: stdin_for_child.as_fd(worker),
             stdout: stdout_for_child.as_fd(),
             stderr: stderr_for_child.as_fd(),
-            data_bytes_max: Some(command.data_mib_max << 20),
-            open_files_max: Some(FUNCTION_FILES_MAX),
-            confined: true,
+            confinement: Some(Confinement {
+                program_file: command.program_file.as_ref().map(|file| file.as_fd()),
+                data_bytes_max: command.data_mib_max << 20,
+                open_files_max: FUNCTION_FILES_MAX,
+                processes_max: worker.sandbox.user.as_ref().map(|_| USER_PROCESSES_MAX),
+                user: worker.sandbox.user.as_ref().map(|user| (user.uid, user.gid)),
+                landlock: ruleset.as_ref().map(|ruleset| ruleset.as_fd()),
+                cut_network: !invocation.net && sys::CAN_CUT_NETWORK,
+            }),
         })
         .map_err(|error| refused(invocation, error))?;
         let now = Instant::now();
-        let marker = (invocation.runtime == Runtime::Php).then_some(runtime::PHP_MEMORY_EXHAUSTED);
         Ok(Execution {
             worker,
             invocation,
             child,
+            scratch,
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            stderr_log: StderrLog::new(&invocation.request_id, &invocation.function, marker),
+            stderr_log: StderrLog::new(&invocation.request_id, &invocation.function),
             buffer: vec![0; SPOOL_MEMORY_MAX],
             deadline: now + invocation.timeout,
-            next_memory_sample: now + MEMORY_SAMPLE_PERIOD,
+            next_sample: now + SAMPLE_FIRST,
+            sample_pause: SAMPLE_FIRST,
             hold_until: None,
             killed: None,
             reaped: false,
@@ -149,7 +166,7 @@ impl<'a> Execution<'a> {
     }
 
     fn next_wake(&self) -> Instant {
-        let wake = self.deadline.min(self.next_memory_sample);
+        let wake = self.deadline.min(self.next_sample);
         self.hold_until.map_or(wake, |hold| wake.min(hold))
     }
 
@@ -208,13 +225,30 @@ impl<'a> Execution<'a> {
         }
         if now >= self.deadline {
             self.kill(Verdict::TimedOut);
-        } else if now >= self.next_memory_sample {
-            if uses_more_than(self.child.pid, self.invocation.memory_mib << 20) {
-                self.kill(Verdict::MemoryExceeded);
+        } else if now >= self.next_sample {
+            if let Some(verdict) = self.excess() {
+                self.kill(verdict);
             }
-            self.next_memory_sample = Instant::now() + MEMORY_SAMPLE_PERIOD;
+            self.sample_pause = (2 * self.sample_pause).min(SAMPLE_PERIOD);
+            self.next_sample = Instant::now() + self.sample_pause;
         }
         Ok(())
+    }
+
+    /// What the invocation uses more of than it may, if anything. Proportional memory is dear to read; resident memory,
+    /// which is never less, is asked first.
+    fn excess(&self) -> Option<Verdict> {
+        let processes = procfs::tree(self.child.pid, FUNCTION_PROCESSES_MAX);
+        if processes.len() > FUNCTION_PROCESSES_MAX {
+            return Some(Verdict::TooManyProcesses);
+        }
+        let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
+        let memory_max = self.invocation.memory_mib << 20;
+        if sum(procfs::resident_bytes) > memory_max && sum(procfs::proportional_bytes) > memory_max {
+            return Some(Verdict::MemoryExceeded);
+        }
+        let is_over = self.scratch.holds_more_than(self.invocation.scratch_mib << 20);
+        is_over.then_some(Verdict::ScratchExceeded)
     }
 
     fn kill(&mut self, why: Verdict) {
@@ -293,8 +327,8 @@ impl<'a> Execution<'a> {
         let over_limit = ended.resident_kib_max > self.invocation.memory_mib * 1024;
         Ok(match ended.how {
             EndedHow::Exited(0) => Verdict::Exited { code: 0 },
-            // A process that failed after it had more than its share failed because the kernel gave it no more.
-            _ if over_limit || self.stderr_log.has_seen_marker() => Verdict::MemoryExceeded,
+            // A process that failed after it had more than its share, or says that it got no more, failed for that.
+            _ if over_limit || self.stderr_log.says_out_of_memory() => Verdict::MemoryExceeded,
             EndedHow::Exited(code) => Verdict::Exited { code },
             EndedHow::Signaled(signal) => Verdict::Signaled { signal },
         })
@@ -358,26 +392,19 @@ fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// The function's environment: what the gateway composed, the deadline, and of our own PATH, LANG, TZ, HOME and TMPDIR
-/// where the gateway's part does not name them.
-fn environment(worker: &Worker, invocation: &Invocation) -> Vec<CString> {
+/// The function's environment: what the gateway composed, the deadline, TMPDIR, what the runtime needs, and of our own
+/// PATH, LANG, TZ and HOME, where the gateway's part does not name them.
+fn environment(worker: &Worker, invocation: &Invocation, command: &Command, scratch: &Scratch) -> Vec<CString> {
     let deadline = SystemTime::now() + invocation.timeout;
     let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let own = CString::new(format!("FAAS_DEADLINE_MS={deadline_ms}")).expect("digits hold no NUL");
+    let own = [format!("FAAS_DEADLINE_MS={deadline_ms}"), format!("TMPDIR={}", scratch.path().display())];
+    let own = own.map(|pair| CString::new(pair).expect("neither digits nor paths hold a NUL"));
     let is_named = |pair: &CString| {
         let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
         invocation.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
     };
-    let inherited = worker.inherited_environment.iter().filter(|pair| !is_named(pair));
-    inherited.chain([&own]).chain(&invocation.environment).cloned().collect()
-}
-
-/// Whether a process and its descendants use more than `bytes_max` of proportional memory. Resident memory, which is
-/// cheaper to read and never less, is asked first.
-fn uses_more_than(main: sys::Pid, bytes_max: u64) -> bool {
-    let processes = procfs::tree(main);
-    let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
-    sum(procfs::resident_bytes) > bytes_max && sum(procfs::proportional_bytes) > bytes_max
+    let ours = worker.inherited_environment.iter().chain(&own).chain(&command.environment);
+    ours.filter(|pair| !is_named(pair)).chain(&invocation.environment).cloned().collect()
 }
 
 fn exhausted(step: &'static str) -> impl FnOnce(io::Error) -> Verdict {
@@ -395,7 +422,7 @@ fn refused(invocation: &Invocation, error: SpawnError) -> Verdict {
         ("execute", Some(libc::ENOEXEC)) => {
             not_executable("it is neither a program for this machine nor a script that begins with #!".into())
         }
-        // The module is there, it was looked at a moment ago.
+        // The module is there and may be entered and read; both were looked at a moment ago.
         ("execute", Some(libc::ENOENT)) => {
             not_executable("the interpreter that its first line names is not there".into())
         }

@@ -3,6 +3,16 @@
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
 use crate::log;
 
+/// What programs say when they get no more memory: PHP, Python, the C library, C++, Rust, and most others.
+const OUT_OF_MEMORY: [&str; 6] = [
+    "Allowed memory size of",
+    "MemoryError",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "memory allocation of",
+    "out of memory",
+];
+
 pub struct StderrLog<'a> {
     request_id: &'a str,
     function: &'a str,
@@ -10,15 +20,13 @@ pub struct StderrLog<'a> {
     line: Vec<u8>,
     logged_bytes: usize,
     dropped_bytes: usize,
-    /// Looked for in every line; see [`StderrLog::has_seen_marker`].
-    marker: Option<&'static str>,
-    seen_marker: bool,
+    says_out_of_memory: bool,
 }
 
 impl<'a> StderrLog<'a> {
-    pub fn new(request_id: &'a str, function: &'a str, marker: Option<&'static str>) -> StderrLog<'a> {
+    pub fn new(request_id: &'a str, function: &'a str) -> StderrLog<'a> {
         let line = Vec::new();
-        StderrLog { request_id, function, line, logged_bytes: 0, dropped_bytes: 0, marker, seen_marker: false }
+        StderrLog { request_id, function, line, logged_bytes: 0, dropped_bytes: 0, says_out_of_memory: false }
     }
 
     /// Takes bytes as they come.
@@ -50,9 +58,9 @@ impl<'a> StderrLog<'a> {
         }
     }
 
-    /// Whether a line held the marker.
-    pub fn has_seen_marker(&self) -> bool {
-        self.seen_marker
+    /// Whether the function has complained about memory. A guess, asked only of functions that failed.
+    pub fn says_out_of_memory(&self) -> bool {
+        self.says_out_of_memory
     }
 
     fn flush_line(&mut self) {
@@ -61,7 +69,7 @@ impl<'a> StderrLog<'a> {
         }
         let text = String::from_utf8_lossy(&self.line);
         let text = text.trim_end_matches(['\n', '\r']);
-        self.seen_marker |= self.marker.is_some_and(|marker| text.contains(marker));
+        self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
         log!("request={} function={} stderr: {text}", self.request_id, self.function);
         self.logged_bytes += self.line.len();
         self.line.clear();
@@ -74,21 +82,21 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_and_the_rest_is_counted() {
-        let mut log = StderrLog::new("r", "f", Some("needle"));
-        log.write(b"first nee");
+        let mut log = StderrLog::new("r", "f");
+        log.write(b"first Memory");
         assert_eq!(log.logged_bytes, 0);
-        log.write(b"dle\nsecond");
-        assert!(log.has_seen_marker());
-        assert_eq!((log.logged_bytes, log.line.as_slice()), (13, b"second".as_slice()));
+        log.write(b"Error\nsecond");
+        assert!(log.says_out_of_memory());
+        assert_eq!((log.logged_bytes, log.line.as_slice()), (18, b"second".as_slice()));
         log.write(&[b'x'; STDERR_BYTES_MAX]);
         assert_eq!(log.dropped_bytes, STDERR_BYTES_MAX);
         log.finish();
-        assert_eq!(log.logged_bytes, 19);
+        assert_eq!(log.logged_bytes, 24);
     }
 
     #[test]
     fn a_long_line_is_logged_in_parts() {
-        let mut log = StderrLog::new("r", "f", None);
+        let mut log = StderrLog::new("r", "f");
         log.write(&vec![b'x'; 3 * STDERR_LINE_BYTES_MAX + 1]);
         assert_eq!((log.logged_bytes, log.line.len()), (3 * STDERR_LINE_BYTES_MAX, 1));
     }

@@ -10,6 +10,8 @@ pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read filled it.
+    is_narrow: bool,
 }
 
 impl Buffer {
@@ -41,25 +43,46 @@ impl Buffer {
         }
     }
 
-    /// Reads once, behind the bytes that are here. Grows where there is no room, up to `bytes_max`; the caller makes sure
-    /// that there are fewer bytes than that. Returns 0 at the end of the stream.
+    /// Reads once, behind the bytes that are here. Grows where there is no room, and where the last read has taken all the
+    /// room there was, up to `bytes_max`; the caller makes sure that there are fewer bytes than that. Returns 0 at the end
+    /// of the stream.
     pub fn fill(&mut self, mut source: impl Read, bytes_max: usize) -> io::Result<usize> {
-        if self.end == self.bytes.len() {
-            self.make_room(bytes_max);
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.is_narrow || self.end == self.bytes.len() {
+            let size = (self.bytes.len() * 2).max(RELAY_BYTES).min(bytes_max);
+            self.bytes.resize(size.max(self.bytes.len()), 0);
         }
         debug_assert!(self.end < self.bytes.len(), "a full buffer reads as the end of the stream");
         let count = source.read(&mut self.bytes[self.end..])?;
         self.end += count;
+        self.is_narrow = self.end == self.bytes.len();
         Ok(count)
     }
+}
 
-    fn make_room(&mut self, bytes_max: usize) {
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        } else {
-            let size = (self.bytes.len() * 2).max(RELAY_BYTES).min(bytes_max);
-            self.bytes.resize(size.max(self.bytes.len()), 0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_order_while_the_buffer_grows_to_its_bound() {
+        let content: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+        let mut source = content.as_slice();
+        let mut buffer = Buffer::default();
+        let mut back = Vec::new();
+        while buffer.fill(&mut source, 10_000).unwrap() > 0 {
+            let count = buffer.bytes().len() - 7;
+            back.extend_from_slice(&buffer.bytes()[..count]);
+            buffer.consume(count);
         }
+        back.extend_from_slice(buffer.bytes());
+        assert_eq!(back, content);
+        assert_eq!(buffer.bytes.len(), 10_000);
+        buffer.clear();
+        buffer.release();
+        assert_eq!(buffer.bytes.capacity(), 0);
     }
 }

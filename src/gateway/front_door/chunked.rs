@@ -172,3 +172,58 @@ fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `bytes` in pieces of `size`; returns the data and how many bytes the body took, or the error's status.
+    fn decode(bytes: &[u8], size: usize) -> std::result::Result<(Vec<u8>, usize, bool), u16> {
+        let mut decoder = ChunkDecoder::new();
+        let (mut data, mut taken) = (Vec::new(), 0);
+        for piece in bytes.chunks(size) {
+            let mut rest = piece;
+            loop {
+                let (used, step) = decoder.step(rest).map_err(|error| error.status())?;
+                (rest, taken) = (&rest[used..], taken + used);
+                match step {
+                    Step::Data(piece) => data.extend_from_slice(piece),
+                    Step::More => break,
+                    Step::End => return Ok((data, taken, true)),
+                }
+            }
+        }
+        Ok((data, taken, false))
+    }
+
+    #[test]
+    fn pieces_of_any_size_decode_to_the_same() {
+        let bodies: [&[u8]; 8] = [
+            b"0\r\n\r\nbehind",
+            b"5\r\nhello\r\n6;a=\"b\\\"c\"\r\n world\r\n0\r\nT: 1\r\nU: 2\r\n\r\nbehind",
+            b"5\r\nhel",
+            b"5\r\nhello\r\n0\r\n",
+            b"5\r\nhello\r\n0\r\n\rx",
+            b"5\r\nhelloo\r\n0\r\n\r\n",
+            b"5;\x01\r\nhello\r\n0\r\n\r\n",
+            b"ffffffffffffffff\r\nhello",
+        ];
+        for body in bodies {
+            let whole = decode(body, body.len());
+            for size in 1..body.len() {
+                assert_eq!(decode(body, size), whole, "{:?} in pieces of {size}", String::from_utf8_lossy(body));
+            }
+        }
+        assert_eq!(decode(bodies[1], 1), Ok((b"hello world".to_vec(), bodies[1].len() - 6, true)));
+    }
+
+    #[test]
+    fn lines_and_trailers_are_bounded() {
+        let with_extension = |bytes: usize| format!("0;{}\r\n\r\n", "x".repeat(bytes - 2)).into_bytes();
+        assert!(decode(&with_extension(CHUNK_LINE_BYTES_MAX), 64).is_ok());
+        assert_eq!(decode(&with_extension(CHUNK_LINE_BYTES_MAX + 1), 64), Err(400));
+        let trailers = |lines: usize| format!("0\r\n{}\r\n", format!("T: {}\r\n", "x".repeat(125)).repeat(lines));
+        assert!(decode(trailers(TRAILER_BYTES_MAX / 128).as_bytes(), 64).is_ok());
+        assert_eq!(decode(trailers(TRAILER_BYTES_MAX / 128 + 1).as_bytes(), 64), Err(431));
+    }
+}

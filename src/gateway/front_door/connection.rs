@@ -25,7 +25,7 @@ use super::patience::Patience;
 use super::upstream::Upstream;
 use crate::error::{Error, Result};
 use crate::limits::{
-    ANSWER_WAIT_MAX, BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, GONE_WAIT_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX, RELAY_BYTES,
+    ANSWER_WAIT_MAX, BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, GONE_WAIT_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX,
     SPOOL_MEMORY_MAX,
 };
 use crate::log;
@@ -145,7 +145,7 @@ impl<'door> Connection<'door> {
             Ok(gone) => self.gone.insert(gone).clone(),
             Err(error) => return self.refuse(&error, Some(&head), !self.keep_alive(&head)),
         };
-        let open = self.door.conversations.open_with(head, self.peer, body, gone);
+        let open = self.door.conversations.open(head, self.peer, body, gone);
         match self.obtain_answer(&open) {
             Ok(answer) => {
                 // A slow reader keeps its answer, and nothing else.
@@ -350,11 +350,13 @@ impl<'door> Connection<'door> {
     fn stream(&mut self, mut rest: Rest, upstream: &Upstream<'_>, watch: &mut ClientWatch) -> Result<bool> {
         let mut patience = self.door.least_rate();
         loop {
-            let Ok(ended) = rest.take(&mut self.answer, &mut self.outbound) else { return Ok(false) };
+            let ended = rest.take(&mut self.answer, &mut self.outbound);
             send_all(self.client, &self.outbound, &mut patience)?;
             self.outbound.clear();
-            if ended {
-                return Ok(self.answer.is_empty());
+            match ended {
+                Ok(true) => return Ok(self.answer.is_empty()),
+                Ok(false) => {}
+                Err(_) => return Ok(false),
             }
             watch.has_taken_bytes(self.door.bounds.half_close_grace);
             match self.receive_from(upstream, watch) {
@@ -416,9 +418,6 @@ impl<'door> Connection<'door> {
                 (sent, keep_alive)
             }
         };
-        if self.outbound.capacity() > RELAY_BYTES {
-            self.outbound = Vec::new();
-        }
         match (delivered, keep_alive) {
             (Err(_), _) => After::Gone,
             (Ok(()), true) => After::NextRequest,

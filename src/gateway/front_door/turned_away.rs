@@ -14,11 +14,12 @@ use super::super::head::Version;
 use super::super::problem::{self, Form};
 use super::super::request_id::request_id;
 use crate::error::Error;
-use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES, TURNED_AWAY_MAX};
+use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
 use crate::log;
 use crate::sys::{Watched, poll};
 
 pub struct TurnedAway {
+    count_max: usize,
     linger: Duration,
     /// In the order in which their time ends.
     lingering: VecDeque<Lingering>,
@@ -31,8 +32,9 @@ struct Lingering {
 }
 
 impl TurnedAway {
-    pub fn new(linger: Duration) -> TurnedAway {
-        TurnedAway { linger, lingering: VecDeque::new() }
+    /// Keeps up to `count_max` of them, each for `linger`.
+    pub fn new(count_max: usize, linger: Duration) -> TurnedAway {
+        TurnedAway { count_max, linger, lingering: VecDeque::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -48,7 +50,7 @@ impl TurnedAway {
         if sent.and_then(|()| client.shutdown(Shutdown::Write)).is_err() {
             return;
         }
-        if self.lingering.len() == TURNED_AWAY_MAX {
+        if self.lingering.len() >= self.count_max {
             self.lingering.pop_front();
         }
         let until = Instant::now() + self.linger;

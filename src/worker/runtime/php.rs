@@ -4,11 +4,8 @@ use super::{Command, c_string, find_program};
 use crate::limits::MEMORY_GRACE_MIB;
 use crate::protocol::worker_protocol::{Invocation, Verdict};
 
-/// What PHP says on stderr when its memory_limit, which is the descriptor's `memory`, is used up.
-pub const MEMORY_EXHAUSTED: &str = "Allowed memory size of";
-
 pub(super) fn command(invocation: &Invocation) -> Result<Command, Verdict> {
-    let program = find_program("php", "apt-get install php-cli")?;
+    let (program, file) = find_program("php", "apt-get install php-cli")?;
     let mut arguments = vec![c_string("php")];
     let settings = [
         // PHP's own limit speaks first and clearly: it names file and line on stderr, and exits with 255.
@@ -27,5 +24,11 @@ pub(super) fn command(invocation: &Invocation) -> Result<Command, Verdict> {
     }
     arguments.push(c_string("-f"));
     arguments.push(c_string(&invocation.module));
-    Ok(Command { program: c_string(program), arguments, data_mib_max: invocation.memory_mib + MEMORY_GRACE_MIB })
+    Ok(Command {
+        program,
+        program_file: Some(file),
+        arguments,
+        data_mib_max: invocation.memory_mib + MEMORY_GRACE_MIB,
+        environment: Vec::new(),
+    })
 }

@@ -1,0 +1,199 @@
+//! Floors: programs that do the least that the same service takes.
+//!
+//! The servers run in a process of their own, as the gateway does: this program started again with [`SERVE`] and a name.
+//! They print their address, and end when their stdin does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use faas::sys::{Watched, poll};
+
+use crate::table::{Outcome, failed};
+
+pub const SERVE: &str = "--serve-floor";
+/// A thread per connection that reads until the empty line and writes a ready-made answer.
+pub const ECHO: &str = "echo";
+/// tiny_http on a Unix socket, and a relay that passes bytes on to it and back without looking at them.
+pub const RELAYED_TINY_HTTP: &str = "relayed-tiny-http";
+
+/// As long as the body of a 404 of ours.
+const BODY_BYTES: usize = 160;
+
+/// A server in a process of its own, for as long as the value lives.
+pub struct FloorServer {
+    process: Child,
+    pub address: SocketAddr,
+}
+
+impl FloorServer {
+    pub fn start(name: &str) -> Outcome<FloorServer> {
+        let own = std::env::current_exe().map_err(failed("find this program"))?;
+        let mut command = Command::new(own);
+        command.args([SERVE, name]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().map_err(failed("start a floor"))?;
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut line).map_err(failed("read a floor's address"))?;
+        let address = line.trim().parse().map_err(failed("read a floor's address"))?;
+        Ok(FloorServer { process, address })
+    }
+}
+
+impl Drop for FloorServer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// The life of such a process.
+pub fn serve(name: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback is free");
+    println!("{}", listener.local_addr().expect("a listener has an address"));
+    let name = name.to_string();
+    std::thread::spawn(move || match name.as_str() {
+        RELAYED_TINY_HTTP => relay_to_tiny_http(&listener),
+        _ => serve_each(&listener, answer_each),
+    });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+fn serve_each(listener: &TcpListener, serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Copy + 'static) {
+    for client in listener.incoming().flatten() {
+        let _ = client.set_nodelay(true);
+        // That the client ends the connection is how each of them ends.
+        std::thread::spawn(move || serve(client).ok());
+    }
+}
+
+fn answer_each(mut client: TcpStream) -> std::io::Result<()> {
+    let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}", "x".repeat(BODY_BYTES));
+    let mut buffer = [0; 4096];
+    let mut filled = 0;
+    loop {
+        match client.read(&mut buffer[filled..])? {
+            0 => return Ok(()),
+            count => filled += count,
+        }
+        if buffer[..filled].ends_with(b"\r\n\r\n") {
+            filled = 0;
+            client.write_all(answer.as_bytes())?;
+        }
+    }
+}
+
+fn relay_to_tiny_http(listener: &TcpListener) {
+    let path = std::env::temp_dir().join(format!("faas-bench-floor-{}.sock", std::process::id()));
+    let private = UnixListener::bind(&path).expect("the socket's path is ours alone");
+    let server = tiny_http::Server::from_listener(private, None).expect("tiny_http takes any listener");
+    let server = std::sync::Arc::new(server);
+    for _ in 0..4 {
+        let server = server.clone();
+        std::thread::spawn(move || {
+            while let Ok(request) = server.recv() {
+                let answer = tiny_http::Response::from_string("x".repeat(BODY_BYTES)).with_status_code(404);
+                let _ = request.respond(answer);
+            }
+        });
+    }
+    // Opened one at a time, and each with an answer before the next, as tiny_http wants it (see upstream.rs): so clients
+    // are to connect and be answered one after the other, which Load::run does.
+    for client in listener.incoming().flatten() {
+        let _ = client.set_nodelay(true);
+        let Ok(upstream) = UnixStream::connect(&path) else { continue };
+        std::thread::spawn(move || relay(client, upstream).ok());
+    }
+}
+
+/// Passes bytes on in both directions until one side ends.
+fn relay(mut client: TcpStream, mut upstream: UnixStream) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let mut watched = [Watched::read(client.as_fd()), Watched::read(upstream.as_fd())];
+        poll(&mut watched, None)?;
+        let [from_client, from_upstream] = watched.map(|watched| watched.is_ready());
+        if from_client {
+            match client.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => upstream.write_all(&buffer[..count])?,
+            }
+        }
+        if from_upstream {
+            match upstream.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => client.write_all(&buffer[..count])?,
+            }
+        }
+    }
+}
+
+/// Programs that are started bare, with pipes and nothing around: what a platform that starts a process per request
+/// cannot beat. std starts them by posix_spawn, which is at least as fast as the C original's fork and exec.
+pub struct BareSpawn<'a> {
+    pub program: &'a Path,
+    pub arguments: &'a [&'a str],
+    pub input: &'a [u8],
+}
+
+impl BareSpawn<'_> {
+    /// Runs per second, from this many threads, each waiting for one run after the other.
+    pub fn per_s(&self, threads: usize, time: Duration) -> Outcome<f64> {
+        let runs = AtomicU64::new(0);
+        let has_failed = AtomicBool::new(false);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while began.elapsed() < time {
+                        match self.run() {
+                            Ok(()) => runs.fetch_add(1, Ordering::Relaxed),
+                            Err(_) => return has_failed.store(true, Ordering::Relaxed),
+                        };
+                    }
+                });
+            }
+        });
+        match has_failed.load(Ordering::Relaxed) {
+            true => self.run().map(|()| f64::NAN),
+            false => Ok(runs.into_inner() as f64 / began.elapsed().as_secs_f64()),
+        }
+    }
+
+    /// The median time of a run, in microseconds.
+    pub fn latency_us(&self, time: Duration) -> Outcome<f64> {
+        let mut samples = crate::table::Samples::default();
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let run_began = Instant::now();
+            self.run()?;
+            samples.push(run_began.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(samples.median())
+    }
+
+    fn run(&self) -> Outcome<()> {
+        let mut command = Command::new(self.program);
+        command.args(self.arguments).stdout(Stdio::piped());
+        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        let mut run = || {
+            let mut process = command.spawn()?;
+            if let Some(mut stdin) = process.stdin.take() {
+                stdin.write_all(self.input)?;
+            }
+            let mut output = Vec::new();
+            process.stdout.take().expect("stdout is a pipe").read_to_end(&mut output)?;
+            process.wait()
+        };
+        let status = run().map_err(failed("run a program"))?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{} ended with {status}", self.program.display())),
+        }
+    }
+}

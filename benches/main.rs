@@ -1,0 +1,82 @@
+//! `cargo bench`: measures what the README states, and prints one Markdown table.
+//!
+//! ```text
+//! cargo bench                   everything, in about three minutes on two cores
+//! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
+//!                               native php wasm idle-memory body-memory
+//! ```
+//!
+//! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured
+//! next to each: the least that any program could do for the same service. The two take turns within the run, several
+//! rounds of each, and the ratio is taken round by round: a neighbour that wants the processor meets both alike. A
+//! figure is the median of the rounds, with the lowest and the highest behind it.
+//!
+//! A goal that is missed is shown and fails nothing: that is for a reader to judge, who knows the machine.
+//!
+//! | file | is |
+//! |---|---|
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, memory.rs | the rows |
+//! | floors.rs | what a row is compared with |
+//! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
+//! | table.rs | medians, rounds, and the table |
+
+mod commit;
+mod floors;
+mod functions;
+mod hop;
+mod instance;
+mod load;
+mod lookup;
+mod memory;
+mod not_found;
+mod table;
+
+use std::time::Instant;
+
+use table::{Outcome, Row, Table};
+
+/// A row's name on the command line, and what measures it.
+type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
+
+const MEASUREMENTS: [Measurement; 9] = [
+    // First, because only an instance that has just been started has done nothing yet.
+    ("idle-memory", memory::idle),
+    ("body-memory", memory::bodies),
+    ("lookup", lookup::measure),
+    ("hop", hop::measure),
+    ("commit", commit::measure),
+    ("not-found", not_found::measure),
+    ("native", functions::native),
+    ("php", functions::php),
+    ("wasm", functions::wasm),
+];
+
+fn main() {
+    // Cargo itself adds --bench.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [flag, floor] = words.as_slice()
+        && flag == floors::SERVE
+    {
+        return floors::serve(floor);
+    }
+    let is_wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let wanted: Vec<Measurement> = MEASUREMENTS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
+    if wanted.is_empty() {
+        let names = MEASUREMENTS.map(|(name, _)| name).join(" ");
+        eprintln!("no measurement is called {words:?}; there are: {names}");
+        std::process::exit(2);
+    }
+
+    let began = Instant::now();
+    let mut table = Table::default();
+    for (name, measure) in wanted {
+        eprintln!("measuring {name}");
+        match measure() {
+            Ok(rows) => rows.into_iter().for_each(|row| table.add(row)),
+            Err(why) => table.add(Row::missing(name, &why)),
+        }
+    }
+    println!("{}", table::machine());
+    println!("{table}");
+    eprintln!("measured in {} s", began.elapsed().as_secs());
+}

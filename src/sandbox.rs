@@ -1,0 +1,207 @@
+//! The function's box: as which user functions run, what they may write, and what of that this machine can enforce.
+//!
+//! | what | how |
+//! |---|---|
+//! | user | FAAS_USER where the gateway runs as root: its functions can then read neither registry nor sockets |
+//! | files | Landlock: read what the user may, write only the invocation's scratch folder and what `write` lists |
+//! | other processes | Landlock: no signals to, and no reading the memory of, processes outside of the invocation |
+//! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
+//!
+//! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
+//! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+use crate::sys;
+
+/// Versions of Landlock from which on a function can neither truncate what it may not write nor signal others.
+const LANDLOCK_WHOLE: u32 = 6;
+
+pub struct Sandbox {
+    /// Whom functions run as; `None`: as we do.
+    pub user: Option<User>,
+    landlock_version: u32,
+    /// Devices that everybody may write to.
+    devices: Vec<File>,
+    /// What is not as one would wish, in sentences for log and /healthz.
+    pub remarks: Vec<String>,
+}
+
+/// A user of the system, with the group of its entry in /etc/passwd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// Whether FAAS_USER named it.
+    pub is_explicit: bool,
+}
+
+impl Sandbox {
+    /// # Errors
+    /// [`Error::Setting`] where FAAS_USER is unknown, or is set to another user by somebody who is not root.
+    pub fn new(settings: &Settings) -> Result<Sandbox> {
+        let mut remarks = Vec::new();
+        let user = match (sys::own_uid(), &settings.user) {
+            (0, Some(name)) => Some(User { is_explicit: true, ..user_named(name)? }),
+            (0, None) => default_user(settings, &mut remarks),
+            (_, None) => None,
+            (own, Some(name)) if user_named(name)?.uid == own => None,
+            (_, Some(name)) => {
+                let want = "your own name, or not set, unless the gateway runs as root".to_string();
+                return Err(Error::Setting { name: "FAAS_USER", value: name.clone(), want });
+            }
+        };
+        let landlock_version = sys::landlock_version();
+        if landlock_version == 0 {
+            remarks.push("the kernel has no Landlock: functions can write whatever their user can".into());
+        } else if landlock_version < LANDLOCK_WHOLE {
+            remarks.push(format!(
+                "the kernel's Landlock has version {landlock_version}: functions of one user can send each other signals"
+            ));
+        }
+        if !sys::CAN_CUT_NETWORK {
+            remarks.push("on this kind of machine \"net\": false cuts TCP only".into());
+        }
+        let devices = ["/dev/null", "/dev/zero", "/dev/full"];
+        let devices = devices.iter().filter_map(|path| File::open(path).ok()).collect();
+        let sandbox = Sandbox { user, landlock_version, devices, remarks };
+        if sandbox.user.is_some() && sandbox.may_read(&settings.db).is_ok() && settings.db.exists() {
+            let text = format!("functions can read the registry; try: chmod o-r {}", settings.db.display());
+            return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
+        }
+        Ok(sandbox)
+    }
+
+    /// For /healthz: who functions run as, Landlock's version, and the remarks.
+    pub fn describe(&self) -> serde_json::Value {
+        let user = self.user.as_ref().map_or("the gateway's own", |user| &user.name);
+        serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks})
+    }
+
+    /// The Landlock ruleset for an invocation that may write beneath `writable`; `None` where the kernel has no Landlock.
+    /// A path of `writable` that is not there is left out: nothing can be written to it.
+    pub fn ruleset(&self, writable: &[&Path], cut_network: bool) -> std::io::Result<Option<OwnedFd>> {
+        if self.landlock_version == 0 {
+            return Ok(None);
+        }
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for path in writable {
+            let Ok(file) = File::open(path) else { continue };
+            let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
+            if is_folder { folders.push(file) } else { files.push(file) }
+        }
+        let folders: Vec<BorrowedFd<'_>> = folders.iter().map(|file| file.as_fd()).collect();
+        let files: Vec<BorrowedFd<'_>> = files.iter().chain(&self.devices).map(|file| file.as_fd()).collect();
+        sys::landlock_ruleset(self.landlock_version, &folders, &files, cut_network).map(Some)
+    }
+
+    /// Whether the functions' user may read `path`.
+    ///
+    /// # Errors
+    /// What stands in the way and how to remove it, in one sentence.
+    pub fn may_read(&self, path: &Path) -> std::result::Result<(), String> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let refuse = |path: &Path, what: &str, mode: &str| {
+            Err(format!("user {} may not {what} {}; try: chmod {mode} {}", user.name, path.display(), path.display()))
+        };
+        for folder in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+            if !user.may(folder, 0o1) {
+                return refuse(folder, "enter", "o+x");
+            }
+        }
+        if user.may(path, 0o4) { Ok(()) } else { refuse(path, "read", "o+r") }
+    }
+}
+
+impl User {
+    /// Whether the permission bits of `path` let this user do `what`: 4 read, 2 write, 1 execute or enter. What is not
+    /// there stands in nobody's way.
+    fn may(&self, path: &Path, what: u32) -> bool {
+        let Ok(metadata) = fs::metadata(path) else { return true };
+        let mode = metadata.permissions().mode();
+        let bits = match () {
+            () if metadata.uid() == self.uid => mode >> 6,
+            () if metadata.gid() == self.gid => mode >> 3,
+            () => mode,
+        };
+        bits & what == what
+    }
+}
+
+/// nobody, where it can reach the modules and the scratch folder; else our own user, which is root, but without its
+/// privileges.
+fn default_user(settings: &Settings, remarks: &mut Vec<String>) -> Option<User> {
+    let Ok(nobody) = user_named("nobody") else {
+        remarks.push("there is no user nobody: functions run as root, without its privileges; set FAAS_USER".into());
+        return None;
+    };
+    let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
+    let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !nobody.may(folder, 0o1));
+    let Some(closed) = closed else { return Some(nobody) };
+    remarks.push(format!(
+        "nobody may not enter {}: functions run as root, without its privileges; set FAAS_USER, or chmod o+x that folder",
+        closed.display()
+    ));
+    None
+}
+
+/// A user by name or number, from /etc/passwd. A number need not stand there; its group is then the same number.
+fn user_named(name: &str) -> Result<User> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|entry| entry.len() >= 4 && (entry[0] == name || entry[2] == name));
+    let numbers = match &entry {
+        Some(entry) => entry[2].parse().ok().zip(entry[3].parse().ok()),
+        None => name.parse().ok().map(|number: u32| (number, number)),
+    };
+    let (uid, gid) = numbers.ok_or_else(|| Error::Setting {
+        name: "FAAS_USER",
+        value: name.into(),
+        want: "a user in /etc/passwd, or a number".into(),
+    })?;
+    let name = entry.map_or(name.to_string(), |entry| entry[0].to_string());
+    Ok(User { name, uid, gid, is_explicit: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let root = user_named("root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert_eq!(user_named("0").unwrap().name, "root");
+        assert_eq!(user_named("123456").unwrap().gid, 123_456);
+        assert!(user_named("no such user").is_err());
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named_with_its_remedy() {
+        let folder = std::env::temp_dir().join(format!("faas-sandbox-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let module = folder.join("m.php");
+        fs::write(&module, "").unwrap();
+        let user = Some(User { name: "other".into(), uid: 123_456, gid: 123_456, is_explicit: true });
+        let sandbox = Sandbox { user, landlock_version: 0, devices: Vec::new(), remarks: Vec::new() };
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(&folder, 0o755);
+        set(&module, 0o644);
+        assert_eq!(sandbox.may_read(&module), Ok(()));
+        set(&module, 0o600);
+        let remedy = format!("user other may not read {0}; try: chmod o+r {0}", module.display());
+        assert_eq!(sandbox.may_read(&module), Err(remedy));
+        set(&folder, 0o700);
+        let remedy = format!("user other may not enter {0}; try: chmod o+x {0}", folder.display());
+        assert_eq!(sandbox.may_read(&module), Err(remedy));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

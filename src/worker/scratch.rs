@@ -1,0 +1,222 @@
+//! The scratch folder of an invocation: its TMPDIR, the one place where it may write without being asked to, removed
+//! with all that is in it when the invocation is over.
+//!
+//! Removing must cope with what a hostile function leaves: folders nested a hundred thousand deep, against which recursion
+//! would run out of stack, names of any bytes, symbolic links to elsewhere, folders without permissions. So nothing is
+//! followed, and nested folders are moved up and emptied one after the other. By then the function's processes are dead,
+//! so nobody changes the folder meanwhile.
+
+use std::fs::{self, DirBuilder, DirEntry, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
+use crate::log;
+use crate::sandbox::User;
+
+/// Where one worker makes the scratch folders of its invocations.
+pub struct ScratchArea {
+    folder: PathBuf,
+    next: AtomicU64,
+}
+
+impl ScratchArea {
+    /// Makes the worker's folder anew, empty. `all` is the folder of all workers, which the first of them makes.
+    ///
+    /// # Errors
+    /// Where `all` is there but not ours: somebody could have made it beforehand, in a folder like /tmp.
+    pub fn new(all: &Path, worker: u32) -> Result<ScratchArea> {
+        let failed = |path: &Path| Error::io("make the scratch folder", path.display().to_string());
+        // Others may pass through, to the folders that are theirs, but not look around.
+        let mut builder = DirBuilder::new();
+        builder.mode(0o711);
+        match builder.create(all) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(failed(all))?,
+        }
+        let metadata = fs::symlink_metadata(all).map_err(failed(all))?;
+        if !metadata.is_dir() || metadata.uid() != crate::sys::own_uid() {
+            return Err(failed(all)(io::Error::other("it belongs to somebody else; set FAAS_SPOOL_DIR")));
+        }
+        let folder = all.join(format!("worker_{worker}"));
+        if folder.symlink_metadata().is_ok() {
+            remove(&folder).map_err(failed(&folder))?;
+        }
+        builder.create(&folder).map_err(failed(&folder))?;
+        Ok(ScratchArea { folder, next: AtomicU64::new(0) })
+    }
+
+    /// Makes a folder for one invocation, for its user alone.
+    pub fn make(&self, user: Option<&User>) -> io::Result<Scratch> {
+        let path = self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let scratch = Scratch { path };
+        if let Some(user) = user {
+            chown(&scratch.path, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(scratch)
+    }
+
+    pub fn remove(&self) {
+        if let Err(error) = remove(&self.folder) {
+            log!("could not remove {}: {error}", self.folder.display());
+        }
+    }
+}
+
+/// The scratch folder of one invocation; removed when this is dropped.
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is more in it than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders.
+    /// Sees what can be seen: a folder that its owner has closed to us counts as empty, for which the entries make up.
+    pub fn holds_more_than(&self, bytes_max: u64) -> bool {
+        let mut folders = vec![self.path.clone()];
+        let (mut bytes, mut entries) = (0, 0);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                // Blocks of 512 bytes, whatever the file system's are: a sparse file counts what it takes.
+                bytes += metadata.blocks() * 512;
+                entries += 1;
+                if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX {
+                    return true;
+                }
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nearly every function leaves nothing behind.
+        if fs::remove_dir(&self.path).is_ok() {
+            return;
+        }
+        if let Err(error) = remove(&self.path) {
+            log!("could not remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes a folder and all that is in it, without recursion and without following a link.
+fn remove(top: &Path) -> io::Result<()> {
+    let mut moved_up = 0u64;
+    for _ in 0..SCRATCH_LOOKS_MAX {
+        let _ = fs::set_permissions(top, Permissions::from_mode(0o700));
+        let mut is_empty = true;
+        for entry in fs::read_dir(top)? {
+            is_empty = false;
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+            } else if fs::remove_dir(entry.path()).is_err() {
+                empty_into(top, &entry, &mut moved_up)?;
+            }
+        }
+        if is_empty {
+            return fs::remove_dir(top);
+        }
+    }
+    Err(io::Error::other("there is no end to what is in it"))
+}
+
+/// Empties one folder within `top`: its files are removed, its folders move up into `top` under new names.
+fn empty_into(top: &Path, folder: &DirEntry, moved_up: &mut u64) -> io::Result<()> {
+    let _ = fs::set_permissions(folder.path(), Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder.path())? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+        } else if fs::remove_dir(entry.path()).is_err() {
+            // To move a folder is to change its `..`, for which its own permissions are asked.
+            let _ = fs::set_permissions(entry.path(), Permissions::from_mode(0o700));
+            // A name that the function has given cannot be taken: rename replaces empty folders only, and fails else.
+            loop {
+                *moved_up += 1;
+                match fs::rename(entry.path(), top.join(format!("moved-{moved_up}"))) {
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::ENOTDIR | libc::EEXIST)) => {}
+                    moved => break moved?,
+                }
+            }
+        }
+    }
+    fs::remove_dir(folder.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn area(name: &str) -> (PathBuf, ScratchArea) {
+        let all = std::env::temp_dir().join(format!("faas-scratch-{name}-{}", std::process::id()));
+        let area = ScratchArea::new(&all, 0).unwrap();
+        (all, area)
+    }
+
+    #[test]
+    fn whatever_a_function_leaves_is_removed_and_nothing_outside() {
+        let (all, area) = area("remove");
+        let outside = all.join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "x").unwrap();
+        let scratch = area.make(None).unwrap();
+        let path = scratch.path().to_path_buf();
+        symlink(&outside, path.join("link")).unwrap();
+        fs::create_dir_all(path.join("a/b/c/d")).unwrap();
+        fs::write(path.join("a/b/c/file"), "x").unwrap();
+        fs::create_dir_all(path.join("moved-1/x/y")).unwrap();
+        symlink(&outside, path.join("a/b/link")).unwrap();
+        fs::set_permissions(path.join("a/b"), Permissions::from_mode(0)).unwrap();
+        drop(scratch);
+        assert!(!path.exists());
+        assert!(outside.join("kept").exists());
+        fs::remove_dir_all(all).unwrap();
+    }
+
+    #[test]
+    fn folders_nested_deeper_than_a_stack_are_removed() {
+        let (all, area) = area("deep");
+        let scratch = area.make(None).unwrap();
+        let path = scratch.path().to_path_buf();
+        let made = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 3000 ]; do mkdir d && cd -P d || exit 1; i=$((i+1)); done"])
+            .current_dir(&path)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let thread = std::thread::Builder::new().stack_size(64 * 1024);
+        thread.spawn(move || drop(scratch)).unwrap().join().unwrap();
+        assert!(!path.exists());
+        fs::remove_dir_all(all).unwrap();
+    }
+
+    #[test]
+    fn content_is_measured_by_what_it_takes_on_disk() {
+        let (all, area) = area("size");
+        let scratch = area.make(None).unwrap();
+        assert!(!scratch.holds_more_than(0));
+        fs::create_dir(scratch.path().join("in")).unwrap();
+        fs::write(scratch.path().join("in/file"), vec![1; 100_000]).unwrap();
+        assert!(scratch.holds_more_than(50_000));
+        assert!(!scratch.holds_more_than(200_000));
+        drop(scratch);
+        area.remove();
+        fs::remove_dir(all).unwrap();
+    }
+}

@@ -185,9 +185,19 @@ if ! have curl; then
 elif ! start_own_instance; then
     failed=$((failed + 1))
 else
-    if have php; then test_php; else skip "the seed's PHP functions" 'php is not installed'; fi
-    if have wasmer; then test_wasm; else skip "the seed's WASM functions" 'wasmer is not installed'; fi
-    if have sqlite3; then test_registry; else skip "the seed's sqlite3 commands" 'sqlite3 is not installed'; fi
+    if have php; then
+        test_php
+    else
+        skip 'POST /api/hello' 'php is not installed'
+        skip 'GET /api/info' 'php is not installed'
+    fi
+    if have wasmer; then
+        test_wasm
+    else
+        skip 'GET /ping' 'wasmer is not installed'
+        skip 'POST /resize' 'wasmer is not installed'
+    fi
+    if have sqlite3; then test_registry; else skip "the seed's INSERT, UPDATE and DELETE" 'sqlite3 is not installed'; fi
     check 'stop.sh stops the instance' 'stop.sh: stopped process *' "$(./stop.sh 2>&1)"
     check 'stop.sh leaves nothing but the log' gateway.log "$(ls "$FAAS_RUN_DIR")"
 fi

@@ -64,8 +64,9 @@ pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A client that closes its sending side may have gone, or may wait for the answer (nc, ncat and socat do that): the two
 /// look the same. The answer may take this much longer; then the client counts as gone and its invocation is cancelled.
 pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// Bytes that one read takes from a client or from the request handler, and the size that buffers start with.
-pub const RELAY_BYTES: usize = 16 * 1024;
+/// Bytes that a connection's buffers start with: most heads and many answers fit. They grow to [`HEAD_BYTES_MAX`] where
+/// reads fill them. The allocator keeps what idle connections give back, so this, not their peak, is what they cost.
+pub const RELAY_BYTES: usize = 4 * 1024;
 /// An idle connection keeps its buffers this long, so that a busy one does not allocate for each request.
 pub const BUFFERS_KEPT: Duration = Duration::from_secs(1);
 /// Connections that the kernel holds until they are accepted (it cuts this to net.core.somaxconn). What does not fit is
@@ -84,10 +85,10 @@ pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(2);
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5 * 3600);
 /// How long a request whose client has gone keeps its place among [`REQUESTS_MAX`] if the handler does not notice.
 pub const GONE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Descriptors that one request can need: three for the private connection, its conversation's, two for body and answer
+/// Descriptors that one request can need: three for the private connection, two for body and answer
 /// in files, two towards the worker, one to spare; and what the gateway needs besides requests and connections. Under a
 /// low limit of open files the front door takes less on, because tiny_http stops accepting for good when none is left.
-pub const DESCRIPTORS_PER_REQUEST: usize = 9;
+pub const DESCRIPTORS_PER_REQUEST: usize = 8;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.
 pub const CONNECTION_STACK_BYTES: usize = 128 * 1024;

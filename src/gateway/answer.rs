@@ -198,6 +198,13 @@ impl Output {
     }
 }
 
+/// A stream that is left in any way but its proper end is cut short, or its client would wait for the rest.
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.end_stream(false);
+    }
+}
+
 /// How a function's output is to be read.
 #[derive(Clone, Copy)]
 pub struct OutputMode {

@@ -68,8 +68,8 @@ struct Execution<'a> {
     invocation: &'a Invocation,
     child: Spawned,
     scratch: Scratch,
-    /// What of the body has not been written yet, and the pipe's end; `None` when all is.
-    stdin: Option<(PipeWriter, &'a [u8])>,
+    /// `None` when all of the body is written.
+    stdin: Option<Unfed<'a>>,
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
     stderr_log: StderrLog<'a>,
@@ -179,7 +179,7 @@ impl<'a> Execution<'a> {
             // A full outbox is not added to: then the function waits for the gateway, as it should.
             let take_output = !connection.is_full();
             let mut watched = [
-                self.stdin.as_ref().map_or_else(nothing, |(pipe, _)| Watched::write(pipe.as_fd())),
+                self.stdin.as_ref().map_or_else(nothing, |unfed| Watched::write(unfed.pipe.as_fd())),
                 self.stdout.as_ref().filter(|_| take_output).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
                 self.stderr.as_ref().map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
                 Watched::read(self.child.pidfd.as_fd()),
@@ -258,7 +258,7 @@ impl<'a> Execution<'a> {
     }
 
     fn feed_more(&mut self) {
-        let Some((pipe, rest)) = &mut self.stdin else { return };
+        let Some(Unfed { pipe, rest }) = &mut self.stdin else { return };
         match pipe.write(rest) {
             Ok(count) => *rest = &rest[count..],
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
@@ -368,8 +368,14 @@ impl StdinForChild {
     }
 }
 
+/// What of the body is not written yet, and the pipe that takes it.
+struct Unfed<'a> {
+    pipe: PipeWriter,
+    rest: &'a [u8],
+}
+
 /// The function's stdin, and what is left to be written to it: nothing, where the body is a file or fits into the pipe.
-fn feed(body: &[u8], file: Option<OwnedFd>) -> io::Result<(StdinForChild, Option<(PipeWriter, &[u8])>)> {
+fn feed(body: &[u8], file: Option<OwnedFd>) -> io::Result<(StdinForChild, Option<Unfed<'_>>)> {
     if let Some(file) = file {
         return Ok((StdinForChild::File(file), None));
     }
@@ -383,7 +389,7 @@ fn feed(body: &[u8], file: Option<OwnedFd>) -> io::Result<(StdinForChild, Option
         Err(error) if error.kind() == ErrorKind::WouldBlock => body,
         Err(error) => return Err(error),
     };
-    Ok((StdinForChild::Pipe(reader), (!rest.is_empty()).then_some((writer, rest))))
+    Ok((StdinForChild::Pipe(reader), (!rest.is_empty()).then_some(Unfed { pipe: writer, rest })))
 }
 
 fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {

@@ -182,7 +182,7 @@ mod tests {
         fs::write(path.join("a/b/c/file"), "x").unwrap();
         fs::create_dir_all(path.join("moved-1/x/y")).unwrap();
         symlink(&outside, path.join("a/b/link")).unwrap();
-        fs::set_permissions(path.join("a/b"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path.join("a/b"), Permissions::from_mode(0o000)).unwrap();
         drop(scratch);
         assert!(!path.exists());
         assert!(outside.join("kept").exists());
@@ -194,12 +194,13 @@ mod tests {
         let (all, area) = area("deep");
         let scratch = area.make(None).unwrap();
         let path = scratch.path().to_path_buf();
-        let made = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 3000 ]; do mkdir d && cd -P d || exit 1; i=$((i+1)); done"])
-            .current_dir(&path)
-            .status()
-            .unwrap();
-        assert!(made.success());
+        // From the innermost outwards, since a path to the innermost would be too long for any call.
+        fs::create_dir(path.join("0")).unwrap();
+        for depth in 1..3000 {
+            let outer = path.join(depth.to_string());
+            fs::create_dir(&outer).unwrap();
+            fs::rename(path.join((depth - 1).to_string()), outer.join("d")).unwrap();
+        }
         let thread = std::thread::Builder::new().stack_size(64 * 1024);
         thread.spawn(move || drop(scratch)).unwrap().join().unwrap();
         assert!(!path.exists());

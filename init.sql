@@ -3,11 +3,11 @@
 --
 --   k        METHOD:/path, or METHOD:/prefix/* for all that lies under it
 --   v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB), timeout
---            (seconds), env, max_inflight, output, stream; further fields are for whoever reads them
+--            (seconds), env, max_inflight, output, stream, scratch (MiB), write, net; further fields are for others
 --   updated  when, in seconds since 1970; the gateway reads the row itself, so this is for people
 --
 -- The CHECK constraints refuse what could never work, and their names are what sqlite3 then says. What they can only
--- say in part (the strings in env) is said in the gateway's log. Their numbers are those of src/limits.rs.
+-- say in part (the strings in env and write) is said in the gateway's log. Their numbers are those of src/limits.rs.
 
 -- In this mode the file is never half-written, and readers and writers do not lock each other out.
 PRAGMA journal_mode = WAL;
@@ -47,11 +47,17 @@ CREATE TABLE IF NOT EXISTS functions (
   CONSTRAINT "timeout must be a whole number of seconds from 1 to 3600" CHECK (
     coalesce(json_type(v, '$.timeout'), 'null') IN ('integer', 'null')
     AND coalesce(json_extract(v, '$.timeout') BETWEEN 1 AND 3600, 1)),
+  CONSTRAINT "scratch must be a whole number of MiB from 0 to 65536" CHECK (
+    coalesce(json_type(v, '$.scratch'), 'null') IN ('integer', 'null')
+    AND coalesce(json_extract(v, '$.scratch') BETWEEN 0 AND 65536, 1)),
   CONSTRAINT "max_inflight must be a whole number of invocations from 1 to 65536" CHECK (
     coalesce(json_type(v, '$.max_inflight'), 'null') IN ('integer', 'null')
     AND coalesce(json_extract(v, '$.max_inflight') BETWEEN 1 AND 65536, 1)),
   CONSTRAINT "env must be an object of strings" CHECK (coalesce(json_type(v, '$.env'), 'null') IN ('object', 'null')),
-  CONSTRAINT "output must be auto, cgi or raw" CHECK (coalesce(json_extract(v, '$.output') IN ('auto', 'cgi', 'raw'), 1)),
+  CONSTRAINT "write must be an array of strings" CHECK (coalesce(json_type(v, '$.write'), 'null') IN ('array', 'null')),
+  CONSTRAINT "net must be true or false" CHECK (coalesce(json_type(v, '$.net'), 'null') IN ('true', 'false', 'null')),
+  CONSTRAINT "output must be auto, cgi or raw" CHECK (
+    coalesce(json_extract(v, '$.output') IN ('auto', 'cgi', 'raw'), 1)),
   CONSTRAINT "stream must be true or false" CHECK (
     coalesce(json_type(v, '$.stream'), 'null') IN ('true', 'false', 'null'))
 );
@@ -61,10 +67,12 @@ INSERT INTO functions (k, v, updated) VALUES
   ('POST:/api/hello', '{"name":"hello","runtime":"php","module":"functions/hello.php"}', strftime('%s', 'now')),
   ('GET:/api/info', '{"name":"info","runtime":"php","module":"functions/info.php"}', strftime('%s', 'now')),
   ('POST:/resize',
-   '{"name":"resize","runtime":"wasm","module":"functions/resize.wasm","memory":512,"timeout":30}', strftime('%s', 'now')),
+   '{"name":"resize","runtime":"wasm","module":"functions/resize.wasm","memory":512,"timeout":30}',
+   strftime('%s', 'now')),
   ('GET:/ping', '{"name":"ping","runtime":"wasm","module":"functions/ping.wasm"}', strftime('%s', 'now')),
   ('GET:/api/env',
-   '{"name":"env","runtime":"native","module":"functions/env.sh","memory":64,"timeout":5}', strftime('%s', 'now'))
+   '{"name":"env","runtime":"native","module":"functions/env.sh","memory":64,"timeout":5}',
+   strftime('%s', 'now'))
 ON CONFLICT (k) DO NOTHING;
 
 COMMIT;

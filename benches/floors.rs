@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -62,6 +62,11 @@ pub fn serve(name: &str) {
         _ => serve_each(&listener, answer_each),
     });
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let _ = std::fs::remove_file(private_socket());
+}
+
+fn private_socket() -> PathBuf {
+    std::env::temp_dir().join(format!("faas-bench-floor-{}.sock", std::process::id()))
 }
 
 fn serve_each(listener: &TcpListener, serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Copy + 'static) {
@@ -89,8 +94,7 @@ fn answer_each(mut client: TcpStream) -> std::io::Result<()> {
 }
 
 fn relay_to_tiny_http(listener: &TcpListener) {
-    let path = std::env::temp_dir().join(format!("faas-bench-floor-{}.sock", std::process::id()));
-    let private = UnixListener::bind(&path).expect("the socket's path is ours alone");
+    let private = UnixListener::bind(private_socket()).expect("the socket's path is ours alone");
     let server = tiny_http::Server::from_listener(private, None).expect("tiny_http takes any listener");
     let server = std::sync::Arc::new(server);
     for _ in 0..4 {
@@ -106,7 +110,7 @@ fn relay_to_tiny_http(listener: &TcpListener) {
     // are to connect and be answered one after the other, which Load::run does.
     for client in listener.incoming().flatten() {
         let _ = client.set_nodelay(true);
-        let Ok(upstream) = UnixStream::connect(&path) else { continue };
+        let Ok(upstream) = UnixStream::connect(private_socket()) else { continue };
         std::thread::spawn(move || relay(client, upstream).ok());
     }
 }
@@ -135,6 +139,9 @@ fn relay(mut client: TcpStream, mut upstream: UnixStream) -> std::io::Result<()>
 
 /// Programs that are started bare, with pipes and nothing around: what a platform that starts a process per request
 /// cannot beat. std starts them by posix_spawn, which is at least as fast as the C original's fork and exec.
+///
+/// On a machine that is busy with something else the comparison errs in our favour: our functions have sessions of their
+/// own, and Linux, where sched_autogroup is on, shares the processors out by session.
 pub struct BareSpawn<'a> {
     pub program: &'a Path,
     pub arguments: &'a [&'a str],

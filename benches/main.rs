@@ -67,6 +67,7 @@ fn main() {
         std::process::exit(2);
     }
 
+    let machine = table::machine();
     let began = Instant::now();
     let mut table = Table::default();
     for (name, measure) in wanted {
@@ -76,7 +77,7 @@ fn main() {
             Err(why) => table.add(Row::missing(name, &why)),
         }
     }
-    println!("{}", table::machine());
+    println!("{machine}");
     println!("{table}");
     eprintln!("measured in {} s", began.elapsed().as_secs());
 }

@@ -174,7 +174,7 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "| | goal | measured: median (lowest–highest) | met | floor in the same run; we are … of it |")?;
+        writeln!(out, "| | goal | median (lowest–highest) | met | beside it in the same run; ours in parts of that |")?;
         writeln!(out, "|---|---|---|---|---|")?;
         for Row { what, goal, measured, is_met, floor } in &self.0 {
             let met = is_met.map_or("–", |is_met| if is_met { "yes" } else { "no" });
@@ -184,7 +184,10 @@ impl fmt::Display for Table {
     }
 }
 
-/// When and where this was measured, as one paragraph.
+/// A load average of a minute, before the first measurement, from which on figures are worth a warning.
+const BUSY: f64 = 0.5;
+
+/// When and where this is measured, as one paragraph; to be asked for before the first measurement.
 pub fn machine() -> String {
     let date = clock::rfc_3339(SystemTime::now());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -192,8 +195,12 @@ pub fn machine() -> String {
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("processor of unknown make", |(_, name)| name);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    let busy =
+        if load > BUSY { format!(" The machine was busy with something else (load {load}).") } else { "".into() };
     format!(
-        "Measured on {} with {cores} cores of {model}, Linux {}, {}, {}; the load generator on the same machine.\n",
+        "Measured on {} with {cores} cores of {model}, Linux {}, {}, {}; the load generator on the same machine.{busy}\n",
         &date[..10],
         kernel.trim(),
         version("php").unwrap_or_else(|| "no php".into()),

@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_full_descriptor_is_taken_as_it_stands() {
-        let text = r#"{"name":"conv","runtime":"wasm","module":"/opt/c.wasm","handler":"convert","memory":512,"timeout":7,
-            "env":{"A":"1","B":"zwei"},"max_inflight":3,"output":"raw","stream":true,"owner":"not ours"}"#;
+        let text = r#"{"name":"conv","runtime":"wasm","module":"/opt/c.wasm","handler":"convert","memory":512,
+            "timeout":7,"env":{"A":"1","B":"zwei"},"max_inflight":3,"output":"raw","stream":true,"owner":"not ours"}"#;
         let inflight = Arc::new(AtomicU64::new(2));
         let function = parse("POST:/api/convert", text, Path::new("/srv"), inflight.clone()).unwrap();
         assert_eq!(function.route, "POST:/api/convert");
@@ -345,28 +345,9 @@ mod tests {
 
     #[test]
     fn keys_that_no_request_can_have_are_faults() {
-        let bad = [
-            "",
-            "GET",
-            "GET:",
-            "GET:x",
-            ":/x",
-            "get:/x",
-            "GET /x",
-            "GE T:/x",
-            "GET:/a b",
-            "GET:/é",
-            "GET:/a?b",
-            "GET:/a#b",
-            "GET:/a*",
-            "GET:/*/a",
-            "GET:/a/**",
-            "GET:/*.php",
-            "GET:/a\n",
-            "GET:/healthz",
-            "POST:/healthz",
-        ];
-        for key in bad {
+        let bad = "|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
+            |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz";
+        for key in bad.split('|') {
             let fault = Pattern::parse(key).unwrap_err();
             assert!(fault.starts_with("k is ") && fault.contains("; it must "), "{key}: {fault}");
             assert!(parsed(key, r#"{"runtime":"php","module":"x"}"#).is_err());

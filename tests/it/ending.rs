@@ -1,0 +1,117 @@
+//! The end of service: SIGTERM finishes what has arrived, SIGKILL leaves nothing behind.
+
+use std::fs;
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::http::Answer;
+use crate::instance::{Instance, signal, wait_until};
+
+/// What is left in the run dir and in the spool folder once the gateway has ended as it should: nothing.
+fn leftovers(instance: &Instance) -> Vec<String> {
+    let entries = [instance.run_dir(), instance.path("spool")].map(|folder| fs::read_dir(folder).unwrap().flatten());
+    entries.into_iter().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn on_sigterm_every_request_that_has_begun_is_answered_and_nothing_is_left() {
+    let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000")]);
+    let mut gate = instance.gate("gate");
+    instance.script("POST:/wait", "touch \"$IT_FOLDER/started-$$\"\nread _ < \"$IT_FOLDER/gate\"\ncat");
+    let request = b"POST /wait HTTP/1.1\r\nHost: it\r\nContent-Length: 4\r\n\r\nbody";
+    // Three at each stage: the function runs, half the body is there, half the head, one byte.
+    let cuts = [request.len(), request.len() - 2, 20, 1];
+    let mut streams: Vec<(BufReader<TcpStream>, usize)> = Vec::new();
+    for cut in cuts.into_iter().flat_map(|cut| [cut; 3]) {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(&request[..cut]).unwrap();
+        streams.push((stream, cut));
+    }
+    let idle = instance.connect();
+    let started = || {
+        let names = fs::read_dir(instance.shared("")).unwrap().flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with("started-")).count()
+    };
+    wait_until("three run", || started() == 3);
+    signal("TERM", instance.gateway_pid());
+    wait_until("it takes no more", || TcpStream::connect(instance.address()).is_err());
+    for (stream, cut) in &mut streams {
+        stream.get_mut().write_all(&request[*cut..]).unwrap();
+    }
+    gate.write_all(&[b'\n'; 12]).unwrap();
+    for (stream, cut) in &mut streams {
+        let answer = Answer::read(stream, false).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "body"), "cut at {cut}");
+        assert_eq!(answer.field("Connection"), Some("close"));
+    }
+    drop(idle);
+    assert_eq!(instance.wait().code(), Some(0));
+    wait_until("no process is left", || instance.processes().is_empty());
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
+}
+
+#[test]
+fn on_sigterm_under_load_no_request_is_lost() {
+    let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000")]);
+    instance.script("GET:/x", "echo x");
+    let (ending, pid, address) = (AtomicBool::new(false), instance.gateway_pid(), instance.address());
+    std::thread::scope(|scope| {
+        let clients = [(); 8].map(|()| {
+            scope.spawn(|| {
+                let mut count = 0;
+                loop {
+                    let sent = TcpStream::connect(address).and_then(|mut stream| {
+                        stream.write_all(b"GET /x HTTP/1.1\r\nHost: it\r\n\r\n").map(|()| BufReader::new(stream))
+                    });
+                    // What was sent before the signal has arrived, and must be answered.
+                    let has_arrived = !ending.load(Ordering::SeqCst);
+                    match sent.and_then(|mut stream| Answer::read(&mut stream, false)) {
+                        Ok(answer) => assert_eq!(answer.text(), "x\n"),
+                        Err(error) => assert!(!has_arrived, "a request was lost: {error}"),
+                    }
+                    count += 1;
+                    if !has_arrived {
+                        return count;
+                    }
+                }
+            })
+        });
+        wait_until("there is load", || instance.log_lines("path=/x").len() > 50);
+        ending.store(true, Ordering::SeqCst);
+        signal("TERM", pid);
+        assert!(clients.map(|client| client.join().unwrap()).iter().sum::<usize>() > 50);
+    });
+    assert_eq!(instance.wait().code(), Some(0));
+    wait_until("no process is left", || instance.processes().is_empty());
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
+}
+
+#[test]
+fn an_interrupt_from_the_terminal_ends_it_like_sigterm() {
+    let mut instance = Instance::start();
+    signal("INT", instance.gateway_pid());
+    assert_eq!(instance.wait().code(), Some(0));
+    wait_until("no process is left", || instance.processes().is_empty());
+}
+
+#[test]
+fn a_killed_gateway_takes_workers_and_functions_with_it_and_the_next_start_works() {
+    let mut instance = Instance::start();
+    instance.script("GET:/sleep", "(setsid sh -c 'sleep 1000 & wait' &)\ntouch \"$IT_FOLDER/started\"\nsleep 1000");
+    for round in 0..2 {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(b"GET /sleep HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+        wait_until("it runs", || instance.shared("started").exists());
+        signal("KILL", instance.gateway_pid());
+        instance.wait();
+        wait_until("no process is left", || instance.processes().is_empty());
+        assert!(leftovers(&instance).contains(&"gateway.pid".to_string()), "it had no time to clear up");
+        fs::remove_file(instance.shared("started")).unwrap();
+        instance.launch();
+        instance.wait_until_ready();
+        assert_eq!(instance.get("/api/env").status, 200, "round {round}");
+    }
+    assert_eq!(instance.stop().code(), Some(0));
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
+}

@@ -1,0 +1,115 @@
+//! The example functions that `gateway --init` registers: PHP, WASM and native, with good and with bad input.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::{Value, json};
+
+use crate::http::Answer;
+use crate::instance::{Instance, has};
+
+#[test]
+fn the_php_function_hello_greets_whom_the_body_names() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let answer = instance.post("/api/hello", r#"{"name":"Alice"}"#);
+    assert_eq!((answer.status, answer.field("Content-Type")), (200, Some("application/json")));
+    assert_eq!(answer.json()["message"], "Hello, Alice!");
+    assert_eq!(instance.post("/api/hello", "{}").json()["message"], "Hello, World!");
+
+    for bad in ["", "{", "[1]", r#"{"name":5}"#] {
+        let answer = instance.post("/api/hello", bad);
+        assert_eq!((answer.status, answer.json()["error"].is_string()), (400, true), "{bad}: {}", answer.text());
+    }
+}
+
+#[test]
+fn the_php_function_info_and_the_native_one_env_tell_of_their_request() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let info = instance.request("GET", "/api/info?a=1&b=%20", &[("X-Request-Id", "it-1")], b"").json();
+    assert_eq!([&info["method"], &info["path"]], ["GET", "/api/info"]);
+    assert_eq!([&info["query"], &info["request_id"]], ["a=1&b=%20", "it-1"]);
+
+    let env = instance.request("GET", "/api/env?x", &[("X-Request-Id", "it-2")], b"");
+    assert_eq!(env.field("Content-Type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(env.text(), "method GET\npath /api/env\nquery x\nrequest it-2\n");
+}
+
+#[test]
+fn the_wasm_function_ping_answers() {
+    if !has(&["wasmer"]) {
+        return;
+    }
+    let answer = Instance::start().get("/ping");
+    assert_eq!((answer.status, answer.json()), (200, json!({"pong": true})));
+}
+
+#[test]
+fn the_wasm_function_resize_scales_png_and_jpeg() {
+    if !has(&["wasmer"]) {
+        return;
+    }
+    let instance = Instance::start();
+    for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+        for (width, height) in [(32, 24), (160, 120)] {
+            let answer = resize(&instance, &BASE64.encode(picture(format)), json!(width));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let answer = answer.json();
+            assert_eq!([&answer["width"], &answer["height"]], [&json!(width), &json!(height)]);
+            let bytes = BASE64.decode(answer["image"].as_str().unwrap()).unwrap();
+            let scaled = image::load_from_memory_with_format(&bytes, ImageFormat::Png).unwrap().to_rgb8();
+            assert_eq!(scaled.dimensions(), (width, height));
+            assert_near(scaled.get_pixel(width / 8, height / 2), LEFT);
+            assert_near(scaled.get_pixel(width * 7 / 8, height / 2), RIGHT);
+        }
+    }
+}
+
+#[test]
+fn the_wasm_function_resize_refuses_what_it_cannot_scale() {
+    if !has(&["wasmer"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let good = BASE64.encode(picture(ImageFormat::Png));
+    let damaged = BASE64.encode(&picture(ImageFormat::Png)[..60]);
+    for (image, width, status) in [
+        // What the README of the C original sends.
+        ("base64data...", json!(800), 400),
+        (&good, json!(0), 400),
+        (&good, json!("800"), 400),
+        (&BASE64.encode("a text"), json!(800), 415),
+        (&damaged, json!(800), 422),
+    ] {
+        let answer = resize(&instance, image, width.clone());
+        let text = answer.text();
+        assert_eq!((answer.status, answer.json()["error"].is_string()), (status, true), "{width} {image}: {text}");
+    }
+    assert_eq!(instance.post("/resize", "not JSON").status, 400);
+}
+
+const LEFT: [u8; 3] = [200, 30, 40];
+const RIGHT: [u8; 3] = [20, 60, 220];
+
+/// 64 x 48 pixels, the left half in one colour, the right half in another.
+fn picture(format: ImageFormat) -> Vec<u8> {
+    let picture = RgbImage::from_fn(64, 48, |x, _| Rgb(if x < 32 { LEFT } else { RIGHT }));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn resize(instance: &Instance, image: &str, width: Value) -> Answer {
+    instance.post("/resize", json!({"image": image, "width": width}).to_string())
+}
+
+/// JPEG loses a little.
+fn assert_near(pixel: &Rgb<u8>, colour: [u8; 3]) {
+    let is_near = pixel.0.iter().zip(colour).all(|(is, wanted)| is.abs_diff(wanted) <= 12);
+    assert!(is_near, "{pixel:?} is not {colour:?}");
+}

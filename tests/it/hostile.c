@@ -1,0 +1,240 @@
+/* A function that tries what a function must not be able to. It reads one attempt a line from its body, `NAME ARGUMENT`,
+   and answers each with a line `NAME ARGUMENT: ok`, or the error's name where it failed. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <net/ethernet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/ptrace.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB (1 << 20)
+
+static int open_and_close(const char *path, int flags) {
+    int fd = open(path, flags, 0644);
+    return fd < 0 ? fd : close(fd);
+}
+
+/* Opens a file of /proc/PID and reads a byte of it, since some are refused only then. */
+static int read_proc(const char *pid, const char *file) {
+    char path[64], byte;
+    snprintf(path, sizeof path, "/proc/%s/%s", pid, file);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    /* In mem there is nothing at 0, so having opened it is enough. */
+    return strcmp(file, "mem") == 0 ? 0 : read(fd, &byte, 1) < 0 ? -1 : 0;
+}
+
+static int unix_address(struct sockaddr_un *address, const char *path) {
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    /* @ stands for the abstract name space. */
+    strncpy(address->sun_path, path, sizeof address->sun_path - 1);
+    if (path[0] == '@')
+        address->sun_path[0] = 0;
+    return offsetof(struct sockaddr_un, sun_path) + strlen(path) + (path[0] != '@');
+}
+
+/* Connects, says hello, and waits for a word: who is let in is kept, who is not is cut off. */
+static int talk(const char *path, const char *word) {
+    struct sockaddr_un address;
+    int length = unix_address(&address, path), fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct timeval patience = {1, 0};
+    char byte;
+    if (fd < 0 || connect(fd, (void *)&address, length) < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (send(fd, word, strlen(word), MSG_NOSIGNAL) < 0)
+        return -1;
+    ssize_t count = recv(fd, &byte, 1, 0);
+    if (count == 0)
+        errno = EPIPE;
+    /* Not answered, but not cut off either. */
+    if (count < 0 && errno == EAGAIN)
+        count = 1;
+    return count > 0 ? 0 : -1;
+}
+
+static int listen_and_connect(const char *path) {
+    struct sockaddr_un address;
+    int length = unix_address(&address, path), fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0 || bind(fd, (void *)&address, length) < 0 || listen(fd, 1) < 0)
+        return -1;
+    return connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, length);
+}
+
+static int inet(int family, int type, const char *port) {
+    int fd = socket(family, type, 0);
+    if (fd < 0)
+        return -1;
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port)), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int result = family == AF_INET ? connect(fd, (void *)&four, sizeof four) : connect(fd, (void *)&six, sizeof six);
+    close(fd);
+    return result;
+}
+
+/* getpid, or whatever the number stands for, by the calling convention of 32-bit programs. */
+static int by_interrupt(int number) {
+#ifdef __x86_64__
+    int result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(0), "c"(0), "d"(0) : "memory", "r8", "r9", "r10", "r11");
+    errno = result < 0 ? -result : 0;
+    return result < 0 ? -1 : 0;
+#else
+    errno = EACCES;
+    return -1;
+#endif
+}
+
+/* A Unix socket by socketcall(2), whose arguments are out of a filter's sight: AF_INET. */
+static int socketcall(void) {
+#ifdef __x86_64__
+    int *arguments = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    arguments[0] = AF_INET, arguments[1] = SOCK_STREAM, arguments[2] = 0;
+    int result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(102), "b"(1), "c"(arguments) : "memory", "r8", "r9", "r10", "r11");
+    errno = result < 0 ? -result : 0;
+    return result < 0 ? -1 : 0;
+#else
+    errno = EACCES;
+    return -1;
+#endif
+}
+
+/* Each process starts others without end, in sessions of their own where asked, and ignores what it can. Should nobody
+   else end them, they end by themselves, for the sake of the machine that tests them. */
+static void bomb(int with_sessions) {
+    time_t end = time(NULL) + 5;
+    for (int signal = 1; signal < 32; signal++)
+        sigaction(signal, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
+    while (time(NULL) < end) {
+        if (fork() == 0 && with_sessions)
+            setsid();
+    }
+    _exit(0);
+}
+
+static int hold_memory(int mib, int flags) {
+    for (int i = 0; i < mib; i++) {
+        char *piece = mmap(NULL, MIB, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+        if (piece == MAP_FAILED)
+            return -1;
+        memset(piece, 1, MIB);
+    }
+    pause();
+    return 0;
+}
+
+/* Fills a file to which no path leads: deleted, beneath more names than a path can hold, or in a closed folder. */
+static int fill_unseen(const char *how, const char *mib) {
+    static char piece[MIB];
+    int fd;
+    if (chdir(getenv("TMPDIR")) < 0)
+        return -1;
+    if (strcmp(how, "deep") == 0) {
+        char name[201] = {0};
+        memset(name, 'd', 200);
+        for (int i = 0; i < 40; i++) {
+            if (mkdir(name, 0700) < 0 || chdir(name) < 0)
+                return -1;
+        }
+    }
+    if (strcmp(how, "closed") == 0 && (mkdir("closed", 0700) < 0 || chdir("closed") < 0))
+        return -1;
+    if ((fd = open("file", O_RDWR | O_CREAT, 0600)) < 0)
+        return -1;
+    if (strcmp(how, "deleted") == 0)
+        unlink("file");
+    if (strcmp(how, "closed") == 0)
+        chmod(".", 0);
+    for (int i = 0; i < atoi(mib); i++) {
+        if (write(fd, piece, MIB) != MIB)
+            return -1;
+        usleep(2000);
+    }
+    return 0;
+}
+
+static int attempt(const char *name, char *argument) {
+    char *second = strchr(argument, ' ');
+    struct stat stat_buffer;
+    if (second)
+        *second++ = 0;
+    if (!strcmp(name, "read")) return open_and_close(argument, O_RDONLY);
+    if (!strcmp(name, "write")) return open_and_close(argument, O_WRONLY);
+    if (!strcmp(name, "create")) return open_and_close(argument, O_WRONLY | O_CREAT);
+    if (!strcmp(name, "truncate")) return truncate(argument, 0);
+    if (!strcmp(name, "mkdir")) return mkdir(argument, 0755);
+    if (!strcmp(name, "unlink")) return unlink(argument);
+    if (!strcmp(name, "rename")) return rename(argument, second);
+    if (!strcmp(name, "link")) return link(argument, second);
+    if (!strcmp(name, "symlink")) return symlink(argument, second);
+    if (!strcmp(name, "chmod")) return chmod(argument, 0);
+    if (!strcmp(name, "chmod-again")) return stat(argument, &stat_buffer) < 0 ? -1 : chmod(argument, stat_buffer.st_mode);
+    if (!strcmp(name, "proc")) return read_proc(argument, second);
+    if (!strcmp(name, "signal")) return kill(atoi(argument), 0);
+    if (!strcmp(name, "ptrace")) return ptrace(PTRACE_SEIZE, atoi(argument), NULL, NULL);
+    if (!strcmp(name, "talk")) return talk(argument, second ? second : "GET / HTTP/1.1\r\n\r\n");
+    if (!strcmp(name, "unix")) return listen_and_connect(argument);
+    if (!strcmp(name, "socketpair")) return socketpair(AF_UNIX, SOCK_STREAM, 0, (int[2]){0});
+    if (!strcmp(name, "tcp")) return inet(AF_INET, SOCK_STREAM, argument);
+    if (!strcmp(name, "tcp6")) return inet(AF_INET6, SOCK_STREAM, argument);
+    if (!strcmp(name, "udp")) return inet(AF_INET, SOCK_DGRAM, argument);
+    if (!strcmp(name, "netlink")) return socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    if (!strcmp(name, "packet")) return socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_ALL));
+    if (!strcmp(name, "vsock")) return socket(AF_VSOCK, SOCK_STREAM, 0);
+    if (!strcmp(name, "inet-pair")) return socketpair(AF_INET, SOCK_STREAM, 0, (int[2]){0});
+    if (!strcmp(name, "io_uring")) return syscall(SYS_io_uring_setup, 1, (char[128]){0});
+    if (!strcmp(name, "int80")) return by_interrupt(atoi(argument));
+    if (!strcmp(name, "socketcall")) return socketcall();
+    if (!strcmp(name, "shmget")) return shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600);
+    if (!strcmp(name, "msgget")) return msgget(IPC_PRIVATE, IPC_CREAT | 0600);
+    if (!strcmp(name, "semget")) return semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
+    if (!strcmp(name, "mq_open")) return syscall(SYS_mq_open, argument, O_CREAT | O_RDWR, 0600, NULL);
+    if (!strcmp(name, "add_key")) return syscall(SYS_add_key, "user", argument, "x", 1, -4 /* of the user */);
+    if (!strcmp(name, "hold")) return hold_memory(atoi(argument), MAP_PRIVATE);
+    if (!strcmp(name, "hold-shared")) return hold_memory(atoi(argument), MAP_SHARED);
+    if (!strcmp(name, "fill")) return fill_unseen(argument, second);
+    if (!strcmp(name, "bomb")) bomb(!strcmp(argument, "sessions"));
+    if (!strcmp(name, "stop")) return raise(SIGSTOP);
+    errno = ENOSYS;
+    return -1;
+}
+
+int main(void) {
+    char line[4096];
+    printf("Content-Type: text/plain\n\n");
+    while (fgets(line, sizeof line, stdin)) {
+        char said[4096];
+        line[strcspn(line, "\n")] = 0;
+        strcpy(said, line);
+        char *argument = strchr(line, ' ');
+        if (argument)
+            *argument++ = 0;
+        fflush(stdout);
+        errno = 0;
+        int result = attempt(line, argument ? argument : "");
+        printf("%s: %s\n", said, result < 0 ? strerrorname_np(errno) : "ok");
+    }
+    return 0;
+}

@@ -1,0 +1,523 @@
+//! Clients that mean harm, or behave as if they did.
+//!
+//! The first half takes what a client can do to a bare tiny_http server (hang its threads by a version, end its process by
+//! a length, …), and does each many times: 300, or with FAAS_TEST_SOAK=1 10,000. Afterwards the gateway's threads,
+//! descriptors and memory are what they were, and it serves.
+//! The second half is about what reaches a function, and about clients that are slow, many, or leave.
+
+use std::fs;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::http::Answer;
+use crate::instance::{Instance, wait_until};
+
+/// Clients that attack at once.
+const ATTACKERS: usize = 4;
+/// Threads and descriptors may differ by what the pools behind the door keep; a leak of one in ten tries would exceed it.
+const COUNT_SLACK: usize = 16;
+/// The allocator returns memory when it likes.
+const MEMORY_SLACK_KIB: usize = 6 * 1024;
+
+fn is_soak() -> bool {
+    std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1")
+}
+
+fn tries() -> usize {
+    if is_soak() { 10_000 } else { 300 }
+}
+
+/// What the gateway's process holds.
+#[derive(Debug)]
+struct Holdings {
+    threads: usize,
+    descriptors: usize,
+    memory_kib: usize,
+}
+
+fn holdings(instance: &Instance) -> Holdings {
+    let pid = instance.gateway_pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let figure = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    Holdings { threads: figure("Threads:"), descriptors, memory_kib: figure("RssAnon:") }
+}
+
+/// Attacks again and again, from several clients at once, and checks that nothing of it stays.
+fn withstands(instance: &Instance, attack: impl Fn(usize) + Sync) {
+    let attack_often = |count: usize| {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..ATTACKERS {
+                scope.spawn(|| {
+                    while let number = next.fetch_add(1, Ordering::Relaxed)
+                        && number < count
+                    {
+                        attack(number);
+                    }
+                });
+            }
+        });
+    };
+    // Pools and buffers grow to what this load needs.
+    attack_often(tries() / 5);
+    let before = holdings(instance);
+    attack_often(tries());
+    let is_flat = |now: &Holdings| {
+        // The next answer closes private connections that have been idle for long.
+        assert_eq!(instance.get("/no/such/route").status, 404);
+        now.threads <= before.threads + COUNT_SLACK
+            && now.descriptors <= before.descriptors + COUNT_SLACK
+            && now.memory_kib <= before.memory_kib + MEMORY_SLACK_KIB
+    };
+    let flat_by = Instant::now() + Duration::from_secs(20);
+    while !is_flat(&holdings(instance)) {
+        assert!(Instant::now() < flat_by, "{:?} were {before:?}", holdings(instance));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(instance.get("/healthz").status, 200);
+}
+
+/// Sends bytes on a connection of its own and reads one answer's status.
+fn status_of(instance: &Instance, bytes: &[u8]) -> u16 {
+    let mut stream = instance.connect();
+    let _ = stream.get_mut().write_all(bytes);
+    Answer::read(&mut stream, false).unwrap().status
+}
+
+// ---- What brings a bare tiny_http server down -----------------------------------------------------------------------
+
+#[test]
+fn a_version_other_than_1_costs_no_thread() {
+    let instance = Instance::start();
+    let lines = ["GET / HTTP/2.0\r\n\r\n", "GET / HTTP/3.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+    withstands(&instance, |number| assert_eq!(status_of(&instance, lines[number % lines.len()].as_bytes()), 505));
+}
+
+#[test]
+fn a_length_beyond_all_memory_is_refused_before_anything_is_taken_for_it() {
+    let instance = Instance::start();
+    let lengths = ["9000000000000000000", "18446744073709551615", "4611686018427387904", "1099511627776"];
+    withstands(&instance, |number| {
+        let length = lengths[number % lengths.len()];
+        let request = format!("POST /api/hello HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nbody");
+        assert_eq!(status_of(&instance, request.as_bytes()), 413);
+    });
+}
+
+#[test]
+fn a_burst_of_connections_that_stay_is_served_to_the_last_one() {
+    let instance = Instance::start();
+    withstands(&instance, |_| {
+        let mut streams: Vec<BufReader<TcpStream>> = (0..16).map(|_| instance.connect()).collect();
+        for stream in &mut streams {
+            stream.get_mut().write_all(b"GET /none HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        }
+        // From the last to the first: none of them may wait until another one closes.
+        for stream in streams.iter_mut().rev() {
+            assert_eq!(Answer::read(stream, false).unwrap().status, 404);
+        }
+    });
+}
+
+#[test]
+fn a_head_without_end_is_cut_short() {
+    let instance = Instance::start();
+    let long = "x".repeat(70_000);
+    let heads = [
+        (format!("GET /{long}"), 414),
+        (long.clone(), 400),
+        (format!("GET / HTTP/1.1\r\nHost: h\r\nX: {long}"), 431),
+        (format!("GET / HTTP/1.1\r\nHost: h\r\n{}", "X: y\r\n".repeat(101)), 431),
+        (format!("GET / HTTP/1.1\r\nHost: h\r\n{long}"), 431),
+        ("\r\n".repeat(1000), 400),
+        ("GET / HTTP/1.1\nHost: h\n\n".into(), 400),
+    ];
+    withstands(&instance, |number| {
+        let (head, status) = &heads[number % heads.len()];
+        assert_eq!(status_of(&instance, head.as_bytes()), *status, "to {:.40?}", head);
+    });
+}
+
+#[test]
+fn a_body_whose_end_is_in_doubt_is_refused() {
+    let instance = Instance::start();
+    let bodies = [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "Content-Length: five\r\n\r\nhello",
+        " Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+        "X: a\0b\r\n\r\n",
+    ];
+    withstands(&instance, |number| {
+        let body = bodies[number % bodies.len()];
+        let request = format!("POST /api/hello HTTP/1.1\r\nHost: h\r\n{body}");
+        assert_eq!(status_of(&instance, request.as_bytes()), 400, "to {request:?}");
+    });
+}
+
+#[test]
+fn many_requests_in_one_write_take_turns_and_hold_nobody_up() {
+    let instance = Instance::start();
+    let requests = "GET /none HTTP/1.1\r\nHost: h\r\n\r\n".repeat(16);
+    withstands(&instance, |number| {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(requests.as_bytes()).unwrap();
+        // Every other client leaves after the first answer, with all others unread: the gateway sees a reset.
+        let read = if number % 2 == 0 { 16 } else { 1 };
+        (0..read).for_each(|_| assert_eq!(Answer::read(&mut stream, false).unwrap().status, 404));
+    });
+}
+
+#[test]
+fn a_client_that_waits_for_leave_to_send_too_much_is_told_at_once() {
+    let instance = Instance::start();
+    let head = "POST /none HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n";
+    withstands(&instance, |number| {
+        if number % 2 == 0 {
+            assert_eq!(status_of(&instance, format!("{head}Content-Length: 99999999999\r\n\r\n").as_bytes()), 413);
+            return;
+        }
+        let mut stream = instance.connect();
+        write!(stream.get_mut(), "{head}Content-Length: 5000\r\n\r\n").unwrap();
+        assert_eq!(Answer::read(&mut stream, false).unwrap().status, 100);
+        stream.get_mut().write_all(&[b'x'; 5000]).unwrap();
+        assert_eq!(Answer::read(&mut stream, false).unwrap().status, 404);
+    });
+}
+
+#[test]
+fn connections_that_break_at_any_point_leave_nothing_and_accepting_goes_on() {
+    let instance = Instance::start();
+    let request = b"POST /none HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nsome body";
+    withstands(&instance, |number| {
+        let mut stream = instance.connect();
+        let sent = number % (request.len() + 1);
+        stream.get_mut().write_all(&request[..sent]).unwrap();
+        match number % 3 {
+            0 => stream.get_mut().shutdown(Shutdown::Both).unwrap(),
+            // Closed with an answer that nobody reads, which resets the connection.
+            1 if sent == request.len() => assert_eq!(stream.get_mut().peek(&mut [0]).unwrap(), 1),
+            _ => {}
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_unknown_length_for_an_old_client_is_not_held_in_memory() {
+    let instance = Instance::start();
+    let script = "head -c 300000 /dev/zero";
+    instance.script_with("GET:/stream", script, json!({"stream": true, "output": "raw"}));
+    instance.script_with("GET:/whole", script, json!({"output": "raw"}));
+    let heads = ["HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nHost: h\r\nTE: identity\r\n\r\n", "HTTP/1.0\r\nTE: identity\r\n\r\n"];
+    withstands(&instance, |number| {
+        let (head, path) = (heads[number % heads.len()], ["stream", "whole"][number % 2]);
+        let mut stream = instance.connect();
+        write!(stream.get_mut(), "GET /{path} {head}").unwrap();
+        let answer = Answer::read(&mut stream, false).unwrap();
+        assert_eq!((answer.status, answer.body.len(), answer.is_whole), (200, 300_000, true), "{path} {head:?}");
+        assert!(head.contains("1.1") || answer.field("Transfer-Encoding").is_none(), "{:?}", answer.fields);
+    });
+}
+
+#[test]
+fn a_function_that_splits_its_head_is_not_passed_on() {
+    let instance = Instance::start();
+    instance.script("GET:/split", "printf 'Content-Type: text/plain\\nX-A: b\\rSet-Cookie: evil=1\\n\\nbody'");
+    withstands(&instance, |_| {
+        let answer = instance.get("/split");
+        assert!(answer.field("Set-Cookie").is_none(), "{:?}", answer.fields);
+        assert_eq!(answer.status, 502, "{}", answer.text());
+    });
+}
+
+// ---- What reaches a function ----------------------------------------------------------------------------------------
+
+/// Says which request it sees, one variable per line.
+const TELL: &str = r#"
+printf '%s\n' "method=$REQUEST_METHOD" "uri=$REQUEST_URI" "script=$SCRIPT_NAME" "info=$PATH_INFO" \
+    "query=$QUERY_STRING" "host=$HTTP_HOST" "name=$SERVER_NAME" "protocol=$SERVER_PROTOCOL"
+"#;
+
+/// The lines of TELL that differ from what a plain request makes of them.
+fn told(instance: &Instance, bytes: &str) -> (u16, String) {
+    let answer = instance.exchange(bytes).remove(0);
+    let usual = ["method=GET", "host=h", "name=h", "protocol=HTTP/1.1", "query=", "info=", "script=/tell"];
+    let text = answer.text();
+    let lines: Vec<&str> = text.lines().filter(|line| !usual.contains(line)).collect();
+    (answer.status, if answer.status == 200 { lines.join(" ") } else { String::new() })
+}
+
+#[test]
+fn targets_of_every_form_reach_the_function_as_sent_or_are_refused() {
+    let instance = Instance::start();
+    let descriptor = instance.descriptor("native", &format!("#!/bin/sh\n{TELL}"), json!({"output": "raw"}));
+    instance.install(&["GET:/tell", "GET:/tell/*", "OPTIONS:/tell"].map(|key| (key, descriptor.clone())));
+    for (target, status, expected) in [
+        ("/tell", 200, "uri=/tell"),
+        ("/tell?", 200, "uri=/tell?"),
+        ("/tell?a=b?c=d&%00", 200, "uri=/tell?a=b?c=d&%00 query=a=b?c=d&%00"),
+        // What another reader might take for another path is compared as it was sent.
+        ("//tell", 404, ""),
+        ("/./tell", 404, ""),
+        ("/x/../tell", 404, ""),
+        ("/%74ell", 404, ""),
+        ("/tell%2fa", 404, ""),
+        ("/tell/../../etc/passwd", 200, "uri=/tell/../../etc/passwd info=/../../etc/passwd"),
+        ("/tell//a", 200, "uri=/tell//a info=//a"),
+        ("/tell/%2e%2e/a%2Fb", 200, "uri=/tell/%2e%2e/a%2Fb info=/../a/b"),
+        ("/tell/%zz%4", 200, "uri=/tell/%zz%4 info=/%zz%4"),
+        ("/tell/%00", 400, ""),
+        ("/tell/a%00b?c", 400, ""),
+        // The absolute form, whose host wins over the Host line.
+        ("http://other:81/tell?q", 200, "uri=http://other:81/tell?q query=q host=other:81 name=other"),
+        ("HTTPS://other/tell", 200, "uri=HTTPS://other/tell host=other name=other"),
+        ("http://other", 404, ""),
+        ("http://user@other/tell", 400, ""),
+        ("http:///tell", 400, ""),
+        ("ftp://other/tell", 400, ""),
+        ("tell", 400, ""),
+        ("*", 400, ""),
+        ("/tell#fragment", 400, ""),
+        ("/tell\u{e4}", 400, ""),
+        ("/tell\0", 400, ""),
+        ("/tell a", 400, ""),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert_eq!(told(&instance, &request), (status, expected.to_string()), "for {target:?}");
+    }
+    let options =
+        |target: &str| instance.exchange(format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
+    assert_eq!(options("*")[0].status, 204);
+    assert!(options("/tell")[0].text().starts_with("method=OPTIONS\n"));
+    // A client of version 1.0 need not name a host.
+    assert_eq!(
+        told(&instance, "GET /tell HTTP/1.0\r\n\r\n"),
+        (200, "uri=/tell host= name=localhost protocol=HTTP/1.0".into())
+    );
+}
+
+#[test]
+fn a_client_cannot_set_what_is_not_its_to_set() {
+    let instance = Instance::start();
+    instance.script_with("GET:/env", "env", json!({"output": "raw"}));
+    let fields = [
+        ("Proxy", "http://evil/"),
+        ("proxy", "http://evil/"),
+        ("X-Faas-Conversation", "1"),
+        ("x-faas-spooled", "1000"),
+        ("X-FAAS-Worker", "7"),
+        ("X_Faas_Conversation", "2"),
+        ("Content_Length", "3"),
+        ("Remote-Addr", "6.6.6.6"),
+        ("Remote_Addr", "6.6.6.6"),
+        ("X-Forwarded-For", "6.6.6.6"),
+        ("Connection", "close, X-Secret"),
+        ("X-Secret", "1"),
+        ("Upgrade", "h2c"),
+        ("TE", "trailers"),
+        ("Keep-Alive", "timeout=9"),
+        ("Transfer_Encoding", "chunked"),
+        ("X.Dot", "1"),
+        ("X-Plain", "1"),
+    ];
+    let answer = instance.request("GET", "/env", &fields, b"");
+    let text = answer.text();
+    let mut names: Vec<&str> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.retain(|name| name.starts_with("HTTP_"));
+    names.sort();
+    assert_eq!(names, ["HTTP_HOST", "HTTP_REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_X_PLAIN", "HTTP_X_REQUEST_ID"]);
+    for line in ["REMOTE_ADDR=127.0.0.1", "HTTP_X_FORWARDED_FOR=6.6.6.6, 127.0.0.1", "CONTENT_LENGTH=0"] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
+    }
+    assert_ne!(answer.field("X-Faas-Worker"), Some("7"));
+}
+
+#[test]
+fn cookies_of_8_kib_and_bytes_beyond_ascii_arrive_unchanged() {
+    let instance = Instance::start();
+    instance.script_with("GET:/cookie", "printf '%s|%s' \"$HTTP_COOKIE\" \"$HTTP_X_OBS\"", json!({"output": "raw"}));
+    let cookie = format!("a={}; b=\"c\"", "0123456789abcdef".repeat(512));
+    let obs: Vec<u8> = (0x80..=0xff).chain(*b"\t \"\\'$`;&|").collect();
+    let mut stream = instance.connect();
+    let head = format!("GET /cookie HTTP/1.1\r\nHost: h\r\nCookie: {cookie}\r\ncookie: d=e\r\nX-Obs: ");
+    stream.get_mut().write_all(&[head.as_bytes(), &obs, b"\r\n\r\n"].concat()).unwrap();
+    let answer = Answer::read(&mut stream, false).unwrap();
+    assert_eq!(answer.body, [cookie.as_bytes(), b"; d=e|", &obs].concat());
+}
+
+// ---- Slow clients, too many of them, and those that leave -----------------------------------------------------------
+
+/// Sends `start`, then one byte at a time, until there is an answer.
+fn dribble(instance: &Instance, start: &str) -> (Answer, Duration) {
+    let mut stream = instance.connect();
+    stream.get_mut().write_all(start.as_bytes()).unwrap();
+    let began = Instant::now();
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    while stream.get_ref().peek(&mut [0]).is_err() {
+        // It may have been refused just now.
+        let _ = stream.get_mut().write_all(b"1");
+    }
+    (Answer::read(&mut stream, false).unwrap(), began.elapsed())
+}
+
+#[test]
+fn a_head_or_a_body_that_dribbles_in_is_408_after_ten_seconds() {
+    let instance = Instance::start();
+    instance.script("POST:/count", "touch \"$IT_FOLDER/has-run\"");
+    let starts = [
+        "GET / HTTP/1.1\r\nHost: h\r\nX: ",
+        "P",
+        "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+    ];
+    std::thread::scope(|scope| {
+        let instance = &instance;
+        let dribbling = starts.map(|start| (start, scope.spawn(move || dribble(instance, start))));
+        for (start, thread) in dribbling {
+            let (answer, time) = thread.join().unwrap();
+            answer.problem(408, "request-too-slow");
+            assert_eq!(answer.field("Connection"), Some("close"));
+            assert!(time >= Duration::from_millis(9500), "{start:?} was given only {time:?}");
+        }
+    });
+    assert!(!instance.shared("has-run").exists());
+}
+
+#[test]
+fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
+    if !is_soak() {
+        return;
+    }
+    let instance = Instance::start();
+    instance.script_with("GET:/large", "head -c 10000000 /dev/zero", json!({"output": "raw"}));
+    let before = holdings(&instance);
+    let mut streams: Vec<TcpStream> = (0..50).map(|_| instance.connect().into_inner()).collect();
+    for stream in &mut streams {
+        stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(120);
+    while holdings(&instance).descriptors > before.descriptors + COUNT_SLACK {
+        assert!(Instant::now() < until, "{:?} were {before:?}", holdings(&instance));
+        streams.iter_mut().for_each(|stream| _ = stream.read(&mut [0]));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(instance.log_lines("took its answer too slowly").len(), 50);
+}
+
+/// How many connections this gateway takes, which depends on how many files it may open.
+fn connections_max(instance: &Instance) -> usize {
+    let lines = instance.log_lines("open files allow for");
+    let count = lines.first().and_then(|line| line.split("allow for ").nth(1)?.split(' ').next()?.parse().ok());
+    count.unwrap_or(faas::limits::CONNECTIONS_MAX)
+}
+
+#[test]
+fn a_connection_over_the_limit_is_503_with_retry_after_at_once_and_room_comes_back() {
+    let instance = Instance::start();
+    let before = holdings(&instance);
+    let max = connections_max(&instance);
+    let ours = faas::sys::raise_open_files_limit().unwrap() as usize;
+    assert!(ours > max + 500, "this test needs {max} connections, and may have {ours} open files");
+    let connect = || TcpStream::connect(instance.address()).unwrap();
+    let held: Vec<TcpStream> = (0..max).map(|_| connect()).collect();
+    wait_until("all of them have a thread", || holdings(&instance).threads >= max);
+    for _ in 0..8 {
+        let began = Instant::now();
+        // It is answered before it has asked.
+        let answer = Answer::read(&mut BufReader::new(connect()), false).unwrap();
+        answer.problem(503, "too-many-connections");
+        assert!(answer.field("Retry-After").is_some_and(|seconds| seconds.parse::<u64>().unwrap() <= 60));
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    // Those that are in are served.
+    let mut first = BufReader::new(held[0].try_clone().unwrap());
+    first.get_mut().write_all(b"GET /none HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    assert_eq!(Answer::read(&mut first, false).unwrap().status, 404);
+    drop((held, first));
+    wait_until("their threads and descriptors are gone", || {
+        let now = holdings(&instance);
+        now.threads <= before.threads + COUNT_SLACK && now.descriptors <= before.descriptors + COUNT_SLACK
+    });
+    assert_eq!(instance.get("/healthz").status, 200);
+}
+
+#[test]
+fn with_two_hundred_open_files_a_burst_is_turned_away_and_service_goes_on() {
+    let mut instance = Instance::prepare(&[]);
+    instance.init();
+    instance.launch_under("ulimit -n 200");
+    instance.wait_until_ready();
+    instance.script("GET:/x", "echo x");
+    for _ in 0..5 {
+        let request = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let streams: Vec<io::Result<TcpStream>> = (0..200).map(|_| TcpStream::connect(instance.address())).collect();
+        let mut served = 0;
+        for stream in streams.into_iter().flatten() {
+            let mut stream = BufReader::new(stream);
+            stream.get_ref().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let _ = stream.get_mut().write_all(request);
+            // One that had to make room for the next that is turned away may see a reset instead of its 503.
+            match Answer::read(&mut stream, false) {
+                Ok(answer) if answer.status == 200 => served += 1,
+                Ok(answer) => assert!(answer.status == 503 && answer.field("Retry-After").is_some(), "{answer:?}"),
+                Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "a client waits for nothing"),
+            }
+        }
+        assert!(served > 0);
+        assert!(holdings(&instance).descriptors <= 200);
+        wait_until("it serves again", || {
+            instance.try_request("GET", "/x", &[], b"").is_ok_and(|it| it.text() == "x\n")
+        });
+    }
+}
+
+#[test]
+fn who_has_closed_its_sending_side_gets_a_quick_answer_and_a_slow_function_is_cancelled() {
+    let instance = Instance::start();
+    instance.script("GET:/quick", "echo quick");
+    instance.script("GET:/slow", "touch \"$IT_FOLDER/started\"\nsleep 1000");
+    let half_closed = |requests: &str| {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(requests.as_bytes()).unwrap();
+        stream.get_mut().shutdown(Shutdown::Write).unwrap();
+        stream
+    };
+    let quick = "GET /quick HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut stream = half_closed(&quick.repeat(3));
+    (0..3).for_each(|_| assert_eq!(Answer::read(&mut stream, false).unwrap().text(), "quick\n"));
+    assert!(Answer::read(&mut stream, false).is_err());
+
+    let mut stream = half_closed(&format!("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n{quick}"));
+    wait_until("it has started", || instance.shared("started").exists());
+    wait_until("it is gone", || instance.functions().is_empty());
+    // Nothing is served behind it.
+    assert!(Answer::read(&mut stream, false).is_err());
+}
+
+#[test]
+fn a_client_that_leaves_cancels_its_function_and_what_it_had_sent_behind_is_not_run() {
+    let instance = Instance::start();
+    instance.script("GET:/slow", "touch \"$IT_FOLDER/started\"\nsleep 1000");
+    instance.script("GET:/next", "touch \"$IT_FOLDER/next-has-run\"");
+    let mut stream = instance.connect();
+    let requests = "GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n";
+    stream.get_mut().write_all(requests.as_bytes()).unwrap();
+    wait_until("it has started", || instance.shared("started").exists());
+    drop(stream);
+    wait_until("it is gone", || instance.functions().is_empty());
+    wait_until("its slot is free", || {
+        let health = instance.get("/healthz").json();
+        health["workers"].as_array().unwrap().iter().all(|worker| worker["in_flight"] == 0)
+    });
+    assert!(!instance.shared("next-has-run").exists());
+}

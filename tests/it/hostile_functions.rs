@@ -1,0 +1,412 @@
+//! Functions that mean harm: what the box keeps them from, and that nothing of them stays.
+//!
+//! Most of it is done by hostile.c, which tries what its body says, line by line, and tells what came of it. Where the tests
+//! run as root, they run three times: with functions as nobody, as root itself without its privileges, and with all of the
+//! platform as another plain user.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::instance::{GATEWAY, Instance, WORKER, has, signal, wait_for, wait_until};
+
+/// A user id that nobody else has, most likely.
+const PLAIN_USER: u32 = 47_114;
+/// How long after its answer a process of an invocation may still be found.
+const GONE_MAX: Duration = Duration::from_millis(200);
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Calls `test` with an instance for each way that functions can be run.
+fn for_each_user(settings: &[(&str, &str)], test: impl Fn(&Instance)) {
+    if !is_root() {
+        test(&Instance::with(settings));
+        return;
+    }
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let unreachable = [("FAAS_MODULE_ROOT", closed.path().to_str().unwrap())];
+    for (name, more, user) in [
+        ("as nobody", &[][..], None),
+        ("as root without privileges", &unreachable[..], None),
+        ("with a gateway of a plain user", &[][..], Some(PLAIN_USER)),
+    ] {
+        eprintln!("---- functions run {name}");
+        let mut instance = Instance::prepare(&[settings, more].concat());
+        if let Some(user) = user {
+            instance.run_as(user);
+        }
+        instance.init();
+        instance.launch();
+        instance.wait_until_ready();
+        test(&instance);
+    }
+}
+
+/// Registers hostile.c at `POST:/hostile`, with further fields of the descriptor.
+fn hostile(instance: &Instance, key: &str, more: serde_json::Value) -> PathBuf {
+    let program = instance.path("hostile");
+    if !program.exists() {
+        instance.compile("hostile", include_str!("hostile.c"));
+    }
+    let mut descriptor = json!({"runtime": "native", "module": program});
+    for (name, value) in more.as_object().unwrap() {
+        descriptor[name] = value.clone();
+    }
+    instance.install(&[(key, descriptor)]);
+    program
+}
+
+/// What came of these attempts.
+fn attempt(instance: &Instance, target: &str, attempts: &[String]) -> Vec<(String, String)> {
+    let answer = instance.post(target, attempts.join("\n") + "\n");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let outcomes: Vec<_> = answer.text().lines().filter_map(|line| line.rsplit_once(": ")).map(own).collect();
+    assert_eq!(outcomes.len(), attempts.len(), "{}", answer.text());
+    outcomes
+}
+
+fn own((left, right): (&str, &str)) -> (String, String) {
+    (left.to_string(), right.to_string())
+}
+
+fn assert_all_fail(instance: &Instance, target: &str, attempts: &[String]) {
+    let succeeded: Vec<_> =
+        attempt(instance, target, attempts).into_iter().filter(|(_, outcome)| outcome == "ok").collect();
+    assert_eq!(succeeded, [], "a function could do this");
+}
+
+fn assert_all_succeed(instance: &Instance, target: &str, attempts: &[String]) {
+    let failed: Vec<_> =
+        attempt(instance, target, attempts).into_iter().filter(|(_, outcome)| outcome != "ok").collect();
+    assert_eq!(failed, [], "a function could not do this");
+}
+
+/// Processes that descend from this instance's gateway and are neither it nor its workers, that were started from its
+/// folder, or that work in or have open a file of one of its scratch folders.
+fn leftovers(instance: &Instance) -> Vec<u32> {
+    let gateway = instance.gateway_pid();
+    let (folder, spool) = (instance.path(""), instance.path("spool"));
+    let is_ours = |pid: &u32| {
+        let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let program = link("exe");
+        let name = program.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        let is_platform = program == Path::new(GATEWAY)
+            || program == Path::new(WORKER)
+            || program.parent() == Some(folder.as_path()) && ["gateway", "worker"].contains(&name);
+        if is_platform || *pid == std::process::id() {
+            return false;
+        }
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut files = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+        program.starts_with(&folder)
+            || link("cwd").starts_with(&spool)
+            || files.any(|file| file.starts_with(&spool))
+            || descends(*pid, gateway)
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| is_ours(pid) && state(*pid).is_some()).collect()
+}
+
+/// The parent, session and state of a process, from /proc/PID/stat.
+fn state(pid: u32) -> Option<(u32, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let words: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    Some((words[1].parse().ok()?, words[3].parse().ok()?))
+}
+
+fn descends(pid: u32, ancestor: u32) -> bool {
+    let mut at = pid;
+    // No tree here is deeper; a process that ends meanwhile ends the walk.
+    for _ in 0..10_000 {
+        match state(at) {
+            Some((parent, _)) if parent == ancestor => return true,
+            Some((parent, _)) if parent > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// To be called at once after an answer.
+fn assert_nothing_stays(instance: &Instance) {
+    let answered = Instant::now();
+    loop {
+        let found = leftovers(instance);
+        let folders = scratch_folders(instance);
+        if found.is_empty() && folders.is_empty() {
+            return;
+        }
+        assert!(answered.elapsed() < GONE_MAX, "processes {found:?} and folders {folders:?} stay");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Scratch folders of invocations: spool/faas-…/worker_N/NUMBER.
+fn scratch_folders(instance: &Instance) -> Vec<PathBuf> {
+    let within = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    within(instance.path("spool"))
+        .flat_map(within)
+        .filter(|path| path.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("worker_")))
+        .flat_map(within)
+        .collect()
+}
+
+// ---- What is not its own ------------------------------------------------------------------------------------------
+
+#[test]
+fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        let functions = &Instance::start().get("/healthz").json()["functions"];
+        assert!(functions["landlock"].as_u64() >= Some(6), "{functions}");
+    }
+}
+
+fn has_landlock(instance: &Instance) -> bool {
+    instance.get("/healthz").json()["functions"]["landlock"].as_u64() >= Some(6)
+}
+
+#[test]
+fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[], |instance| {
+        if !has_landlock(instance) {
+            return;
+        }
+        hostile(instance, "POST:/hostile", json!({}));
+        instance.script("GET:/sleep", "exec sleep 1000");
+        let (root, run, db) = (instance.path(""), instance.run_dir(), instance.db());
+        let (root, run, db) = (root.display(), run.display(), db.display());
+        let mut attempts: Vec<String> = vec![
+            // The registry, the run dir, the modules, and the places that are everybody's.
+            format!("read {db}"),
+            format!("write {db}"),
+            format!("truncate {db}"),
+            format!("unlink {db}"),
+            format!("rename {db} {root}/other.db"),
+            format!("link {db} {root}/other.db"),
+            format!("chmod-again {db}"),
+            format!("create {db}-wal"),
+            format!("read {run}/gateway.pid"),
+            format!("write {run}/gateway.pid"),
+            format!("chmod-again {run}"),
+            format!("mkdir {run}/folder"),
+            format!("create {run}/file"),
+            format!("unlink {run}/worker_0.sock"),
+            format!("rename {run}/worker_0.sock {run}/worker_9.sock"),
+            format!("write {root}/hostile"),
+            format!("create {root}/file"),
+            format!("mkdir {root}/shared/folder"),
+            format!("create /tmp/faas-it-file-{}", std::process::id()),
+            "create /dev/shm/faas-it-file".into(),
+            "create /var/tmp/faas-it-file".into(),
+            "write /proc/self/oom_score_adj".into(),
+            // The platform's sockets.
+            format!("talk {run}/http.sock"),
+            format!("talk {run}/worker_0.sock"),
+            format!("talk {run}/metrics.sock {{}}"),
+            // What would stay behind.
+            "shmget".into(),
+            "msgget".into(),
+            "semget".into(),
+            "mq_open faas-it-queue".into(),
+            "add_key faas-it-key".into(),
+            // Other calling conventions: getpid, and socketcall, which hides its arguments from filters.
+            "int80 20".into(),
+            "socketcall".into(),
+        ];
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| instance.try_request("GET", "/sleep", &[], b""));
+            let function = wait_for("another function runs", || instance.functions().first().copied());
+            for process in [instance.gateway_pid(), instance.worker_pid(0), function] {
+                attempts.push(format!("signal {process}"));
+                attempts.push(format!("ptrace {process}"));
+                for file in ["environ", "mem", "maps", "fd/0", "root/etc/passwd"] {
+                    attempts.push(format!("proc {process} {file}"));
+                }
+            }
+            assert_all_fail(instance, "/hostile", &attempts);
+            signal("KILL", function);
+            let _ = other.join();
+        });
+        instance.script("GET:/after", "echo served");
+        assert_eq!(instance.get("/after").text(), "served\n");
+    });
+}
+
+#[test]
+fn a_function_may_write_its_scratch_folder_and_what_its_descriptor_lists_and_nothing_else() {
+    for_each_user(&[], |instance| {
+        if !has_landlock(instance) {
+            return;
+        }
+        for name in ["listed", "beside"] {
+            fs::create_dir(instance.path(name)).unwrap();
+            fs::set_permissions(instance.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        fs::write(instance.path("listed-file"), "").unwrap();
+        fs::set_permissions(instance.path("listed-file"), fs::Permissions::from_mode(0o666)).unwrap();
+        fs::write(instance.path("readable"), "content").unwrap();
+        let script = "try() { if ( \"$@\" ) 2>/dev/null; then echo \"$*: ok\"; else echo \"$*: refused\"; fi; }\n\
+            set_to() { echo x >\"$1\"; }\n\
+            cd $ROOT; try mkdir $TMPDIR/a; try set_to $TMPDIR/a/b; try mv $TMPDIR/a $TMPDIR/c; try rm -r $TMPDIR/c\n\
+            try set_to listed/a; try mkdir listed/b; try set_to listed-file; try test -r readable\n\
+            echo; try set_to beside/a; try mkdir beside/a; try set_to missing/a; try ln -s / beside/link\n\
+            ln -s $ROOT/beside $TMPDIR/link; try set_to $TMPDIR/link/a; try ln $ROOT/readable $TMPDIR/hard\n\
+            try mv listed/a beside/a; try rm readable; try touch ../x; pwd";
+        let write = json!([instance.path("listed"), instance.path("listed-file"), instance.path("missing")]);
+        let more = json!({"write": write, "env": {"ROOT": instance.path("")}, "output": "raw"});
+        instance.script_with("GET:/write", script, more);
+        let text = instance.get("/write").text();
+        let (allowed, refused) = text.split_once("\n\n").unwrap();
+        assert!(allowed.lines().all(|line| line.ends_with(": ok")) && allowed.lines().count() == 8, "{text}");
+        let attempts = refused.lines().filter(|line| line.contains(": "));
+        assert!(attempts.clone().all(|line| line.ends_with(": refused")) && attempts.count() >= 9, "{text}");
+        assert_eq!(fs::read_dir(instance.path("beside")).unwrap().count(), 0);
+        assert_eq!(fs::read(instance.path("readable")).unwrap(), b"content");
+        assert_nothing_stays(instance);
+    });
+}
+
+#[test]
+fn without_net_a_function_has_unix_sockets_and_no_others() {
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[], |instance| {
+        hostile(instance, "POST:/with-net", json!({}));
+        hostile(instance, "POST:/without-net", json!({"net": false}));
+        let port = instance.address().port();
+        let unix = ["socketpair".into(), format!("unix @faas-it-{port}")];
+        let tcp = [format!("tcp {port}")];
+        let more = ["tcp6 9", "udp 9", "netlink", "packet", "vsock", "inet-pair", "io_uring", "int80 20", "socketcall"];
+        assert_all_succeed(instance, "/with-net", &[&unix[..], &tcp].concat());
+        assert_all_succeed(instance, "/without-net", &unix);
+        assert_all_fail(instance, "/without-net", &[&tcp[..], &more.map(String::from)].concat());
+    });
+}
+
+// ---- Processes ----------------------------------------------------------------------------------------------------
+
+/// Ways to outlive one's invocation. Each leaves the ids of its sessions, where they are not that of the function.
+const FUGITIVES: [(&str, &str); 10] = [
+    ("a child", "sleep 1000 & echo answered"),
+    ("a session of its own", "setsid sh -c 'echo $$ >>$IT_FOLDER/sessions; exec sleep 1000' & await 1; echo answered"),
+    ("forked twice", "(setsid sh -c '(echo $$ >>$IT_FOLDER/sessions; sleep 1000 &) &' &) ; await 2; echo answered"),
+    ("a cleared environment", "env -i setsid /bin/sh -c 'cd /; exec /bin/sleep 1000' & echo answered"),
+    ("deaf to signals", "(trap '' TERM HUP INT QUIT PIPE; setsid sleep 1000 & sleep 1000) & echo answered"),
+    ("holds stdout and stderr", "(setsid sleep 1000 &) ; (sleep 1000 >&1 2>&2 &) ; echo answered"),
+    ("in the scratch folder", "cd $TMPDIR; mkdir d; cd d; (exec 9>f; setsid sleep 1000) & cd /; echo answered"),
+    ("daemonised", "(setsid sh -c '(cd /; umask 0; exec sleep 1000 <&- >&- 2>&- &)' &) ; echo answered"),
+    ("stopped", "(setsid sh -c 'kill -STOP $$' &) ; (kill -STOP $(sh -c 'echo $PPID') &) ; echo answered"),
+    ("always anew", "(setsid sh -c 'while :; do setsid sh -c \"sleep 0.01\" & sleep 0.002; done' &) ; echo answered"),
+];
+
+#[test]
+fn no_process_stays_after_the_answer_whatever_it_does_and_others_are_left_alone() {
+    for_each_user(&[], |instance| {
+        fs::write(instance.shared("sessions"), "").unwrap();
+        fs::set_permissions(instance.shared("sessions"), fs::Permissions::from_mode(0o666)).unwrap();
+        for (number, (_, script)) in FUGITIVES.iter().enumerate() {
+            let more = json!({"output": "raw"});
+            let script = format!("await() {{ until [ $(wc -l <$IT_FOLDER/sessions) -ge $1 ]; do :; done; }}\n{script}");
+            instance.script_with(&format!("GET:/{number}"), &script, more);
+        }
+        for (number, (name, _)) in FUGITIVES.iter().enumerate() {
+            let answer = instance.get(&format!("/{number}"));
+            assert_nothing_stays(instance);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "answered\n"), "{name}");
+        }
+        let sessions: HashSet<u32> = fs::read_to_string(instance.shared("sessions"))
+            .unwrap()
+            .lines()
+            .map(|line| line.parse().unwrap())
+            .collect();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        assert!(!pids.any(|pid| state(pid).is_some_and(|(_, session)| sessions.contains(&session))));
+    });
+}
+
+#[test]
+fn a_function_that_stops_itself_is_killed_at_its_timeout() {
+    let instance = Instance::start();
+    instance.script_with("GET:/stop", "kill -STOP $$", json!({"timeout": 1}));
+    assert!(instance.get("/stop").problem(504, "timed-out").contains("timeout of 1 s"));
+    assert_nothing_stays(&instance);
+}
+
+#[test]
+fn a_function_that_closes_its_stdout_has_answered_when_it_ends() {
+    let instance = Instance::start();
+    instance.script("GET:/closed", "echo before; exec >&- 2>&- <&-; sleep 0.1; exit 0");
+    assert_eq!(instance.get("/closed").text(), "before\n");
+    instance.script("GET:/late", "(sleep 0.05; echo late; sleep 1000) & echo early");
+    for _ in 0..10 {
+        assert_eq!(instance.get("/late").text(), "early\n");
+        assert_nothing_stays(&instance);
+    }
+}
+
+#[test]
+fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[], |instance| {
+        hostile(instance, "POST:/hostile", json!({"timeout": 20}));
+        instance.script("GET:/other", "echo other");
+        let done = AtomicBool::new(false);
+        let (bombs, others) = std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let mut answers = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    answers.push((instance.get("/other"), began.elapsed()));
+                }
+                answers
+            });
+            let bombs = ["", "sessions"].map(|kind| {
+                let began = Instant::now();
+                let answer = instance.post("/hostile", format!("bomb {kind}\n"));
+                let took = began.elapsed();
+                let gone = wait_until_the_bomb_is_gone(instance);
+                eprintln!("bomb {kind:?}: answered after {took:?}, gone {gone:?} later");
+                (answer, gone)
+            });
+            done.store(true, Ordering::Relaxed);
+            (bombs, others.join().unwrap())
+        });
+        eprintln!("{} others, slowest {:?}", others.len(), others.iter().map(|(_, took)| *took).max());
+        for (answer, gone) in bombs {
+            assert!(answer.problem(500, "process-limit").contains("256"));
+            assert!(gone < GONE_MAX, "{gone:?}");
+        }
+        for (answer, _) in others {
+            assert_eq!((answer.status, answer.text().as_str()), (200, "other\n"));
+        }
+        assert_nothing_stays(instance);
+    });
+}
+
+/// How long it takes until none of its processes is left. The way there is short, so that others may run meanwhile.
+fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
+    let program = instance.path("hostile");
+    let answered = Instant::now();
+    wait_until("the bomb is gone", || {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut programs = entries.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
+        !programs.any(|other| other == program)
+    });
+    answered.elapsed()
+}

@@ -1,0 +1,437 @@
+//! An instance of the platform in a temporary folder, and what tests do with it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::http::Answer;
+
+pub const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway");
+pub const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+
+/// The longest that a test waits for a condition. Everything here takes milliseconds on an idle machine.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Held while a program is started or written. A child that is about to start has all our descriptors for a moment; one
+/// that is open for writing on a program would keep that from being executed ("text file busy").
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// A gateway with its workers. Dropped, it is stopped, and where a test has failed its log is shown.
+pub struct Instance {
+    folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+    address: Option<SocketAddr>,
+    files: AtomicU32,
+}
+
+impl Instance {
+    /// Started with the example functions in the registry, and ready.
+    pub fn start() -> Instance {
+        Instance::with(&[])
+    }
+
+    /// The same with settings that differ from those of [`Instance::prepare`].
+    pub fn with(settings: &[(&str, &str)]) -> Instance {
+        let mut instance = Instance::prepare(settings);
+        instance.init();
+        instance.launch();
+        instance.wait_until_ready();
+        instance
+    }
+
+    /// Not started, and without a registry. The environment is that of `settings` and nothing of ours but PATH and HOME.
+    pub fn prepare(settings: &[(&str, &str)]) -> Instance {
+        let folder = tempfile::Builder::new().prefix("faas-it-").tempdir().unwrap();
+        let inside = |name: &str| folder.path().join(name).display().to_string();
+        let mut environment: Vec<(String, String)> = [
+            ("PATH", path_with_programs()),
+            ("HOME", std::env::var("HOME").unwrap_or("/".into())),
+            ("FAAS_HOST", "127.0.0.1".into()),
+            ("FAAS_PORT", "0".into()),
+            ("FAAS_WORKERS", "2".into()),
+            ("FAAS_DB", inside("registry.db")),
+            ("FAAS_RUN_DIR", inside("run")),
+            ("FAAS_SPOOL_DIR", inside("spool")),
+            ("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR").into()),
+            // What still runs when a test ends is of no interest.
+            ("FAAS_DRAIN_MS", "200".into()),
+        ]
+        .map(|(name, value)| (name.to_string(), value))
+        .to_vec();
+        for (name, value) in settings {
+            environment.retain(|(other, _)| other != name);
+            environment.push((name.to_string(), value.to_string()));
+        }
+        // Functions may run as another user: they may look around here, and write into what is shared.
+        for (name, mode) in [("", 0o755), ("spool", 0o755), ("shared", 0o777)] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        Instance { folder, environment, process: None, address: None, files: AtomicU32::new(0) }
+    }
+
+    /// Creates the registry as a user would.
+    pub fn init(&self) {
+        let output = self.gateway(&["--init"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Starts the gateway, which says everything into `log()`, and waits until it listens.
+    pub fn launch(&mut self) {
+        let _ = fs::remove_file(self.run_dir().join("gateway.address"));
+        let log = OpenOptions::new().create(true).append(true).open(self.path("gateway.log")).unwrap();
+        let mut command = self.command(GATEWAY);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.process = Some(start(&mut command));
+        let address_file = self.run_dir().join("gateway.address");
+        let address = wait_for("the gateway listens", || {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the gateway ended at once: {ended:?}: {}", self.log());
+            fs::read_to_string(&address_file).ok()?.strip_suffix('\n')?.parse().ok()
+        });
+        self.address = Some(address);
+    }
+
+    /// Until the registry is loaded and all workers have announced themselves.
+    pub fn wait_until_ready(&self) {
+        let count: usize = self.setting("FAAS_WORKERS").parse().unwrap();
+        wait_until("the instance is ready", || {
+            let health = self.get("/healthz");
+            health.status == 200 && health.json()["workers"].as_array().unwrap().len() == count
+        });
+    }
+
+    // ---- Places ---------------------------------------------------------------------------------------------------
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A place that functions may write to and know as `$IT_FOLDER`.
+    pub fn shared(&self, name: &str) -> PathBuf {
+        self.path("shared").join(name)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.setting("FAAS_RUN_DIR").into()
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.setting("FAAS_DB").into()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("the instance was launched")
+    }
+
+    fn setting(&self, name: &str) -> &str {
+        &self.environment.iter().find(|(other, _)| other == name).unwrap().1
+    }
+
+    /// All that gateway, workers and functions have said so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.path("gateway.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The log lines that contain `text`.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(text)).map(str::to_string).collect()
+    }
+
+    // ---- Registry and functions -----------------------------------------------------------------------------------
+
+    /// A connection to the registry that waits for locks.
+    pub fn registry(&self) -> rusqlite::Connection {
+        let connection = rusqlite::Connection::open(self.db()).unwrap();
+        connection.busy_timeout(WAIT_MAX).unwrap();
+        connection
+    }
+
+    /// Runs the sqlite3 program on the registry, as a person would, with the statements on its stdin.
+    pub fn sqlite3(&self, sql: &str) -> Output {
+        let mut command = Command::new("sqlite3");
+        command.arg(self.db()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = start(&mut command);
+        child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Writes rows in one transaction and waits until they are in service.
+    pub fn install(&self, rows: &[(&str, Value)]) {
+        let generation = || self.get("/healthz").json()["generation"].as_u64().unwrap();
+        let before = generation();
+        let mut registry = self.registry();
+        let transaction = registry.transaction().unwrap();
+        for (key, descriptor) in rows {
+            let sql = "INSERT OR REPLACE INTO functions (k, v, updated) VALUES (?1, ?2, strftime('%s','now'))";
+            transaction.execute(sql, (key, descriptor.to_string())).unwrap();
+        }
+        transaction.commit().unwrap();
+        wait_until("the rows are in service", || generation() > before);
+    }
+
+    /// Registers a function with this source text: `native` (a program's first line is to name its interpreter), `php` or
+    /// `wasm` (in text form). `more` holds further fields of the descriptor. Waits until it is in service.
+    pub fn function(&self, key: &str, runtime: &str, source: &str, more: Value) {
+        self.install(&[(key, self.descriptor(runtime, source, more))]);
+    }
+
+    /// A native function that is a shell script.
+    pub fn script(&self, key: &str, script: &str) {
+        self.script_with(key, script, json!({}));
+    }
+
+    pub fn script_with(&self, key: &str, script: &str, more: Value) {
+        self.function(key, "native", &format!("#!/bin/sh\n{script}\n"), more);
+    }
+
+    /// The descriptor of a function with this source text.
+    pub fn descriptor(&self, runtime: &str, source: &str, more: Value) -> Value {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let name = format!("function-{number}.{runtime}");
+        let module = match runtime {
+            "wasm" => self.program(&name, wat::parse_str(source).unwrap()),
+            _ => self.program(&name, source),
+        };
+        let shared = self.path("shared");
+        let mut descriptor =
+            json!({"runtime": runtime, "module": module, "write": [shared], "env": {"IT_FOLDER": shared}});
+        for (name, value) in more.as_object().unwrap() {
+            descriptor[name] = value.clone();
+        }
+        descriptor
+    }
+
+    /// Writes an executable file into the instance's folder.
+    pub fn program(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// Compiles a C program and returns where it is.
+    pub fn compile(&self, name: &str, text: &str) -> PathBuf {
+        let source = self.path(&format!("{name}.c"));
+        fs::write(&source, text).unwrap();
+        let program = self.path(name);
+        let output = run(Command::new("cc").args(["-O1", "-o"]).arg(&program).arg(source));
+        assert!(output.status.success(), "{output:?}");
+        program
+    }
+
+    /// A gate: a named pipe, in which a function waits with `read _ < "$IT_FOLDER/NAME"` until the test writes a newline
+    /// into the file that is returned; each newline lets one through.
+    pub fn gate(&self, name: &str) -> File {
+        let path = self.shared(name);
+        assert!(run(Command::new("mkfifo").args(["-m", "666"]).arg(&path)).status.success());
+        OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    // ---- Requests -------------------------------------------------------------------------------------------------
+
+    pub fn get(&self, target: &str) -> Answer {
+        self.request("GET", target, &[], b"")
+    }
+
+    pub fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.request("POST", target, &[], body.as_ref())
+    }
+
+    pub fn request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.try_request(method, target, fields, body).unwrap_or_else(|error| panic!("{method} {target}: {error}"))
+    }
+
+    /// One request on a connection of its own.
+    pub fn try_request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n");
+        if !body.is_empty() || method == "POST" {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        for (name, value) in fields {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let mut stream = connect(self.address())?;
+        // A gateway that refuses a body may not take all of it: what counts is its answer.
+        let _ = stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(body));
+        Answer::read(&mut BufReader::new(stream), method == "HEAD")
+    }
+
+    /// A connection whose reads are bounded.
+    pub fn connect(&self) -> BufReader<TcpStream> {
+        BufReader::new(connect(self.address()).unwrap())
+    }
+
+    /// Sends these bytes on a connection and reads all answers until the gateway closes it.
+    pub fn exchange(&self, bytes: impl AsRef<[u8]>) -> Vec<Answer> {
+        let mut stream = self.connect();
+        let _ = stream.get_mut().write_all(bytes.as_ref());
+        let mut answers = Vec::new();
+        while let Ok(answer) = Answer::read(&mut stream, false) {
+            answers.push(answer);
+        }
+        answers
+    }
+
+    // ---- Processes ------------------------------------------------------------------------------------------------
+
+    /// The gateway's answer to /healthz about worker `id`.
+    pub fn worker(&self, id: u32) -> Option<Value> {
+        let health = self.get("/healthz").json();
+        health["workers"].as_array()?.iter().find(|worker| worker["id"] == id).cloned()
+    }
+
+    pub fn worker_pid(&self, id: u32) -> u32 {
+        self.worker(id).unwrap()["pid"].as_u64().unwrap() as u32
+    }
+
+    pub fn gateway_pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// All living processes of this instance: those whose environment names its folder.
+    pub fn processes(&self) -> Vec<u32> {
+        let folder = self.folder.path().as_os_str().as_encoded_bytes();
+        let is_ours = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.windows(folder.len()).any(|window| window == folder)
+        };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+    }
+
+    /// Those of them that are functions.
+    pub fn functions(&self) -> Vec<u32> {
+        let is_platform = |pid: &u32| {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            program == Path::new(GATEWAY) || program == Path::new(WORKER)
+        };
+        self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
+    }
+
+    /// Sends SIGTERM and returns how the gateway ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        signal("TERM", self.gateway_pid());
+        self.wait()
+    }
+
+    /// Waits until the gateway has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        let ended = poll_until(|| process.try_wait().unwrap());
+        ended.unwrap_or_else(|| {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            panic!("the gateway did not end");
+        })
+    }
+
+    /// Runs the gateway's program with arguments to its end, beside the one that is running.
+    pub fn gateway(&self, arguments: &[&str]) -> Output {
+        run(self.command(GATEWAY).args(arguments))
+    }
+
+    /// A command with this instance's environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.environment.iter().cloned()).current_dir(self.folder.path());
+        command
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("path=/healthz")).collect();
+            eprintln!("---- the log's end ----\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+        let Some(mut process) = self.process.take() else { return };
+        signal("TERM", process.id());
+        if poll_until(|| process.try_wait().unwrap()).is_none() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Starts a process; all in this program are started here.
+pub fn start(command: &mut Command) -> Child {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a command to its end and returns what it said.
+pub fn run(command: &mut Command) -> Output {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    start(piped).wait_with_output().unwrap()
+}
+
+/// Sends a signal to a process that this test has started, or that its gateway has.
+pub fn signal(name: &str, pid: u32) {
+    // The result is of no interest: a process that is gone has got what it was to get.
+    run(Command::new("kill").args(["-s", name, &pid.to_string()]));
+}
+
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// Waits until `attempt` has a result; fails the test where it has none in time.
+pub fn wait_for<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    poll_until(attempt).unwrap_or_else(|| panic!("in {} s it did not come true that {what}", WAIT_MAX.as_secs()))
+}
+
+fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        match attempt() {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
+}
+
+/// Whether all these programs are installed. Where one is not, the test is skipped.
+pub fn has(programs: &[&str]) -> bool {
+    let path = path_with_programs();
+    let is_there = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing = programs.iter().find(|program| !is_there(program));
+    missing.inspect(|program| skip(&format!("{program} is not installed"))).is_none()
+}
+
+/// Takes note of the test that cannot run here, or fails it where none may be skipped.
+pub fn skip(reason: &str) {
+    let is_set = |name: &str, value: &str| std::env::var(name).is_ok_and(|is| is == value);
+    assert!(!is_set("CI", "true") && !is_set("FAAS_TEST_STRICT", "1"), "{reason}");
+    if let Some(file) = std::env::var_os("FAAS_TEST_SKIPS") {
+        let thread = std::thread::current();
+        let line = format!("{}: {reason}\n", thread.name().unwrap_or("a test"));
+        OpenOptions::new().create(true).append(true).open(file).unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// PATH, and where cargo and wasmer's own installer put programs.
+fn path_with_programs() -> String {
+    let [path, home] = ["PATH", "HOME"].map(|name| std::env::var(name).unwrap_or_default());
+    format!("{path}:{home}/.cargo/bin:{home}/.wasmer/bin")
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(2 * WAIT_MAX))?;
+    stream.set_write_timeout(Some(2 * WAIT_MAX))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

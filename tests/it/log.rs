@@ -1,0 +1,59 @@
+//! The log: what an operator can read of each request, and what a function cannot do to it.
+
+use crate::instance::{Instance, wait_for, wait_until};
+
+#[test]
+fn each_request_is_one_line_with_time_id_method_route_status_worker_and_milliseconds() {
+    let instance = Instance::start();
+    instance.script("GET:/x/*", "echo x");
+    instance.request("GET", "/x/y?q=1", &[("X-Request-Id", "it-found")], b"");
+    instance.request("POST", "/nowhere", &[("X-Request-Id", "it-lost")], b"");
+    let line = wait_for("it is logged", || instance.log_lines("request=it-found ").pop());
+    let (time, rest) = line.split_once(' ').unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
+    let fields: Vec<(&str, &str)> = rest.split(' ').map(|field| field.split_once('=').unwrap()).collect();
+    let value = |name: &str| fields.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+    assert_eq!([value("method"), value("route"), value("path")], [Some("GET"), Some("GET:/x/*"), Some("/x/y")]);
+    assert_eq!(value("status"), Some("200"));
+    assert!(["0", "1"].contains(&value("worker").unwrap()));
+    assert!(value("ms").unwrap().parse::<f64>().unwrap() > 0.0);
+    assert_eq!(instance.log_lines("request=it-found ").len(), 1);
+
+    let line = wait_for("it is logged", || instance.log_lines("request=it-lost ").pop());
+    assert!(line.contains("method=POST") && line.contains("status=404") && line.contains("worker=- "), "{line}");
+}
+
+#[test]
+fn what_a_function_says_on_stderr_is_logged_line_by_line_with_the_request_id() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo first >&2\nprintf 'second\\033[31m\\rthird' >&2");
+    instance.request("GET", "/x", &[("X-Request-Id", "it-said")], b"");
+    wait_until("it is logged", || instance.log_lines("request=it-said ").len() == 3);
+    let lines = instance.log_lines("request=it-said function=GET:/x stderr: ");
+    assert!(lines[0].ends_with("stderr: first"), "{lines:?}");
+    assert!(lines[1].contains("second") && lines[1].contains("third") && !lines[1].contains('\x1b'), "{lines:?}");
+}
+
+#[test]
+fn a_flood_on_stderr_is_bounded_and_what_was_dropped_is_said() {
+    let instance = Instance::start();
+    instance
+        .script("GET:/flood", "head -c 5000000 /dev/zero | tr '\\0' x >&2\nyes line | head -c 5000000 >&2\necho done");
+    assert_eq!(instance.get("/flood").text(), "done\n");
+    let dropped = wait_for("it is said", || instance.log_lines("more bytes were dropped").pop());
+    let count: u64 = dropped.split("stderr: ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((9_900_000..10_000_000).contains(&count), "{dropped}");
+    assert!(instance.log().len() < 1_000_000);
+    assert!(instance.log().lines().all(|line| line.len() < 4000));
+}
+
+#[test]
+fn a_request_cannot_forge_a_log_line() {
+    let instance = Instance::start();
+    let request = "GET /x%0Arequest=forged HTTP/1.1\r\nHost: it\r\nX-Request-Id: a\u{85}b\r\nConnection: close\r\n\r\n";
+    assert_eq!(instance.exchange(request)[0].status, 404);
+    wait_until("it is logged", || !instance.log_lines("path=/x%0Arequest=forged").is_empty());
+    assert!(instance.log().lines().all(|line| !line.contains("Z request=forged")));
+    instance.exchange("broken\r\n\r\n");
+    assert!(instance.log().lines().all(|line| line.starts_with("20")), "each line begins with a time");
+}

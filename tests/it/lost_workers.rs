@@ -1,0 +1,95 @@
+//! Workers that die: what their invocations' clients are told, and that others do not notice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::instance::{Instance, signal, wait_until};
+
+#[test]
+fn a_worker_killed_under_load_comes_back_and_only_what_ran_on_it_fails_with_502() {
+    const SLOTS: usize = 4;
+    let instance = Instance::with(&[("FAAS_WORKER_SLOTS", "4")]);
+    instance.script("GET:/work", "echo worked");
+    let killed = instance.worker_pid(0);
+    let is_back = || instance.worker(0).is_some_and(|worker| worker["pid"] != killed);
+    let done = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let clients = [(); 6].map(|()| {
+            scope.spawn(|| {
+                let mut answers = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    answers.push(instance.get("/work"));
+                }
+                answers
+            })
+        });
+        wait_until("it has work", || instance.worker(0).unwrap()["in_flight"].as_u64() >= Some(1));
+        signal("KILL", killed);
+        wait_until("it is back", is_back);
+        let before = instance.log_lines("route=GET:/work").len();
+        wait_until("it gets work again", || {
+            let lines = instance.log_lines("route=GET:/work");
+            lines[before..].iter().any(|line| line.contains("worker=0 "))
+        });
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    let failed: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+    for answer in &failed {
+        assert!(answer.problem(502, "worker-lost").contains("worker 0 died"));
+        assert_eq!(answer.field("X-Faas-Worker"), Some("0"));
+    }
+    assert!(failed.len() <= SLOTS, "{} failed, though only {SLOTS} can have run there", failed.len());
+    assert!(answers.iter().all(|answer| answer.status != 200 || answer.text() == "worked\n"));
+}
+
+#[test]
+fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {
+    let instance = Instance::start();
+    instance.script("GET:/sleep", "setsid sleep 1000 &\ntouch \"$IT_FOLDER/started\"\nsleep 1000");
+    std::thread::scope(|scope| {
+        let request = scope.spawn(|| instance.get("/sleep"));
+        wait_until("it runs", || instance.shared("started").exists());
+        let id = (0..2).find(|id| instance.worker(*id).unwrap()["in_flight"] == 1).unwrap();
+        signal("KILL", instance.worker_pid(id));
+        assert!(request.join().unwrap().problem(502, "worker-lost").contains(&format!("worker {id} died")));
+    });
+    wait_until("its processes are gone", || instance.functions().is_empty());
+}
+
+#[test]
+fn a_request_whose_worker_dies_before_it_has_started_runs_on_another_one() {
+    let instance = Instance::start();
+    instance.script("POST:/work", "echo run >>\"$IT_FOLDER/runs\"\ncat");
+    // A worker that stands still takes requests, and starts none.
+    let standing = instance.worker_pid(0);
+    signal("STOP", standing);
+    std::thread::scope(|scope| {
+        let mut requests = Vec::new();
+        wait_until("it has a request", || {
+            requests.push(scope.spawn(|| instance.post("/work", "body")));
+            instance.worker(0).is_some_and(|worker| worker["in_flight"].as_u64() >= Some(1))
+        });
+        signal("KILL", standing);
+        let count = requests.len();
+        for request in requests {
+            let answer = request.join().unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, "body"));
+            assert!(answer.field("X-Faas-Worker").is_some());
+        }
+        let runs = std::fs::read_to_string(instance.shared("runs")).unwrap();
+        assert_eq!(runs.lines().count(), count, "each has run once");
+    });
+    assert!(!instance.log_lines("trying another").is_empty());
+}
+
+#[test]
+fn without_any_worker_healthz_says_so_and_requests_wait_for_the_next_one() {
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.script("GET:/x", "echo x");
+    for _ in 0..3 {
+        let killed = instance.worker_pid(0);
+        signal("KILL", killed);
+        assert_eq!(instance.get("/x").status, 200);
+        wait_until("it is back", || instance.worker(0).is_some_and(|worker| worker["pid"] != killed));
+    }
+}

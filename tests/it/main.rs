@@ -1,0 +1,25 @@
+//! The platform from outside: a real gateway with real workers, real php, wasmer and sqlite3, a port and a folder of its
+//! own for every test.
+//!
+//! Each file holds the tests of one subject, and each test reads as a sentence about it. They wait for conditions
+//! (`wait_until`), never for a time; the bounds of their waits are generous, since a slow machine is no fault. Exact figures
+//! are the benchmarks' business.
+//!
+//! A test whose program is not installed says so in the file that FAAS_TEST_SKIPS names and ends; with CI=true or
+//! FAAS_TEST_STRICT=1 it fails.
+
+mod cgi;
+mod ending;
+mod examples;
+mod failures;
+mod framing;
+mod http;
+mod instance;
+mod large;
+mod log;
+mod lost_workers;
+mod registry;
+mod sandbox;
+mod scheduling;
+mod settings;
+mod slots;

@@ -1,0 +1,173 @@
+//! More work than there is room for: it is bounded everywhere, refused with the status that says so, and forgotten. How
+//! much good work gets through meanwhile is a benchmark (benches/hostile.rs).
+
+use std::fs;
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::http::Answer;
+use crate::instance::{Instance, wait_until};
+
+fn memory_kib(instance: &Instance) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", instance.gateway_pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn assert_retry_after(answer: &Answer) {
+    let seconds: u64 = answer.field("Retry-After").expect("an answer that says when to come back").parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{seconds}");
+}
+
+/// Until nothing runs and nothing waits.
+fn wait_until_calm(instance: &Instance) {
+    wait_until("nothing runs or waits", || {
+        let health = instance.get("/healthz").json();
+        let workers = health["workers"].as_array().unwrap();
+        health["waiting"] == 0 && workers.iter().all(|worker| worker["in_flight"] == 0)
+    });
+}
+
+#[test]
+fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
+    const CLIENTS: usize = 80;
+    const GOOD_WANTED: usize = 400;
+    let settings = [("FAAS_WORKER_SLOTS", "4"), ("FAAS_QUEUE_MAX", "16"), ("FAAS_QUEUE_TIMEOUT_MS", "1000")];
+    let instance = Instance::with(&settings);
+    instance.script("GET:/sleep", "sleep 0.05\necho done");
+    let before = memory_kib(&instance);
+    let (good, refused, refused_ms_max) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let client = || {
+        let mut stream = instance.connect();
+        while good.load(Ordering::Relaxed) < GOOD_WANTED {
+            let began = Instant::now();
+            stream.get_mut().write_all(b"GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            let answer = Answer::read(&mut stream, false).unwrap();
+            match answer.status {
+                200 => {
+                    assert_eq!(answer.text(), "done\n");
+                    good.fetch_add(1, Ordering::Relaxed);
+                }
+                503 => {
+                    assert_retry_after(&answer);
+                    refused_ms_max.fetch_max(began.elapsed().as_millis() as usize, Ordering::Relaxed);
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    // As an impatient client would: it does come back, but not at once.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => panic!("{answer:?}"),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        while !clients.iter().all(|client| client.is_finished()) {
+            let health = instance.get("/healthz").json();
+            assert!(health["waiting"].as_u64().unwrap() <= 16, "{health}");
+            for worker in health["workers"].as_array().unwrap() {
+                assert!(worker["in_flight"].as_u64().unwrap() <= 4, "{health}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(refused.into_inner() > 0, "eighty clients had room");
+    let refused_ms_max = refused_ms_max.into_inner();
+    assert!(refused_ms_max < 2000, "one waited {refused_ms_max} ms to be refused, of 1000 that were allowed");
+    let grown = memory_kib(&instance).saturating_sub(before);
+    assert!(grown < 24 * 1024, "it grew by {grown} KiB");
+    wait_until_calm(&instance);
+    assert_eq!(instance.get("/sleep").status, 200);
+}
+
+#[test]
+fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
+    let settings = [
+        ("FAAS_WORKERS", "1"),
+        ("FAAS_WORKER_SLOTS", "1"),
+        ("FAAS_QUEUE_MAX", "512"),
+        ("FAAS_QUEUE_TIMEOUT_MS", "600000"),
+    ];
+    let instance = Instance::with(&settings);
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", "touch \"$IT_FOLDER/started\"\nread _ <\"$IT_FOLDER/gate\"\necho through");
+    let max = faas::limits::REQUESTS_MAX;
+    let ask = || {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        stream
+    };
+    let mut first = ask();
+    wait_until("it has started", || instance.shared("started").exists());
+    // The look at how many wait takes the last place for a moment, and must have given it back.
+    let mut others: Vec<_> = (2..max).map(|_| ask()).collect();
+    wait_until("all but one wait", || instance.get("/healthz").json()["waiting"] == max - 2);
+    wait_until("there is no room for another", || {
+        // The look itself may have had the last place when the client came.
+        others.push(ask());
+        let answer = instance.get("/healthz");
+        if answer.status == 503 {
+            answer.problem(503, "too-many-requests");
+            assert_retry_after(&answer);
+        }
+        answer.status == 503
+    });
+    // A client that is refused may use its connection again, and does when there is room.
+    let mut late = ask();
+    let refusal = Answer::read(&mut late, false).unwrap();
+    refusal.problem(503, "too-many-requests");
+    assert_eq!(refusal.field("Connection"), None);
+    gate.write_all(b"\n").unwrap();
+    assert_eq!(Answer::read(&mut first, false).unwrap().text(), "through\n");
+    wait_until("there is room", || instance.get("/healthz").status == 200);
+    // All that wait leave, and nothing of them stays.
+    others.drain(..).for_each(drop);
+    wait_until_calm(&instance);
+    late.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    gate.write_all(b"\n").unwrap();
+    assert_eq!(Answer::read(&mut late, false).unwrap().text(), "through\n");
+}
+
+#[test]
+fn who_is_told_to_come_back_later_and_comes_at_once_waits_a_moment_and_others_do_not() {
+    let settings = [("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "1"), ("FAAS_QUEUE_MAX", "0")];
+    let instance = Instance::with(&settings);
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", "touch \"$IT_FOLDER/started\"\nread _ <\"$IT_FOLDER/gate\"\necho through");
+    let request = b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut first = instance.connect();
+    first.get_mut().write_all(request).unwrap();
+    wait_until("it has started", || instance.shared("started").exists());
+    let mut impatient = instance.connect();
+    let began = Instant::now();
+    impatient.get_mut().write_all(&request.repeat(4)).unwrap();
+    for number in 0..4 {
+        Answer::read(&mut impatient, false).unwrap().problem(503, "queue-full");
+        assert!(began.elapsed() >= number * faas::limits::RETRY_PAUSE, "answer {number} came too soon");
+    }
+    gate.write_all(b"\n").unwrap();
+    assert_eq!(Answer::read(&mut first, false).unwrap().text(), "through\n");
+}
+
+#[test]
+fn one_functions_overload_leaves_the_slots_it_may_not_have_to_others() {
+    let instance = Instance::with(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")]);
+    let mut gate = instance.gate("gate");
+    let waiter = "touch \"$IT_FOLDER/started-$$\"\nread _ <\"$IT_FOLDER/gate\"";
+    instance.script_with("GET:/greedy", waiter, json!({"max_inflight": 2}));
+    instance.script("GET:/modest", "echo modest");
+    std::thread::scope(|scope| {
+        let greedy: Vec<_> = (0..40).map(|_| scope.spawn(|| instance.get("/greedy"))).collect();
+        wait_until("all but two are refused", || greedy.iter().filter(|client| client.is_finished()).count() == 38);
+        for _ in 0..20 {
+            assert_eq!(instance.get("/modest").text(), "modest\n");
+        }
+        gate.write_all(b"\n\n").unwrap();
+        let answers: Vec<Answer> = greedy.into_iter().map(|client| client.join().unwrap()).collect();
+        let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
+        refused.iter().for_each(|answer| assert_retry_after(answer));
+        assert_eq!(refused.len(), 38);
+    });
+}

@@ -1,0 +1,80 @@
+//! The function's box: what it may write, whom it may reach, how much of the machine it may take.
+
+use std::fs;
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use crate::instance::{Instance, has, wait_until};
+
+/// What /healthz says of the box.
+fn described(instance: &Instance) -> Value {
+    instance.get("/healthz").json()["functions"].clone()
+}
+
+#[test]
+fn a_function_writes_into_its_scratch_folder_and_what_its_row_lists_and_nowhere_else() {
+    let instance = Instance::start();
+    let script = "try() { (echo x >\"$1\") 2>/dev/null && echo \"$2 written\" || echo \"$2 refused\"; }\n\
+        try \"$TMPDIR/file\" scratch\ntry \"$IT_FOLDER/file\" listed\ntry \"$OTHER/file\" other\ntry /dev/null null\n\
+        echo \"$TMPDIR\"";
+    let other = instance.path("other");
+    fs::create_dir(&other).unwrap();
+    fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    instance.script_with("GET:/write", script, json!({"env": {"IT_FOLDER": instance.shared(""), "OTHER": other}}));
+    let answer = instance.get("/write").text();
+    let lines: Vec<&str> = answer.lines().collect();
+    let has_landlock = described(&instance)["landlock"].as_u64().unwrap() > 0;
+    let elsewhere = if has_landlock { "other refused" } else { "other written" };
+    assert_eq!(lines[..4], ["scratch written", "listed written", elsewhere, "null written"]);
+    assert!(!fs::exists(lines[4]).unwrap(), "the scratch folder is gone");
+    assert_ne!(instance.get("/write").text().lines().last(), Some(lines[4]), "each invocation has one of its own");
+}
+
+#[test]
+fn a_function_cannot_read_the_registry_nor_the_run_dir_where_it_has_a_user_of_its_own() {
+    let instance = Instance::start();
+    if described(&instance)["user"] == "the gateway's own" {
+        // That needs root, so it is no failure where nothing may be skipped.
+        return;
+    }
+    let script =
+        "id -un\ncat \"$RUN/gateway.pid\" 2>&1 || true\nkill -0 $PPID 2>/dev/null && echo reached || echo out of reach";
+    let env = json!({"RUN": instance.run_dir()});
+    instance.script_with("GET:/look", script, json!({"env": env}));
+    let answer = instance.get("/look").text();
+    let lines: Vec<&str> = answer.lines().collect();
+    assert_eq!(lines[0], described(&instance)["user"]);
+    assert!(lines[1].contains("denied"), "{answer}");
+    assert_eq!(lines[2], "out of reach");
+}
+
+#[test]
+fn a_function_without_net_reaches_nobody_and_one_with_it_does() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let source =
+        format!("<?php echo @stream_socket_client('tcp://{address}', $code, $text, 5) ? 'reached' : 'cut off';");
+    instance.function("GET:/net", "php", &source, json!({}));
+    assert_eq!(instance.get("/net").text(), "reached");
+    instance.function("GET:/net", "php", &source, json!({"net": false}));
+    assert_eq!(instance.get("/net").text(), "cut off");
+}
+
+#[test]
+fn a_function_that_fills_its_scratch_folder_or_forks_without_end_is_killed_and_answers_500() {
+    let instance = Instance::start();
+    let script = "head -c 50000000 /dev/zero >\"$TMPDIR/large\"\nsleep 1000";
+    instance.script_with("GET:/fill", script, json!({"scratch": 16}));
+    assert!(instance.get("/fill").problem(500, "scratch-limit").contains("16 MiB"));
+
+    let script = "n=0\nwhile [ $n -lt 400 ]; do sleep 1000 & n=$((n + 1)); done\nwait";
+    instance.script_with("GET:/fork", script, json!({"memory": 1024}));
+    assert!(instance.get("/fork").problem(500, "process-limit").contains("256 processes"));
+    wait_until("its processes are gone", || instance.functions().is_empty());
+    assert_eq!(instance.get("/api/env").status, 200);
+}

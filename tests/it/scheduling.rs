@@ -1,0 +1,115 @@
+//! Which worker gets an invocation.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::instance::{Instance, signal, wait_for, wait_until};
+
+fn figure(worker: &Value, name: &str) -> f64 {
+    worker[name].as_f64().unwrap()
+}
+
+#[test]
+fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
+    let instance = Instance::start();
+    let mut gate = instance.gate("gate");
+    // On both cores of a small machine, so that it shows beside whatever else is running there.
+    instance.script("GET:/spin", "while :; do :; done & while :; do :; done");
+    instance.script("GET:/sleep", "read _ < \"$IT_FOLDER/gate\"");
+    instance.script("GET:/probe", "echo probe");
+    std::thread::scope(|scope| {
+        let spinner = scope.spawn(|| {
+            let mut stream = instance.connect();
+            stream.get_mut().write_all(b"GET /spin HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+            stream
+        });
+        let stream = spinner.join().unwrap();
+        let busy = |id: u32| instance.worker(id).unwrap()["in_flight"] == 1;
+        let spinning = wait_for("one spins", || [0, 1].into_iter().find(|id| busy(*id)));
+        let sleeping = 1 - spinning;
+        let sleeper = scope.spawn(|| instance.get("/sleep"));
+        wait_until("the other one sleeps", || busy(sleeping));
+        wait_until("the load shows", || {
+            let score = |id: u32| figure(&instance.worker(id).unwrap(), "score");
+            score(spinning) > score(sleeping) + 5.0
+        });
+        let probes: Vec<String> = (0..100)
+            .map(|_| {
+                let answer = instance.get("/probe");
+                assert_eq!(answer.status, 200);
+                answer.field("X-Faas-Worker").unwrap().to_string()
+            })
+            .collect();
+        let right = probes.iter().filter(|id| **id == sleeping.to_string()).count();
+        assert!(right >= 80, "only {right} of 100 went to the sleeping worker");
+        gate.write_all(b"\n").unwrap();
+        assert_eq!(sleeper.join().unwrap().status, 200);
+        // The client goes away, and the spinner with it.
+        drop(stream);
+    });
+}
+
+#[test]
+fn a_request_can_ask_why_it_went_to_its_worker() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo x");
+    let answer = instance.request("GET", "/x", &[("X-Faas-Explain", "1")], b"");
+    let why = answer.field("X-Faas-Explain").unwrap();
+    let chosen = answer.field("X-Faas-Worker").unwrap();
+    assert!(why.starts_with(&format!("chosen={chosen} why=\"lowest score")), "{why}");
+    for id in [0, 1] {
+        let part = why.split("; ").find(|part| part.starts_with(&format!("worker={id} "))).unwrap();
+        for figure in ["cpu=", "mem=", "io=", "score=", "in-flight="] {
+            assert!(part.contains(figure), "{why}");
+        }
+    }
+    let timing = answer.field("Server-Timing").unwrap();
+    for step in ["queue;dur=", "spawn;dur=", "exec;dur="] {
+        assert!(timing.contains(step), "{timing}");
+    }
+    assert_eq!(instance.get("/x").field("X-Faas-Explain"), None);
+}
+
+#[test]
+fn the_score_is_half_the_cpu_and_less_of_memory_and_io() {
+    let instance = Instance::start();
+    let worker = wait_for("a worker has a score", || instance.worker(0).filter(|worker| figure(worker, "mem") > 0.0));
+    let [cpu, mem, io] = ["cpu", "mem", "io"].map(|name| figure(&worker, name));
+    let score = 0.5 * cpu + 0.3 * mem + 0.2 * io;
+    assert!((figure(&worker, "score") - score).abs() < 0.1, "{worker}");
+}
+
+#[test]
+fn a_worker_that_falls_silent_is_avoided_and_then_killed_and_started_again() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo x");
+    let silent = instance.worker_pid(0);
+    signal("STOP", silent);
+    wait_until("its sample is stale", || instance.worker(0).is_none_or(|worker| worker["fresh"] == false));
+    for _ in 0..20 {
+        let answer = instance.get("/x");
+        assert_eq!((answer.status, answer.field("X-Faas-Worker")), (200, Some("1")));
+    }
+    wait_until("another one has taken its place", || {
+        instance.worker(0).is_some_and(|worker| worker["pid"] != silent && worker["fresh"] == true)
+    });
+    wait_until("it gets work", || instance.get("/x").field("X-Faas-Worker") == Some("0"));
+    assert!(!instance.log_lines("worker 0: silent for").is_empty());
+}
+
+#[test]
+fn memory_of_a_function_counts_as_its_workers() {
+    let instance = Instance::start();
+    let mut gate = instance.gate("gate");
+    let before = figure(&instance.worker(0).unwrap(), "mem").max(figure(&instance.worker(1).unwrap(), "mem"));
+    // tail keeps its whole input: 100 MB, a fifth of what counts as full.
+    let script = "{ head -c 100000000 /dev/zero; read _ < \"$IT_FOLDER/gate\"; } | tail -c 100000000 | wc -c";
+    instance.script_with("GET:/large", script, json!({"memory": 512}));
+    std::thread::scope(|scope| {
+        let request = scope.spawn(|| instance.get("/large"));
+        wait_until("it shows", || (0..2).any(|id| figure(&instance.worker(id).unwrap(), "mem") > before + 10.0));
+        gate.write_all(b"\n").unwrap();
+        assert_eq!(request.join().unwrap().text().trim(), "100000000");
+    });
+}

@@ -1,0 +1,133 @@
+//! Request smuggling through the whole gateway: pairs of requests on one connection, in front of a real function. What the
+//! function has seen is the verdict: one request in is one request out, or a refusal, and never a second one that was
+//! made of a body.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use crate::http::Answer;
+use crate::instance::Instance;
+
+#[path = "../../src/gateway/front_door/smuggling_table.rs"]
+mod smuggling_table;
+
+use smuggling_table::{TABLE, first_request};
+
+const MARKER: &str = "GET /marker HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
+/// A body that is a request, as a smuggler sends it.
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\n";
+
+/// An instance whose function leaves word of each run and sends its body back.
+fn echoing() -> Instance {
+    let instance = Instance::start();
+    let script = r#"#!/bin/sh
+printf '%s %s %s\n' "$REQUEST_METHOD" "$REQUEST_URI" "$CONTENT_LENGTH" >>"$IT_FOLDER/runs"
+cat
+"#;
+    let descriptor = instance.descriptor("native", script, json!({"output": "raw"}));
+    let keys = ["GET:/", "POST:/", "GET:/*", "POST:/*"];
+    instance.install(&keys.map(|key| (key, descriptor.clone())));
+    instance
+}
+
+/// What the function has been run for since the last time.
+fn take_runs(instance: &Instance) -> Vec<String> {
+    let path = instance.shared("runs");
+    let runs = std::fs::read_to_string(&path).unwrap_or_default();
+    let _ = std::fs::remove_file(path);
+    runs.lines().map(str::to_string).collect()
+}
+
+fn statuses(answers: &[Answer]) -> Vec<u16> {
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+/// Every row of the table followed by a marker request, delivered by `send`.
+fn run_table(send: fn(&Instance, &str) -> Vec<Answer>) {
+    let instance = echoing();
+    for (row, status) in TABLE {
+        let first = first_request(row);
+        let answers = send(&instance, &format!("{first}{MARKER}"));
+        let runs = take_runs(&instance);
+        if *status == 200 {
+            assert_eq!(statuses(&answers), [200, 200], "for {first:?}");
+            let method = first.trim_start().split(' ').next().unwrap();
+            let length = answers[0].body.len();
+            assert_eq!(runs, [format!("{method} / {length}"), "GET /marker 0".to_string()], "for {first:?}");
+            assert!(first.contains(&answers[0].text()[..length.min(5)]), "for {first:?}");
+        } else {
+            assert_eq!((statuses(&answers), runs), (vec![*status], vec![]), "for {first:?}");
+            assert_eq!(answers[0].field("Connection"), Some("close"), "for {first:?}");
+        }
+    }
+}
+
+#[test]
+fn a_doubtful_request_is_refused_and_nothing_behind_it_is_served() {
+    run_table(|instance, bytes| instance.exchange(bytes));
+}
+
+#[test]
+fn the_same_holds_when_the_bytes_come_one_by_one() {
+    run_table(|instance, bytes| {
+        let mut stream = instance.connect();
+        // A connection that has been refused already may take no more.
+        let _ = bytes.bytes().try_for_each(|byte| stream.get_mut().write_all(&[byte]));
+        std::iter::from_fn(|| Answer::read(&mut stream, false).ok()).collect()
+    });
+}
+
+#[test]
+fn a_body_that_is_a_request_stays_a_body() {
+    let instance = echoing();
+    let length = SMUGGLED.len();
+    let (left, right) = SMUGGLED.split_at(20);
+    let mut letters = String::new();
+    SMUGGLED.chars().for_each(|letter| letters += &format!("1\r\n{letter}\r\n"));
+    let bodies = [
+        format!("Content-Length: {length}\r\n\r\n{SMUGGLED}"),
+        format!("Content-Length: 000{length}\r\n\r\n{SMUGGLED}"),
+        format!("Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
+        format!("Connection: Content-Length, keep-alive\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
+        format!("Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{SMUGGLED}\r\n0\r\n\r\n"),
+        format!("Transfer-Encoding: chunked\r\n\r\n{length:X};a=\"0\\\"\";b\r\n{SMUGGLED}\r\n000\r\nX: 0\r\n\r\n"),
+        format!("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n{letters}0\r\n\r\n"),
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n14\r\n{left}\r\n{:x}\r\n{right}\r\n0\r\nContent-Length: 9\r\n\r\n",
+            right.len()
+        ),
+    ];
+    for body in &bodies {
+        let answers = instance.exchange(format!("POST /first HTTP/1.1\r\nHost: h\r\n{body}{MARKER}"));
+        let answers: Vec<Answer> = answers.into_iter().filter(|answer| answer.status != 100).collect();
+        assert_eq!(statuses(&answers), [200, 200], "for {body:?}");
+        assert_eq!(answers[0].text(), SMUGGLED, "for {body:?}");
+        assert_eq!(take_runs(&instance), [format!("POST /first {length}"), "GET /marker 0".into()], "for {body:?}");
+    }
+    // Nor does a GET with a body, or one whose answer is not the function's, leave it behind.
+    for (line, status) in [("GET /first", 200), ("PUT /first", 405), ("GET /healthz", 200), ("OPTIONS *", 204)] {
+        let first = format!("{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}");
+        assert_eq!(statuses(&instance.exchange(format!("{first}{MARKER}"))), [status, 200], "for {line}");
+        let runs = take_runs(&instance);
+        assert_eq!(runs.last().unwrap(), "GET /marker 0");
+        assert!(!runs.iter().any(|run| run.contains("smuggled")), "{runs:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_body_that_is_too_large_is_not_served() {
+    let instance = Instance::with(&[("FAAS_BODY_MAX", "1000")]);
+    instance.script("GET:/marker", "echo run >>\"$IT_FOLDER/runs\"");
+    let body = MARKER.repeat(100);
+    for framing in [
+        format!("Content-Length: {}\r\n\r\n", body.len()),
+        "Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n".to_string(),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()),
+    ] {
+        let answers = instance.exchange(format!("POST /marker HTTP/1.1\r\nHost: h\r\n{framing}{body}"));
+        assert_eq!(statuses(&answers), [413], "for {framing:?}");
+    }
+    assert_eq!(take_runs(&instance), [] as [String; 0]);
+}

@@ -224,3 +224,5 @@ pub const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Lines that wait for a slow reader of stdout; more are dropped, and their number is said.
 pub const LOG_LINES_MAX: usize = 8192;
+/// A line waits this long for others, so that under load many go out with one write and few wake the thread that writes.
+pub const LOG_GATHER: Duration = Duration::from_millis(5);

@@ -2,8 +2,8 @@
 //!
 //! Why a thread: stdout may be a terminal that somebody has stopped with Ctrl-S, or a pipe that nobody reads. A request
 //! must not wait for either. Lines go through a bounded channel; when it is full they are dropped and counted, and the
-//! count is logged as soon as there is room again. A line is written with one write(2), so that lines of gateway and
-//! workers, which share one stdout, do not mix.
+//! count is logged as soon as there is room again. Lines go out whole, as many in one write(2) as a pipe takes in one piece,
+//! so that lines of gateway and workers, which share one stdout, do not mix.
 
 use std::fmt;
 use std::io::Write;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock;
-use crate::limits::LOG_LINES_MAX;
+use crate::limits::{LOG_GATHER, LOG_LINES_MAX};
 
 enum Message {
     Line(String),
@@ -39,14 +39,14 @@ pub fn start() {
 
 /// Logs one line: the time is put before it, control characters in it are escaped, the newline is added.
 pub fn line(text: fmt::Arguments<'_>) {
-    let line = format_line(SystemTime::now(), text);
+    let mut line = format_line(SystemTime::now(), text);
     match LOG.get() {
         Some(sender) => {
             if sender.try_send(Message::Line(line)).is_err() {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
             }
         }
-        None => write_out(line.as_bytes()),
+        None => write_out(&mut line),
     }
 }
 
@@ -68,26 +68,41 @@ macro_rules! log {
 }
 
 fn write_lines(receiver: Receiver<Message>) {
-    for message in receiver {
-        match message {
-            Message::Line(line) => write_out(line.as_bytes()),
-            Message::Flush(done) => {
-                let _ = done.send(());
+    let mut batch = String::new();
+    while let Ok(first) = receiver.recv() {
+        // A thread that sleeps here need not be woken for each line: under load that would cost more than the writing.
+        std::thread::sleep(LOG_GATHER);
+        for message in std::iter::once(first).chain(receiver.try_iter().take(LOG_LINES_MAX)) {
+            match message {
+                Message::Line(line) => add(&mut batch, &line),
+                Message::Flush(done) => {
+                    write_out(&mut batch);
+                    let _ = done.send(());
+                }
             }
         }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let text = format_args!("log: {dropped} lines were dropped because stdout was too slow");
-            write_out(format_line(SystemTime::now(), text).as_bytes());
+            add(&mut batch, &format_line(SystemTime::now(), text));
         }
+        write_out(&mut batch);
     }
 }
 
+/// Puts a line to those that go out in one write, as long as a pipe takes that write as a whole.
+fn add(batch: &mut String, line: &str) {
+    if batch.len() + line.len() > libc::PIPE_BUF {
+        write_out(batch);
+    }
+    batch.push_str(line);
+}
+
 /// A log that cannot be written is no reason to stop serving, so errors end here.
-fn write_out(line: &[u8]) {
+fn write_out(lines: &mut String) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(line);
-    let _ = stdout.flush();
+    let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+    lines.clear();
 }
 
 fn format_line(now: SystemTime, text: fmt::Arguments<'_>) -> String {

@@ -7,7 +7,9 @@
 //!
 //! The orphan's own children land on us in turn; therefore this goes round until nobody is left.
 
-use std::sync::Mutex;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::limits::KILL_WAIT_MAX;
@@ -25,7 +27,7 @@ pub fn end_all() -> usize {
     let deadline = Instant::now() + KILL_WAIT_MAX;
     let mut ended = 0;
     loop {
-        let orphans = procfs::children_of_thread(own, own);
+        let orphans = children();
         if orphans.is_empty() {
             return ended;
         }
@@ -43,6 +45,20 @@ pub fn end_all() -> usize {
             sys::kill_child(*orphan);
         }
         ended += orphans.into_iter().filter(|orphan| wait_for(*orphan, deadline)).count();
+    }
+}
+
+/// The children of our first thread. The list is kept open, because this is asked after every invocation and opening it
+/// takes longer than reading it.
+fn children() -> Vec<Pid> {
+    static LIST: OnceLock<Option<File>> = OnceLock::new();
+    let own = std::process::id() as Pid;
+    let list = LIST.get_or_init(|| File::open(format!("/proc/{own}/task/{own}/children")).ok());
+    let mut bytes = [0; 16];
+    match list.as_ref().map(|list| list.read_at(&mut bytes, 0)) {
+        Some(Ok(0)) => Vec::new(),
+        // Somebody is on it, or the kernel lacks the list: now it is worth more than one system call.
+        _ => procfs::children_of_thread(own, own),
     }
 }
 

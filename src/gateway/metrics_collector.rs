@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
@@ -46,6 +47,13 @@ impl MetricsCollector {
     pub fn drain(&self) {
         for mut stream in self.streams.lock().expect("nothing panics under this lock").values() {
             let _ = stream.write_all(DRAIN_LINE);
+        }
+    }
+
+    /// Ends the streams without DRAIN, as our death would: every worker kills what runs and exits.
+    pub fn cut_off(&self) {
+        for stream in self.streams.lock().expect("nothing panics under this lock").values() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 

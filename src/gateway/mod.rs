@@ -49,7 +49,7 @@ use supervisor::Supervisor;
 use crate::error::{Error, Result};
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
-use crate::{log, sys};
+use crate::{limits, log, sys};
 
 /// Runs the gateway until SIGTERM or SIGINT, then drains.
 ///
@@ -103,12 +103,15 @@ pub fn run(settings: Settings) -> Result<()> {
     let signal = sys::wait_for_ending_signal();
     let began = Instant::now();
     log!("gateway: {signal}; finishing what has arrived");
-    if !door.drain(began + settings.drain) {
+    if door.drain(began + settings.drain) {
+        supervisor.stop(limits::SAMPLE_DEAD);
+        collector.drain();
+    } else {
         log!("gateway: {} requests are cut off after {} ms", handler.under_way(), settings.drain.as_millis());
+        supervisor.stop(limits::KILL_WAIT_MAX);
+        collector.cut_off();
     }
-    supervisor.stop();
-    collector.drain();
-    // Workers that do not end are killed by the supervisor.
+    // Workers that do not end by themselves are killed by the supervisor.
     let _ = workers.join();
     drop(stop_sync);
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());

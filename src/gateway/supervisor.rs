@@ -12,13 +12,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
 use crate::error::{Error, Result};
-use crate::limits::{RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
+use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
 use crate::sys::{self, EndedHow, EventFd, Spawn, Spawned, Watched};
 use crate::{log, orphans};
 
@@ -28,7 +27,8 @@ pub struct Supervisor {
     count: u32,
     /// Readable when no worker is to be started any more.
     stop: EventFd,
-    stopping: AtomicBool,
+    /// Set then: when to kill the workers that have not ended by themselves.
+    kill_at: OnceLock<Instant>,
 }
 
 /// One of the workers that the gateway starts itself.
@@ -52,12 +52,11 @@ impl Supervisor {
             return Err(Error::Io { step: "find the worker program", subject: program.display().to_string(), cause });
         }
         let program = CString::new(program.into_os_string().into_vec()).expect("paths hold no NUL");
-        let stopping = AtomicBool::new(false);
-        Ok(Arc::new(Supervisor { program, scheduler, count, stop: EventFd::new()?, stopping }))
+        Ok(Arc::new(Supervisor { program, scheduler, count, stop: EventFd::new()?, kill_at: OnceLock::new() }))
     }
 
-    /// Keeps the workers alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended, and
-    /// kills at `SAMPLE_DEAD` what has not. Not to be called on the first thread (orphans.rs).
+    /// Keeps the workers alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
+    /// Not to be called on the first thread (orphans.rs).
     pub fn run(&self) {
         let now = Instant::now();
         let mut children: Vec<Child> = (0..self.count)
@@ -71,11 +70,11 @@ impl Supervisor {
             })
             .collect();
         loop {
-            let is_stopping = self.stopping.load(Ordering::Acquire);
+            let kill_at = self.kill_at.get().copied();
             for child in &mut children {
-                self.look_after(child, is_stopping);
+                self.look_after(child, kill_at);
             }
-            if is_stopping && children.iter().all(|child| child.process.is_none()) {
+            if kill_at.is_some() && children.iter().all(|child| child.process.is_none()) {
                 orphans::end_all();
                 return;
             }
@@ -85,28 +84,36 @@ impl Supervisor {
                 .map(|process| Watched::read(process.pidfd.as_fd()))
                 .collect();
             // Once told, the eventfd stays readable; it has nothing more to say.
-            watched.push(if is_stopping { Watched::nothing() } else { Watched::read(self.stop.as_fd()) });
+            watched.push(if kill_at.is_some() { Watched::nothing() } else { Watched::read(self.stop.as_fd()) });
             let now = Instant::now();
-            let due = children.iter().filter(|child| child.process.is_none()).map(|child| child.start_at);
-            let wake = due.min().unwrap_or(now + SUPERVISOR_PERIOD).min(now + SUPERVISOR_PERIOD);
+            let starts = children.iter().filter(|child| child.process.is_none()).map(|child| child.start_at);
+            let due = if kill_at.is_some() { kill_at.filter(|at| *at > now) } else { starts.min() };
+            let wake = due.unwrap_or(now + SUPERVISOR_PERIOD).min(now + SUPERVISOR_PERIOD);
             let _ = sys::poll(&mut watched, Some(wake.saturating_duration_since(now)));
         }
     }
 
-    /// No worker is started from now on; [`Supervisor::run`] returns when those that run have ended.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    /// No worker is started from now on. Those that run are killed when `patience` is over; [`Supervisor::run`] returns
+    /// when all have ended.
+    pub fn stop(&self, patience: Duration) {
+        self.kill_at.get_or_init(|| Instant::now() + patience);
         self.stop.signal();
     }
 
     /// Takes note of a child's end, kills it when it hangs, starts it when that is due.
-    fn look_after(&self, child: &mut Child, is_stopping: bool) {
+    fn look_after(&self, child: &mut Child, kill_at: Option<Instant>) {
+        let is_stopping = kill_at.is_some();
         if let Some(process) = &child.process {
             let age = self.scheduler.sample_age(child.id, process.pid);
             child.has_announced |= age.is_some();
             let silent = age.unwrap_or_else(|| child.started_at.elapsed());
             if silent > SAMPLE_DEAD && !is_stopping {
                 log!("worker {}: silent for {} s; killing it", child.id, silent.as_secs());
+                sys::kill_process(process.pidfd.as_fd());
+                // Else the next look, which can be at once, would find it silent still.
+                let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
+            }
+            if kill_at.is_some_and(|at| Instant::now() >= at) {
                 sys::kill_process(process.pidfd.as_fd());
             }
             match sys::reap(process.pid) {

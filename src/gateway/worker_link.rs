@@ -131,7 +131,8 @@ impl WorkerLink {
 
     fn read_some(&self, link: &mut Link) -> Result<()> {
         let filled = link.inbox.len();
-        link.inbox.resize(filled + READ_BYTES, 0);
+        // Grown as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
+        link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
         let result = std::io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
         match result {
@@ -167,10 +168,11 @@ impl WorkerLink {
     }
 }
 
-/// Bytes asked for in one read: a full OUTPUT frame.
-const READ_BYTES: usize = 64 * 1024 + 16;
+/// Bytes asked for in one read: at first a short answer with its verdict, then up to a full OUTPUT frame.
+const READ_BYTES_MIN: usize = 4096;
+const READ_BYTES_MAX: usize = 64 * 1024 + 16;
 /// What an idle connection's buffer may keep.
-const INBOX_KEPT_BYTES: usize = 1024;
+const INBOX_KEPT_BYTES: usize = READ_BYTES_MIN;
 
 fn wait(watched: &mut [Watched<'_>], deadline: Instant) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());

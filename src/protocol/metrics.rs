@@ -25,6 +25,7 @@ pub struct Sample {
     pub id: u32,
     pub pid: i32,
     pub socket: PathBuf,
+    /// None, once the worker is to end: then it is not chosen any more.
     pub slots: u32,
     /// Each smoothed and normalised: 0 is idle, 100 is full (scheduler_config.rs).
     pub cpu: f64,
@@ -77,7 +78,7 @@ impl Sample {
             id: whole("id", 0..=WORKERS.end() - 1)? as u32,
             pid: whole("pid", 1..=i32::MAX as u64)? as i32,
             socket: object["socket"].as_str().map(PathBuf::from).ok_or_else(|| refuse("socket is missing"))?,
-            slots: whole("slots", WORKER_SLOTS)? as u32,
+            slots: whole("slots", 0..=*WORKER_SLOTS.end())? as u32,
             cpu: figure("cpu")?,
             mem: figure("mem")?,
             io: figure("io")?,
@@ -115,7 +116,7 @@ mod tests {
             (r#""id":0"#, r#""id":-1"#),
             (r#""id":0"#, r#""id":256"#),
             (r#""pid":1"#, r#""pid":"1""#),
-            (r#""slots":8"#, r#""slots":0"#),
+            (r#""slots":8"#, r#""slots":1025"#),
             (r#""cpu":0"#, r#""cpu":null"#),
             (r#""score":0"#, r#""scores":0"#),
             (r#""socket":"/s""#, r#""socket":7"#),

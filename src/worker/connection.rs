@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::limits::{LINK_STALL_MAX, SPOOL_MEMORY_MAX};
-use crate::protocol::worker_protocol::{self as wire, FRAME_HEAD_BYTES, Invocation, Kind};
+use crate::protocol::worker_protocol::{self as wire, Invocation, Kind};
 use crate::sys::{self, Watched};
 
 /// Output beyond this leaves at once; below, it may wait for company.
@@ -49,7 +49,7 @@ impl Connection {
                 }
                 let invocation = Invocation::decode(payload)?;
                 self.inbox.drain(..used);
-                self.inbox.shrink_to(FRAME_HEAD_BYTES);
+                self.inbox.shrink_to(READ_BYTES);
                 return Ok(Some((invocation, self.descriptor.take())));
             }
             // Between two invocations there is no bound: the gateway keeps idle connections, and closes them by dying.

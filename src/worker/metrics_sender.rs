@@ -10,8 +10,9 @@ use super::metrics_smoother::MetricsSmoother;
 use super::{Ending, Worker};
 use crate::error::{Error, Result};
 use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
+use crate::orphans;
 use crate::protocol::metrics::{DRAIN_LINE, Sample};
-use crate::{orphans, sys};
+use crate::sys::{self, Watched};
 
 /// Connects to the gateway that serves this run dir.
 pub fn connect(worker: &Worker) -> Result<UnixStream> {
@@ -28,12 +29,14 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
     let mut smoother = MetricsSmoother::new(worker.settings.weights.ema);
     let mut next = Instant::now();
     loop {
+        let is_ending = worker.ending.get().is_some();
         let reading = smoother.smooth(reader.read());
         let sample = Sample {
             id: worker.id,
             pid: std::process::id() as i32,
             socket: worker.settings.worker_socket(worker.id),
-            slots: worker.settings.worker_slots,
+            // A worker that is to end has none to offer, so it is not chosen any more.
+            slots: if is_ending { 0 } else { worker.settings.worker_slots },
             cpu: reading.cpu,
             mem: reading.mem,
             io: reading.io,
@@ -46,19 +49,22 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
         orphans::end_all();
         // A fixed beat; after a stall (the machine slept) it starts anew instead of catching up.
         next = (next + METRICS_PERIOD).max(Instant::now());
-        if let Some(ending) = wait_for_word(&stream, next) {
+        let stop = if is_ending { Watched::nothing() } else { Watched::read(worker.stop.as_fd()) };
+        if let Some(ending) = wait_for_word(&stream, stop, next) {
             return ending;
         }
     }
 }
 
-/// Waits until `next`, or until the gateway says DRAIN or is gone.
-fn wait_for_word(stream: &UnixStream, next: Instant) -> Option<Ending> {
+/// Waits until `next`, until `stop`, or until the gateway says DRAIN or is gone.
+fn wait_for_word(stream: &UnixStream, stop: Watched<'_>, next: Instant) -> Option<Ending> {
+    let mut watched = [Watched::read(stream.as_fd()), stop];
     let mut heard = [0; DRAIN_LINE.len()];
     loop {
         let left = next.saturating_duration_since(Instant::now());
-        match sys::poll(&mut [sys::Watched::read(stream.as_fd())], Some(left)) {
+        match sys::poll(&mut watched, Some(left)) {
             Ok(0) => return None,
+            Ok(_) if !watched[0].is_ready() => return None,
             Ok(_) => {}
             Err(_) => return Some(Ending::GatewayGone),
         }

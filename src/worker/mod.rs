@@ -103,6 +103,8 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     })?;
 
     worker.accept(&listener);
+    // Who was about to be accepted learns of it at once, and is served by another worker.
+    drop(listener);
     worker.wait_for_the_running();
     // Only now may another worker take this id: the socket's path is ours until then.
     worker.scratch_area.remove();
@@ -177,7 +179,8 @@ impl Worker {
     fn serve(&self, stream: UnixStream) -> Result<()> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
-            let _running = Running::new(self);
+            // Without a word of STARTED the gateway goes to another worker.
+            let Some(_running) = Running::begin(self) else { break };
             process::run(self, &invocation, body, &mut connection)?;
         }
         Ok(())
@@ -205,9 +208,14 @@ impl Worker {
 struct Running<'a>(&'a Worker);
 
 impl<'a> Running<'a> {
-    fn new(worker: &'a Worker) -> Running<'a> {
-        *worker.running.lock().expect("nothing panics under this lock") += 1;
-        Running(worker)
+    /// `None` where the worker is to end. What is to be waited for is counted under the lock before that is.
+    fn begin(worker: &'a Worker) -> Option<Running<'a>> {
+        let mut running = worker.running.lock().expect("nothing panics under this lock");
+        if worker.ending.get().is_some() {
+            return None;
+        }
+        *running += 1;
+        Some(Running(worker))
     }
 }
 

@@ -42,6 +42,7 @@ pub mod log;
 pub mod orphans;
 pub mod procfs;
 pub mod protocol;
+pub mod readable;
 pub mod sandbox;
 pub mod scheduler_config;
 pub mod settings;

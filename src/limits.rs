@@ -81,6 +81,12 @@ pub const TURNED_AWAY_MAX: usize = 128;
 pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
 /// Opening one private connection to the request handler takes microseconds; after this there is something wrong.
 pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(2);
+/// A private connection that no request has used for this long is closed when the next request has been answered:
+/// as long as tiny_http keeps the thread that it sets free.
+pub const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(5);
+/// A client that was told to come back later (Retry-After) has its next request on the same connection taken up after this
+/// pause, however soon it sends it: each then asks ten times a second, not thousands of times.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Backstop for the handler's answer: more than the longest timeout and the longest wait for a slot, each twice.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5 * 3600);
 /// How long a request whose client has gone keeps its place among [`REQUESTS_MAX`] if the handler does not notice.
@@ -212,13 +218,20 @@ pub const SCRATCH_ENTRIES_MAX: u64 = 16_384;
 /// Looks at a folder that is being removed. Each empties one level, moving the next one up; a level costs a function at
 /// least a system call, so it can be made far deeper than any use, and this is deeper than it can get between two samples.
 pub const SCRATCH_LOOKS_MAX: u64 = 1_000_000;
+/// Files and folders beside the way to what functions may not read (readable.rs). Above it the way is not a good one: at
+/// about 2 µs each it would take more than a tenth of a second to go.
+pub const READABLE_ENTRIES_MAX: usize = 65_536;
+/// A folder whose time is younger than this may change once more without its time showing it.
+pub const FOLDER_TIME_GRAIN: Duration = Duration::from_millis(100);
 /// Processes of one invocation; more than that is taken for a fork bomb.
 pub const FUNCTION_PROCESSES_MAX: usize = 256;
-/// Processes and threads of all functions together, where they have a user of their own (RLIMIT_NPROC counts by user):
+/// Processes and threads of all functions together, where their user is not root (RLIMIT_NPROC counts by user):
 /// what a fork bomb can reach before it is found.
 pub const USER_PROCESSES_MAX: u64 = 1024;
 /// How long the kernel may take to end a killed process before that is worth a line in the log.
-pub const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
+pub const KILL_WAIT_MAX: Duration = Duration::from_secs(4);
+/// Between two looks at processes that are being ended: most end within this.
+pub const KILL_PAUSE: Duration = Duration::from_millis(2);
 
 // ---- The log ----------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,13 @@
 //! The orphan's own children land on us in turn; therefore this goes round until nobody is left.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::limits::KILL_WAIT_MAX;
-use crate::sys::{self, Pid, Watched};
+use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
+use crate::sys::{self, Pid, Urgency, Watched};
 use crate::{log, procfs};
 
 /// Held while orphans are listed, killed and waited for: only under it are they reaped, so that an id on the list cannot
@@ -21,30 +22,39 @@ use crate::{log, procfs};
 static REAPING: Mutex<()> = Mutex::new(());
 
 /// Kills all orphans that have landed on this process and waits until they are gone. Returns how many there were.
+///
+/// None is reaped before all have ended: a dead process that was not reaped still counts for its user (RLIMIT_NPROC), so
+/// what forks without end cannot start more in the place of those that were killed. Nor is any waited for before all are
+/// killed: to die, a process needs its turn at a processor, and a fork bomb takes nearly all of them.
 pub fn end_all() -> usize {
     let own = std::process::id() as Pid;
     let _reaping = REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let deadline = Instant::now() + KILL_WAIT_MAX;
-    let mut ended = 0;
+    let mut before = Vec::new();
+    let mut urgency = None;
     loop {
         let orphans = children();
-        if orphans.is_empty() {
-            return ended;
+        if !orphans.is_empty() {
+            urgency.get_or_insert_with(Urgency::begin);
+        }
+        let living: Vec<Pid> = orphans.iter().copied().filter(|orphan| !has_ended(*orphan)).collect();
+        // The children of one that ended since the list was made are ours now, but not on it; hence a second look.
+        if living.is_empty() && orphans == before {
+            return orphans.into_iter().filter(|orphan| matches!(sys::reap(*orphan), Ok(Some(_)))).count();
         }
         if Instant::now() >= deadline {
-            log!("orphans: {} processes do not end though they were killed", orphans.len());
-            return ended;
-        }
-        // All are killed before any is waited for, so that they cannot start one another anew.
-        for orphan in &orphans {
-            if let Ok(group) = sys::group_of(*orphan)
-                && sys::group_of(own).is_ok_and(|ours| ours != group)
-            {
-                sys::kill_group(group);
+            log!("orphans: {} processes do not end though they were killed", living.len());
+            // The next call goes on with all of them, unless they are too many to keep.
+            if orphans.len() > TREE_PROCESSES_MAX {
+                orphans.iter().for_each(|orphan| drop(sys::reap(*orphan)));
             }
-            sys::kill_child(*orphan);
+            return 0;
         }
-        ended += orphans.into_iter().filter(|orphan| wait_for(*orphan, deadline)).count();
+        living.iter().for_each(|orphan| kill(own, *orphan));
+        if let Some(first) = living.first() {
+            wait_for_end(*first, KILL_PAUSE);
+        }
+        before = orphans;
     }
 }
 
@@ -62,28 +72,41 @@ fn children() -> Vec<Pid> {
     }
 }
 
-/// Waits until a killed child is gone; false where it is not by the deadline.
-fn wait_for(orphan: Pid, deadline: Instant) -> bool {
-    let pidfd = sys::open_process(orphan);
-    loop {
-        match sys::reap(orphan) {
-            Ok(None) => {}
-            // No such child: another wait has taken it.
-            Ok(Some(_)) | Err(_) => return true,
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        match &pidfd {
-            Ok(pidfd) => {
-                use std::os::fd::AsFd;
-                let _ = sys::poll(&mut [Watched::read(pidfd.as_fd())], Some(left));
-            }
-            // Without a descriptor to wait on, which means that we are out of them, look again in a moment.
-            Err(_) => {
-                let _ = sys::poll(&mut [], Some(left.min(Duration::from_millis(1))));
-            }
+/// Whether a child has ended. One that is none of ours any more has.
+fn has_ended(orphan: Pid) -> bool {
+    sys::has_ended(orphan).unwrap_or(true)
+}
+
+fn kill(own: Pid, orphan: Pid) {
+    // A group at once cannot fork while it is killed, as one process after the other can.
+    if let Ok(group) = sys::group_of(orphan)
+        && sys::group_of(own).is_ok_and(|ours| ours != group)
+    {
+        sys::kill_group(group);
+    }
+    sys::kill_child(orphan);
+    kill_descendants(orphan);
+}
+
+/// Kills all that descend from a process at once. Left to itself, a tree would die level by level, each of which must get
+/// its turn at a processor first, while those below go on forking.
+pub fn kill_descendants(root: Pid) {
+    for (pid, parent) in procfs::descendants(root, TREE_PROCESSES_MAX) {
+        // Its id may have been given to another process since it was listed; that one would have another parent. Where its
+        // parent has died meanwhile, it is an orphan, and found as such.
+        if let Ok(pidfd) = sys::open_process(pid)
+            && procfs::parent_of(pid) == Some(parent)
+        {
+            sys::kill_process(pidfd.as_fd());
         }
     }
+}
+
+/// Waits a moment for a killed child to end.
+fn wait_for_end(orphan: Pid, time: Duration) {
+    let _ = match sys::open_process(orphan) {
+        Ok(pidfd) => sys::poll(&mut [Watched::read(pidfd.as_fd())], Some(time)),
+        // Without a descriptor to wait on, which means that we are out of them.
+        Err(_) => sys::poll(&mut [], Some(time)),
+    };
 }

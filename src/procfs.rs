@@ -2,7 +2,10 @@
 //!
 //! A process may end between two reads; then there is no answer (`None`), which is no error.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::sys::{self, Pid};
 
@@ -34,13 +37,22 @@ pub fn children(pid: Pid) -> Vec<Pid> {
 /// A process and those that descend from it; the walk ends when there are more than `processes_max`, so that a fork bomb
 /// cannot make the look at it a load of its own.
 pub fn tree(root: Pid, processes_max: usize) -> Vec<Pid> {
-    let mut found = vec![root];
-    let mut next = 0;
-    while next < found.len() && found.len() <= processes_max {
-        // A process that loses its parent meanwhile can come up twice.
-        let new: Vec<Pid> = children(found[next]).into_iter().filter(|child| !found.contains(child)).collect();
-        found.extend(new);
-        next += 1;
+    let descendants = descendants(root, processes_max.saturating_sub(1));
+    std::iter::once(root).chain(descendants.into_iter().map(|(pid, _)| pid)).collect()
+}
+
+/// Those that descend from a process, each with its parent, parents first; bounded like [`tree`].
+pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
+    let mut found = Vec::new();
+    // A process that loses its parent meanwhile can come up twice.
+    let mut seen = HashSet::from([root]);
+    let mut parent = root;
+    for next in 0.. {
+        found.extend(children(parent).into_iter().filter(|child| seen.insert(*child)).map(|child| (child, parent)));
+        if next >= found.len() || found.len() > processes_max {
+            break;
+        }
+        parent = found[next].0;
     }
     found
 }
@@ -51,6 +63,13 @@ fn all() -> Vec<Pid> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// How many threads the processes of one user have, all together.
+pub fn threads_of_user(uid: u32) -> u64 {
+    let is_of_user = |folder: &String| fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == uid);
+    let folders = all().into_iter().map(|pid| format!("/proc/{pid}/task")).filter(is_of_user);
+    folders.filter_map(|folder| Some(fs::read_dir(folder).ok()?.count() as u64)).sum()
+}
+
 /// Fields of /proc/PID/stat by their numbers in proc(5), which counts from 1. The name, field 2, may hold spaces and
 /// brackets, so counting starts behind it.
 fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
@@ -59,7 +78,7 @@ fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
     numbers.iter().map(|number| words.get(number - 3)?.parse().ok()).collect()
 }
 
-fn parent_of(pid: Pid) -> Option<Pid> {
+pub fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat_fields(&stat, &[4]).map(|fields| fields[0] as Pid)
 }
@@ -89,6 +108,25 @@ pub fn storage_bytes(pid: Pid) -> Option<u64> {
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 
+/// Bytes on disk of the files beneath `folder` that were deleted, but which one of these processes has open. A process that
+/// forbids the look at it (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root.
+pub fn deleted_bytes(processes: &[Pid], folder: &Path) -> u64 {
+    let mut files = HashMap::new();
+    for pid in processes {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for link in descriptors.flatten().map(|entry| entry.path()) {
+            if fs::read_link(&link).is_ok_and(|target| target.starts_with(folder))
+                && let Ok(metadata) = fs::metadata(&link)
+                && metadata.nlink() == 0
+            {
+                // Blocks of 512 bytes, whatever the file system's are. The same file can be open several times.
+                files.insert((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
+            }
+        }
+    }
+    files.values().sum()
+}
+
 /// The number behind `name` in a listing with one name and number a line.
 fn named_number(listing: &str, name: &str) -> Option<u64> {
     let line = listing.lines().find_map(|line| line.strip_prefix(name))?;
@@ -114,6 +152,24 @@ mod tests {
         shell.wait().unwrap();
         // Its parent is gone, but it has not been waited for by anybody who could give its id away within this test.
         sys::kill_child(found[1]);
+    }
+
+    #[test]
+    fn deleted_files_count_once_as_long_as_they_are_open() {
+        let folder = std::env::temp_dir().join(format!("faas-deleted-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        fs::write(&path, vec![1; 100_000]).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let again = file.try_clone().unwrap();
+        let own = [std::process::id() as Pid];
+        assert_eq!(deleted_bytes(&own, &folder), 0);
+        fs::remove_file(&path).unwrap();
+        assert!((100_000..200_000).contains(&deleted_bytes(&own, &folder)));
+        assert_eq!(deleted_bytes(&own, Path::new("/elsewhere")), 0);
+        drop((file, again));
+        assert_eq!(deleted_bytes(&own, &folder), 0);
+        fs::remove_dir(folder).unwrap();
     }
 
     #[test]

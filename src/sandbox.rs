@@ -3,9 +3,11 @@
 //! | what | how |
 //! |---|---|
 //! | user | FAAS_USER where the gateway runs as root: its functions can then read neither registry nor sockets |
-//! | files | Landlock: read what the user may, write only the invocation's scratch folder and what `write` lists |
+//! | files | Landlock: read what the user may but registry and run dir, write only the invocation's scratch folder and what `write` lists |
 //! | other processes | Landlock: no signals to, and no reading the memory of, processes outside of the invocation |
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
+//! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation |
+//! | permissions | seccomp: no chmod and its like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
 //! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
@@ -14,10 +16,14 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::limits::USER_PROCESSES_MAX;
+use crate::procfs;
+use crate::readable::{self, Readable};
 use crate::settings::Settings;
-use crate::sys;
+use crate::sys::{self, SystemCalls};
 
 /// Versions of Landlock from which on a function can neither truncate what it may not write nor signal others.
 const LANDLOCK_WHOLE: u32 = 6;
@@ -25,9 +31,15 @@ const LANDLOCK_WHOLE: u32 = 6;
 pub struct Sandbox {
     /// Whom functions run as; `None`: as we do.
     pub user: Option<User>,
+    /// How many processes and threads that user may have (RLIMIT_NPROC). Where it is our own, what there is of it already
+    /// counts as well. Root has no such limit.
+    pub processes_max: Option<u64>,
     landlock_version: u32,
     /// Devices that everybody may write to.
     devices: Vec<File>,
+    readable: Readable,
+    /// Without network, and with it.
+    system_calls: [SystemCalls; 2],
     /// What is not as one would wish, in sentences for log and /healthz.
     pub remarks: Vec<String>,
 }
@@ -65,13 +77,27 @@ impl Sandbox {
                 "the kernel's Landlock has version {landlock_version}: functions of one user can send each other signals"
             ));
         }
-        if !sys::CAN_CUT_NETWORK {
-            remarks.push("on this kind of machine \"net\": false cuts TCP only".into());
+        if !sys::CAN_RESTRICT_SYSTEM_CALLS {
+            remarks.push(
+                "on this kind of machine \"net\": false cuts TCP only, and functions can leave memory behind".into(),
+            );
         }
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
         let devices = devices.iter().filter_map(|path| File::open(path).ok()).collect();
-        let sandbox = Sandbox { user, landlock_version, devices, remarks };
-        if sandbox.user.is_some() && sandbox.may_read(&settings.db).is_ok() && settings.db.exists() {
+        let keep_permissions = user.is_none();
+        let system_calls = [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions));
+        let readable = Readable::new(settings);
+        let processes_max = match (&user, sys::own_uid()) {
+            (Some(_), _) => Some(USER_PROCESSES_MAX),
+            (None, 0) => None,
+            (None, own) => Some(procfs::threads_of_user(own) + USER_PROCESSES_MAX),
+        };
+        let sandbox = Sandbox { user, processes_max, landlock_version, devices, readable, system_calls, remarks };
+        if landlock_version == 0
+            && sandbox.user.is_some()
+            && sandbox.may_read(&settings.db).is_ok()
+            && settings.db.exists()
+        {
             let text = format!("functions can read the registry; try: chmod o-r {}", settings.db.display());
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
@@ -99,6 +125,18 @@ impl Sandbox {
         let folders: Vec<BorrowedFd<'_>> = folders.iter().map(|file| file.as_fd()).collect();
         let files: Vec<BorrowedFd<'_>> = files.iter().chain(&self.devices).map(|file| file.as_fd()).collect();
         sys::landlock_ruleset(self.landlock_version, &folders, &files, cut_network).map(Some)
+    }
+
+    /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s.
+    pub fn readable(&self) -> std::io::Result<Option<Arc<readable::Ruleset>>> {
+        if self.landlock_version == 0 {
+            return Ok(None);
+        }
+        self.readable.ruleset().map(Some)
+    }
+
+    pub fn system_calls(&self, cut_network: bool) -> &SystemCalls {
+        &self.system_calls[usize::from(!cut_network)]
     }
 
     /// Whether the functions' user may read `path`.
@@ -191,7 +229,8 @@ mod tests {
         let module = folder.join("m.php");
         fs::write(&module, "").unwrap();
         let user = Some(User { name: "other".into(), uid: 123_456, gid: 123_456, is_explicit: true });
-        let sandbox = Sandbox { user, landlock_version: 0, devices: Vec::new(), remarks: Vec::new() };
+        let settings = Settings::from_lookup(|_| None).unwrap();
+        let sandbox = Sandbox { user, ..Sandbox::new(&settings).unwrap() };
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(&folder, 0o755);
         set(&module, 0o644);

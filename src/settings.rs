@@ -138,7 +138,7 @@ impl Settings {
         self.scratch_dir().join("compiled")
     }
 
-    /// The private socket between the front door and tiny_http.
+    /// The private socket between the front door and tiny_http; it has this name for a moment only.
     pub fn http_socket(&self) -> PathBuf {
         self.run_dir.join("http.sock")
     }

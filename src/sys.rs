@@ -3,7 +3,7 @@
 //! Functions take and return `OwnedFd`, `BorrowedFd`, durations and `io::Result`. Every descriptor made here is
 //! close-on-exec from birth, so that a process started by another thread at the same moment cannot inherit it.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
@@ -198,8 +198,8 @@ pub fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// The user id of the process at the other end of a Unix socket, as it was when it connected.
-pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+/// The process at the other end of a Unix socket, as it was when it connected: its id and its user's.
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<(Pid, u32)> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into a ucred.
@@ -212,7 +212,7 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut length,
         )
     })?;
-    Ok(credentials.uid)
+    Ok((credentials.pid, credentials.uid))
 }
 
 /// Sends up to `count` bytes of `file` from `offset` on into a socket; returns how many went out.
@@ -247,12 +247,14 @@ pub fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
     }
 }
 
-/// The other process that holds the lock on one byte of `file`.
+/// The other process that holds the lock on one byte of `file`. Beware: closing any descriptor of a file gives up all locks
+/// that this process has on it.
 pub fn lock_holder(file: &File, byte: u64) -> io::Result<Option<Pid>> {
     let mut range = byte_range(libc::F_WRLCK, byte);
     // SAFETY: F_GETLK reads and writes a flock.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut range) })?;
-    Ok((c_int::from(range.l_type) != libc::F_UNLCK).then_some(range.l_pid))
+    // A read lock is not ours: whoever may read the file can have one.
+    Ok((c_int::from(range.l_type) == libc::F_WRLCK).then_some(range.l_pid))
 }
 
 // ---- Signals ------------------------------------------------------------------------------------------------------
@@ -295,6 +297,51 @@ pub fn wait_for_ending_signal() -> &'static str {
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: this prctl takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// What [`raise_priority`] gives: nice values, -20 being the most.
+const PRIORITY: c_int = -10;
+const SESSION_PRIORITY: &str = "-20";
+
+/// Lets this process and its further threads go before functions, where we may (root may): a function that starts hundreds
+/// of processes would else have hundreds of times the processor that we have to end them. To be called before threads are
+/// started. [`spawn`] gives functions back the usual priority.
+pub fn raise_priority() {
+    // SAFETY: setpriority takes integers. Where it fails we are like everybody else.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
+    // Where sessions share the processor (sched(7), "The autogroup feature"), it is the session's value that counts. Of a
+    // session that is not ours, such as a terminal's, it is not ours to set.
+    // SAFETY: getsid and getpid take an integer and nothing.
+    if unsafe { libc::getsid(0) == libc::getpid() } {
+        let _ = std::fs::write("/proc/self/autogroup", SESSION_PRIORITY);
+    }
+}
+
+/// While it lives, its thread goes before all that have a usual priority, where we may (root may). For work that is short
+/// and must not wait for a share of the processor: ending a fork bomb, which grows faster than a share of it is ended.
+pub struct Urgency(());
+
+impl Urgency {
+    pub fn begin() -> Urgency {
+        set_scheduler(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1);
+        Urgency(())
+    }
+}
+
+impl Drop for Urgency {
+    fn drop(&mut self) {
+        set_scheduler(libc::SCHED_OTHER, 0);
+    }
+}
+
+/// For the calling thread. Where it fails all stays as it is.
+fn set_scheduler(policy: c_int, priority: c_int) {
+    // SAFETY: all-zero is a valid sched_param, which the kernel reads; 0 is the calling thread.
+    unsafe {
+        let mut parameter: libc::sched_param = std::mem::zeroed();
+        parameter.sched_priority = priority;
+        libc::sched_setscheduler(0, policy, &raw const parameter);
+    }
 }
 
 /// Raises this process's limit of open files to the hard limit; returns it.
@@ -385,6 +432,17 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
 }
 
+/// Whether a child has ended; it stays to be reaped.
+pub fn has_ended(pid: Pid) -> io::Result<bool> {
+    // SAFETY: all-zero is a valid siginfo, and waitid fills it. It leaves the pid zero where there is nothing to say.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        check(libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, options))?;
+        Ok(info.si_pid() == pid)
+    }
+}
+
 /// What a new process is to be. Everything is prepared before the process exists, because between its birth and its
 /// exec it shares our memory and must not allocate.
 pub struct Spawn<'a> {
@@ -412,10 +470,9 @@ pub struct Confinement<'a> {
     pub processes_max: Option<u64>,
     /// The user and group to become, without any other group. Without one it keeps our user, but none of its privileges.
     pub user: Option<(u32, u32)>,
-    /// A Landlock ruleset, see [`landlock_ruleset`].
-    pub landlock: Option<BorrowedFd<'a>>,
-    /// Forbids all sockets but Unix ones.
-    pub cut_network: bool,
+    /// Landlock rulesets, see [`landlock_ruleset`] and [`landlock_readable`]; what one of them forbids is forbidden.
+    pub landlock: [Option<BorrowedFd<'a>>; 2],
+    pub system_calls: &'a SystemCalls,
 }
 
 /// A new child process.
@@ -604,15 +661,15 @@ fn child_steps(birth: &Birth<'_>) -> &'static str {
 /// Landlock and seccomp: before other descriptors are closed, since the ruleset is one. Both want no_new_privs.
 fn give_up_files_and_network(confinement: &Confinement<'_>) -> std::result::Result<(), &'static str> {
     try_confine!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    if let Some(ruleset) = confinement.landlock {
+    for ruleset in confinement.landlock.iter().flatten() {
         let call = libc::SYS_landlock_restrict_self;
         try_confine!("restrict its files", libc::syscall(call, ruleset.as_raw_fd(), 0u32));
     }
-    if confinement.cut_network {
-        let program = libc::sock_fprog { len: NO_NETWORK.len() as u16, filter: NO_NETWORK.as_ptr().cast_mut() };
-        let call = libc::SYS_seccomp;
-        let mode = libc::SECCOMP_SET_MODE_FILTER;
-        try_confine!("cut its network", libc::syscall(call, mode, 0u32, &raw const program));
+    let filter = &confinement.system_calls.0;
+    if !filter.is_empty() {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+        try_confine!("restrict its system calls", libc::syscall(call, mode, 0u32, &raw const program));
     }
     Ok(())
 }
@@ -620,12 +677,10 @@ fn give_up_files_and_network(confinement: &Confinement<'_>) -> std::result::Resu
 /// Limits, user, capabilities, and what dies with whom. The raw system calls are on purpose: glibc's setuid and its like
 /// also change all threads of the process, which here are still the parent's.
 fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result::Result<(), &'static str> {
-    let limit = |max| libc::rlimit { rlim_cur: max, rlim_max: max };
-    let (data, files) = (limit(confinement.data_bytes_max), limit(confinement.open_files_max));
-    let none = limit(0);
-    try_confine!("limit its memory", libc::setrlimit(libc::RLIMIT_DATA, &raw const data));
-    try_confine!("limit its open files", libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files));
-    try_confine!("forbid core files", libc::setrlimit(libc::RLIMIT_CORE, &raw const none));
+    try_confine!("take the usual priority", libc::setpriority(libc::PRIO_PROCESS, 0, 0));
+    lower_limit(libc::RLIMIT_DATA, confinement.data_bytes_max).or(Err("limit its memory"))?;
+    lower_limit(libc::RLIMIT_NOFILE, confinement.open_files_max).or(Err("limit its open files"))?;
+    lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;
     if let Some((user, group)) = confinement.user {
         try_confine!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
         try_confine!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));
@@ -633,8 +688,7 @@ fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result
     }
     // After the change of user: before it, being over the limit already would make the exec fail.
     if let Some(processes_max) = confinement.processes_max {
-        let processes = limit(processes_max);
-        try_confine!("limit its processes", libc::setrlimit(libc::RLIMIT_NPROC, &raw const processes));
+        lower_limit(libc::RLIMIT_NPROC, processes_max).or(Err("limit its processes"))?;
     }
     // Version 3 of the interface, 64 capabilities in two parts, all of them off. With no_new_privs none comes back.
     let header = [0x2008_0522u32, 0];
@@ -652,6 +706,18 @@ fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result
     Ok(())
 }
 
+/// Sets a limit of this process, for good. One that is lower already stays as it is: raising it takes a privilege, and
+/// would go past what the machine's owner has set. Allocates nothing.
+fn lower_limit(resource: libc::__rlimit_resource_t, max: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    limit.rlim_max = limit.rlim_max.min(max);
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: setrlimit reads one rlimit.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+}
+
 // ---- What the kernel lets a process give up -----------------------------------------------------------------------
 
 /// The version of Landlock that the kernel has; 0 where it has none or it is switched off (landlock(7)).
@@ -665,6 +731,7 @@ pub fn landlock_version() -> u32 {
 /// Rights of Landlock: numbers from linux/landlock.h.
 mod landlock {
     pub const WRITE_FILE: u64 = 1 << 1;
+    pub const READ_FILE: u64 = 1 << 2;
     pub const TRUNCATE: u64 = 1 << 14;
     /// Remove, make and rename, in a folder: bits 4 (REMOVE_DIR) to 13 (REFER).
     pub const IN_FOLDER: u64 = ((1 << 14) - 1) & !((1 << 4) - 1);
@@ -700,21 +767,46 @@ pub fn landlock_ruleset(
     let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
     let folders = folders.iter().map(|folder| (folder, for_folder));
     for (object, rights) in folders.chain(files.iter().map(|file| (file, for_file))) {
-        // struct landlock_path_beneath_attr is packed: the rights, then the descriptor.
-        let mut rule = [0u8; 12];
-        rule[..8].copy_from_slice(&rights.to_ne_bytes());
-        rule[8..].copy_from_slice(&object.as_raw_fd().to_ne_bytes());
-        const PATH_BENEATH: c_int = 1;
-        let call = libc::SYS_landlock_add_rule;
-        // SAFETY: the kernel reads the twelve bytes of the rule.
-        let added = unsafe { libc::syscall(call, ruleset.as_raw_fd(), PATH_BENEATH, rule.as_ptr(), 0u32) };
-        check(added as c_int)?;
+        allow_beneath(&ruleset, *object, rights)?;
     }
     Ok(ruleset)
 }
 
-/// Whether [`Confinement::cut_network`] can be had on this kind of machine.
-pub const CAN_CUT_NETWORK: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+/// A Landlock ruleset under which files can be opened for reading only beneath what [`allow_reading`] adds to it. Whether
+/// they can be executed, or folders be listed, is not its business.
+pub fn landlock_readable() -> io::Result<OwnedFd> {
+    let attributes = [landlock::READ_FILE];
+    // SAFETY: the kernel reads the eight bytes of the array.
+    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), 8, 0u32) } as c_int;
+    // SAFETY: checked, so the kernel has just given us this descriptor; it is close-on-exec.
+    check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// See [`landlock_readable`]. A symbolic link is left out: what counts is where it leads.
+pub fn allow_reading(ruleset: &OwnedFd, path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let object = options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    if object.metadata()?.is_symlink() {
+        return Ok(());
+    }
+    allow_beneath(ruleset, object.as_fd(), landlock::READ_FILE)
+}
+
+fn allow_beneath(ruleset: &OwnedFd, object: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
+    const PATH_BENEATH: c_int = 1;
+    // struct landlock_path_beneath_attr is packed: the rights, then the descriptor.
+    let mut rule = [0u8; 12];
+    rule[..8].copy_from_slice(&rights.to_ne_bytes());
+    rule[8..].copy_from_slice(&object.as_raw_fd().to_ne_bytes());
+    let call = libc::SYS_landlock_add_rule;
+    // SAFETY: the kernel reads the twelve bytes of the rule.
+    let added = unsafe { libc::syscall(call, ruleset.as_raw_fd(), PATH_BENEATH, rule.as_ptr(), 0u32) };
+    check(added as c_int).map(drop)
+}
+
+/// Whether [`SystemCalls`] can be restricted on this kind of machine.
+pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// What seccomp calls this machine: linux/audit.h.
 #[cfg(target_arch = "aarch64")]
@@ -733,21 +825,82 @@ const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 /// The second calling convention of x86_64 sets this bit in its numbers.
 const X32_BIT: u32 = 0x4000_0000;
 
-/// seccomp(2): socket() may only make Unix sockets, io_uring, which could make others behind its back, is not there, and
-/// nobody calls by another machine's numbers. Offsets are those of struct seccomp_data: 0 number, 4 machine, 16 first
-/// argument (its lower half; both machines are little-endian).
-static NO_NETWORK: [libc::sock_filter; 10] = [
-    instruction(LOAD, 4, 0, 0),
-    instruction(IF_EQUAL, AUDIT_ARCH, 0, 7),
-    instruction(LOAD, 0, 0, 0),
-    instruction(IF_AT_LEAST, X32_BIT, 5, 0),
-    instruction(IF_EQUAL, libc::SYS_io_uring_setup as u32, 4, 0),
-    instruction(IF_EQUAL, libc::SYS_socket as u32, 0, 2),
-    instruction(LOAD, 16, 0, 0),
-    instruction(IF_EQUAL, libc::AF_UNIX as u32, 0, 1),
-    instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-    instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32, 0, 0),
+/// Calls that make what outlives its maker and belongs to no file system: memory, queues and keys that a function could
+/// leave behind, or find from another function of the same user.
+const LEAVING_CALLS: [c_long; 7] = [
+    libc::SYS_shmget,
+    libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
 ];
+
+/// Calls that change who may use a file, which Landlock does not look at (landlock(7), "Filesystem actions"). The numbers
+/// above 450 are the same on all machines, and libc does not have them yet: fchmodat2, setxattrat, removexattrat,
+/// file_setattr.
+const PERMISSION_CALLS: &[c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    452,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    463,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    466,
+    469,
+];
+
+/// The system calls that a function may make, as a filter for seccomp(2). What it may not answers EPERM.
+pub struct SystemCalls(Vec<libc::sock_filter>);
+
+impl SystemCalls {
+    /// Never: what leaves memory or keys behind, and calls by another machine's numbers, which would get around the filter.
+    /// `cut_network` leaves Unix sockets only, `keep_permissions` forbids chmod and its like; both forbid io_uring, which
+    /// does the same behind the filter's back.
+    pub fn new(cut_network: bool, keep_permissions: bool) -> SystemCalls {
+        if !CAN_RESTRICT_SYSTEM_CALLS {
+            return SystemCalls(Vec::new());
+        }
+        let mut forbidden = LEAVING_CALLS.to_vec();
+        if keep_permissions {
+            forbidden.extend(PERMISSION_CALLS);
+        }
+        if keep_permissions || cut_network {
+            forbidden.push(libc::SYS_io_uring_setup);
+        }
+        // Offsets are those of struct seccomp_data: 0 number, 4 machine, 16 first argument (its lower half; both machines
+        // are little-endian). Jumps count the instructions that are left out.
+        let refuse = instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
+        let mut filter = vec![
+            instruction(LOAD, 4, 0, 0),
+            instruction(IF_EQUAL, AUDIT_ARCH, 1, 0),
+            refuse,
+            instruction(LOAD, 0, 0, 0),
+            instruction(IF_AT_LEAST, X32_BIT, 0, 1),
+            refuse,
+        ];
+        for call in forbidden {
+            filter.extend([instruction(IF_EQUAL, call as u32, 0, 1), refuse]);
+        }
+        if cut_network {
+            filter.extend([
+                instruction(IF_EQUAL, libc::SYS_socket as u32, 0, 3),
+                instruction(LOAD, 16, 0, 0),
+                instruction(IF_EQUAL, libc::AF_UNIX as u32, 1, 0),
+                refuse,
+            ]);
+        }
+        filter.push(instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
+        SystemCalls(filter)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -773,8 +926,8 @@ mod tests {
                 open_files_max: 32,
                 processes_max: None,
                 user: None,
-                landlock: None,
-                cut_network: false,
+                landlock: [None, None],
+                system_calls: &SystemCalls::new(false, false),
             }),
         })?;
         drop(writer);

@@ -24,12 +24,14 @@
 
 mod answer;
 mod buffer;
-mod chunked;
+pub(super) mod chunked;
 mod connection;
 mod patience;
 mod port_holder;
 #[cfg(test)]
 mod smuggling;
+#[cfg(test)]
+mod smuggling_table;
 #[cfg(test)]
 mod tests;
 mod turned_away;
@@ -38,6 +40,7 @@ mod upstream;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -132,10 +135,16 @@ struct Open {
 
 impl FrontDoor {
     /// Opens the public port. Clients can connect from here on, and are served once [`FrontDoor::run`] is called.
+    /// `upstream` is where tiny_http listens.
     ///
     /// # Errors
     /// [`Error::AddressTaken`], naming the program that holds the port where that can be found out.
-    pub fn open(settings: &Settings, conversations: Arc<Conversations>, area: Arc<SpoolArea>) -> Result<FrontDoor> {
+    pub fn open(
+        settings: &Settings,
+        upstream: PathBuf,
+        conversations: Arc<Conversations>,
+        area: Arc<SpoolArea>,
+    ) -> Result<FrontDoor> {
         let descriptors = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
@@ -144,12 +153,13 @@ impl FrontDoor {
                 "front door: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
             );
         }
-        FrontDoor::open_within(settings, conversations, area, bounds)
+        FrontDoor::open_within(settings, upstream, conversations, area, bounds)
     }
 
     /// The same with other bounds.
     pub fn open_within(
         settings: &Settings,
+        upstream: PathBuf,
         conversations: Arc<Conversations>,
         area: Arc<SpoolArea>,
         bounds: Bounds,
@@ -157,7 +167,7 @@ impl FrontDoor {
         let listener = listen(settings.address)?;
         let address = listener.local_addr().map_err(Error::io("read the address of", "the public port"))?;
         let door = Door {
-            upstreams: Upstreams::new(settings.http_socket(), bounds.requests_max),
+            upstreams: Upstreams::new(upstream, bounds.requests_max),
             bounds,
             body_bytes_max: settings.body_bytes_max,
             conversations,

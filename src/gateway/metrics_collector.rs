@@ -5,6 +5,7 @@
 //! ends. One thread per worker; the number of workers is bounded.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -34,12 +35,15 @@ impl MetricsCollector {
 
     /// Opens metrics.sock and takes in workers on a thread of its own, until the process ends.
     pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
+        let path = settings.pid_file();
+        // Never closed again: that would give up our own lock on it.
+        let pid_file = File::open(&path).map_err(Error::io("open", path.display()))?;
         let path = settings.metrics_socket();
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
         let collector = self.clone();
         let thread = std::thread::Builder::new().name("metrics".into());
-        let started = thread.spawn(move || collector.accept(&listener));
+        let started = thread.spawn(move || collector.accept(&listener, &pid_file));
         started.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
     }
 
@@ -57,8 +61,8 @@ impl MetricsCollector {
         }
     }
 
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        let mut is_failing = false;
+    fn accept(self: &Arc<Self>, listener: &UnixListener, pid_file: &File) {
+        let (mut is_failing, mut has_strangers) = (false, false);
         for number in 0.. {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
@@ -71,6 +75,13 @@ impl MetricsCollector {
                 }
             };
             is_failing = false;
+            // A function that runs as our own user can find the socket. Said once: it could try without end.
+            if !is_worker(&stream, pid_file) {
+                if !std::mem::replace(&mut has_strangers, true) {
+                    log!("metrics: somebody who is no worker of this run dir has connected; turned away");
+                }
+                continue;
+            }
             if let Err(error) = self.take_in(number, stream) {
                 log!("metrics: turned a worker away: {error}");
             }
@@ -78,12 +89,6 @@ impl MetricsCollector {
     }
 
     fn take_in(self: &Arc<Self>, number: u64, stream: UnixStream) -> Result<()> {
-        // The run dir keeps others out already; this holds even where somebody has opened it.
-        let own_uid = sys::own_uid();
-        let uid = sys::peer_uid(stream.as_fd()).map_err(Error::io("identify", "a worker"))?;
-        if uid != own_uid {
-            return Err(Error::Protocol(format!("user {uid} is not the gateway's, {own_uid}")));
-        }
         let own = stream.try_clone().map_err(Error::io("keep", "a worker's stream"))?;
         {
             let mut streams = self.streams.lock().expect("nothing panics under this lock");
@@ -136,4 +141,12 @@ impl MetricsCollector {
             }
         }
     }
+}
+
+/// Whether a worker is at the other end: one of our user that has locked its id in the pid file, which functions cannot
+/// do, because they may not write it (see `take_id` in worker/mod.rs).
+fn is_worker(stream: &UnixStream, pid_file: &File) -> bool {
+    let Ok((peer, uid)) = sys::peer(stream.as_fd()) else { return false };
+    let holds = |id: u64| sys::lock_holder(pid_file, 1 + id).is_ok_and(|holder| holder == Some(peer));
+    uid == sys::own_uid() && (0..*WORKERS.end()).any(holds)
 }

@@ -14,6 +14,8 @@ mod cgi;
 pub mod config_loader;
 mod conversation;
 mod front_door;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod http_handler;
 pub mod kv;
@@ -29,9 +31,10 @@ mod worker_link;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -59,11 +62,13 @@ pub fn run(settings: Settings) -> Result<()> {
     // The order: first what another instance would object to, then what needs no worker, then workers, then the door.
     let run_dir = RunDir::take(&settings)?;
     let open_files = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
+    sys::raise_priority();
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
     let conversations = Arc::new(Conversations::default());
-    let door = Arc::new(FrontDoor::open(&settings, conversations.clone(), spool_area.clone())?);
+    let private = PrivateSocket::open(&settings)?;
+    let door = Arc::new(FrontDoor::open(&settings, private.path(), conversations.clone(), spool_area.clone())?);
     let address = door.address();
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
     let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
@@ -94,7 +99,7 @@ pub fn run(settings: Settings) -> Result<()> {
         port: address.port(),
         threads: Default::default(),
     });
-    handler.start(private_server(&settings)?)?;
+    handler.start(private.serve()?)?;
     let accepting = door.clone();
     start_thread("front door", move || accepting.run())?;
     run_dir.write_address(address)?;
@@ -119,16 +124,40 @@ pub fn run(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// tiny_http on the private socket.
-fn private_server(settings: &Settings) -> Result<tiny_http::Server> {
-    let path = settings.http_socket();
-    let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
-    tiny_http::Server::from_listener(listener, None).map_err(|cause| Error::Io {
-        step: "start tiny_http on",
-        subject: path.display().to_string(),
-        cause: std::io::Error::other(cause.to_string()),
-    })
+/// The socket between the front door and tiny_http. It has no name: tiny_http trusts whoever connects, and a function that
+/// runs as our own user could. We ourselves connect through a descriptor of it.
+struct PrivateSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl PrivateSocket {
+    fn open(settings: &Settings) -> Result<PrivateSocket> {
+        let path = settings.http_socket();
+        let failed = |step| Error::io(step, path.display());
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).map_err(failed("open the socket"))?;
+        let inode = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path);
+        let inode = inode.map_err(failed("open the inode of the socket"))?;
+        std::fs::remove_file(&path).map_err(failed("remove the name of the socket"))?;
+        // Open as long as the process lives.
+        let path = format!("/proc/self/fd/{}", inode.into_raw_fd()).into();
+        Ok(PrivateSocket { listener, path })
+    }
+
+    /// Where the front door connects.
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// tiny_http on it.
+    fn serve(self) -> Result<tiny_http::Server> {
+        tiny_http::Server::from_listener(self.listener, None).map_err(|cause| Error::Io {
+            step: "start tiny_http on",
+            subject: "the private socket".into(),
+            cause: std::io::Error::other(cause.to_string()),
+        })
+    }
 }
 
 fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -180,7 +209,7 @@ impl<'a> RunDir<'a> {
 impl Drop for RunDir<'_> {
     fn drop(&mut self) {
         let settings = self.settings;
-        for path in [settings.metrics_socket(), settings.http_socket(), address_file(settings), settings.pid_file()] {
+        for path in [settings.metrics_socket(), address_file(settings), settings.pid_file()] {
             let _ = std::fs::remove_file(path);
         }
         // The workers have removed their own parts; what one that was killed has left, the next start removes.

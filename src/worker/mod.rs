@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
-use crate::sys::{self, EventFd, Watched};
+use crate::sys::{self, EventFd, Pid, Watched};
 use crate::{log, orphans};
 
 /// Why a worker ends.
@@ -55,6 +55,8 @@ struct Worker {
     scratch_area: ScratchArea,
     wasm_cache: runtime::WasmCache,
     null: File,
+    /// The gateway's process id; nobody else may give us work.
+    gateway: Pid,
     /// What functions see of our own environment: PATH, LANG, TZ, HOME.
     inherited_environment: Vec<CString>,
     /// Set once, when the worker is to end.
@@ -73,8 +75,11 @@ struct Worker {
 /// Runs a worker until it is told to end. Without an id it takes the first one that is free above those that the
 /// gateway gives out itself, so that a further worker can be started by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
+    sys::raise_priority();
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let (lock, id) = take_id(&settings, id)?;
+    let gateway = sys::lock_holder(&lock, 0).map_err(Error::io("look for", "a running gateway"))?;
+    let gateway = gateway.ok_or_else(|| Error::Protocol("no gateway runs in FAAS_RUN_DIR".into()))?;
     let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
     let worker = Arc::new(Worker {
         id,
@@ -82,6 +87,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         scratch_area,
         wasm_cache: runtime::WasmCache::new(settings.compiled_dir())?,
         null: process::open_null()?,
+        gateway,
         inherited_environment: inherited_environment(),
         ending: OnceLock::new(),
         stop: EventFd::new()?,
@@ -131,7 +137,7 @@ impl Worker {
     /// Accepts connections until the worker is to end.
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
         let connections_max = 2 * self.settings.worker_slots as usize + 8;
-        let mut is_failing = false;
+        let (mut is_failing, mut has_strangers) = (false, false);
         loop {
             let mut watched = [Watched::read(listener.as_fd()), Watched::read(self.stop.as_fd())];
             let _ = sys::poll(&mut watched, None);
@@ -139,6 +145,12 @@ impl Worker {
                 return;
             }
             match listener.accept() {
+                // A function that runs as our own user can find the socket. Said once: it could try without end.
+                Ok((stream, _)) if !sys::peer(stream.as_fd()).is_ok_and(|(pid, _)| pid == self.gateway) => {
+                    if !std::mem::replace(&mut has_strangers, true) {
+                        log!("worker {}: somebody who is not the gateway wants to give it work; turned away", self.id);
+                    }
+                }
                 // The gateway never needs that many; closing at once makes it try another worker.
                 Ok(_) if self.connections.load(Ordering::Relaxed) >= connections_max => {}
                 Ok((stream, _)) => {

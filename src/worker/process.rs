@@ -23,11 +23,11 @@ use super::scratch::Scratch;
 use super::stderr_log::StderrLog;
 use crate::error::{Error, Result};
 use crate::limits::{
-    FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST,
-    SAMPLE_PERIOD, SPOOL_MEMORY_MAX, USER_PROCESSES_MAX,
+    FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST,
+    SAMPLE_PERIOD, SPOOL_MEMORY_MAX,
 };
 use crate::protocol::worker_protocol::{End, Invocation, Kind, Verdict};
-use crate::sys::{self, Confinement, EndedHow, Spawn, SpawnError, Spawned, Watched};
+use crate::sys::{self, Confinement, EndedHow, Spawn, SpawnError, Spawned, Urgency, Watched};
 use crate::{log, orphans, procfs};
 
 /// Runs an invocation and sends what comes of it.
@@ -101,6 +101,7 @@ impl<'a> Execution<'a> {
         let environment = environment(worker, invocation, command, &scratch);
         let writable: Vec<&Path> = invocation.write.iter().map(PathBuf::as_path).chain([scratch.path()]).collect();
         let ruleset = worker.sandbox.ruleset(&writable, !invocation.net).map_err(exhausted("make a ruleset"))?;
+        let readable = worker.sandbox.readable().map_err(exhausted("make a ruleset"))?;
         let child = sys::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,
@@ -113,10 +114,13 @@ impl<'a> Execution<'a> {
                 program_file: command.program_file.as_ref().map(|file| file.as_fd()),
                 data_bytes_max: command.data_mib_max << 20,
                 open_files_max: FUNCTION_FILES_MAX,
-                processes_max: worker.sandbox.user.as_ref().map(|_| USER_PROCESSES_MAX),
+                processes_max: worker.sandbox.processes_max,
                 user: worker.sandbox.user.as_ref().map(|user| (user.uid, user.gid)),
-                landlock: ruleset.as_ref().map(|ruleset| ruleset.as_fd()),
-                cut_network: !invocation.net && sys::CAN_CUT_NETWORK,
+                landlock: [
+                    ruleset.as_ref().map(|ruleset| ruleset.as_fd()),
+                    readable.as_ref().map(|readable| readable.landlock.as_fd()),
+                ],
+                system_calls: worker.sandbox.system_calls(!invocation.net),
             }),
         })
         .map_err(|error| refused(invocation, error))?;
@@ -144,7 +148,7 @@ impl<'a> Execution<'a> {
     fn attend(&mut self, connection: &mut Connection) -> Result<Verdict> {
         let mut kill_deadline = None;
         loop {
-            let wake = kill_deadline.unwrap_or_else(|| self.next_wake());
+            let wake = kill_deadline.map_or_else(|| self.next_wake(), |_| Instant::now() + KILL_PAUSE);
             let main_ended = self.wait(connection, wake)?;
             let now = Instant::now();
             if main_ended {
@@ -154,6 +158,9 @@ impl<'a> Execution<'a> {
                 self.look_at_the_clock(now, connection)?;
             }
             if self.killed.is_some() {
+                let _urgency = Urgency::begin();
+                // Again and again: until the main process has had its turn to die, the others can go on forking.
+                orphans::kill_descendants(self.child.pid);
                 let deadline = *kill_deadline.get_or_insert(now + KILL_WAIT_MAX);
                 if now >= deadline {
                     // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
@@ -244,10 +251,17 @@ impl<'a> Execution<'a> {
         }
         let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
         let memory_max = self.invocation.memory_mib << 20;
-        if sum(procfs::resident_bytes) > memory_max && sum(procfs::proportional_bytes) > memory_max {
-            return Some(Verdict::MemoryExceeded);
+        if sum(procfs::resident_bytes) > memory_max {
+            // A process can forbid the look at its proportional memory (PR_SET_DUMPABLE, prctl(2)); then all of it counts.
+            let proportional = |pid| procfs::proportional_bytes(pid).or_else(|| procfs::resident_bytes(pid));
+            if sum(proportional) > memory_max {
+                return Some(Verdict::MemoryExceeded);
+            }
         }
-        let is_over = self.scratch.holds_more_than(self.invocation.scratch_mib << 20);
+        // What was deleted but is still open lies on the disk as well.
+        let deleted = procfs::deleted_bytes(&processes, self.scratch.path());
+        let scratch_max = (self.invocation.scratch_mib << 20).checked_sub(deleted);
+        let is_over = scratch_max.is_none_or(|max| self.scratch.holds_more_than(max));
         is_over.then_some(Verdict::ScratchExceeded)
     }
 

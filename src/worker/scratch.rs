@@ -77,14 +77,32 @@ impl Scratch {
         &self.path
     }
 
-    /// Whether there is more in it than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders.
-    /// Sees what can be seen: a folder that its owner has closed to us counts as empty, for which the entries make up.
+    /// Whether there is more in it than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders, or
+    /// folders nested so deep that no path leads there (PATH_MAX): what cannot be seen could be anything. A folder that its
+    /// owner, who is our user, has closed to us is opened again.
     pub fn holds_more_than(&self, bytes_max: u64) -> bool {
         let mut folders = vec![self.path.clone()];
         let (mut bytes, mut entries) = (0, 0);
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
+            let listed = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let _ = fs::set_permissions(&folder, Permissions::from_mode(0o700));
+                    fs::read_dir(&folder)
+                }
+                listed => listed,
+            };
+            let listed = match listed {
+                Ok(listed) => listed,
+                // Removed since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => return true,
+            };
+            for entry in listed.flatten() {
+                let metadata = match entry.metadata() {
+                    Ok(metadata) => metadata,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(_) => return true,
+                };
                 // Blocks of 512 bytes, whatever the file system's are: a sparse file counts what it takes.
                 bytes += metadata.blocks() * 512;
                 entries += 1;
@@ -216,6 +234,14 @@ mod tests {
         fs::write(scratch.path().join("in/file"), vec![1; 100_000]).unwrap();
         assert!(scratch.holds_more_than(50_000));
         assert!(!scratch.holds_more_than(200_000));
+        let mut deep = scratch.path().join("in");
+        while deep.as_os_str().len() < 3900 {
+            deep.push("d".repeat(100));
+        }
+        fs::create_dir_all(&deep).unwrap();
+        assert!(!scratch.holds_more_than(1 << 20));
+        fs::rename(scratch.path().join("in"), scratch.path().join("in".repeat(100))).unwrap();
+        assert!(scratch.holds_more_than(1 << 20));
         drop(scratch);
         area.remove();
         fs::remove_dir(all).unwrap();

@@ -409,6 +409,8 @@ fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
     while holdings(&instance).descriptors > before.descriptors + COUNT_SLACK {
         assert!(Instant::now() < until, "{:?} were {before:?}", holdings(&instance));
         streams.iter_mut().for_each(|stream| _ = stream.read(&mut [0]));
+        // Closes private connections that have been idle for long.
+        assert_eq!(instance.get("/no/such/route").status, 404);
         std::thread::sleep(Duration::from_secs(1));
     }
     assert_eq!(instance.log_lines("took its answer too slowly").len(), 50);

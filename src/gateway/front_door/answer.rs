@@ -96,6 +96,15 @@ pub fn translate(head: &[u8], wanted: Wanted, out: &mut Vec<u8>) -> Result<(Answ
     Ok((body, keep_alive))
 }
 
+/// Whether this answer tells its client to come back later.
+pub fn asks_to_retry_later(head: &[u8]) -> bool {
+    const NAME: &[u8] = b"Retry-After:";
+    matches!(head.get(9..12), Some(b"429" | b"503"))
+        && head
+            .split(|byte| *byte == b'\n')
+            .any(|line| line.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME)))
+}
+
 fn number(value: &[u8]) -> Result<u64> {
     std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_understood)
 }
@@ -141,6 +150,19 @@ mod tests {
         assert_eq!(body, AnswerBody::Spooled(70_000));
         let (_, body, keep_alive) = translated("X-Faas-Spooled: 70000\r\n", Version::Http11, true, false);
         assert_eq!((body, keep_alive), (AnswerBody::Nothing, false));
+    }
+
+    #[test]
+    fn an_answer_that_asks_to_retry_later_is_known_by_status_and_field() {
+        for (head, expected) in [
+            ("HTTP/1.1 503 Service Unavailable\r\nX: y\r\nretry-after: 1\r\n\r\n", true),
+            ("HTTP/1.0 429 Too Many Requests\r\nRetry-After:1\r\n\r\n", true),
+            ("HTTP/1.1 503 Service Unavailable\r\nX: Retry-After: 1\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nRetry-After: 1\r\n\r\n", false),
+            ("HTTP/1.1", false),
+        ] {
+            assert_eq!(asks_to_retry_later(head.as_bytes()), expected, "{head}");
+        }
     }
 
     #[test]

@@ -18,14 +18,14 @@ use super::super::problem::{self, Form};
 use super::super::request_id::request_id;
 use super::super::spool::Spool;
 use super::Door;
-use super::answer::{AnswerBody, Wanted, head_end, not_understood, translate};
+use super::answer::{AnswerBody, Wanted, asks_to_retry_later, head_end, not_understood, translate};
 use super::buffer::Buffer;
 use super::chunked::{ChunkDecoder, Step};
 use super::patience::Patience;
 use super::upstream::Upstream;
 use crate::error::{Error, Result};
 use crate::limits::{
-    ANSWER_WAIT_MAX, BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, GONE_WAIT_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX,
+    ANSWER_WAIT_MAX, BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, GONE_WAIT_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX, RETRY_PAUSE,
     SPOOL_MEMORY_MAX,
 };
 use crate::log;
@@ -44,6 +44,8 @@ pub struct Connection<'door> {
     /// Tells the handler that the client has gone. One serves all requests, since behind the first signal there is none.
     gone: Option<Arc<EventFd>>,
     has_served: bool,
+    /// The last answer told the client to come back later.
+    is_to_come_later: bool,
 }
 
 /// What becomes of the connection behind an answer.
@@ -67,14 +69,27 @@ impl<'door> Connection<'door> {
     /// `client` must not block.
     pub fn new(door: &'door Door, client: &'door TcpStream, peer: SocketAddr) -> Connection<'door> {
         let (inbound, answer, outbound) = Default::default();
-        Connection { door, client, peer, inbound, answer, outbound, gone: None, has_served: false }
+        Connection {
+            door,
+            client,
+            peer,
+            inbound,
+            answer,
+            outbound,
+            gone: None,
+            has_served: false,
+            is_to_come_later: false,
+        }
     }
 
     /// Serves requests until the client or the end of service ends it.
     pub fn serve(mut self) {
         while self.wait_for_request() {
             match self.serve_request() {
-                After::NextRequest => self.has_served = true,
+                After::NextRequest => {
+                    self.has_served = true;
+                    self.pause_if_told_to_come_later();
+                }
                 After::Close => return self.linger(),
                 After::Gone => return,
             }
@@ -111,6 +126,16 @@ impl<'door> Connection<'door> {
             }
         }
         true
+    }
+
+    /// A client that was told to come back later, and comes back at once, waits here for a moment. Otherwise a few that do
+    /// so in a loop would take the processor from the work that keeps them waiting. It costs others nothing but this
+    /// thread, which is there anyway: the request's place is free again.
+    fn pause_if_told_to_come_later(&mut self) {
+        if std::mem::take(&mut self.is_to_come_later) {
+            // If it fails there is no pause.
+            let _ = poll(&mut [Watched::read(self.door.drain.as_fd())], Some(RETRY_PAUSE));
+        }
     }
 
     /// How long this connection may be idle. At the end of service one that has served is closed at once, and a new one
@@ -314,6 +339,7 @@ impl<'door> Connection<'door> {
         let wanted = Wanted { version: head.version, head_only: head.method == "HEAD", keep_alive };
         let (body, keep_alive) = translate(&self.answer.bytes()[..end], wanted, &mut self.outbound)?;
         self.answer.consume(end);
+        self.is_to_come_later = asks_to_retry_later(&self.outbound);
         let mut spool = None;
         match body {
             AnswerBody::Nothing => {}
@@ -449,6 +475,7 @@ impl<'door> Connection<'door> {
         if matches!(error, Error::ClientGone) {
             return After::Gone;
         }
+        self.is_to_come_later = error.retry_after_s().is_some();
         let request_id = &request_id(head);
         log!("request={request_id} status={} peer={} {error}", error.status(), self.peer.ip());
         let version = head.map_or(Version::Http11, |head| head.version);

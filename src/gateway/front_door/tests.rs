@@ -62,7 +62,9 @@ impl House {
         }
         let mut bounds = Bounds { linger_max: Duration::from_millis(500), ..Bounds::default() };
         change(&mut bounds);
-        let door = Arc::new(FrontDoor::open_within(&settings, conversations.clone(), area, bounds).unwrap());
+        let door = Arc::new(
+            FrontDoor::open_within(&settings, settings.http_socket(), conversations.clone(), area, bounds).unwrap(),
+        );
         let accepting = std::thread::spawn({
             let door = door.clone();
             move || door.run()
@@ -610,7 +612,10 @@ fn a_taken_port_is_reported_with_its_holder() {
     let house = House::open();
     let settings = settings_for(house.door.address().port(), &house.run_dir);
     let area = house.door.door.area.clone();
-    let error = FrontDoor::open(&settings, house.conversations.clone(), area).err().unwrap().to_string();
+    let error = FrontDoor::open(&settings, settings.http_socket(), house.conversations.clone(), area)
+        .err()
+        .unwrap()
+        .to_string();
     let holder = format!("(pid {})", std::process::id());
     assert!(error.starts_with(&format!("{} is taken by ", house.door.address())) && error.contains(&holder), "{error}");
 }

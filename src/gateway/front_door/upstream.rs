@@ -6,7 +6,8 @@
 //! answered a first, cheap request has its thread for good.
 //!
 //! A request holds one place and one connection from before it is sent until its answer is read. An answer that was not
-//! read to its end leaves the connection unusable: then it is closed instead of given back.
+//! read to its end leaves the connection unusable: then it is closed instead of given back. Each connection costs a thread
+//! of tiny_http's and three descriptors, so what a burst has opened and nobody has used for a while is closed too.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +17,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::limits::UPSTREAM_OPEN_MAX;
+use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_OPEN_MAX};
 use crate::sys::{Watched, poll};
 
 /// A request that names no conversation; the handler answers it 204, at once.
@@ -34,8 +35,22 @@ pub struct Upstreams {
 
 #[derive(Default)]
 struct Pool {
-    idle: Vec<UnixStream>,
+    /// With the time since when. The last one goes first, so the first one has been idle for longest.
+    idle: Vec<(UnixStream, Instant)>,
     under_way: usize,
+}
+
+impl Pool {
+    fn pop_idle(&mut self) -> Option<UnixStream> {
+        self.idle.pop().map(|(stream, _)| stream)
+    }
+
+    /// Takes out, for its caller to close, what has been idle for too long.
+    fn take_stale(&mut self, now: Instant) -> Vec<(UnixStream, Instant)> {
+        let is_stale = |(_, since): &(UnixStream, Instant)| now.duration_since(*since) > UPSTREAM_IDLE_MAX;
+        let count = self.idle.iter().take_while(|idle| is_stale(idle)).count();
+        self.idle.drain(..count).collect()
+    }
 }
 
 impl Upstreams {
@@ -53,7 +68,7 @@ impl Upstreams {
             return Err(Error::TooManyRequests);
         }
         pool.under_way += 1;
-        let idle = pool.idle.pop();
+        let idle = pool.pop_idle();
         drop(pool);
         // From here on the place is given back when `upstream` is dropped.
         let mut upstream = Upstream { all: self, stream: idle };
@@ -67,7 +82,7 @@ impl Upstreams {
         let exhausted = |cause| Error::Exhausted { step: "open a connection to the request handler", cause };
         let since = Instant::now();
         let _one_at_a_time = self.opening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(stream) = self.pool().idle.pop() {
+        if let Some(stream) = self.pool().pop_idle() {
             return Ok(stream);
         }
         if since.elapsed() >= UPSTREAM_OPEN_MAX {
@@ -114,9 +129,14 @@ pub struct Upstream<'pool> {
 impl Upstream<'_> {
     /// The connection is ready for the next request: the answer was read to its end.
     pub fn give_back(mut self) {
-        if let Some(stream) = self.stream.take() {
-            self.all.pool().idle.push(stream);
-        }
+        let Some(stream) = self.stream.take() else { return };
+        let now = Instant::now();
+        let mut pool = self.all.pool();
+        let stale = pool.take_stale(now);
+        pool.idle.push((stream, now));
+        drop(pool);
+        // Closed when nobody waits for the pool.
+        drop(stale);
     }
 
     /// Keeps the place, for a moment, until the handler has noticed that nobody wants its answer: it is busy so long.
@@ -154,5 +174,27 @@ impl AsFd for Upstream<'_> {
 impl Drop for Upstream<'_> {
     fn drop(&mut self) {
         self.all.pool().under_way -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_has_been_idle_for_too_long_is_taken_out_and_the_latest_goes_first() {
+        let mut pool = Pool::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        for number in 0..4 {
+            pool.idle.push((UnixStream::pair().unwrap().0, start + number * second));
+        }
+        assert!(pool.take_stale(start + UPSTREAM_IDLE_MAX).is_empty());
+        assert_eq!(pool.take_stale(start + UPSTREAM_IDLE_MAX + second * 3 / 2).len(), 2);
+        let latest = pool.idle[1].0.as_raw_fd();
+        assert_eq!(pool.pop_idle().unwrap().as_raw_fd(), latest);
+        assert_eq!(pool.idle.len(), 1);
     }
 }

@@ -1,0 +1,155 @@
+//! What the fuzz targets in fuzz/ feed: the parsers of bytes that are not ours, each with what must hold of its result.
+//!
+//! No part of the library's interface: it is public because a fuzz target is a program of its own, and hidden from the
+//! documentation. tests/it/corpus.rs replays the corpora through the same three functions. Each takes any bytes and
+//! panics where something that must hold does not.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::cgi::{self, Meta};
+use super::front_door::chunked::{ChunkDecoder, Step};
+use super::head::{BodyFraming, Head, HeadScan, Version, parse_complete};
+use crate::error::Error;
+use crate::limits::HEAD_FIELDS_MAX;
+use crate::protocol::worker_protocol::{self, End, Invocation, Kind};
+
+/// A request head: it reads the same whole and byte by byte, and what was understood, written down again, is understood
+/// as the same.
+pub fn head(bytes: &[u8]) {
+    let whole = HeadScan::default().end(bytes).map_err(text);
+    let mut scan = HeadScan::default();
+    let pieces = (1..=bytes.len()).map(|length| scan.end(&bytes[..length]).map_err(text));
+    let pieces = pieces.into_iter().find(|end| *end != Ok(None)).unwrap_or(Ok(None));
+    assert_eq!(pieces, whole, "byte by byte, and whole");
+    let Ok(Some(end)) = whole else { return };
+    let Ok(head) = parse_complete(&bytes[..end]) else { return };
+
+    assert!(head.target.bytes().all(|byte| byte.is_ascii_graphic()), "{head:?}");
+    assert!(head.target.contains(head.path()) || head.path() == "/", "{head:?}");
+    assert!(head.target.ends_with(head.query()), "{head:?}");
+    for field in &head.fields {
+        assert!(!field.value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)), "{field:?}");
+    }
+    // With Host, a line is added where an absolute target has one and the fields do not.
+    if head.fields.len() < HEAD_FIELDS_MAX - 4 {
+        assert_eq!(parse_complete(&written(&head)).ok().as_ref(), Some(&head));
+    }
+    for path_info_start in [0, head.path().len()] {
+        check_environment(&head, path_info_start);
+    }
+}
+
+/// A chunked body: its data are the same in pieces of any size, and nothing is taken of what follows it.
+pub fn chunks(bytes: &[u8]) {
+    let whole = decoded(bytes, bytes.len());
+    for size in [1, 2, 3, 7, 64] {
+        assert_eq!(decoded(bytes, size), whole, "in pieces of {size}");
+    }
+    if let Ok((data, used, has_ended)) = whole {
+        assert!(data.len() <= used && used <= bytes.len());
+        assert!(has_ended || used == bytes.len());
+        if has_ended {
+            assert_eq!(decoded(&bytes[..used], used.max(1)), Ok((data, used, true)), "without what follows");
+        }
+    }
+}
+
+/// Frames between gateway and worker: what was understood, encoded again, is understood as the same.
+pub fn frame(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some((kind, payload, used))) = worker_protocol::decode(rest) {
+        let mut again = Vec::new();
+        worker_protocol::encode(&mut again, kind, payload);
+        assert_eq!(again, rest[..used]);
+        assert!(matches!(worker_protocol::decode(&rest[..used - 1]), Ok(None)), "a frame lacks its last byte");
+        match kind {
+            Kind::Invoke => check_invocation(payload),
+            Kind::End => check_end(payload),
+            Kind::Started | Kind::Output => {}
+        }
+        rest = &rest[used..];
+    }
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+/// A head as its client could have sent it.
+fn written(head: &Head) -> Vec<u8> {
+    let version = if head.version == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+    let mut bytes = format!("{} {} {version}\r\n", head.method, head.target).into_bytes();
+    for field in &head.fields {
+        bytes.extend_from_slice(field.name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(&field.value);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    if head.framing == BodyFraming::Chunked {
+        bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if head.expect_continue {
+        bytes.extend_from_slice(b"Expect: 100-continue\r\n");
+    }
+    bytes.extend_from_slice(match head.keep_alive {
+        true => b"Connection: keep-alive\r\n\r\n",
+        false => b"Connection: close\r\n\r\n",
+    });
+    bytes
+}
+
+fn check_environment(head: &Head, path_info_start: usize) {
+    let meta = Meta {
+        request_id: "r",
+        function: "f",
+        handler: "h",
+        path_info_start,
+        content_length: 0,
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        port: 80,
+        env: &[],
+    };
+    let Ok(environment) = cgi::environment(head, &meta) else { return };
+    let name = |pair: &[u8]| pair.split(|byte| *byte == b'=').next().unwrap_or_default().to_vec();
+    let names: HashSet<Vec<u8>> = environment.iter().map(|pair| name(pair.as_bytes())).collect();
+    assert_eq!(names.len(), environment.len(), "a variable stands twice in {environment:?}");
+    assert!(!names.contains(b"HTTP_PROXY".as_slice()), "{environment:?}");
+    let is_ours = |name: &Vec<u8>| name.starts_with(b"HTTP_X_FAAS_") && name != b"HTTP_X_FAAS_EXPLAIN";
+    assert!(!names.iter().any(is_ours), "{environment:?}");
+}
+
+type Decoded = Result<(Vec<u8>, usize, bool), String>;
+
+/// The data of a body fed in pieces of `size`, how many bytes it took, and whether it ended; or why it was refused.
+fn decoded(bytes: &[u8], size: usize) -> Decoded {
+    let mut decoder = ChunkDecoder::new();
+    let (mut data, mut taken) = (Vec::new(), 0);
+    for piece in bytes.chunks(size.max(1)) {
+        let mut rest = piece;
+        loop {
+            let (used, step) = decoder.step(rest).map_err(text)?;
+            (rest, taken) = (&rest[used..], taken + used);
+            match step {
+                Step::Data(piece) => data.extend_from_slice(piece),
+                Step::More => break,
+                Step::End => return Ok((data, taken, true)),
+            }
+        }
+    }
+    Ok((data, taken, false))
+}
+
+fn check_invocation(payload: &[u8]) {
+    let Ok(invocation) = Invocation::decode(payload) else { return };
+    let Ok(frame) = invocation.encode(&invocation.body) else { return };
+    let Ok(Some((Kind::Invoke, payload, _))) = worker_protocol::decode(&frame) else {
+        panic!("{frame:?} is no INVOKE frame")
+    };
+    assert_eq!(Invocation::decode(payload).ok(), Some(invocation));
+}
+
+fn check_end(payload: &[u8]) {
+    let Ok(end) = End::decode(payload) else { return };
+    assert_eq!(End::decode(&end.encode()).ok(), Some(end));
+}

@@ -88,6 +88,21 @@ fn on_sigterm_under_load_no_request_is_lost() {
 }
 
 #[test]
+fn what_does_not_end_within_the_drain_is_cut_off_and_the_exit_code_is_0() {
+    let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "100")]);
+    instance.script("GET:/sleep", "setsid sleep 1000 &\ntouch \"$IT_FOLDER/started\"\nsleep 1000");
+    let mut stream = instance.connect();
+    stream.get_mut().write_all(b"GET /sleep HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+    wait_until("it runs", || instance.shared("started").exists());
+    assert_eq!(instance.stop().code(), Some(0));
+    wait_until("no process is left", || instance.processes().is_empty());
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
+    assert_eq!(instance.log_lines("requests are cut off after 100 ms").len(), 1);
+    // Its client is told, or sees the end of the connection.
+    assert!(Answer::read(&mut stream, false).map_or(true, |answer| answer.status >= 500));
+}
+
+#[test]
 fn an_interrupt_from_the_terminal_ends_it_like_sigterm() {
     let mut instance = Instance::start();
     signal("INT", instance.gateway_pid());

@@ -15,6 +15,7 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
@@ -145,6 +146,15 @@ static int hold_memory(int mib, int flags) {
     return 0;
 }
 
+static int hold_in_children(int count, int mib) {
+    while (count-- > 0) {
+        if (fork() == 0)
+            hold_memory(mib, MAP_PRIVATE);
+    }
+    pause();
+    return 0;
+}
+
 /* Fills a file to which no path leads: deleted, beneath more names than a path can hold, or in a closed folder. */
 static int fill_unseen(const char *how, const char *mib) {
     static char piece[MIB];
@@ -215,6 +225,9 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "hold")) return hold_memory(atoi(argument), MAP_PRIVATE);
     if (!strcmp(name, "hold-shared")) return hold_memory(atoi(argument), MAP_SHARED);
     if (!strcmp(name, "fill")) return fill_unseen(argument, second);
+    if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);
+    if (!strcmp(name, "stay-on")) return prctl(PR_SET_PDEATHSIG, 0);
+    if (!strcmp(name, "children")) return hold_in_children(atoi(argument), atoi(second));
     if (!strcmp(name, "bomb")) bomb(!strcmp(argument, "sessions"));
     if (!strcmp(name, "stop")) return raise(SIGSTOP);
     errno = ENOSYS;

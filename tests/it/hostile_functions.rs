@@ -410,3 +410,61 @@ fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
     });
     answered.elapsed()
 }
+
+// ---- More than its share ------------------------------------------------------------------------------------------
+
+#[test]
+fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[], |instance| {
+        hostile(instance, "POST:/hostile", json!({"scratch": 8, "timeout": 20}));
+        for how in ["plain", "deleted", "deep", "closed"] {
+            let detail = instance.post("/hostile", format!("fill {how} 1000\n")).problem(500, "scratch-limit");
+            assert!(detail.contains("8 MiB"), "{detail}");
+            assert_nothing_stays(instance);
+        }
+        // Not too much is left alone.
+        let little = ["fill plain 2", "fill deleted 2"].map(String::from);
+        assert_all_succeed(instance, "/hostile", &little);
+    });
+}
+
+#[test]
+fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it() {
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[], |instance| {
+        hostile(instance, "POST:/hostile", json!({"memory": 64, "timeout": 20}));
+        for attempts in ["hold 80", "hold-shared 200", "children 8 20", "forbid-looks\nchildren 8 20"] {
+            let detail = instance.post("/hostile", format!("{attempts}\n")).problem(500, "memory-limit");
+            assert!(detail.contains("64 MiB"), "{detail}");
+            assert_nothing_stays(instance);
+        }
+    });
+}
+
+#[test]
+fn floods_of_output_are_cut_off_and_fill_neither_memory_nor_log() {
+    let instance = Instance::with(&[("FAAS_ANSWER_MAX", "50000000")]);
+    instance.script("GET:/stdout", "exec cat /dev/zero");
+    instance.script(
+        "GET:/stderr",
+        "head -c 200000000 /dev/zero | tr '\\0' 'x' >&2; yes line | head -c 100000000 >&2; echo done",
+    );
+    let pids = [instance.gateway_pid(), instance.worker_pid(0), instance.worker_pid(1)];
+    assert!(instance.get("/stdout").problem(502, "answer-too-large").contains("50000000"));
+    assert_nothing_stays(&instance);
+    assert_eq!(instance.get("/stderr").text(), "done\n");
+    assert_nothing_stays(&instance);
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak_kib: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+        assert!(peak_kib < 64 * 1024, "{peak_kib} KiB");
+    }
+    assert!(instance.log().len() < 1 << 20);
+    assert_eq!(instance.log_lines("more bytes were dropped").len(), 1);
+}

@@ -3,7 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,6 +32,8 @@ pub struct Instance {
     process: Option<Child>,
     address: Option<SocketAddr>,
     files: AtomicU32,
+    /// Whom the gateway runs as, where that is not us.
+    user: Option<u32>,
 }
 
 impl Instance {
@@ -77,7 +80,20 @@ impl Instance {
             fs::create_dir_all(&path).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        Instance { folder, environment, process: None, address: None, files: AtomicU32::new(0) }
+        Instance { folder, environment, process: None, address: None, files: AtomicU32::new(0), user: None }
+    }
+
+    /// Has the gateway run as another user, who gets the folder, and copies of the programs in it, since ours may lie in
+    /// somebody's home. To be called before [`Instance::init`]; only root can.
+    pub fn run_as(&mut self, user: u32) {
+        for program in [GATEWAY, WORKER].map(Path::new) {
+            self.program(program.file_name().unwrap().to_str().unwrap(), fs::read(program).unwrap());
+        }
+        let entries = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        for path in entries.chain([self.folder.path().to_path_buf()]) {
+            chown(path, Some(user), Some(user)).unwrap();
+        }
+        self.user = Some(user);
     }
 
     /// Creates the registry as a user would.
@@ -88,9 +104,19 @@ impl Instance {
 
     /// Starts the gateway, which says everything into `log()`, and waits until it listens.
     pub fn launch(&mut self) {
+        self.launch_as(self.command(GATEWAY));
+    }
+
+    /// The same, with limits that a shell sets first: `ulimit -n 200`.
+    pub fn launch_under(&mut self, limits: &str) {
+        let mut command = self.command("sh");
+        command.args(["-c", &format!("{limits} && exec {GATEWAY}")]);
+        self.launch_as(command);
+    }
+
+    fn launch_as(&mut self, mut command: Command) {
         let _ = fs::remove_file(self.run_dir().join("gateway.address"));
         let log = OpenOptions::new().create(true).append(true).open(self.path("gateway.log")).unwrap();
-        let mut command = self.command(GATEWAY);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.process = Some(start(&mut command));
         let address_file = self.run_dir().join("gateway.address");
@@ -315,7 +341,8 @@ impl Instance {
     pub fn functions(&self) -> Vec<u32> {
         let is_platform = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            program == Path::new(GATEWAY) || program == Path::new(WORKER)
+            let copies = [self.path("gateway"), self.path("worker")];
+            program == Path::new(GATEWAY) || program == Path::new(WORKER) || copies.contains(&program)
         };
         self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
     }
@@ -345,6 +372,11 @@ impl Instance {
     /// A command with this instance's environment.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
+        if let Some(user) = self.user {
+            let name = Path::new(program).file_name().expect("a program has a name");
+            command = Command::new(self.path(name.to_str().unwrap()));
+            command.uid(user).gid(user);
+        }
         command.env_clear().envs(self.environment.iter().cloned()).current_dir(self.folder.path());
         command
     }

@@ -9,17 +9,24 @@
 //! FAAS_TEST_STRICT=1 it fails.
 
 mod cgi;
+mod corpus;
 mod ending;
 mod examples;
 mod failures;
+mod faults;
 mod framing;
+mod hostile_clients;
+mod hostile_functions;
 mod http;
 mod instance;
+mod kills;
 mod large;
 mod log;
 mod lost_workers;
+mod overload;
 mod registry;
 mod sandbox;
 mod scheduling;
 mod settings;
 mod slots;
+mod smuggling;

@@ -1,10 +1,11 @@
 //! Which worker gets an invocation.
 
 use std::io::Write;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, signal, wait_for, wait_until};
+use crate::instance::{Instance, WORKER, signal, start, wait_for, wait_until};
 
 fn figure(worker: &Value, name: &str) -> f64 {
     worker[name].as_f64().unwrap()
@@ -81,6 +82,49 @@ fn the_score_is_half_the_cpu_and_less_of_memory_and_io() {
 }
 
 #[test]
+fn a_worker_that_is_started_by_hand_joins_and_leaves_without_a_request_lost() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo x");
+    let mut by_hand = start(instance.command(WORKER).stdin(Stdio::null()).stdout(Stdio::null()));
+    let joined = wait_for("it has joined", || instance.worker(2));
+    assert_eq!(joined["pid"], by_hand.id());
+    wait_until("it gets work", || instance.get("/x").field("X-Faas-Worker") == Some("2"));
+    std::thread::scope(|scope| {
+        let clients = [(); 2].map(|()| scope.spawn(|| (0..40).map(|_| instance.get("/x").status).collect::<Vec<_>>()));
+        signal("TERM", by_hand.id());
+        for client in clients {
+            assert_eq!(client.join().unwrap(), [200; 40]);
+        }
+    });
+    assert_eq!(by_hand.wait().unwrap().code(), Some(0));
+    wait_until("it has left", || instance.worker(2).is_none());
+}
+
+#[test]
+fn a_worker_that_is_told_to_end_finishes_what_it_runs_and_gets_nothing_more() {
+    let instance = Instance::start();
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", "read _ < \"$IT_FOLDER/gate\"\necho finished");
+    instance.script("GET:/x", "echo x");
+    std::thread::scope(|scope| {
+        let request = scope.spawn(|| instance.get("/wait"));
+        let busy = wait_for("it runs", || (0..2).find(|id| instance.worker(*id).unwrap()["in_flight"] == 1));
+        let ending = instance.worker_pid(busy);
+        signal("TERM", ending);
+        wait_until("it offers no slots", || instance.worker(busy).unwrap()["slots"] == 0);
+        for _ in 0..40 {
+            let answer = instance.get("/x");
+            assert_eq!((answer.status, answer.field("X-Faas-Worker")), (200, Some(&*(1 - busy).to_string())));
+        }
+        gate.write_all(b"\n").unwrap();
+        assert_eq!(request.join().unwrap().text(), "finished\n");
+        wait_until("another one has taken its place", || {
+            instance.worker(busy).is_some_and(|worker| worker["pid"] != ending && worker["slots"] == 8)
+        });
+    });
+}
+
+#[test]
 fn a_worker_that_falls_silent_is_avoided_and_then_killed_and_started_again() {
     let instance = Instance::start();
     instance.script("GET:/x", "echo x");
@@ -95,7 +139,7 @@ fn a_worker_that_falls_silent_is_avoided_and_then_killed_and_started_again() {
         instance.worker(0).is_some_and(|worker| worker["pid"] != silent && worker["fresh"] == true)
     });
     wait_until("it gets work", || instance.get("/x").field("X-Faas-Worker") == Some("0"));
-    assert!(!instance.log_lines("worker 0: silent for").is_empty());
+    assert_eq!(instance.log_lines("worker 0: silent for").len(), 1);
 }
 
 #[test]

@@ -1,0 +1,333 @@
+//! A machine that runs out of something: descriptors, processes, disk. And a long run, after which all is as it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+
+use crate::instance::{Instance, has, run, skip, wait_until};
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Sets a soft limit of another process, which can be raised again up to the hard one.
+fn limit(pid: u32, name: &str, value: usize) {
+    let output = run(Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--{name}={value}:")]));
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Lines that are about a fault and not about one request.
+fn fault_lines(instance: &Instance) -> Vec<String> {
+    let lines = instance.log();
+    lines
+        .lines()
+        .filter(|line| line.contains("could not"))
+        .filter(|line| !line.contains("request="))
+        .map(String::from)
+        .collect()
+}
+
+#[test]
+fn a_worker_without_descriptors_answers_503_and_serves_again_when_it_has_some() {
+    if !has(&["prlimit"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.script("GET:/x", "echo x");
+    assert_eq!(instance.get("/x").text(), "x\n");
+    let worker = instance.worker_pid(0);
+    for more in 0..8 {
+        limit(worker, "nofile", open_files(worker) + more);
+        let answer = instance.get("/x");
+        match answer.status {
+            // Enough of them, then.
+            200 => break,
+            _ => assert!(answer.problem(503, "exhausted").contains("files"), "{}", answer.text()),
+        }
+        assert!(answer.field("Retry-After").is_some());
+        assert!(more < 7);
+    }
+    limit(worker, "nofile", 1024);
+    assert_eq!(instance.get("/x").text(), "x\n");
+    assert_eq!(instance.worker_pid(0), worker, "it was not started again");
+}
+
+#[test]
+fn a_gateway_without_descriptors_says_so_once_and_serves_again_when_it_has_some() {
+    if !has(&["prlimit"]) {
+        return;
+    }
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo x");
+    assert_eq!(instance.get("/x").text(), "x\n");
+    let gateway = instance.gateway_pid();
+    // Room for a connection, but not for all that a request needs; then not even for that.
+    for room in [4, 3, 2, 1, 0] {
+        limit(gateway, "nofile", open_files(gateway) + room);
+        let mut connections: Vec<_> = (0..4).map(|_| instance.connect()).collect();
+        for connection in &mut connections {
+            std::io::Write::write_all(
+                connection.get_mut(),
+                b"GET /x HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n",
+            )
+            .unwrap();
+        }
+        wait_until("it is full", || room > 0 || !fault_lines(&instance).is_empty());
+        limit(gateway, "nofile", 10_000);
+        for mut connection in connections {
+            let answer = crate::http::Answer::read(&mut connection, false).unwrap();
+            assert!([200, 503].contains(&answer.status), "{}", answer.text());
+        }
+    }
+    let lines = fault_lines(&instance);
+    assert!((1..=5).contains(&lines.len()), "{lines:?}");
+    assert_eq!(instance.get("/x").text(), "x\n");
+}
+
+#[test]
+fn without_a_process_for_a_function_it_is_503_and_afterwards_all_is_well() {
+    if !has(&["prlimit"]) || !is_root() {
+        // As another user, since the limit does not hold for root, and a thread of ours would count against it.
+        return;
+    }
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1")]);
+    instance.run_as(47_115);
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    instance.script("GET:/x", "echo x");
+    assert_eq!(instance.get("/x").text(), "x\n");
+    let worker = instance.worker_pid(0);
+    limit(worker, "nproc", 1);
+    for _ in 0..5 {
+        let answer = instance.get("/x");
+        assert!(!answer.problem(503, "exhausted").is_empty() && answer.field("Retry-After").is_some());
+    }
+    limit(worker, "nproc", 10_000);
+    assert_eq!(instance.get("/x").text(), "x\n");
+}
+
+/// A small file system of its own, as long as this lives.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None`, and the test is skipped, where that cannot be had.
+    fn mount(folder: &Path, mib: u32) -> Option<Tmpfs> {
+        fs::create_dir_all(folder).unwrap();
+        let options = format!("size={mib}m,mode=755");
+        let output = run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder));
+        if !output.status.success() {
+            skip("a file system cannot be mounted");
+            return None;
+        }
+        Some(Tmpfs(folder.to_path_buf()))
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("fill");
+        assert!(fs::write(&path, vec![1; 64 << 20]).is_err(), "it is smaller than that");
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn with_a_full_spool_folder_long_bodies_and_answers_are_503_and_short_ones_are_served() {
+    let mut instance = Instance::prepare(&[]);
+    let Some(spool) = Tmpfs::mount(&instance.path("spool"), 2) else { return };
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    instance.script("POST:/cat", "cat");
+    instance.script("GET:/long", "head -c 3000000 /dev/zero");
+    instance.script("GET:/own", "head -c 100000 /dev/zero >$TMPDIR/f || exit 1; wc -c <$TMPDIR/f");
+    let long = "x".repeat(100_000);
+    assert_eq!(instance.post("/cat", &long).text(), long);
+    // Longer than the disk.
+    assert!(!instance.get("/long").problem(503, "spool-full").is_empty());
+    assert!(!instance.post("/cat", "x".repeat(3_000_000)).problem(503, "spool-full").is_empty());
+    assert_eq!(instance.post("/cat", &long).text(), long);
+    let fill = spool.fill();
+    for _ in 0..3 {
+        let answer = instance.post("/cat", &long);
+        assert!(!answer.problem(503, "spool-full").is_empty());
+        assert!(answer.field("Retry-After").is_some());
+        assert_eq!(instance.post("/cat", "short").text(), "short");
+        // It is told by its own write.
+        assert_eq!(instance.get("/own").status, 500);
+    }
+    fs::remove_file(fill).unwrap();
+    assert_eq!(instance.post("/cat", &long).text(), long);
+    assert_eq!(instance.get("/own").text(), "100000\n");
+    drop(instance);
+}
+
+#[test]
+fn with_a_full_run_folder_requests_and_new_rows_are_served_and_workers_come_back() {
+    let mut instance = Instance::prepare(&[]);
+    let Some(disk) = Tmpfs::mount(&instance.run_dir(), 1) else { return };
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    instance.script("GET:/x", "echo x");
+    let fill = disk.fill();
+    assert_eq!(instance.get("/x").text(), "x\n");
+    let killed = instance.worker_pid(0);
+    crate::instance::signal("KILL", killed);
+    wait_until("it is back", || instance.worker(0).is_some_and(|worker| worker["pid"] != killed));
+    instance.registry().execute("UPDATE functions SET updated = updated + 1", []).unwrap();
+    assert_eq!(instance.get("/x").text(), "x\n");
+    fs::remove_file(fill).unwrap();
+    instance.script("GET:/y", "echo y");
+    assert_eq!(instance.get("/y").text(), "y\n");
+    assert_eq!(instance.stop().code(), Some(0));
+}
+
+// ---- A long run ----------------------------------------------------------------------------------------------------
+
+/// What must not grow.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    descriptors: usize,
+    threads: usize,
+    zombies: usize,
+    proportional_kib: u64,
+    folders: usize,
+}
+
+impl Usage {
+    /// Of the gateway and its workers.
+    fn of(instance: &Instance) -> Usage {
+        let pids = [instance.gateway_pid(), instance.worker_pid(0), instance.worker_pid(1)];
+        let status = |pid: &u32, name: &str| -> u64 {
+            let text = fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+            let wanted = if name == "status" { "Threads:" } else { "Pss:" };
+            let line = text.lines().find_map(|line| line.strip_prefix(wanted)).unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let is_zombie = |stat: &str| {
+            let words: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+            words[0] == "Z" && pids.contains(&words[1].parse().unwrap())
+        };
+        let stats = fs::read_dir("/proc").unwrap().flatten();
+        let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+        Usage {
+            descriptors: pids.iter().map(|pid| open_files(*pid)).sum(),
+            threads: pids.iter().map(|pid| status(pid, "status") as usize).sum(),
+            zombies: stats.filter(|stat| stat.contains(')') && is_zombie(stat)).count(),
+            proportional_kib: pids.iter().map(|pid| status(pid, "smaps_rollup")).sum(),
+            folders: count(&instance.path("spool")),
+        }
+    }
+
+    fn is_no_more_than(&self, before: &Usage) -> bool {
+        self.descriptors <= before.descriptors
+            && self.threads <= before.threads
+            && self.zombies == 0
+            && self.folders <= before.folders
+            && self.proportional_kib <= before.proportional_kib * 11 / 10 + 2048
+    }
+}
+
+/// Files and folders beneath a folder.
+fn count(folder: &Path) -> usize {
+    let entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    entries.iter().map(|entry| 1 + if entry.path().is_dir() { count(&entry.path()) } else { 0 }).sum()
+}
+
+/// Ways to end, in turn, by the request's number.
+const MIX: &str = r#"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(void) {
+    int kind = atoi(getenv("QUERY_STRING"));
+    char path[4096];
+    switch (kind) {
+    case 0: puts("good"); return 0;
+    case 1: return 3;
+    case 2: signal(SIGSEGV, SIG_DFL); raise(SIGSEGV); return 0;
+    case 3: if (fork() == 0) { setsid(); if (fork() == 0) pause(); pause(); } puts("good"); return 0;
+    case 4: for (int i = 0; i < 20000; i++) puts("a line of output"); return 0;
+    case 5: close(1); close(2); return 0;
+    case 6: for (int i = 0; i < 20; i++) fputs("a line of stderr\n", stderr); puts("good"); return 0;
+    case 7: printf("Status: 2\r\nbad header\r\n\r\n"); return 0;
+    case 8: snprintf(path, sizeof path, "%s/file", getenv("TMPDIR")); fclose(fopen(path, "w")); puts("good"); return 0;
+    default: fwrite("\0\r\n\0", 1, 4, stdout); return 0;
+    }
+}
+"#;
+const KINDS: u64 = 10;
+
+#[test]
+fn after_many_invocations_good_and_bad_all_is_as_it_was_before() {
+    if !has(&["cc"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let program = instance.compile("mix", MIX);
+    instance.install(&[("POST:/mix", json!({"runtime": "native", "module": program}))]);
+    let next = AtomicU64::new(0);
+    let invoke_until = |end: u64| {
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= end {
+                            return;
+                        }
+                        let kind = number % KINDS;
+                        // Each kind in turn with a body that travels as a file.
+                        let body = if number.is_multiple_of(7) { "x".repeat(70_000) } else { String::new() };
+                        let answer = instance.post(&format!("/mix?{kind}"), body);
+                        let expected = [200, 500, 500, 200, 200, 200, 200, 502, 200, 200][kind as usize];
+                        assert_eq!(answer.status, expected, "kind {kind}: {}", answer.text());
+                    }
+                });
+            }
+        });
+    };
+    let total = if std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1") { 200_000 } else { 2_000 };
+    invoke_until(300);
+    let before = wait_until_calm(&instance);
+    next.store(0, Ordering::Relaxed);
+    invoke_until(total);
+    let mut after = before;
+    wait_until("all is as before", || {
+        after = Usage::of(&instance);
+        eprintln!("before {before:?}, after {after:?}");
+        after.is_no_more_than(&before)
+    });
+}
+
+/// Until threads that idle have ended.
+fn wait_until_calm(instance: &Instance) -> Usage {
+    let mut usage = Usage::of(instance);
+    let mut since = std::time::Instant::now();
+    wait_until("it is calm", || {
+        let now = Usage::of(instance);
+        if (now.threads, now.descriptors) != (usage.threads, usage.descriptors) {
+            since = std::time::Instant::now();
+        }
+        usage = now;
+        // Longer than idle handlers are kept.
+        since.elapsed() > std::time::Duration::from_secs(6)
+    });
+    usage
+}

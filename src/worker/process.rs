@@ -37,9 +37,7 @@ use crate::{log, orphans, procfs};
 /// gone, and the connection is of no more use.
 pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
     let begun = Instant::now();
-    let prepared = worker.scratch_area.make(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"));
-    let prepared = prepared.and_then(|scratch| Ok((runtime::command(worker, invocation, scratch.path())?, scratch)));
-    let end = match prepared {
+    let end = match prepare(worker, invocation) {
         Err(verdict) => End { verdict, spawn_us: 0, exec_us: 0 },
         Ok((command, scratch)) => {
             connection.push(Kind::Started, &[]);
@@ -58,6 +56,13 @@ pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, conn
     connection.send_all(worker.dying())
 }
 
+/// All that can be found wrong before the function's process exists.
+fn prepare<'a>(worker: &'a Worker, invocation: &Invocation) -> std::result::Result<(Command, Scratch<'a>), Verdict> {
+    runtime::check_module(worker, &invocation.module)?;
+    let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"))?;
+    Ok((runtime::command(worker, invocation, scratch.path())?, scratch))
+}
+
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
@@ -67,7 +72,7 @@ struct Execution<'a> {
     worker: &'a Worker,
     invocation: &'a Invocation,
     child: Spawned,
-    scratch: Scratch,
+    scratch: Scratch<'a>,
     /// `None` when all of the body is written.
     stdin: Option<Unfed<'a>>,
     stdout: Option<PipeReader>,
@@ -90,7 +95,7 @@ impl<'a> Execution<'a> {
         worker: &'a Worker,
         invocation: &'a Invocation,
         command: &Command,
-        scratch: Scratch,
+        scratch: Scratch<'a>,
         body: Option<OwnedFd>,
     ) -> std::result::Result<Execution<'a>, Verdict> {
         let (stdin_for_child, stdin) = feed(&invocation.body, body).map_err(exhausted("make a pipe"))?;
@@ -414,7 +419,7 @@ fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
 
 /// The function's environment: what the gateway composed, the deadline, TMPDIR, what the runtime needs, and of our own
 /// PATH, LANG, TZ and HOME, where the gateway's part does not name them.
-fn environment(worker: &Worker, invocation: &Invocation, command: &Command, scratch: &Scratch) -> Vec<CString> {
+fn environment(worker: &Worker, invocation: &Invocation, command: &Command, scratch: &Scratch<'_>) -> Vec<CString> {
     let deadline = SystemTime::now() + invocation.timeout;
     let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let own = [format!("FAAS_DEADLINE_MS={deadline_ms}"), format!("TMPDIR={}", scratch.path().display())];

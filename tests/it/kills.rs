@@ -78,22 +78,34 @@ fn with_a_worker_killed_every_300_ms_no_answer_is_wrong_and_502_is_only_for_what
 }
 
 #[test]
-fn a_worker_killed_while_it_drains_is_replaced_and_what_ran_on_it_is_gone() {
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+fn a_worker_that_drains_gets_nothing_new_and_killed_then_it_is_replaced_and_what_ran_on_it_is_gone() {
+    let instance = Instance::start();
     instance.script("GET:/sleep", "touch \"$IT_FOLDER/started\"; setsid sleep 1000 & sleep 1000");
     instance.script("GET:/x", "echo x");
-    let draining = instance.worker_pid(0);
-    std::thread::scope(|scope| {
+    let (id, draining) = std::thread::scope(|scope| {
         let request = scope.spawn(|| instance.get("/sleep"));
         wait_until("it runs", || instance.shared("started").exists());
+        let id = (0..2).find(|id| instance.worker(*id).unwrap()["in_flight"] == 1).unwrap();
+        let draining = instance.worker_pid(id);
         // By hand this means: finish what runs.
         signal("TERM", draining);
-        wait_until("it is not chosen any more", || instance.worker(0).is_none());
+        let other = (1 - id).to_string();
+        wait_until("it refuses what is new", || {
+            !instance.log_lines("trying another").is_empty() || {
+                assert_eq!(instance.get("/x").text(), "x\n");
+                false
+            }
+        });
+        for _ in 0..20 {
+            let answer = instance.get("/x");
+            assert_eq!((answer.text().as_str(), answer.field("X-Faas-Worker")), ("x\n", Some(other.as_str())));
+        }
         signal("KILL", draining);
-        assert!(request.join().unwrap().problem(502, "worker-lost").contains("worker 0 died"));
+        assert!(request.join().unwrap().problem(502, "worker-lost").contains(&format!("worker {id} died")));
+        (id, draining)
     });
     wait_until("no function is left", || instance.functions().is_empty());
-    wait_until("another one is there", || instance.worker(0).is_some_and(|worker| worker["pid"] != draining));
+    wait_until("another one is there", || instance.worker(id).is_some_and(|worker| worker["pid"] != draining));
     assert_eq!(instance.get("/x").text(), "x\n");
 }
 

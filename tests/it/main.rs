@@ -5,6 +5,8 @@
 //! (`wait_until`), never for a time; the bounds of their waits are generous, since a slow machine is no fault. Exact figures
 //! are the benchmarks' business.
 //!
+//! Tests that take the whole machine are in another binary, alone.rs.
+//!
 //! A test whose program is not installed says so in the file that FAAS_TEST_SKIPS names and ends; with CI=true or
 //! FAAS_TEST_STRICT=1 it fails.
 
@@ -16,14 +18,12 @@ mod failures;
 mod faults;
 mod framing;
 mod hostile_clients;
-mod hostile_functions;
 mod http;
 mod instance;
 mod kills;
 mod large;
 mod log;
 mod lost_workers;
-mod overload;
 mod registry;
 mod sandbox;
 mod scheduling;

@@ -33,6 +33,7 @@ fn wait_until_calm(instance: &Instance) {
 
 #[test]
 fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
+    let _alone = crate::alone();
     const CLIENTS: usize = 80;
     const GOOD_WANTED: usize = 400;
     let settings = [("FAAS_WORKER_SLOTS", "4"), ("FAAS_QUEUE_MAX", "16"), ("FAAS_QUEUE_TIMEOUT_MS", "1000")];
@@ -84,6 +85,7 @@ fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
 
 #[test]
 fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
+    let _alone = crate::alone();
     let settings = [
         ("FAAS_WORKERS", "1"),
         ("FAAS_WORKER_SLOTS", "1"),
@@ -132,6 +134,7 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
 
 #[test]
 fn who_is_told_to_come_back_later_and_comes_at_once_waits_a_moment_and_others_do_not() {
+    let _alone = crate::alone();
     let settings = [("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "1"), ("FAAS_QUEUE_MAX", "0")];
     let instance = Instance::with(&settings);
     let mut gate = instance.gate("gate");
@@ -153,6 +156,7 @@ fn who_is_told_to_come_back_later_and_comes_at_once_waits_a_moment_and_others_do
 
 #[test]
 fn one_functions_overload_leaves_the_slots_it_may_not_have_to_others() {
+    let _alone = crate::alone();
     let instance = Instance::with(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")]);
     let mut gate = instance.gate("gate");
     let waiter = "touch \"$IT_FOLDER/started-$$\"\nread _ <\"$IT_FOLDER/gate\"";

@@ -33,12 +33,11 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
-/// The command for an invocation.
+/// The command for an invocation whose module is there.
 ///
 /// # Errors
-/// The verdict to send instead, where the module or the runtime's program is missing.
+/// The verdict to send instead, where the runtime's program is missing or does not take the module.
 pub fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) -> Result<Command, Verdict> {
-    check_module(worker, &invocation.module)?;
     match invocation.runtime {
         Runtime::Php => php::command(invocation),
         Runtime::Wasm => wasm::command(worker, invocation, scratch),
@@ -46,7 +45,11 @@ pub fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) -> Resu
     }
 }
 
-fn check_module(worker: &Worker, module: &Path) -> Result<(), Verdict> {
+/// Whether the module is there, and the functions' user may read it.
+///
+/// # Errors
+/// The verdict to send instead.
+pub fn check_module(worker: &Worker, module: &Path) -> Result<(), Verdict> {
     let missing = |cause: String| Verdict::ModuleMissing { path: module.display().to_string(), cause };
     match std::fs::metadata(module) {
         Ok(metadata) if metadata.is_file() => worker.sandbox.may_read(module).map_err(missing),

@@ -97,7 +97,7 @@ fn compare(
 }
 
 /// The least that is a function: it answers and ends.
-const HELLO: &str = r#"
+pub const HELLO: &str = r#"
 #include <unistd.h>
 int main(void) {
     static const char answer[] = "{\"message\":\"Hello, Alice!\"}\n";

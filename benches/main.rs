@@ -1,9 +1,9 @@
 //! `cargo bench`: measures what the README states, and prints one Markdown table.
 //!
 //! ```text
-//! cargo bench                   everything, in about three minutes on two cores
+//! cargo bench                   everything, in about five minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm idle-memory body-memory
+//!                               native php wasm boxed idle-memory body-memory slow-clients overload
 //! ```
 //!
 //! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured
@@ -15,15 +15,17 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, memory.rs | the rows |
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, boxed.rs, memory.rs, hostile.rs | the rows |
 //! | floors.rs | what a row is compared with |
 //! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
 //! | table.rs | medians, rounds, and the table |
 
+mod boxed;
 mod commit;
 mod floors;
 mod functions;
 mod hop;
+mod hostile;
 mod instance;
 mod load;
 mod lookup;
@@ -38,7 +40,7 @@ use table::{Outcome, Row, Table};
 /// A row's name on the command line, and what measures it.
 type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
 
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 12] = [
     // First, because only an instance that has just been started has done nothing yet.
     ("idle-memory", memory::idle),
     ("body-memory", memory::bodies),
@@ -49,6 +51,9 @@ const MEASUREMENTS: [Measurement; 9] = [
     ("native", functions::native),
     ("php", functions::php),
     ("wasm", functions::wasm),
+    ("boxed", boxed::measure),
+    ("slow-clients", hostile::slow_clients),
+    ("overload", hostile::overload),
 ];
 
 fn main() {

@@ -59,6 +59,11 @@ impl Samples {
         Samples(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours / theirs).collect())
     }
 
+    /// These figures less those of `other`, round by round.
+    pub fn less(&self, other: &Samples) -> Samples {
+        Samples(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours - theirs).collect())
+    }
+
     /// `median (lowest–highest)`
     pub fn show(&self, unit: Unit) -> String {
         let digits = digits(self.median());

@@ -80,7 +80,7 @@ pub const TURNED_AWAY_MAX: usize = 128;
 /// A client that connected just before the end of service, but has not sent a byte, is waited for this long.
 pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
 /// Opening one private connection to the request handler takes microseconds; after this there is something wrong.
-pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(2);
+pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(5);
 /// A private connection that no request has used for this long is closed when the next request has been answered:
 /// as long as tiny_http keeps the thread that it sets free.
 pub const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(5);

@@ -125,7 +125,7 @@ static int socketcall(void) {
 /* Each process starts others without end, in sessions of their own where asked, and ignores what it can. Should nobody
    else end them, they end by themselves, for the sake of the machine that tests them. */
 static void bomb(int with_sessions) {
-    time_t end = time(NULL) + 5;
+    time_t end = time(NULL) + 15;
     for (int signal = 1; signal < 32; signal++)
         sigaction(signal, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     while (time(NULL) < end) {

@@ -1,14 +1,19 @@
 //! From the gateway to a worker and back: an invocation that ends before a process is started, because its module is
 //! missing. What it takes is the wire: encoding, two socket hops with a thread woken at each end, decoding.
+//!
+//! A worker takes work from its gateway only, so this program is the gateway of a worker of its own.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use faas::protocol::worker_protocol::{End, Invocation, Kind, Runtime, Verdict, decode};
+use faas::sys;
 
-use crate::instance::Instance;
 use crate::table::{Outcome, Row, Samples, Unit, failed, take_turns};
 
 const ROUNDS: usize = 9;
@@ -16,8 +21,8 @@ const TRIPS: usize = 2000;
 const GOAL_US: f64 = 50.0;
 
 pub fn measure() -> Outcome<Vec<Row>> {
-    let instance = Instance::start(1, &[])?;
-    let mut worker = UnixStream::connect(instance.run_dir().join("worker_0.sock")).map_err(failed("reach a worker"))?;
+    let own = OwnWorker::start()?;
+    let mut worker = UnixStream::connect(own.folder.join("worker_0.sock")).map_err(failed("reach a worker"))?;
     let invocation = invocation();
     let (mut near, far) = UnixStream::pair().map_err(failed("make a socket pair"))?;
     // Ends when `near` is closed.
@@ -32,6 +37,38 @@ pub fn measure() -> Outcome<Vec<Row>> {
     let row = Row::new("gateway to worker and back, no process started", "≤ 50 µs", shown, hop.median() <= GOAL_US);
     let ratio = hop.ratio_to(&floor);
     Ok(vec![row.beside("one byte through a socket pair and back", &floor, Unit::Microseconds, &ratio)])
+}
+
+/// A worker whose gateway we are, for as long as the value lives: it ends when its metrics stream does.
+struct OwnWorker {
+    folder: PathBuf,
+    process: Child,
+    /// Locked: that makes us the gateway.
+    _pid_file: File,
+    metrics: UnixStream,
+}
+
+impl OwnWorker {
+    fn start() -> Outcome<OwnWorker> {
+        let folder = std::env::temp_dir().join(format!("faas-bench-hop-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).map_err(failed("create a run dir"))?;
+        let pid_file = File::create(folder.join("gateway.pid")).map_err(failed("create a pid file"))?;
+        sys::try_lock(&pid_file, 0).map_err(failed("lock a pid file"))?;
+        let listener = UnixListener::bind(folder.join("metrics.sock")).map_err(failed("open a socket"))?;
+        let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_worker")));
+        command.arg("0").env("FAAS_RUN_DIR", &folder).env("FAAS_DB", folder.join("faas_meta.db"));
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(failed("start a worker"))?;
+        let (metrics, _) = listener.accept().map_err(failed("hear of a worker"))?;
+        Ok(OwnWorker { folder, process, _pid_file: pid_file, metrics })
+    }
+}
+
+impl Drop for OwnWorker {
+    fn drop(&mut self) {
+        let _ = self.metrics.shutdown(std::net::Shutdown::Both);
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 fn median_us(mut trip: impl FnMut() -> Outcome<()>) -> Outcome<f64> {

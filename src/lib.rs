@@ -28,6 +28,7 @@
 //! | [`limits`] | every bound, with unit and reason | |
 //! | [`error`] | everything that can go wrong, with its HTTP status and exit code | |
 //! | [`sandbox`] | the function's box: user, files, network | |
+//! | [`readable`] | what functions may read, where they share our user | |
 //! | [`orphans`] | ends what dead processes leave behind | |
 //! | [`procfs`], [`clock`], [`log`] | /proc, times as text, the log | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::limits::USER_PROCESSES_MAX;
+use crate::limits::{OWN_USER_PROCESSES_MAX, USER_PROCESSES_MAX};
 use crate::procfs;
 use crate::readable::{self, Readable};
 use crate::settings::Settings;
@@ -90,7 +90,7 @@ impl Sandbox {
         let processes_max = match (&user, sys::own_uid()) {
             (Some(_), _) => Some(USER_PROCESSES_MAX),
             (None, 0) => None,
-            (None, own) => Some(procfs::threads_of_user(own) + USER_PROCESSES_MAX),
+            (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX),
         };
         let sandbox = Sandbox { user, processes_max, landlock_version, devices, readable, system_calls, remarks };
         if landlock_version == 0

@@ -130,14 +130,10 @@ impl HttpHandler {
         let mut output = Output::new(request, conversation.clone());
         let outcome =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.answer(&conversation, &mut record, &mut output)));
-        let answer = match outcome {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Some(Answer::of_error(&error, &request_id)),
-            Err(_) => {
-                let error = Error::Protocol("the gateway's code panicked; this is a defect of the gateway".into());
-                log!("request={request_id} {error}");
-                Some(Answer::of_error(&error, &request_id))
-            }
+        let panicked = || Error::Protocol("the gateway's code panicked; this is a defect of the gateway".into());
+        let (answer, reason) = match outcome.unwrap_or_else(|_| Err(panicked())) {
+            Ok(answer) => (answer, String::new()),
+            Err(error) => (Some(Answer::of_error(&error, &request_id)), format!(" error={}: {error}", error.kind())),
         };
         let status = output.finish(answer, record.worker);
         let worker = record.worker.map_or("-".to_string(), |worker| worker.to_string());
@@ -146,7 +142,8 @@ impl HttpHandler {
         let path = path.get(..LOGGED_PATH_BYTES_MAX).unwrap_or(path);
         let route = &record.route;
         log!(
-            "request={request_id} method={method} path={path} route={route} status={status} worker={worker} ms={ms:.1}"
+            "request={request_id} method={method} path={path} route={route} status={status} worker={worker} \
+             ms={ms:.1}{reason}"
         );
     }
 

@@ -7,11 +7,11 @@
 //! so nobody changes the folder meanwhile.
 
 use std::fs::{self, DirBuilder, DirEntry, Permissions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
@@ -24,7 +24,6 @@ use crate::sandbox::User;
 /// a quarter of a native invocation on ext4, looking whether it is empty next to nothing.
 pub struct ScratchArea {
     folder: PathBuf,
-    next: AtomicU64,
     /// Empty folders. Guards the list; held for a push or a pop. There are never more than invocations at once.
     empty: Mutex<Vec<PathBuf>>,
 }
@@ -51,16 +50,21 @@ impl ScratchArea {
         if folder.symlink_metadata().is_ok() {
             remove(&folder).map_err(failed(&folder))?;
         }
-        builder.create(&folder).map_err(failed(&folder))?;
-        Ok(ScratchArea { folder, next: AtomicU64::new(0), empty: Mutex::default() })
+        // Not even its owner may list it without privileges: that can be the user of functions, which could else find the
+        // folders of one another.
+        builder.mode(0o311).create(&folder).map_err(failed(&folder))?;
+        Ok(ScratchArea { folder, empty: Mutex::default() })
     }
 
-    /// A folder for one invocation, empty, for its user alone.
+    /// A folder for one invocation, empty, for its user alone, under a name that nobody can guess: other functions may be of
+    /// the same user, and Landlock keeps nobody from reading.
     pub fn take(&self, user: Option<&User>) -> io::Result<Scratch<'_>> {
-        if let Some(path) = self.empty.lock().expect("nothing panics under this lock").pop() {
+        let path = self.folder.join(unguessable_name());
+        let empty = self.empty.lock().expect("nothing panics under this lock").pop();
+        // The name of before is known to whoever had it.
+        if empty.is_some_and(|empty| fs::rename(empty, &path).is_ok()) {
             return Ok(Scratch { area: self, path });
         }
-        let path = self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
         let scratch = Scratch { area: self, path };
         if let Some(user) = user {
@@ -74,6 +78,12 @@ impl ScratchArea {
             log!("could not remove {}: {error}", self.folder.display());
         }
     }
+}
+
+/// 128 bits out of the random state with which the standard library keys its hash tables.
+fn unguessable_name() -> String {
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 /// The scratch folder of one invocation; what is in it is removed when this is dropped.
@@ -243,15 +253,18 @@ mod tests {
     }
 
     #[test]
-    fn an_untouched_folder_serves_again_and_one_that_was_opened_to_others_does_not() {
+    fn an_untouched_folder_serves_again_under_another_name_and_one_that_was_opened_to_others_does_not() {
         let (all, area) = area("again");
-        let path = area.take(None).unwrap().path().to_path_buf();
+        let first = area.take(None).unwrap();
+        let (path, inode) = (first.path().to_path_buf(), fs::metadata(first.path()).unwrap().ino());
+        drop(first);
         let scratch = area.take(None).unwrap();
-        assert_eq!(scratch.path(), path);
-        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
-        drop(scratch);
+        assert_eq!(fs::metadata(scratch.path()).unwrap().ino(), inode);
+        assert_ne!(scratch.path(), path);
         assert!(!path.exists());
-        assert_ne!(area.take(None).unwrap().path(), path);
+        fs::set_permissions(scratch.path(), Permissions::from_mode(0o777)).unwrap();
+        drop(scratch);
+        assert!(area.empty.lock().unwrap().is_empty());
         fs::remove_dir_all(all).unwrap();
     }
 

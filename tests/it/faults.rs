@@ -221,7 +221,8 @@ impl Usage {
     fn of(pids: [u32; 3], spool: &Path) -> Usage {
         let status = |pid: &u32, name: &str| -> u64 {
             let text = fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
-            let wanted = if name == "status" { "Threads:" } else { "Pss:" };
+            // Not the programs' own pages: what part of those is ours depends on who else runs the same programs.
+            let wanted = if name == "status" { "Threads:" } else { "Pss_Anon:" };
             let line = text.lines().find_map(|line| line.strip_prefix(wanted)).unwrap();
             line.split_whitespace().next().unwrap().parse().unwrap()
         };

@@ -160,6 +160,7 @@ fn scratch_folders(instance: &Instance) -> Vec<PathBuf> {
 
 #[test]
 fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
+    let _alone = crate::alone();
     if std::env::var("CI").is_ok_and(|value| value == "true") {
         let functions = &Instance::start().get("/healthz").json()["functions"];
         assert!(functions["landlock"].as_u64() >= Some(6), "{functions}");
@@ -172,6 +173,7 @@ fn has_landlock(instance: &Instance) -> bool {
 
 #[test]
 fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
+    let _alone = crate::alone();
     if !has(&["cc"]) {
         return;
     }
@@ -248,6 +250,7 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
 
 #[test]
 fn a_function_may_write_its_scratch_folder_and_what_its_descriptor_lists_and_nothing_else() {
+    let _alone = crate::alone();
     for_each_user(&[], |instance| {
         if !has_landlock(instance) {
             skip("the kernel has no Landlock, or an old one");
@@ -283,6 +286,7 @@ fn a_function_may_write_its_scratch_folder_and_what_its_descriptor_lists_and_not
 
 #[test]
 fn without_net_a_function_has_unix_sockets_and_no_others() {
+    let _alone = crate::alone();
     if !has(&["cc"]) {
         return;
     }
@@ -317,6 +321,7 @@ const FUGITIVES: [(&str, &str); 10] = [
 
 #[test]
 fn no_process_stays_after_the_answer_whatever_it_does_and_others_are_left_alone() {
+    let _alone = crate::alone();
     for_each_user(&[], |instance| {
         fs::write(instance.shared("sessions"), "").unwrap();
         fs::set_permissions(instance.shared("sessions"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -343,6 +348,7 @@ fn no_process_stays_after_the_answer_whatever_it_does_and_others_are_left_alone(
 
 #[test]
 fn a_function_that_stops_itself_is_killed_at_its_timeout() {
+    let _alone = crate::alone();
     let instance = Instance::start();
     instance.script_with("GET:/stop", "kill -STOP $$", json!({"timeout": 1}));
     assert!(instance.get("/stop").problem(504, "timed-out").contains("timeout of 1 s"));
@@ -351,6 +357,7 @@ fn a_function_that_stops_itself_is_killed_at_its_timeout() {
 
 #[test]
 fn a_function_that_closes_its_stdout_has_answered_when_it_ends() {
+    let _alone = crate::alone();
     let instance = Instance::start();
     instance.script("GET:/closed", "echo before; exec >&- 2>&- <&-; sleep 0.1; exit 0");
     assert_eq!(instance.get("/closed").text(), "before\n");
@@ -363,6 +370,7 @@ fn a_function_that_closes_its_stdout_has_answered_when_it_ends() {
 
 #[test]
 fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
+    let _alone = crate::alone();
     if !has(&["cc"]) {
         return;
     }
@@ -378,11 +386,17 @@ fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
                 }
                 answers
             });
-            let bombs = ["", "sessions"].map(|kind| {
-                let answer = instance.post("/hostile", format!("bomb {kind}\n"));
-                let gone = wait_until_the_bomb_is_gone(instance);
-                (answer, gone)
-            });
+            // Against a bomb that makes a session for each process only a limit of processes helps, which root is exempt
+            // from: there it is ended as well, but when, depends on how many processors the machine has.
+            let is_root = !instance.log_lines("functions run as root").is_empty();
+            let kinds: &[&str] = if is_root { &[""] } else { &["", "sessions"] };
+            let bombs: Vec<_> = kinds
+                .iter()
+                .map(|kind| {
+                    let answer = instance.post("/hostile", format!("bomb {kind}\n"));
+                    (answer, wait_until_the_bomb_is_gone(instance))
+                })
+                .collect();
             done.store(true, Ordering::Relaxed);
             (bombs, others.join().unwrap())
         });
@@ -421,6 +435,7 @@ fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
 
 #[test]
 fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
+    let _alone = crate::alone();
     if !has(&["cc"]) {
         return;
     }
@@ -439,6 +454,7 @@ fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
 
 #[test]
 fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it() {
+    let _alone = crate::alone();
     if !has(&["cc"]) {
         return;
     }
@@ -454,6 +470,7 @@ fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it()
 
 #[test]
 fn floods_of_output_are_cut_off_and_fill_neither_memory_nor_log() {
+    let _alone = crate::alone();
     let instance = Instance::with(&[("FAAS_ANSWER_MAX", "50000000")]);
     instance.script("GET:/stdout", "exec cat /dev/zero");
     instance.script(

@@ -229,7 +229,7 @@ pub const FUNCTION_PROCESSES_MAX: usize = 256;
 /// what a fork bomb can reach before it is found.
 pub const USER_PROCESSES_MAX: u64 = 1024;
 /// The same where they share it with a gateway that is not root, on top of what that user has already. It is less, since
-/// such a gateway cannot go before a fork bomb (`sys::raise_priority`), and ends it in competition with it.
+/// such a gateway cannot go before a fork bomb (`sys::Urgency`), and ends it in competition with it.
 pub const OWN_USER_PROCESSES_MAX: u64 = 512;
 /// How long the kernel may take to end a killed process before that is worth a line in the log.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(8);

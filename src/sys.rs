@@ -299,24 +299,6 @@ pub fn become_subreaper() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
 }
 
-/// What [`raise_priority`] gives: nice values, -20 being the most.
-const PRIORITY: c_int = -10;
-const SESSION_PRIORITY: &str = "-20";
-
-/// Lets this process and its further threads go before functions, where we may (root may): a function that starts hundreds
-/// of processes would else have hundreds of times the processor that we have to end them. To be called before threads are
-/// started. [`spawn`] gives functions back the usual priority.
-pub fn raise_priority() {
-    // SAFETY: setpriority takes integers. Where it fails we are like everybody else.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
-    // Where sessions share the processor (sched(7), "The autogroup feature"), it is the session's value that counts. Of a
-    // session that is not ours, such as a terminal's, it is not ours to set.
-    // SAFETY: getsid and getpid take an integer and nothing.
-    if unsafe { libc::getsid(0) == libc::getpid() } {
-        let _ = std::fs::write("/proc/self/autogroup", SESSION_PRIORITY);
-    }
-}
-
 /// While it lives, its thread goes before all that have a usual priority, where we may (root may). For work that is short
 /// and must not wait for a share of the processor: ending a fork bomb, which grows faster than a share of it is ended.
 pub struct Urgency(());
@@ -677,7 +659,6 @@ fn give_up_files_and_network(confinement: &Confinement<'_>) -> std::result::Resu
 /// Limits, user, capabilities, and what dies with whom. The raw system calls are on purpose: glibc's setuid and its like
 /// also change all threads of the process, which here are still the parent's.
 fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result::Result<(), &'static str> {
-    try_confine!("take the usual priority", libc::setpriority(libc::PRIO_PROCESS, 0, 0));
     lower_limit(libc::RLIMIT_DATA, confinement.data_bytes_max).or(Err("limit its memory"))?;
     lower_limit(libc::RLIMIT_NOFILE, confinement.open_files_max).or(Err("limit its open files"))?;
     lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;

@@ -62,7 +62,6 @@ pub fn run(settings: Settings) -> Result<()> {
     // The order: first what another instance would object to, then what needs no worker, then workers, then the door.
     let run_dir = RunDir::take(&settings)?;
     let open_files = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
-    sys::raise_priority();
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;

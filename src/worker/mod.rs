@@ -75,7 +75,6 @@ struct Worker {
 /// Runs a worker until it is told to end. Without an id it takes the first one that is free above those that the
 /// gateway gives out itself, so that a further worker can be started by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
-    sys::raise_priority();
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(Error::io("look for", "a running gateway"))?;

@@ -29,7 +29,7 @@ pub fn body(error: &Error, request_id: &str) -> Vec<u8> {
     format!(
         "{{\"type\":\"urn:faas:{}\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
         error.kind(),
-        text(title(error)),
+        text(&title(error.kind())),
         error.status(),
         text(&error.to_string()),
         text(request_id),
@@ -70,50 +70,10 @@ pub fn answer(error: &Error, form: Form<'_>) -> Vec<u8> {
     answer
 }
 
-/// A few words for the kind of error, the same whenever it occurs (RFC 9457, 3.1.3).
-pub fn title(error: &Error) -> &'static str {
-    match error {
-        Error::RequestMalformed(_) => "Malformed request",
-        Error::RequestTooSlow(_) => "Request too slow",
-        Error::BodyTooLarge { .. } => "Request body too large",
-        Error::TargetTooLong => "Request target too long",
-        Error::ExpectationUnknown => "Unknown expectation",
-        Error::HeadTooLarge(_) => "Request head too large",
-        Error::TransferCodingUnknown => "Unknown transfer coding",
-        Error::NotAProxy => "Not a proxy",
-        Error::VersionUnsupported => "HTTP version not supported",
-        Error::ClientGone => "Client gone",
-        Error::NoRoute => "No such route",
-        Error::MethodNotAllowed { .. } => "Method not allowed",
-        Error::RowUnusable(_) => "Registry row unusable",
-        Error::TooManyConnections => "Too many connections",
-        Error::TooManyRequests => "Too many requests under way",
-        Error::FunctionBusy { .. } => "Function busy",
-        Error::QueueFull { .. } => "Queue full",
-        Error::NoSlotInTime { .. } => "No slot in time",
-        Error::NoWorker => "No worker ready",
-        Error::SpoolFull => "Spool full",
-        Error::Exhausted { .. } | Error::WorkerExhausted { .. } => "Out of resources",
-        Error::ModuleMissing { .. } => "Module missing",
-        Error::ModuleNotExecutable { .. } => "Module not executable",
-        Error::RuntimeMissing { .. } => "Runtime not installed",
-        Error::TimedOut { .. } => "Function timed out",
-        Error::Exited { .. } => "Function failed",
-        Error::Signaled { .. } => "Function ended by a signal",
-        Error::MemoryExceeded { .. } => "Memory limit exceeded",
-        Error::ScratchExceeded { .. } => "Scratch limit",
-        Error::TooManyProcesses { .. } => "Process limit",
-        Error::CgiMalformed(_) => "Malformed answer of the function",
-        Error::AnswerTooLarge { .. } => "Answer too large",
-        Error::WorkerLost { .. } => "Worker lost",
-        Error::Setting { .. }
-        | Error::Usage(_)
-        | Error::AlreadyRuns { .. }
-        | Error::AddressTaken { .. }
-        | Error::Io { .. }
-        | Error::Protocol(_)
-        | Error::Registry { .. } => "Internal error",
-    }
+/// The kind of error as a few words, the same whenever it occurs (RFC 9457, 3.1.3): `module-missing` is "Module missing".
+fn title(kind: &str) -> String {
+    let words = kind.replace('-', " ");
+    words[..1].to_uppercase() + &words[1..]
 }
 
 /// The reason phrase of a status (RFC 9110, 15); "" for one that is not registered, which is allowed.

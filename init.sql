@@ -3,11 +3,12 @@
 --
 --   k        METHOD:/path, or METHOD:/prefix/* for all that lies under it
 --   v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB), timeout
---            (seconds), env, max_inflight, output, stream, scratch (MiB), write, net; further fields are for others
+--            (seconds), env, max_inflight, output, stream, scratch (MiB), write, net, start, engine, sapi, dirs;
+--            further fields are for others
 --   updated  when, in seconds since 1970; the gateway reads the row itself, so this is for people
 --
 -- The CHECK constraints refuse what could never work, and their names are what sqlite3 then says. What they can only
--- say in part (the strings in env and write) is said in the gateway's log. Their numbers are those of src/limits.rs.
+-- say in part (the strings in env, write and dirs) is said in the gateway's log. Their numbers are those of src/limits.rs.
 
 -- In this mode the file is never half-written, and readers and writers do not lock each other out.
 PRAGMA journal_mode = WAL;
@@ -59,7 +60,11 @@ CREATE TABLE IF NOT EXISTS functions (
   CONSTRAINT "output must be auto, cgi or raw" CHECK (
     coalesce(json_extract(v, '$.output') IN ('auto', 'cgi', 'raw'), 1)),
   CONSTRAINT "stream must be true or false" CHECK (
-    coalesce(json_type(v, '$.stream'), 'null') IN ('true', 'false', 'null'))
+    coalesce(json_type(v, '$.stream'), 'null') IN ('true', 'false', 'null')),
+  CONSTRAINT "start must be auto or cold" CHECK (coalesce(json_extract(v, '$.start') IN ('auto', 'cold'), 1)),
+  CONSTRAINT "engine must be auto or wasmer" CHECK (coalesce(json_extract(v, '$.engine') IN ('auto', 'wasmer'), 1)),
+  CONSTRAINT "sapi must be cli or cgi" CHECK (coalesce(json_extract(v, '$.sapi') IN ('cli', 'cgi'), 1)),
+  CONSTRAINT "dirs must be an object of strings" CHECK (coalesce(json_type(v, '$.dirs'), 'null') IN ('object', 'null'))
 );
 
 -- Relative modules are taken from the folder of this file's database, or from FAAS_MODULE_ROOT.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use faas::protocol::worker_protocol::{End, Invocation, Kind, Runtime, Verdict, decode};
+use faas::protocol::worker_protocol::{End, Engine, Invocation, Kind, Runtime, Sapi, Start, Verdict, decode};
 use faas::sys;
 
 use crate::table::{Outcome, Row, Samples, Unit, failed, take_turns};
@@ -90,13 +90,18 @@ fn invocation() -> Invocation {
         runtime: Runtime::Native,
         module: "/nonexistent/module".into(),
         handler: String::new(),
+        start: Start::Auto,
+        engine: Engine::Auto,
+        sapi: Sapi::Cli,
         scratch_mib: 1,
         write: Vec::new(),
+        dirs: Vec::new(),
         net: true,
         memory_mib: 128,
         timeout: Duration::from_secs(30),
         stream: false,
         environment: environment.map(|pair| pair.expect("it holds no NUL")).collect(),
+        env_count: 0,
         body: Vec::new(),
     }
 }

@@ -136,6 +136,8 @@ pub const TIMEOUT_S_DEFAULT: u64 = 30;
 pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
 /// Paths in `write`; each costs a system call per invocation.
 pub const WRITE_PATHS_MAX: usize = 64;
+/// Folders in `dirs`; each is a descriptor of the function's process.
+pub const DIRS_MAX: usize = 32;
 /// Variables in `env`.
 pub const ENV_VARIABLES_MAX: usize = 256;
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::limits;
-use crate::protocol::worker_protocol::Runtime;
+use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
 
 /// How a function's stdout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +46,18 @@ pub struct Function {
     pub module: PathBuf,
     /// Empty where the descriptor has none.
     pub handler: String,
+    pub start: Start,
+    /// Of a WASM function.
+    pub engine: Engine,
+    /// Of a PHP function.
+    pub sapi: Sapi,
     pub memory_mib: u64,
     /// Of its scratch folder.
     pub scratch_mib: u64,
     /// Absolute paths that it may write to, or beneath; relative ones are taken from the module root.
     pub write: Vec<PathBuf>,
+    /// Folders that a WASM function finds: the name it knows, and the absolute path.
+    pub dirs: Vec<(String, PathBuf)>,
     /// Whether it may use the network.
     pub net: bool,
     pub timeout: Duration,
@@ -82,7 +89,7 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
         route: key.to_string(),
         name: fields.text("name")?.unwrap_or(key).to_string(),
         runtime: fields
-            .one_of("runtime", &[("php", Runtime::Php), ("wasm", Runtime::Wasm), ("native", Runtime::Native)])?
+            .one_of("runtime", Runtime::WORDS)?
             .ok_or("runtime is missing; it must be php, wasm or native")?,
         module: match fields.text("module")? {
             None => return Err("module is missing; it must be the path of a file".into()),
@@ -90,14 +97,22 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
             Some(path) => module_root.join(path),
         },
         handler: fields.text("handler")?.unwrap_or("").to_string(),
+        start: fields.one_of("start", Start::WORDS)?.unwrap_or(Start::Auto),
+        engine: fields.one_of("engine", Engine::WORDS)?.unwrap_or(Engine::Auto),
+        sapi: fields.one_of("sapi", Sapi::WORDS)?.unwrap_or(Sapi::Cli),
         memory_mib: fields.whole("memory", limits::MEMORY_MIB, "MiB")?.unwrap_or(limits::MEMORY_MIB_DEFAULT),
         scratch_mib: fields.whole("scratch", limits::SCRATCH_MIB, "MiB")?.unwrap_or(limits::SCRATCH_MIB_DEFAULT),
         write: fields.texts("write")?.into_iter().map(|path| module_root.join(path)).collect(),
+        dirs: fields
+            .pairs("dirs", limits::DIRS_MAX)?
+            .into_iter()
+            .map(|(name, path)| (name, module_root.join(path)))
+            .collect(),
         net: fields.truth("net")?.unwrap_or(true),
         timeout: Duration::from_secs(
             fields.whole("timeout", limits::TIMEOUT_S, "seconds")?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
         ),
-        env: fields.env()?,
+        env: fields.pairs("env", limits::ENV_VARIABLES_MAX)?,
         max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
         output: fields
             .one_of("output", &[("auto", Output::Auto), ("cgi", Output::Cgi), ("raw", Output::Raw)])?
@@ -208,26 +223,26 @@ impl Fields {
         Ok(values.iter().filter_map(Value::as_str).collect())
     }
 
-    fn env(&self) -> Result<Vec<(String, String)>, String> {
-        let variables = match self.get("env") {
+    /// An object of strings, as names and values.
+    fn pairs(&self, field: &str, count_max: usize) -> Result<Vec<(String, String)>, String> {
+        let pairs = match self.get(field) {
             None => return Ok(Vec::new()),
-            Some(Value::Object(variables)) if variables.len() <= limits::ENV_VARIABLES_MAX => variables,
+            Some(Value::Object(pairs)) if pairs.len() <= count_max => pairs,
             Some(other) => {
-                let want = format_args!("an object of at most {} strings", limits::ENV_VARIABLES_MAX);
-                return Err(fault("env", other, want));
+                return Err(fault(field, other, format_args!("an object of at most {count_max} strings")));
             }
         };
         let pair = |(name, value): (&String, &Value)| {
             if name.is_empty() || name.contains(['=', '\0']) {
                 let name = shown(name);
-                return Err(format!("env has a variable {name}; a name must not be empty nor contain = or NUL"));
+                return Err(format!("{field} has a name {name}; a name must not be empty nor contain = or NUL"));
             }
             match value {
                 Value::String(text) if !text.contains('\0') => Ok((name.clone(), text.clone())),
-                other => Err(fault(&format!("env.{name}"), other, "a string without NUL")),
+                other => Err(fault(&format!("{field}.{name}"), other, "a string without NUL")),
             }
         };
-        variables.iter().map(pair).collect()
+        pairs.iter().map(pair).collect()
     }
 }
 
@@ -301,7 +316,7 @@ mod tests {
         assert_eq!(fault_of(r#""stream":1"#), "stream is 1; it must be true or false");
         assert_eq!(fault_of(r#""name":["a"]"#), r#"name is ["a"]; it must be a string without NUL"#);
         assert_eq!(fault_of(r#""env":{"A":1}"#), "env.A is 1; it must be a string without NUL");
-        assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a variable A=B;"));
+        assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a name A=B;"));
         assert!(fault_of(r#""env":[]"#).starts_with("env is []; it must be an object"));
         assert!(fault_of(r#""handler":"a\u0000b""#).starts_with("handler is"));
     }

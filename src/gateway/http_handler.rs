@@ -249,13 +249,18 @@ impl HttpHandler {
             runtime: function.runtime,
             module: function.module.clone(),
             handler: function.handler.clone(),
+            start: function.start,
+            engine: function.engine,
+            sapi: function.sapi,
             memory_mib: function.memory_mib,
             scratch_mib: function.scratch_mib,
             write: function.write.clone(),
+            dirs: function.dirs.clone(),
             net: function.net,
             timeout: function.timeout,
             stream: function.stream,
             environment: cgi::environment(&conversation.head, &meta)?,
+            env_count: function.env.len(),
             body: Vec::new(),
         })
     }

@@ -25,7 +25,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | a: length of the JSON, little-endian |
-//! | 4 | a | JSON object: request_id, function, runtime, module, handler (strings), memory_mib, scratch_mib, timeout_ms (numbers), stream, net (bools), write (array of strings) |
+//! | 4 | a | JSON object: request_id, function, runtime, module, handler, start, engine, sapi (strings), memory_mib, scratch_mib, timeout_ms, env_count (numbers), stream, net (bools), write (array of strings), dirs (array of pairs of strings) |
 //! | 4+a | 4 | b: length of the environment, little-endian |
 //! | 8+a | b | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ |
 //! | 8+a+b | rest | the request body, where it did not come as a descriptor |
@@ -85,30 +85,71 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// What runs a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Runtime {
-    /// A script for the `php` program.
-    Php,
-    /// A WASI preview 1 module.
-    Wasm,
-    /// A program, or a script that names its interpreter in its first line.
-    Native,
+/// A word in a descriptor, out of a few.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant),+
+        }
+
+        impl $name {
+            /// Each with its word.
+            pub const WORDS: &[(&str, $name)] = &[$(($word, $name::$variant)),+];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word),+
+                }
+            }
+
+            pub fn from_name(name: &str) -> Option<$name> {
+                $name::WORDS.iter().find(|(word, _)| *word == name).map(|(_, value)| *value)
+            }
+        }
+    };
 }
 
-impl Runtime {
-    pub const ALL: [Runtime; 3] = [Runtime::Php, Runtime::Wasm, Runtime::Native];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Runtime::Php => "php",
-            Runtime::Wasm => "wasm",
-            Runtime::Native => "native",
-        }
+words! {
+    /// What runs a function.
+    Runtime {
+        /// A script for PHP.
+        Php = "php",
+        /// A WASI preview 1 module.
+        Wasm = "wasm",
+        /// A program, or a script that names its interpreter in its first line.
+        Native = "native",
     }
+}
 
-    pub fn from_name(name: &str) -> Option<Runtime> {
-        Runtime::ALL.into_iter().find(|runtime| runtime.as_str() == name)
+words! {
+    /// How a function's process comes to be.
+    Start {
+        /// Forked from a fork server where there is one (runtimes/README.md), else by exec.
+        Auto = "auto",
+        /// By exec, always.
+        Cold = "cold",
+    }
+}
+
+words! {
+    /// What runs a WASM function.
+    Engine {
+        /// faas-wasm of runtimes/wasm, where it is built, else wasmer.
+        Auto = "auto",
+        /// `wasmer run`.
+        Wasmer = "wasmer",
+    }
+}
+
+words! {
+    /// Which of its programs runs a PHP function.
+    Sapi {
+        /// `php`, with a prelude that makes it answer as CGI does.
+        Cli = "cli",
+        /// `php-cgi`, started anew each time.
+        Cgi = "cgi",
     }
 }
 
@@ -122,11 +163,16 @@ pub struct Invocation {
     /// Absolute path.
     pub module: PathBuf,
     pub handler: String,
+    pub start: Start,
+    pub engine: Engine,
+    pub sapi: Sapi,
     pub memory_mib: u64,
     /// Of its scratch folder.
     pub scratch_mib: u64,
     /// Absolute paths that it may write to, or beneath, besides its scratch folder.
     pub write: Vec<PathBuf>,
+    /// Folders that a WASM function finds: the name it knows, and the absolute path.
+    pub dirs: Vec<(String, PathBuf)>,
     /// Whether it may use the network.
     pub net: bool,
     /// From the spawn on.
@@ -135,6 +181,8 @@ pub struct Invocation {
     pub stream: bool,
     /// `NAME=value`, no name twice.
     pub environment: Vec<CString>,
+    /// How many of them, at the end, are the descriptor's own `env`: the same in every invocation.
+    pub env_count: usize,
     /// Empty where the body comes as a descriptor.
     pub body: Vec<u8>,
 }
@@ -152,10 +200,15 @@ impl Invocation {
             "runtime": self.runtime.as_str(),
             "module": as_text(&self.module),
             "handler": self.handler,
+            "start": self.start.as_str(),
+            "engine": self.engine.as_str(),
+            "sapi": self.sapi.as_str(),
             "memory_mib": self.memory_mib,
             "scratch_mib": self.scratch_mib,
             "write": self.write.iter().map(as_text).collect::<Vec<_>>(),
+            "dirs": self.dirs.iter().map(|(name, path)| [name.clone(), as_text(path)]).collect::<Vec<_>>(),
             "net": self.net,
+            "env_count": self.env_count,
             "timeout_ms": self.timeout.as_millis() as u64,
             "stream": self.stream,
         })
@@ -191,19 +244,31 @@ impl Invocation {
         let flag = |name: &str| facts[name].as_bool().ok_or_else(|| malformed(&format!("{name} must be a bool")));
         let paths = facts["write"].as_array().ok_or_else(|| malformed("write must be an array"))?.iter();
         let paths = paths.map(|path| path.as_str().map(PathBuf::from)).collect::<Option<Vec<_>>>();
+        let dirs = facts["dirs"].as_array().ok_or_else(|| malformed("dirs must be an array"))?.iter();
+        let dirs = dirs.map(|pair| Some((pair[0].as_str()?.to_string(), PathBuf::from(pair[1].as_str()?))));
+        let environment = split_environment(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?;
+        let env_count = number("env_count")? as usize;
+        if env_count > environment.len() {
+            return Err(malformed("env_count is more than there are"));
+        }
         Ok(Invocation {
             request_id: text("request_id")?,
             function: text("function")?,
             runtime: Runtime::from_name(&text("runtime")?).ok_or_else(|| malformed("the runtime is unknown"))?,
             module: PathBuf::from(text("module")?),
             handler: text("handler")?,
+            start: Start::from_name(&text("start")?).ok_or_else(|| malformed("start is unknown"))?,
+            engine: Engine::from_name(&text("engine")?).ok_or_else(|| malformed("engine is unknown"))?,
+            sapi: Sapi::from_name(&text("sapi")?).ok_or_else(|| malformed("sapi is unknown"))?,
             memory_mib: number("memory_mib")?,
             scratch_mib: number("scratch_mib")?,
             write: paths.ok_or_else(|| malformed("write must hold strings"))?,
+            dirs: dirs.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("dirs must hold pairs of strings"))?,
             net: flag("net")?,
             timeout: Duration::from_millis(number("timeout_ms")?),
             stream: flag("stream")?,
-            environment: split_environment(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?,
+            environment,
+            env_count,
             body: body.to_vec(),
         })
     }
@@ -329,13 +394,18 @@ mod tests {
             runtime: Runtime::Php,
             module: "/srv/hello.php".into(),
             handler: "main".into(),
+            start: Start::Cold,
+            engine: Engine::Wasmer,
+            sapi: Sapi::Cgi,
             memory_mib: 128,
             scratch_mib: 64,
             write: vec!["/var/a".into()],
+            dirs: vec![("/data".into(), "/srv/data".into())],
             net: false,
             timeout: Duration::from_millis(30_000),
             stream: false,
             environment: vec![c"A=1".into(), CString::new(b"B=\xff\n".as_slice()).unwrap()],
+            env_count: 1,
             body: b"{\"name\":\"Alice\"}\0\xff".to_vec(),
         }
     }

@@ -1,0 +1,58 @@
+//! The memory limit: one sum for all linear memories and tables of a function.
+//!
+//! A module that gets no more memory is told so (`memory.grow` gives -1) and decides itself; most end in a trap or with
+//! an error status, and nobody could tell from that what was the matter. So a refusal is remembered, and said on stderr
+//! when the function fails after it.
+
+use wasmtime::ResourceLimiter;
+
+use crate::limits::TABLE_ELEMENT_BYTES;
+
+/// How much memory a function may have, and has.
+pub struct MemoryLimit {
+    pub limit_mib: usize,
+    /// All memories and tables, as they were last admitted.
+    bytes: usize,
+    /// Whether more was asked for than there is.
+    pub refused: bool,
+}
+
+impl MemoryLimit {
+    pub fn new(limit_mib: usize) -> MemoryLimit {
+        MemoryLimit { limit_mib, bytes: 0, refused: false }
+    }
+
+    fn admit(&mut self, more: usize) -> bool {
+        let bytes = self.bytes.saturating_add(more);
+        let is_admitted = bytes <= self.limit_mib.saturating_mul(1 << 20);
+        if is_admitted {
+            self.bytes = bytes;
+        } else {
+            self.refused = true;
+        }
+        is_admitted
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Beyond the bound that the module gives itself: that is not our limit.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.admit(desired - current))
+    }
+
+    /// The kernel had no more (RLIMIT_DATA).
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = true;
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.admit((desired - current).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+}

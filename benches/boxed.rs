@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use faas::limits::FUNCTION_FILES_MAX;
 use faas::sandbox::Sandbox;
 use faas::settings::Settings;
 use faas::sys::{self, Confinement, Spawn, Watched};
@@ -76,18 +75,9 @@ fn spawn_boxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<()> 
     fs::rename(&spare, &scratch).map_err(failed("take a scratch folder"))?;
     let writable = sandbox.ruleset(&[&scratch], false).map_err(failed("make a ruleset"))?;
     let readable = sandbox.readable().map_err(failed("make a ruleset"))?;
-    let confinement = Confinement {
-        program_file: None,
-        data_bytes_max: 160 << 20,
-        open_files_max: FUNCTION_FILES_MAX,
-        processes_max: sandbox.processes_max,
-        user: sandbox.user.as_ref().map(|user| (user.uid, user.gid)),
-        landlock: [
-            writable.as_ref().map(|ruleset| ruleset.as_fd()),
-            readable.as_ref().map(|readable| readable.landlock.as_fd()),
-        ],
-        system_calls: sandbox.system_calls(false),
-    };
+    let landlock =
+        [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|readable| readable.landlock.as_fd())];
+    let confinement = sandbox.confinement(None, 160, true, landlock);
     spawn(program, Some(confinement))?;
     fs::read_dir(&scratch).map_err(failed("look into a scratch folder"))?;
     fs::rename(&scratch, &spare).map_err(failed("put away a scratch folder"))
@@ -106,6 +96,7 @@ fn spawn(program: &Path, confinement: Option<Confinement<'_>>) -> Outcome<()> {
         stdin: null.as_fd(),
         stdout: for_child.as_fd(),
         stderr: null.as_fd(),
+        control: None,
         confinement,
     });
     let child = child.map_err(|error| format!("could not {}: {}", error.step, error.cause))?;

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::limits::RETRY_AFTER_S;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug)]
@@ -198,6 +200,8 @@ impl Error {
             Error::FunctionBusy { retry_after_s, .. }
             | Error::QueueFull { retry_after_s }
             | Error::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
+            // Somebody may be installing it right now; the build of faas-wasm takes minutes.
+            Error::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
             Error::TooManyConnections
             | Error::TooManyRequests
             | Error::NoWorker

@@ -13,6 +13,7 @@
 //!    worker_N.sock │                  │ metrics.sock
 //! ┌────────────────▼────── worker ────┴──────────────┐
 //! │ connection → runtime → process     metrics_sender│
+//! │                 ▲ fork_servers                   │
 //! └────────────────┼─────────────────────────────────┘
 //!                  │ stdin, stdout, stderr, environment
 //!               function

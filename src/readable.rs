@@ -49,7 +49,15 @@ impl Readable {
         let real = hidden.iter().filter_map(|path| fs::canonicalize(path).ok());
         let beside =
             hidden.iter().filter_map(|path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?)));
-        Readable { hidden: real.chain(beside).collect(), last: Mutex::new(None) }
+        let mut hidden: Vec<PathBuf> = real.chain(beside).collect();
+        hidden.sort();
+        hidden.dedup();
+        Readable { hidden, last: Mutex::new(None) }
+    }
+
+    /// The paths of what is to be hidden, whether they are there or not.
+    pub fn hidden(&self) -> &[PathBuf] {
+        &self.hidden
     }
 
     /// The ruleset for a function that starts now.
@@ -75,8 +83,12 @@ impl Ruleset {
         let Some((stamp, age_is_young)) = stamp(folder) else { return Ok(()) };
         self.listed.push((folder.to_path_buf(), stamp));
         self.is_young |= age_is_young;
-        // A folder that we may not list holds nothing for functions either, which have no more rights than we.
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if is_exhausted(&error) => return Err(error),
+            // A folder that we may not list holds nothing for functions either, which have no more rights than we.
+            entries => entries.into_iter().flatten().flatten(),
+        };
+        for entry in entries {
             let path = entry.path();
             self.entries += 1;
             if self.entries > READABLE_ENTRIES_MAX {
@@ -91,16 +103,18 @@ impl Ruleset {
                 continue;
             }
             match sys::allow_reading(&self.landlock, &path) {
-                // Out of descriptors or memory: what is left out now would be missed by the function.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
-                    return Err(error);
-                }
+                Err(error) if is_exhausted(&error) => return Err(error),
                 // Gone meanwhile, or not for us to look at.
                 _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// Out of descriptors or memory: what is left out for that would be missed by the function.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// The stamp of a folder, and whether its last change is younger than the clock's grain.

@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::limits::{OWN_USER_PROCESSES_MAX, USER_PROCESSES_MAX};
+use crate::limits::{FUNCTION_FILES_MAX, OWN_USER_PROCESSES_MAX, USER_PROCESSES_MAX, WORKER_WAITING_PROCESSES_MAX};
 use crate::procfs;
 use crate::readable::{self, Readable};
 use crate::settings::Settings;
-use crate::sys::{self, SystemCalls};
+use crate::sys::{self, Confinement, SystemCalls};
 
 /// Versions of Landlock from which on a function can neither truncate what it may not write nor signal others.
 const LANDLOCK_WHOLE: u32 = 6;
@@ -87,10 +87,11 @@ impl Sandbox {
         let keep_permissions = user.is_none();
         let system_calls = [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions));
         let readable = Readable::new(settings);
+        let waiting = u64::from(settings.workers) * WORKER_WAITING_PROCESSES_MAX;
         let processes_max = match (&user, sys::own_uid()) {
-            (Some(_), _) => Some(USER_PROCESSES_MAX),
+            (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
             (None, 0) => None,
-            (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX),
+            (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
         };
         let sandbox = Sandbox { user, processes_max, landlock_version, devices, readable, system_calls, remarks };
         if landlock_version == 0
@@ -118,7 +119,11 @@ impl Sandbox {
         }
         let (mut folders, mut files) = (Vec::new(), Vec::new());
         for path in writable {
-            let Ok(file) = File::open(path) else { continue };
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return Err(error),
+                Err(_) => continue,
+            };
             let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
             if is_folder { folders.push(file) } else { files.push(file) }
         }
@@ -127,16 +132,33 @@ impl Sandbox {
         sys::landlock_ruleset(self.landlock_version, &folders, &files, cut_network).map(Some)
     }
 
-    /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s.
+    /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s; `None` where permissions hide already
+    /// what is to be hidden, which takes less time and keeps nobody from reading a file that is a moment old.
     pub fn readable(&self) -> std::io::Result<Option<Arc<readable::Ruleset>>> {
-        if self.landlock_version == 0 {
+        let is_hidden = |user: &User| self.readable.hidden().iter().all(|path| !user.can_look_at(path));
+        if self.landlock_version == 0 || self.user.as_ref().is_some_and(is_hidden) {
             return Ok(None);
         }
         self.readable.ruleset().map(Some)
     }
 
-    pub fn system_calls(&self, cut_network: bool) -> &SystemCalls {
-        &self.system_calls[usize::from(!cut_network)]
+    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`].
+    pub fn confinement<'a>(
+        &'a self,
+        program_file: Option<&'a File>,
+        data_mib_max: u64,
+        net: bool,
+        landlock: [Option<BorrowedFd<'a>>; 2],
+    ) -> Confinement<'a> {
+        Confinement {
+            program_file: program_file.map(|file| file.as_fd()),
+            data_bytes_max: data_mib_max << 20,
+            open_files_max: FUNCTION_FILES_MAX,
+            processes_max: self.processes_max,
+            user: self.user.as_ref().map(|user| (user.uid, user.gid)),
+            landlock,
+            system_calls: &self.system_calls[usize::from(net)],
+        }
     }
 
     /// Whether the functions' user may read `path`.
@@ -158,17 +180,27 @@ impl Sandbox {
 }
 
 impl User {
+    /// Whether there is something at `path` that this user could read, or enter.
+    fn can_look_at(&self, path: &Path) -> bool {
+        self.has(path, |bits| bits & 0o5 != 0).unwrap_or(false)
+            && path.ancestors().skip(1).all(|folder| self.may(folder, 0o1))
+    }
+
     /// Whether the permission bits of `path` let this user do `what`: 4 read, 2 write, 1 execute or enter. What is not
     /// there stands in nobody's way.
     fn may(&self, path: &Path, what: u32) -> bool {
-        let Ok(metadata) = fs::metadata(path) else { return true };
+        self.has(path, |bits| bits & what == what).unwrap_or(true)
+    }
+
+    /// Whether this user's permission bits of `path` are `as_wanted`; `None` where there is no such path.
+    fn has(&self, path: &Path, as_wanted: impl Fn(u32) -> bool) -> Option<bool> {
+        let metadata = fs::metadata(path).ok()?;
         let mode = metadata.permissions().mode();
-        let bits = match () {
+        Some(as_wanted(match () {
             () if metadata.uid() == self.uid => mode >> 6,
             () if metadata.gid() == self.gid => mode >> 3,
             () => mode,
-        };
-        bits & what == what
+        }))
     }
 }
 

@@ -106,11 +106,17 @@ impl EventFd {
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Makes the descriptor readable, for good.
+    /// Makes the descriptor readable, until [`EventFd::clear`].
     pub fn signal(&self) {
         let one = 1u64;
         // SAFETY: eight bytes are read from a local. The one error, a full counter, means readable all the same.
         let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    pub fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes are written to a local. The one error, nothing to read, means that it is clear.
+        let _ = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
@@ -118,71 +124,124 @@ impl EventFd {
     }
 }
 
-/// Reads and writes on `fd` answer `WouldBlock` instead of waiting.
+/// Reads and writes on a pipe or socket answer `WouldBlock` instead of waiting. Neither has any other flag that this could
+/// take away.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: F_GETFL takes no further argument.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
     // SAFETY: F_SETFL takes an integer.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
 }
 
 // ---- Sockets ------------------------------------------------------------------------------------------------------
 
-/// Space for one descriptor as ancillary data, aligned as the kernel wants it.
-#[repr(C, align(8))]
-struct OneFd([u8; 32]);
+/// Descriptors that can travel with one message.
+pub const DESCRIPTORS_SENT_MAX: usize = 8;
 
-/// Sends `bytes` on a stream socket, and `fd` with the first of them where there is one. Returns how many went out.
-pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+/// Space for ancillary data: that many descriptors, or credentials; aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Ancillary([u8; 64]);
+
+/// Sends `bytes` on a stream socket, and `fds` with the first of them. Returns how many bytes went out; `WouldBlock` where it
+/// would have to wait, whatever the socket's own mode.
+pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    assert!(fds.len() <= DESCRIPTORS_SENT_MAX, "no message of ours has more");
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut control = OneFd([0; 32]);
+    let mut ancillary = Ancillary([0; 64]);
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
-    if let Some(fd) = fd {
-        message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: CMSG_SPACE only computes. For one descriptor it is 24, which OneFd holds.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) } as usize;
-        // SAFETY: the header fits into OneFd, which is aligned for it; CMSG_DATA lies within.
+    if !fds.is_empty() {
+        let length = size_of_val(fds) as u32;
+        message.msg_control = ancillary.0.as_mut_ptr().cast();
+        // SAFETY: CMSG_SPACE only computes. For eight descriptors it is 48, which Ancillary holds.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(length) } as usize;
+        // SAFETY: header and descriptors fit into Ancillary, which is aligned for them. A BorrowedFd is a RawFd.
         unsafe {
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as usize;
-            libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(fd.as_raw_fd());
+            (*header).cmsg_len = libc::CMSG_LEN(length) as usize;
+            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), length as usize);
         }
     }
     // SAFETY: message points to locals and to `bytes`, which all outlive the call; bytes are only read.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    let sent =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
 /// Receives bytes from a stream socket, and the descriptor that was sent with them, if there was one.
 pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut fd = None;
+    let count = receive_with(socket, buffer, |kind, data| {
+        if kind == libc::SCM_RIGHTS {
+            // All of them become ours, so that none stays open without an owner; the last is kept.
+            for bytes in data.as_chunks::<4>().0 {
+                // SAFETY: the kernel has just given us this descriptor, close-on-exec.
+                fd = Some(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*bytes)) });
+            }
+        }
+    })?;
+    Ok((count, fd))
+}
+
+/// From now on the kernel says with each message that arrives at this Unix socket which process has sent it.
+pub fn ask_for_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let yes: c_int = 1;
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads one integer.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const yes).cast(), length)
+    })
+    .map(drop)
+}
+
+/// Receives bytes, and the id of the process that has sent them where [`ask_for_senders`] was called.
+pub fn receive_with_sender(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
+    let mut sender = None;
+    let count = receive_with(socket, buffer, |kind, data| {
+        if kind == libc::SCM_CREDENTIALS {
+            // struct ucred begins with the process id.
+            sender = data.first_chunk::<4>().map(|bytes| Pid::from_ne_bytes(*bytes));
+        }
+    })?;
+    Ok((count, sender))
+}
+
+/// Receives bytes; `ancillary` gets the kind and the data of what came with them. Never waits.
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    mut ancillary: impl FnMut(c_int, &[u8]),
+) -> io::Result<usize> {
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut control = OneFd([0; 32]);
+    let mut space = Ancillary([0; 64]);
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = control.0.len();
+    message.msg_control = space.0.as_mut_ptr().cast();
+    message.msg_controllen = space.0.len();
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: message points to locals and to `buffer`, which all outlive the call.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     if received < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has filled msg_control and set msg_controllen; FIRSTHDR is null where there is nothing.
-    let fd = unsafe {
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
-            None
-        } else {
-            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned()))
+    // SAFETY: the kernel has filled msg_control and set msg_controllen; FIRSTHDR and NXTHDR are null where there is nothing
+    // more, and the length in a header never points past what the kernel has written.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            let length = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
+            let data = std::slice::from_raw_parts(libc::CMSG_DATA(header), length);
+            if (*header).cmsg_level == libc::SOL_SOCKET {
+                ancillary((*header).cmsg_type, data);
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
         }
-    };
-    Ok((received as usize, fd))
+    }
+    Ok(received as usize)
 }
 
 /// Sets how many connections may wait at a listening socket until they are accepted; std's own figure is 128. listen(2)
@@ -337,6 +396,16 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// How many files this process may have open.
+pub fn open_files_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => limit.rlim_cur,
+        _ => 0,
+    }
+}
+
 /// Clock ticks per second, the unit of the times in /proc/PID/stat.
 pub fn clock_ticks_per_s() -> u64 {
     // SAFETY: sysconf takes an integer.
@@ -435,6 +504,8 @@ pub struct Spawn<'a> {
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
+    /// Descriptor 3, where there is one; else that does not exist.
+    pub control: Option<BorrowedFd<'a>>,
     /// How a function is confined; `None` for a program of ours.
     pub confinement: Option<Confinement<'a>>,
 }
@@ -473,6 +544,11 @@ pub struct SpawnError {
 
 /// Bytes of the new process's stack until its exec; glibc's posix_spawn takes 32 KiB.
 const SPAWN_STACK_BYTES: usize = 64 * 1024;
+
+/// Where a fork server finds its control socket (runtimes/README.md).
+const CONTROL_FD: c_int = 3;
+/// Where the program to execute lies until it is.
+const PROGRAM_FD: c_int = 4;
 
 /// Signals that a shell or nohup may have had us ignore, or that Rust ignores (SIGPIPE): the new process starts with
 /// the system's default for them.
@@ -599,14 +675,28 @@ fn child_steps(birth: &Birth<'_>) -> &'static str {
     try_step!("set stdin", libc::dup2(plan.stdin.as_raw_fd(), 0));
     try_step!("set stdout", libc::dup2(plan.stdout.as_raw_fd(), 1));
     try_step!("set stderr", libc::dup2(plan.stderr.as_raw_fd(), 2));
-    let mut first_to_close = 3;
-    let program_file = plan.confinement.as_ref().and_then(|confinement| confinement.program_file);
-    if let Some(file) = program_file {
-        // Closed by the exec itself. dup3 refuses to copy a descriptor onto itself, which then needs nothing.
-        if file.as_raw_fd() != 3 {
-            try_step!("open the program", libc::dup3(file.as_raw_fd(), 3, libc::O_CLOEXEC));
+    let mut kept = [plan.control, plan.confinement.as_ref().and_then(|confinement| confinement.program_file)]
+        .map(|file| file.map_or(-1, |file| file.as_raw_fd()));
+    // Out of the way first: the one may have the number that the other is to get.
+    for fd in kept.iter_mut().filter(|fd| **fd >= 0) {
+        // SAFETY: see the comment of try_step.
+        *fd = unsafe { libc::fcntl(*fd, libc::F_DUPFD, PROGRAM_FD + 1) };
+        if *fd < 0 {
+            return "set its descriptors";
         }
-        first_to_close = 4;
+    }
+    let [control, program] = kept;
+    let mut first_to_close = CONTROL_FD;
+    if control >= 0 {
+        try_step!("set the control socket", libc::dup2(control, CONTROL_FD));
+        first_to_close = PROGRAM_FD;
+    }
+    if program >= 0 {
+        // What lies between is closed; this one closes itself when it is executed.
+        let close = libc::SYS_close_range;
+        try_step!("close other descriptors", libc::syscall(close, first_to_close, PROGRAM_FD, 0u32));
+        try_step!("open the program", libc::dup3(program, PROGRAM_FD, libc::O_CLOEXEC));
+        first_to_close = PROGRAM_FD + 1;
     }
     try_step!("close other descriptors", libc::syscall(libc::SYS_close_range, first_to_close, u32::MAX, 0u32));
     if let Some(confinement) = &plan.confinement
@@ -627,14 +717,11 @@ fn child_steps(birth: &Birth<'_>) -> &'static str {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        match program_file {
-            Some(_) => {
-                let (arguments, environment) = (birth.arguments, birth.environment);
-                libc::syscall(libc::SYS_execveat, 3, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH);
-            }
-            None => {
-                libc::execve(plan.program.as_ptr(), birth.arguments, birth.environment);
-            }
+        if program >= 0 {
+            let (arguments, environment) = (birth.arguments, birth.environment);
+            libc::syscall(libc::SYS_execveat, PROGRAM_FD, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH);
+        } else {
+            libc::execve(plan.program.as_ptr(), birth.arguments, birth.environment);
         }
     }
     "execute"
@@ -901,6 +988,7 @@ mod tests {
             stdin: null.as_fd(),
             stdout: writer.as_fd(),
             stderr: writer.as_fd(),
+            control: None,
             confinement: Some(Confinement {
                 program_file: None,
                 data_bytes_max: 64 << 20,
@@ -938,7 +1026,7 @@ mod tests {
     fn a_descriptor_travels_with_its_bytes() {
         let (left, right) = UnixStream::pair().unwrap();
         let (mut reader, mut writer) = io::pipe().unwrap();
-        assert_eq!(send_with_fd(left.as_fd(), b"with", Some(reader.as_fd())).unwrap(), 4);
+        assert_eq!(send_with_fds(left.as_fd(), b"with", &[reader.as_fd()]).unwrap(), 4);
         let mut buffer = [0; 16];
         let (count, fd) = receive_with_fd(right.as_fd(), &mut buffer).unwrap();
         assert_eq!(&buffer[..count], b"with");
@@ -947,7 +1035,7 @@ mod tests {
         let mut text = String::new();
         File::from(fd.unwrap()).read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
-        send_with_fd(left.as_fd(), b"bare", None).unwrap();
+        send_with_fds(left.as_fd(), b"bare", &[]).unwrap();
         assert!(receive_with_fd(right.as_fd(), &mut buffer).unwrap().1.is_none());
     }
 

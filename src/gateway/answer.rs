@@ -13,6 +13,7 @@ use super::conversation::{Conversation, SPOOLED_FIELD};
 use super::problem;
 use super::spool::Spool;
 use crate::error::{Error, Result};
+use crate::protocol::worker_protocol::End;
 
 /// A whole answer.
 pub struct Answer {
@@ -244,8 +245,9 @@ impl<'a> Sink<'a> {
         self.decide(false)
     }
 
-    /// Ends the answer: `fault` says what went wrong, if something did. Returns the answer that is still to be sent.
-    pub fn finish(mut self, fault: Option<Error>, spawn_us: u64, exec_us: u64) -> Result<Option<Answer>> {
+    /// Ends the answer: `fault` says what went wrong, if something did, `end` what the worker
+    /// said, if it did. Returns the answer that is still to be sent.
+    pub fn finish(mut self, fault: Option<Error>, end: Option<&End>) -> Result<Option<Answer>> {
         let fault = match fault {
             None if self.head.is_none() => self.decide(true).err(),
             other => other,
@@ -259,8 +261,12 @@ impl<'a> Sink<'a> {
             return Ok(None);
         }
         let milliseconds = |us: u64| us as f64 / 1000.0;
-        let (spawn, exec) = (milliseconds(spawn_us), milliseconds(exec_us));
-        let timing = format!("queue;dur={:.2}, spawn;dur={spawn:.2}, exec;dur={exec:.2}", self.output.queue_ms);
+        let mut timing = format!("queue;dur={:.2}", self.output.queue_ms);
+        if let Some(end) = end {
+            let (spawn, exec) = (milliseconds(end.spawn_us), milliseconds(end.exec_us));
+            let start = if end.is_warm { "warm" } else { "cold" };
+            timing.push_str(&format!(", spawn;dur={spawn:.2};desc=\"{start}\", exec;dur={exec:.2}"));
+        }
         self.output.facts.push(("Server-Timing".into(), timing.into_bytes()));
         if let Some(error) = fault {
             return Err(error);
@@ -283,21 +289,29 @@ impl<'a> Sink<'a> {
         let (head, body_start) = match opening {
             Opening::Undecided => return Ok(()),
             Opening::Head(head, body_start) => (head, body_start),
-            Opening::NoHead => (CgiHead::guessed(&self.opening), 0),
+            Opening::NoHead => (CgiHead::ok(), 0),
             Opening::Malformed(how) => return Err(Error::CgiMalformed(how)),
+        };
+        let opening = std::mem::take(&mut self.opening);
+        // A head without a type, and no body yet: write_body decides.
+        let head = match body_start < opening.len() || head.fields.is_empty() {
+            true => head.with_content_type(&opening[body_start..]),
+            false => head,
         };
         if self.mode.streams || head.is_event_stream() {
             self.output.begin_stream(&head)?;
         }
         self.head = Some(head);
-        let opening = std::mem::take(&mut self.opening);
         self.write_body(&opening[body_start..])
     }
 
     fn write_body(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.is_streaming() {
-            true => self.output.send_chunk(bytes),
-            false => self.body.write(bytes),
+        if self.is_streaming() {
+            return self.output.send_chunk(bytes);
         }
+        if self.body.len() == 0 && !bytes.is_empty() {
+            self.head = self.head.take().map(|head| head.with_content_type(bytes));
+        }
+        self.body.write(bytes)
     }
 }

@@ -281,14 +281,21 @@ fn status_of(value: &[u8]) -> Option<(u16, String)> {
 }
 
 impl CgiHead {
-    /// The head of an output that has none, or whose head is not looked for: what its first bytes let guess.
-    pub fn guessed(output: &[u8]) -> CgiHead {
-        let content_type = match output.trim_ascii_start().first() {
-            Some(b'{' | b'[') => "application/json",
-            _ => "text/plain; charset=utf-8",
-        };
-        let fields = vec![("Content-Type".to_string(), content_type.into())];
-        CgiHead { status: 200, reason: String::new(), fields }
+    /// The head of an output that has none, or whose head is not looked for.
+    pub fn ok() -> CgiHead {
+        CgiHead { status: 200, reason: String::new(), fields: Vec::new() }
+    }
+
+    /// With the Content-Type that the body's first bytes let guess, where the function gave none.
+    pub fn with_content_type(mut self, body: &[u8]) -> CgiHead {
+        if !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            let guess: &[u8] = match body.trim_ascii_start().first() {
+                Some(b'{' | b'[') => b"application/json",
+                _ => b"text/plain; charset=utf-8",
+            };
+            self.fields.push(("Content-Type".into(), guess.into()));
+        }
+        self
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -367,9 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn the_guess_for_output_without_head_is_json_or_text() {
-        assert_eq!(CgiHead::guessed(b" {\"a\":1}").fields[0].1, b"application/json");
-        assert_eq!(CgiHead::guessed(b"hi").fields[0].1, b"text/plain; charset=utf-8");
+    fn the_guess_for_output_without_a_type_is_json_or_text() {
+        let guess = |body: &[u8]| CgiHead::ok().with_content_type(body).fields.remove(0).1;
+        assert_eq!(guess(b" {\"a\":1}"), b"application/json");
+        assert_eq!(guess(b"hi"), b"text/plain; charset=utf-8");
+        let given = head(b"Content-Type: a/b\n\n").0;
+        assert_eq!(given.clone().with_content_type(b"{"), given);
         assert!(head(b"Content-Type: text/event-stream; charset=utf-8\n\n").0.is_event_stream());
         assert!(!head(b"Content-Type: text/plain\n\n").0.is_event_stream());
     }

@@ -209,7 +209,7 @@ impl HttpHandler {
                     // The slot is free again before the answer goes out.
                     drop(lease);
                     let fault = verdict_to_error(&end, function);
-                    return sink.finish(fault, end.spawn_us, end.exec_us);
+                    return sink.finish(fault, Some(&end));
                 }
                 Err(Failure::NotStarted(error)) => {
                     log!("request={} worker {}: {error}; trying another", conversation.request_id, lease.link.id);
@@ -217,9 +217,9 @@ impl HttpHandler {
                 }
                 Err(Failure::Lost(error)) => {
                     log!("request={} worker {}: {error}", conversation.request_id, lease.link.id);
-                    return sink.finish(Some(Error::WorkerLost { worker: lease.link.id }), 0, 0);
+                    return sink.finish(Some(Error::WorkerLost { worker: lease.link.id }), None);
                 }
-                Err(Failure::Given(error)) => return sink.finish(Some(error), 0, 0),
+                Err(Failure::Given(error)) => return sink.finish(Some(error), None),
             }
             record.worker = None;
         }

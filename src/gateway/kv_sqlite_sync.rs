@@ -72,12 +72,16 @@ pub fn create_registry(db: &Path) -> Result<()> {
     }
     let unfinished = with_suffix(db, &format!(".{}.new", std::process::id()));
     remove_database(&unfinished);
+    // For its owner's eyes: descriptors can hold secrets, and functions are to run beside it. SQLite gives the files that it
+    // adds the same permissions.
+    let make = || fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
     let fill = || {
         let connection = Connection::open(&unfinished)?;
         connection.execute_batch(INIT_SQL)?;
         connection.close().map_err(|(_, cause)| cause)
     };
-    let made = fill().map_err(|cause| cause.to_string()).and_then(|()| {
+    let filled = make().map_err(|cause| cause.to_string()).and_then(|_| fill().map_err(|cause| cause.to_string()));
+    let made = filled.and_then(|()| {
         if !db.exists() {
             remove_leftovers(db); // A -wal of a database that is gone would be taken for ours.
         }

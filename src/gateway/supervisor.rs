@@ -163,6 +163,7 @@ impl Supervisor {
             stdin: null.as_fd(),
             stdout: std::io::stdout().as_fd(),
             stderr: std::io::stderr().as_fd(),
+            control: None,
             confinement: None,
         })
         .map_err(|error| Error::Exhausted { step: error.step, cause: error.cause })

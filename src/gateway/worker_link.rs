@@ -61,14 +61,14 @@ impl WorkerLink {
         let file = body.open_read_only().map_err(Failure::Given)?;
         let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
         let mut link = self.connect().map_err(Failure::NotStarted)?;
-        let mut first = file.as_ref().map(|file| file.as_fd());
+        let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();
         let deadline = Instant::now() + invocation.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
         while !rest.is_empty() {
-            match sys::send_with_fd(link.stream.as_fd(), rest, first) {
+            match sys::send_with_fds(link.stream.as_fd(), rest, &first) {
                 Ok(count) => {
                     rest = &rest[count..];
-                    first = None;
+                    first.clear();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let mut watched = [Watched::write(link.stream.as_fd()), Watched::read(gone)];

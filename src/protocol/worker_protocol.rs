@@ -24,19 +24,22 @@
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 4 | a: length of the JSON, little-endian |
-//! | 4 | a | JSON object: request_id, function, runtime, module, handler, start, engine, sapi (strings), memory_mib, scratch_mib, timeout_ms, env_count (numbers), stream, net (bools), write (array of strings), dirs (array of pairs of strings) |
+//! | 0 | 4 | a: length of the facts, little-endian |
+//! | 4 | a | the facts: `name=value` and a NUL, again and again |
 //! | 4+a | 4 | b: length of the environment, little-endian |
 //! | 8+a | b | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ |
 //! | 8+a+b | rest | the request body, where it did not come as a descriptor |
 //!
+//! The facts are the fields of [`Invocation`] by their names: texts and paths as they are, numbers in decimal, yes and no as 1
+//! and 0; `write` comes once for each path, `dir_name` and `dir_path` once for each of `dirs`.
+//!
 //! That of STARTED is empty, that of OUTPUT any bytes, that of END a JSON object with `verdict` and its particulars,
-//! `spawn_us` and `exec_us`.
+//! `warm`, `spawn_us` and `exec_us`.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
-//! end, the JSON lacks a field or the environment does not end with a NUL. Whoever gets such a frame closes the connection.
+//! end, a fact is missing or facts or environment do not end with a NUL. Whoever gets such a frame closes the connection.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -193,26 +196,7 @@ impl Invocation {
     /// # Errors
     /// [`Error::HeadTooLarge`] where environment and body do not fit into a frame.
     pub fn encode(&self, body: &[u8]) -> Result<Vec<u8>> {
-        let as_text = |path: &PathBuf| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-        let facts = json!({
-            "request_id": self.request_id,
-            "function": self.function,
-            "runtime": self.runtime.as_str(),
-            "module": as_text(&self.module),
-            "handler": self.handler,
-            "start": self.start.as_str(),
-            "engine": self.engine.as_str(),
-            "sapi": self.sapi.as_str(),
-            "memory_mib": self.memory_mib,
-            "scratch_mib": self.scratch_mib,
-            "write": self.write.iter().map(as_text).collect::<Vec<_>>(),
-            "dirs": self.dirs.iter().map(|(name, path)| [name.clone(), as_text(path)]).collect::<Vec<_>>(),
-            "net": self.net,
-            "env_count": self.env_count,
-            "timeout_ms": self.timeout.as_millis() as u64,
-            "stream": self.stream,
-        })
-        .to_string();
+        let facts = self.facts();
         let environment_bytes: usize = self.environment.iter().map(|pair| pair.as_bytes_with_nul().len()).sum();
         let length = 8 + facts.len() + environment_bytes + body.len();
         if length > FRAME_BYTES_MAX {
@@ -222,7 +206,7 @@ impl Invocation {
         frame.push(Kind::Invoke as u8);
         frame.extend_from_slice(&(length as u32).to_le_bytes());
         frame.extend_from_slice(&(facts.len() as u32).to_le_bytes());
-        frame.extend_from_slice(facts.as_bytes());
+        frame.extend_from_slice(&facts);
         frame.extend_from_slice(&(environment_bytes as u32).to_le_bytes());
         for pair in &self.environment {
             frame.extend_from_slice(pair.as_bytes_with_nul());
@@ -234,44 +218,115 @@ impl Invocation {
     /// Reads the payload of an INVOKE frame.
     pub fn decode(payload: &[u8]) -> Result<Invocation> {
         let malformed = |what: &str| Error::Protocol(format!("INVOKE: {what}"));
-        let (facts, rest) = counted(payload).ok_or_else(|| malformed("the JSON is cut off"))?;
+        let (facts, rest) = counted(payload).ok_or_else(|| malformed("the facts are cut off"))?;
         let (environment, body) = counted(rest).ok_or_else(|| malformed("the environment is cut off"))?;
-        let facts: Value = serde_json::from_slice(facts).map_err(|_| malformed("the JSON is none"))?;
-        let text = |name: &str| {
-            facts[name].as_str().map(str::to_string).ok_or_else(|| malformed(&format!("{name} must be a string")))
-        };
-        let number = |name: &str| facts[name].as_u64().ok_or_else(|| malformed(&format!("{name} must be a number")));
-        let flag = |name: &str| facts[name].as_bool().ok_or_else(|| malformed(&format!("{name} must be a bool")));
-        let paths = facts["write"].as_array().ok_or_else(|| malformed("write must be an array"))?.iter();
-        let paths = paths.map(|path| path.as_str().map(PathBuf::from)).collect::<Option<Vec<_>>>();
-        let dirs = facts["dirs"].as_array().ok_or_else(|| malformed("dirs must be an array"))?.iter();
-        let dirs = dirs.map(|pair| Some((pair[0].as_str()?.to_string(), PathBuf::from(pair[1].as_str()?))));
-        let environment = split_environment(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?;
-        let env_count = number("env_count")? as usize;
+        let facts = Facts::split(facts).ok_or_else(|| malformed("a fact has no name, or no end"))?;
+        let environment = pairs_of(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?;
+        let environment: Vec<CString> =
+            environment.map(|pair| CString::new(pair).expect("split at every NUL")).collect();
+        let env_count = facts.number("env_count")? as usize;
         if env_count > environment.len() {
             return Err(malformed("env_count is more than there are"));
         }
+        let dirs = facts.all("dir_name").zip(facts.all("dir_path"));
+        let dirs = dirs.map(|(name, path)| Some((String::from_utf8(name.to_vec()).ok()?, path_of(path))));
         Ok(Invocation {
-            request_id: text("request_id")?,
-            function: text("function")?,
-            runtime: Runtime::from_name(&text("runtime")?).ok_or_else(|| malformed("the runtime is unknown"))?,
-            module: PathBuf::from(text("module")?),
-            handler: text("handler")?,
-            start: Start::from_name(&text("start")?).ok_or_else(|| malformed("start is unknown"))?,
-            engine: Engine::from_name(&text("engine")?).ok_or_else(|| malformed("engine is unknown"))?,
-            sapi: Sapi::from_name(&text("sapi")?).ok_or_else(|| malformed("sapi is unknown"))?,
-            memory_mib: number("memory_mib")?,
-            scratch_mib: number("scratch_mib")?,
-            write: paths.ok_or_else(|| malformed("write must hold strings"))?,
-            dirs: dirs.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("dirs must hold pairs of strings"))?,
-            net: flag("net")?,
-            timeout: Duration::from_millis(number("timeout_ms")?),
-            stream: flag("stream")?,
+            request_id: facts.text("request_id")?,
+            function: facts.text("function")?,
+            runtime: facts.word("runtime", Runtime::from_name)?,
+            module: path_of(facts.one("module")?),
+            handler: facts.text("handler")?,
+            start: facts.word("start", Start::from_name)?,
+            engine: facts.word("engine", Engine::from_name)?,
+            sapi: facts.word("sapi", Sapi::from_name)?,
+            memory_mib: facts.number("memory_mib")?,
+            scratch_mib: facts.number("scratch_mib")?,
+            write: facts.all("write").map(path_of).collect(),
+            dirs: dirs.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("dir_name is no UTF-8"))?,
+            net: facts.number("net")? != 0,
+            timeout: Duration::from_millis(facts.number("timeout_ms")?),
+            stream: facts.number("stream")? != 0,
             environment,
             env_count,
             body: body.to_vec(),
         })
     }
+
+    /// All but environment and body, as `name=value` and a NUL each.
+    fn facts(&self) -> Vec<u8> {
+        let mut facts = Vec::with_capacity(512);
+        let mut add = |name: &str, value: &[u8]| {
+            facts.extend_from_slice(name.as_bytes());
+            facts.push(b'=');
+            facts.extend_from_slice(value);
+            facts.push(0);
+        };
+        let timeout_ms = self.timeout.as_millis() as u64;
+        let texts = [("request_id", &self.request_id), ("function", &self.function), ("handler", &self.handler)];
+        let words = [
+            ("runtime", self.runtime.as_str()),
+            ("start", self.start.as_str()),
+            ("engine", self.engine.as_str()),
+            ("sapi", self.sapi.as_str()),
+        ];
+        let numbers = [
+            ("memory_mib", self.memory_mib),
+            ("scratch_mib", self.scratch_mib),
+            ("timeout_ms", timeout_ms),
+            ("env_count", self.env_count as u64),
+            ("net", self.net.into()),
+            ("stream", self.stream.into()),
+        ];
+        texts.iter().for_each(|(name, text)| add(name, text.as_bytes()));
+        words.iter().for_each(|(name, word)| add(name, word.as_bytes()));
+        numbers.iter().for_each(|(name, number)| add(name, number.to_string().as_bytes()));
+        add("module", self.module.as_os_str().as_bytes());
+        self.write.iter().for_each(|path| add("write", path.as_os_str().as_bytes()));
+        for (name, path) in &self.dirs {
+            add("dir_name", name.as_bytes());
+            add("dir_path", path.as_os_str().as_bytes());
+        }
+        facts
+    }
+}
+
+/// The facts of an INVOKE, each asked for by its name.
+struct Facts<'a>(Vec<(&'a [u8], &'a [u8])>);
+
+impl<'a> Facts<'a> {
+    fn split(block: &'a [u8]) -> Option<Facts<'a>> {
+        let name_and_value = |pair: &'a [u8]| {
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            Some((&pair[..at], &pair[at + 1..]))
+        };
+        pairs_of(block)?.map(name_and_value).collect::<Option<Vec<_>>>().map(Facts)
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(other, _)| *other == name.as_bytes()).map(|(_, value)| *value)
+    }
+
+    fn one(&self, name: &str) -> Result<&'a [u8]> {
+        self.all(name).next().ok_or_else(|| Error::Protocol(format!("INVOKE: {name} is missing")))
+    }
+
+    /// A value in the form that `parse` takes.
+    fn word<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let value = std::str::from_utf8(self.one(name)?).ok().and_then(parse);
+        value.ok_or_else(|| Error::Protocol(format!("INVOKE: {name} has no value that we know")))
+    }
+
+    fn text(&self, name: &str) -> Result<String> {
+        self.word(name, |text| Some(text.to_string()))
+    }
+
+    fn number(&self, name: &str) -> Result<u64> {
+        self.word(name, |text| text.parse().ok())
+    }
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 /// A length in four bytes, that many bytes, and what follows them.
@@ -280,12 +335,10 @@ fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
-fn split_environment(block: &[u8]) -> Option<Vec<CString>> {
-    if block.is_empty() {
-        return Some(Vec::new());
-    }
-    let pairs = block.strip_suffix(&[0])?.split(|byte| *byte == 0);
-    Some(pairs.map(|pair| CString::new(pair).expect("split at every NUL")).collect())
+/// What stands before each NUL; `None` where something stands behind the last one.
+fn pairs_of(block: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let is_whole = block.last().is_none_or(|last| *last == 0);
+    is_whole.then(|| block.split(|byte| *byte == 0).take(block.iter().filter(|byte| **byte == 0).count()))
 }
 
 /// How an invocation went.
@@ -327,6 +380,8 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub verdict: Verdict,
+    /// Whether its process was forked from a fork server.
+    pub is_warm: bool,
     /// From the decision to spawn until the exec was done.
     pub spawn_us: u64,
     /// From there until the end.
@@ -353,6 +408,7 @@ impl End {
             }
             Verdict::Exhausted { step, cause } => json!({"verdict": "exhausted", "step": step, "cause": cause}),
         };
+        object["warm"] = self.is_warm.into();
         object["spawn_us"] = self.spawn_us.into();
         object["exec_us"] = self.exec_us.into();
         object.to_string().into_bytes()
@@ -364,6 +420,7 @@ impl End {
         let text = |name: &str| object[name].as_str().map(str::to_string).ok_or_else(malformed);
         let number = |name: &str| object[name].as_i64().map(|number| number as i32).ok_or_else(malformed);
         let time = |name: &str| object[name].as_u64().ok_or_else(malformed);
+        let is_warm = object["warm"].as_bool().ok_or_else(malformed)?;
         let verdict = match object["verdict"].as_str() {
             Some("exited") => Verdict::Exited { code: number("code")? },
             Some("signaled") => Verdict::Signaled { signal: number("signal")? },
@@ -379,7 +436,7 @@ impl End {
             Some("exhausted") => Verdict::Exhausted { step: text("step")?, cause: text("cause")? },
             _ => return Err(Error::Protocol("END: the verdict is unknown".into())),
         };
-        Ok(End { verdict, spawn_us: time("spawn_us")?, exec_us: time("exec_us")? })
+        Ok(End { verdict, is_warm, spawn_us: time("spawn_us")?, exec_us: time("exec_us")? })
     }
 }
 
@@ -458,7 +515,7 @@ mod tests {
             Verdict::Exhausted { step: text(), cause: text() },
         ];
         for verdict in verdicts {
-            let end = End { verdict, spawn_us: 7, exec_us: 8 };
+            let end = End { verdict, is_warm: true, spawn_us: 7, exec_us: 8 };
             assert_eq!(End::decode(&end.encode()).unwrap(), end);
         }
         assert!(End::decode(b"{}").is_err());

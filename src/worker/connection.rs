@@ -103,7 +103,7 @@ impl Connection {
     /// [`Error::ClientGone`] where the gateway has closed the connection, which is its way to cancel.
     pub fn send(&mut self) -> Result<()> {
         while !self.is_empty() {
-            match sys::send_with_fd(self.stream.as_fd(), &self.outbox[self.sent..], None) {
+            match sys::send_with_fds(self.stream.as_fd(), &self.outbox[self.sent..], &[]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! main thread        accepts connections; starts no process itself (orphans.rs says why)
-//! one per connection serves one invocation at a time: connection.rs → runtime/ → process.rs
+//! one per connection serves one invocation at a time: connection.rs → runtime/ → process.rs, with a process of its own
+//!                    or a child of a fork server: fork_server.rs
+//! fork servers       starts and ends fork servers: fork_servers.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
 //! signals            SIGTERM from somebody else than the gateway means DRAIN as well
 //! ```
@@ -13,11 +15,13 @@
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
 mod connection;
+pub mod fork_server;
+pub mod fork_servers;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;
 mod process;
-mod runtime;
+pub mod runtime;
 mod scratch;
 mod stderr_log;
 
@@ -27,11 +31,13 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use connection::Connection;
+use fork_servers::ForkServers;
 use scratch::ScratchArea;
 
 use crate::error::{Error, Result};
@@ -53,7 +59,8 @@ struct Worker {
     id: u32,
     sandbox: Sandbox,
     scratch_area: ScratchArea,
-    wasm_cache: runtime::WasmCache,
+    runtimes: runtime::Runtimes,
+    fork_servers: ForkServers,
     null: File,
     /// The gateway's process id; nobody else may give us work.
     gateway: Pid,
@@ -79,12 +86,15 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(Error::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| Error::Protocol("no gateway runs in FAAS_RUN_DIR".into()))?;
+    let own_program = std::env::current_exe().map_err(Error::io("find", "our own program"))?;
+    let programs = own_program.parent().unwrap_or(Path::new("/"));
     let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
     let worker = Arc::new(Worker {
         id,
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
-        wasm_cache: runtime::WasmCache::new(settings.compiled_dir())?,
+        runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
+        fork_servers: ForkServers::new(settings.worker_slots)?,
         null: process::open_null()?,
         gateway,
         inherited_environment: inherited_environment(),
@@ -102,6 +112,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         let ending = metrics_sender::run(worker, metrics_stream);
         worker.end(ending);
     })?;
+    start_thread("fork servers", &worker, fork_servers::keep)?;
     start_thread("signals", &worker, |worker| {
         sys::wait_for_ending_signal();
         worker.end(Ending::Drain);

@@ -1,4 +1,4 @@
-//! One invocation: spawn the function's process, feed it, listen to it, end it in time, take note of its end.
+//! One invocation: get the function its process, feed it, listen to it, end it in time, take note of its end.
 //!
 //! One thread does all of that with one poll loop, because each wait can be the one that matters: a function that
 //! writes while it is fed would block against a feeder that only writes, one that fills stderr against a reader of
@@ -7,28 +7,30 @@
 //! The answer is complete when the main process has exited: what is in the pipe then is taken, the other processes of the
 //! invocation are killed, the end of the pipe is not waited for (a grandchild could hold it open for ever).
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use std::ffi::CString;
 
 use super::Worker;
 use super::connection::Connection;
+use super::fork_server::{Channel, Child, ForkServer};
+use super::fork_servers::Key;
 use super::runtime::{self, Command};
 use super::scratch::Scratch;
 use super::stderr_log::StderrLog;
 use crate::error::{Error, Result};
 use crate::limits::{
-    FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST,
-    SAMPLE_PERIOD, SPOOL_MEMORY_MAX,
+    FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD,
+    SPOOL_MEMORY_MAX,
 };
 use crate::protocol::worker_protocol::{End, Invocation, Kind, Verdict};
-use crate::sys::{self, Confinement, EndedHow, Spawn, SpawnError, Spawned, Urgency, Watched};
-use crate::{log, orphans, procfs};
+use crate::sys::{self, Ended, EndedHow, Spawn, SpawnError, Spawned, Urgency, Watched};
+use crate::{log, orphans, procfs, readable};
 
 /// Runs an invocation and sends what comes of it.
 ///
@@ -37,41 +39,77 @@ use crate::{log, orphans, procfs};
 /// gone, and the connection is of no more use.
 pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
     let begun = Instant::now();
-    let end = match prepare(worker, invocation) {
-        Err(verdict) => End { verdict, spawn_us: 0, exec_us: 0 },
-        Ok((command, scratch)) => {
-            connection.push(Kind::Started, &[]);
-            connection.send()?;
-            match Execution::begin(worker, invocation, &command, scratch, body) {
-                Err(verdict) => End { verdict, spawn_us: micros(begun.elapsed()), exec_us: 0 },
-                Ok(mut execution) => {
-                    let spawned = Instant::now();
-                    let verdict = execution.attend(connection)?;
-                    End { verdict, spawn_us: micros(spawned - begun), exec_us: micros(spawned.elapsed()) }
-                }
-            }
+    let (way, scratch) = match prepare(worker, invocation) {
+        Ok(prepared) => prepared,
+        Err(verdict) => {
+            return report(worker, connection, End { verdict, is_warm: false, spawn_us: 0, exec_us: 0 });
         }
     };
+    connection.push(Kind::Started, &[]);
+    connection.send()?;
+    match Execution::begin(worker, invocation, way, scratch, body) {
+        Err(verdict) => {
+            report(worker, connection, End { verdict, is_warm: false, spawn_us: micros(begun.elapsed()), exec_us: 0 })
+        }
+        Ok(mut execution) => {
+            let spawned = Instant::now();
+            let verdict = execution.attend(connection)?;
+            let (spawn_us, exec_us) = (micros(spawned - begun), micros(spawned.elapsed()));
+            report(worker, connection, End { verdict, is_warm: execution.fork_server.is_some(), spawn_us, exec_us })
+            // The execution ends only here: the process of a function that is through is taken apart by the kernel while the
+            // gateway has its answer already.
+        }
+    }
+}
+
+fn report(worker: &Worker, connection: &mut Connection, end: End) -> Result<()> {
     connection.push(Kind::End, &end.encode());
     connection.send_all(worker.dying())
 }
 
+/// How a function gets its process.
+enum Way {
+    /// A child of a fork server.
+    Warm(Child, Arc<ForkServer>),
+    /// A program is executed.
+    Cold(Command),
+}
+
 /// All that can be found wrong before the function's process exists.
-fn prepare<'a>(worker: &'a Worker, invocation: &Invocation) -> std::result::Result<(Command, Scratch<'a>), Verdict> {
-    runtime::check_module(worker, &invocation.module)?;
+fn prepare<'a>(worker: &'a Worker, invocation: &Invocation) -> std::result::Result<(Way, Scratch<'a>), Verdict> {
+    let version = runtime::version_of(&invocation.module)?;
     let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"))?;
-    Ok((runtime::command(worker, invocation, scratch.path())?, scratch))
+    let key = runtime::can_fork(worker, invocation).then(|| Key::new(invocation, version));
+    if let Some((child, server)) = key.as_ref().and_then(|key| worker.fork_servers.take(key)) {
+        return Ok((Way::Warm(child, server), scratch));
+    }
+    runtime::check_readable(worker, &invocation.module)?;
+    let command = runtime::command(worker, invocation, scratch.path())?;
+    if let Some(key) = key {
+        worker.fork_servers.order(key);
+    }
+    Ok((Way::Cold(command), scratch))
 }
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
 
+/// Bytes that are read from a function at once, until one read has filled them: most say less in all, and to clear room for more
+/// takes longer than to read it.
+const READ_BYTES_FIRST: usize = 4096;
+
 /// A function that runs.
 struct Execution<'a> {
     worker: &'a Worker,
     invocation: &'a Invocation,
     child: Spawned,
+    /// Whose child it is, if it was forked and not executed.
+    fork_server: Option<Arc<ForkServer>>,
+    /// Where such a child says that its function is through.
+    channel: Option<Channel>,
+    /// The exit status that it then says.
+    through: Option<i32>,
     scratch: Scratch<'a>,
     /// `None` when all of the body is written.
     stdin: Option<Unfed<'a>>,
@@ -82,6 +120,9 @@ struct Execution<'a> {
     deadline: Instant,
     next_sample: Instant,
     sample_pause: Duration,
+    /// Until when only its end is of interest: what it says fits into the pipes, and most have ended by then. To be woken for
+    /// each of its words takes longer than many functions do.
+    quiet_until: Instant,
     /// Until when output that is already in the outbox may wait there for company.
     hold_until: Option<Instant>,
     /// Why we have killed it, if we have.
@@ -94,53 +135,45 @@ impl<'a> Execution<'a> {
     fn begin(
         worker: &'a Worker,
         invocation: &'a Invocation,
-        command: &Command,
-        scratch: Scratch<'a>,
+        way: Way,
+        mut scratch: Scratch<'a>,
         body: Option<OwnedFd>,
     ) -> std::result::Result<Execution<'a>, Verdict> {
         let (stdin_for_child, stdin) = feed(&invocation.body, body).map_err(exhausted("make a pipe"))?;
         let (stdout, stdout_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
         let (stderr, stderr_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
-        let folder = invocation.module.parent().map(|folder| folder.as_os_str().as_bytes());
-        let folder = CString::new(folder.unwrap_or(b"/")).expect("descriptors are refused when they hold a NUL");
-        let environment = environment(worker, invocation, command, &scratch);
-        let writable: Vec<&Path> = invocation.write.iter().map(PathBuf::as_path).chain([scratch.path()]).collect();
-        let ruleset = worker.sandbox.ruleset(&writable, !invocation.net).map_err(exhausted("make a ruleset"))?;
-        let readable = worker.sandbox.readable().map_err(exhausted("make a ruleset"))?;
-        let child = sys::spawn(&Spawn {
-            program: &command.program,
-            arguments: &command.arguments,
-            environment: &environment,
-            folder: Some(&folder),
-            stdin: stdin_for_child.as_fd(worker),
-            stdout: stdout_for_child.as_fd(),
-            stderr: stderr_for_child.as_fd(),
-            confinement: Some(Confinement {
-                program_file: command.program_file.as_ref().map(|file| file.as_fd()),
-                data_bytes_max: command.data_mib_max << 20,
-                open_files_max: FUNCTION_FILES_MAX,
-                processes_max: worker.sandbox.processes_max,
-                user: worker.sandbox.user.as_ref().map(|user| (user.uid, user.gid)),
-                landlock: [
-                    ruleset.as_ref().map(|ruleset| ruleset.as_fd()),
-                    readable.as_ref().map(|readable| readable.landlock.as_fd()),
-                ],
-                system_calls: worker.sandbox.system_calls(!invocation.net),
-            }),
-        })
-        .map_err(|error| refused(invocation, error))?;
+        let ruleset = scratch.ruleset(&worker.sandbox, &invocation.write, invocation.net);
+        let birth = Birth {
+            worker,
+            invocation,
+            scratch: scratch.path(),
+            ruleset: ruleset.map_err(exhausted("make a ruleset"))?,
+            readable: worker.sandbox.readable().map_err(exhausted("make a ruleset"))?,
+            streams: [stdin_for_child.as_fd(worker), stdout_for_child.as_fd(), stderr_for_child.as_fd()],
+        };
+        let (child, channel, fork_server) = match way {
+            Way::Warm(child, server) => match birth.start_child(child) {
+                Some((child, channel)) => (child, Some(channel), Some(server)),
+                None => (birth.execute(&runtime::command(worker, invocation, scratch.path())?)?, None, None),
+            },
+            Way::Cold(command) => (birth.execute(&command)?, None, None),
+        };
         let now = Instant::now();
         Ok(Execution {
             worker,
             invocation,
             child,
+            fork_server,
+            channel,
+            through: None,
             scratch,
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
             stderr_log: StderrLog::new(&invocation.request_id, &invocation.function),
-            buffer: vec![0; SPOOL_MEMORY_MAX],
+            buffer: vec![0; READ_BYTES_FIRST],
             deadline: now + invocation.timeout,
+            quiet_until: if invocation.stream { now } else { now + OUTPUT_HOLD },
             next_sample: now + SAMPLE_FIRST,
             sample_pause: SAMPLE_FIRST,
             hold_until: None,
@@ -154,9 +187,9 @@ impl<'a> Execution<'a> {
         let mut kill_deadline = None;
         loop {
             let wake = kill_deadline.map_or_else(|| self.next_wake(), |_| Instant::now() + KILL_PAUSE);
-            let main_ended = self.wait(connection, wake)?;
+            let is_over = self.wait(connection, wake)?;
             let now = Instant::now();
-            if main_ended {
+            if is_over {
                 break;
             }
             if self.killed.is_none() {
@@ -179,21 +212,30 @@ impl<'a> Execution<'a> {
 
     fn next_wake(&self) -> Instant {
         let wake = self.deadline.min(self.next_sample);
-        self.hold_until.map_or(wake, |hold| wake.min(hold))
+        let wake = self.hold_until.map_or(wake, |hold| wake.min(hold));
+        if self.is_quiet() { wake.min(self.quiet_until) } else { wake }
     }
 
-    /// One turn: waits until something is to be done, or `wake`, and does it. True when the main process has ended.
+    fn is_quiet(&self) -> bool {
+        Instant::now() < self.quiet_until
+    }
+
+    /// One turn: waits until something is to be done, or `wake`, and does it. True when the main process has ended, or has
+    /// said that it is about to.
     fn wait(&mut self, connection: &mut Connection, wake: Instant) -> Result<bool> {
         let stdin_ready;
-        let (stdout_ready, stderr_ready, ended);
+        let (stdout_ready, stderr_ready, ended, channel_ready);
         {
             let nothing = Watched::nothing;
             // A full outbox is not added to: then the function waits for the gateway, as it should.
-            let take_output = !connection.is_full();
+            let take_output = !connection.is_full() && !self.is_quiet();
             let mut watched = [
                 self.stdin.as_ref().map_or_else(nothing, |unfed| Watched::write(unfed.pipe.as_fd())),
                 self.stdout.as_ref().filter(|_| take_output).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
-                self.stderr.as_ref().map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
+                self.stderr
+                    .as_ref()
+                    .filter(|_| !self.is_quiet())
+                    .map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
                 Watched::read(self.child.pidfd.as_fd()),
                 if connection.is_empty() || self.hold_until.is_some() {
                     Watched::hang_up(connection.as_fd())
@@ -201,6 +243,7 @@ impl<'a> Execution<'a> {
                     Watched::write(connection.as_fd())
                 },
                 Watched::read(self.worker.dying()),
+                self.channel.as_ref().map_or_else(nothing, |channel| Watched::read(channel.as_fd())),
             ];
             let left = wake.saturating_duration_since(Instant::now());
             sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "a function"))?;
@@ -212,21 +255,27 @@ impl<'a> Execution<'a> {
                 return Err(Error::ClientGone);
             }
             (stdin_ready, stdout_ready, stderr_ready, ended) = (ready(0), ready(1), ready(2), ready(3));
+            channel_ready = ready(6);
         }
+        if channel_ready && self.killed.is_none() {
+            self.through = self.channel.as_mut().and_then(Channel::listen);
+            self.channel = None;
+        }
+        let is_over = ended || self.through.is_some();
         if stdin_ready {
             self.feed_more();
         }
         if stderr_ready {
             self.read_stderr();
         }
-        if stdout_ready && !ended {
+        if stdout_ready && !is_over {
             self.read_stdout(connection);
         }
         if self.hold_until.is_none() || connection.is_full() {
             self.hold_until = None;
             connection.send()?;
         }
-        Ok(ended)
+        Ok(is_over)
     }
 
     /// What is due at `now`: the hold on output, the deadline, a memory sample.
@@ -289,13 +338,19 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn read_stderr(&mut self) {
-        let Some(pipe) = &mut self.stderr else { return };
+    /// Logs a piece of what it says; returns how much it was.
+    fn read_stderr(&mut self) -> usize {
+        let Some(pipe) = &mut self.stderr else { return 0 };
         match pipe.read(&mut self.buffer) {
-            Ok(0) => self.stderr = None,
-            Ok(count) => self.stderr_log.write(&self.buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => self.stderr = None,
+            Ok(count) if count > 0 => {
+                self.stderr_log.write(&self.buffer[..count]);
+                count
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            _ => {
+                self.stderr = None;
+                0
+            }
         }
     }
 
@@ -306,6 +361,9 @@ impl<'a> Execution<'a> {
             Ok(count) if count > 0 => {
                 let held = self.hold_until.is_some() || connection.is_empty();
                 connection.push(Kind::Output, &self.buffer[..count]);
+                if count == self.buffer.len() {
+                    self.buffer.resize(SPOOL_MEMORY_MAX, 0);
+                }
                 if held && !self.invocation.stream {
                     self.hold_until.get_or_insert(Instant::now() + OUTPUT_HOLD);
                 }
@@ -319,14 +377,19 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// The main process has ended: ends the others, takes what is left in the pipes, judges.
+    /// The main process has ended, or is about to: ends the others, takes what is left in the pipes, judges.
     fn finish(&mut self, connection: &mut Connection) -> Result<Verdict> {
         // Before the main process is reaped, since then its id, which is the group's, could be given away.
         sys::kill_group(self.child.pid);
-        let ended = sys::reap(self.child.pid).map_err(Error::io("wait for", "a function"))?;
-        let ended = ended.expect("the pidfd was readable, so the process has ended");
-        self.reaped = true;
-        orphans::end_all();
+        let ended = match self.through {
+            Some(code) => Ended { how: EndedHow::Exited(code), resident_kib_max: 0 },
+            None => {
+                let ended = sys::reap(self.child.pid).map_err(Error::io("wait for", "a function"))?;
+                self.reaped = true;
+                orphans::end_all();
+                ended.expect("the pidfd was readable, so the process has ended")
+            }
+        };
         // Nobody writes any more, so this ends; the bound is for what cannot be killed.
         let mut taken = 0;
         while taken < PIPE_BYTES_MAX {
@@ -338,7 +401,13 @@ impl<'a> Execution<'a> {
                 count => taken += count,
             }
         }
-        self.read_stderr();
+        let mut taken = 0;
+        while taken < PIPE_BYTES_MAX {
+            match self.read_stderr() {
+                0 => break,
+                count => taken += count,
+            }
+        }
         self.stderr_log.finish();
         if let Some(verdict) = self.killed.take() {
             return Ok(verdict);
@@ -357,6 +426,9 @@ impl<'a> Execution<'a> {
 /// Whatever way an execution is left, its processes do not stay.
 impl Drop for Execution<'_> {
     fn drop(&mut self) {
+        if let Some(server) = &self.fork_server {
+            server.replenish();
+        }
         if self.reaped {
             return;
         }
@@ -366,6 +438,72 @@ impl Drop for Execution<'_> {
         let _ = sys::reap(self.child.pid);
         orphans::end_all();
         self.stderr_log.finish();
+    }
+}
+
+/// What a new process of an invocation gets, whichever way it comes to be.
+struct Birth<'b> {
+    worker: &'b Worker,
+    invocation: &'b Invocation,
+    scratch: &'b Path,
+    /// What it may write, and what it may read.
+    ruleset: Option<Arc<OwnedFd>>,
+    readable: Option<Arc<readable::Ruleset>>,
+    /// stdin, stdout, stderr.
+    streams: [BorrowedFd<'b>; 3],
+}
+
+impl Birth<'_> {
+    /// The cold way.
+    fn execute(&self, command: &Command) -> std::result::Result<Spawned, Verdict> {
+        let Birth { worker, invocation, streams, .. } = self;
+        let folder = invocation.module.parent().map(|folder| folder.as_os_str().as_bytes());
+        let folder = CString::new(folder.unwrap_or(b"/")).expect("descriptors are refused when they hold a NUL");
+        let program_file = command.program_file.as_ref();
+        let spawned = sys::spawn(&Spawn {
+            program: &command.program,
+            arguments: &command.arguments,
+            environment: &self.environment(&command.environment),
+            folder: Some(&folder),
+            stdin: streams[0],
+            stdout: streams[1],
+            stderr: streams[2],
+            control: None,
+            confinement: Some(worker.sandbox.confinement(
+                program_file,
+                command.data_mib_max,
+                invocation.net,
+                self.rulesets(),
+            )),
+        });
+        spawned.map_err(|error| refused(invocation, error))
+    }
+
+    /// The warm way; `None` where the child has died meanwhile, and so has run nothing of the function.
+    fn start_child(&self, child: Child) -> Option<(Spawned, Channel)> {
+        let rulesets = self.rulesets().into_iter().flatten();
+        let descriptors: Vec<BorrowedFd<'_>> = self.streams.iter().copied().chain(rulesets).collect();
+        child.start(&self.environment(&[]), &descriptors).ok()
+    }
+
+    fn rulesets(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [self.ruleset.as_ref().map(|ruleset| ruleset.as_fd()), self.readable.as_ref().map(|it| it.landlock.as_fd())]
+    }
+
+    /// What the gateway composed, the deadline, TMPDIR, what the runtime needs, and of our own PATH, LANG, TZ and HOME, where
+    /// the gateway's part does not name them.
+    fn environment(&self, of_runtime: &[CString]) -> Vec<CString> {
+        let Birth { worker, invocation, scratch, .. } = self;
+        let deadline = SystemTime::now() + invocation.timeout;
+        let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let own = [format!("FAAS_DEADLINE_MS={deadline_ms}"), format!("TMPDIR={}", scratch.display())];
+        let own = own.map(|pair| CString::new(pair).expect("neither digits nor paths hold a NUL"));
+        let is_named = |pair: &CString| {
+            let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+            invocation.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
+        };
+        let ours = worker.inherited_environment.iter().chain(&own).chain(of_runtime);
+        ours.filter(|pair| !is_named(pair)).chain(&invocation.environment).cloned().collect()
     }
 }
 
@@ -415,21 +553,6 @@ fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     sys::set_nonblocking(reader.as_fd())?;
     Ok((reader, writer))
-}
-
-/// The function's environment: what the gateway composed, the deadline, TMPDIR, what the runtime needs, and of our own
-/// PATH, LANG, TZ and HOME, where the gateway's part does not name them.
-fn environment(worker: &Worker, invocation: &Invocation, command: &Command, scratch: &Scratch<'_>) -> Vec<CString> {
-    let deadline = SystemTime::now() + invocation.timeout;
-    let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let own = [format!("FAAS_DEADLINE_MS={deadline_ms}"), format!("TMPDIR={}", scratch.path().display())];
-    let own = own.map(|pair| CString::new(pair).expect("neither digits nor paths hold a NUL"));
-    let is_named = |pair: &CString| {
-        let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
-        invocation.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
-    };
-    let ours = worker.inherited_environment.iter().chain(&own).chain(&command.environment);
-    ours.filter(|pair| !is_named(pair)).chain(&invocation.environment).cloned().collect()
 }
 
 fn exhausted(step: &'static str) -> impl FnOnce(io::Error) -> Verdict {

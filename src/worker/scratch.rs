@@ -9,14 +9,15 @@
 use std::fs::{self, DirBuilder, DirEntry, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
 use crate::log;
-use crate::sandbox::User;
+use crate::sandbox::{Sandbox, User};
 
 /// Where one worker makes the scratch folders of its invocations.
 ///
@@ -25,7 +26,15 @@ use crate::sandbox::User;
 pub struct ScratchArea {
     folder: PathBuf,
     /// Empty folders. Guards the list; held for a push or a pop. There are never more than invocations at once.
-    empty: Mutex<Vec<PathBuf>>,
+    empty: Mutex<Vec<Empty>>,
+}
+
+/// An empty folder, and the rulesets that let somebody write there: they hold for the folder, whatever its name.
+#[derive(Default)]
+struct Empty {
+    path: PathBuf,
+    /// Without network, and with it.
+    rulesets: [Option<Arc<OwnedFd>>; 2],
 }
 
 impl ScratchArea {
@@ -62,13 +71,15 @@ impl ScratchArea {
         let path = self.folder.join(unguessable_name());
         let empty = self.empty.lock().expect("nothing panics under this lock").pop();
         // The name of before is known to whoever had it.
-        if empty.is_some_and(|empty| fs::rename(empty, &path).is_ok()) {
-            return Ok(Scratch { area: self, path });
+        if let Some(empty) = empty
+            && fs::rename(&empty.path, &path).is_ok()
+        {
+            return Ok(Scratch { area: self, folder: Empty { path, ..empty } });
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        let scratch = Scratch { area: self, path };
+        let scratch = Scratch { area: self, folder: Empty { path, ..Empty::default() } };
         if let Some(user) = user {
-            chown(&scratch.path, Some(user.uid), Some(user.gid))?;
+            chown(scratch.path(), Some(user.uid), Some(user.gid))?;
         }
         Ok(scratch)
     }
@@ -89,19 +100,35 @@ fn unguessable_name() -> String {
 /// The scratch folder of one invocation; what is in it is removed when this is dropped.
 pub struct Scratch<'a> {
     area: &'a ScratchArea,
-    path: PathBuf,
+    folder: Empty,
 }
 
 impl Scratch<'_> {
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.folder.path
+    }
+
+    /// The Landlock ruleset for an invocation that may write here and beneath `write`; see [`Sandbox::ruleset`].
+    pub fn ruleset(&mut self, sandbox: &Sandbox, write: &[PathBuf], net: bool) -> io::Result<Option<Arc<OwnedFd>>> {
+        // What is listed may be made anew, or come to be, before the next invocation.
+        let is_lasting = write.is_empty();
+        let last = &mut self.folder.rulesets[usize::from(net)];
+        if is_lasting && last.is_some() {
+            return Ok(last.clone());
+        }
+        let writable: Vec<&Path> = write.iter().map(PathBuf::as_path).chain([self.folder.path.as_path()]).collect();
+        let ruleset = sandbox.ruleset(&writable, !net)?.map(Arc::new);
+        if is_lasting {
+            last.clone_from(&ruleset);
+        }
+        Ok(ruleset)
     }
 
     /// Whether there is more in it than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders, or
     /// folders nested so deep that no path leads there (PATH_MAX): what cannot be seen could be anything. A folder that its
     /// owner, who is our user, has closed to us is opened again.
     pub fn holds_more_than(&self, bytes_max: u64) -> bool {
-        let mut folders = vec![self.path.clone()];
+        let mut folders = vec![self.folder.path.clone()];
         let (mut bytes, mut entries) = (0, 0);
         while let Some(folder) = folders.pop() {
             let listed = match fs::read_dir(&folder) {
@@ -140,11 +167,11 @@ impl Scratch<'_> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.path);
-        if is_as_made(&path) {
-            self.area.empty.lock().expect("nothing panics under this lock").push(path);
-        } else if let Err(error) = remove(&path) {
-            log!("could not remove {}: {error}", path.display());
+        let folder = std::mem::take(&mut self.folder);
+        if is_as_made(&folder.path) {
+            self.area.empty.lock().expect("nothing panics under this lock").push(folder);
+        } else if let Err(error) = remove(&folder.path) {
+            log!("could not remove {}: {error}", folder.path.display());
         }
     }
 }

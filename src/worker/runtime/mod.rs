@@ -1,5 +1,5 @@
-//! From an invocation to the command that runs it. One file per runtime; each answers one question: which program, with
-//! which arguments, under which memory limit?
+//! From an invocation to the command that runs it. One file per runtime; each answers: which program, with which arguments,
+//! under which memory limit? And for those that fork: which command is the fork server?
 //!
 //! A command is only made where it can work: a missing module or program is found here, before the gateway is told that
 //! the invocation has started.
@@ -9,15 +9,19 @@ mod php;
 mod wasm;
 
 use std::ffi::{CString, OsStr};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Worker;
-use crate::protocol::worker_protocol::{Invocation, Runtime, Verdict};
+use super::fork_servers::{Key, Version};
+use crate::error::{self, Error};
+use crate::protocol::worker_protocol::{Invocation, Runtime, Start, Verdict};
+use crate::sandbox::Sandbox;
 
-pub use wasm::Cache as WasmCache;
+/// What comes instead of a command is the verdict to send.
+type Result<T, E = Verdict> = std::result::Result<T, E>;
 
 /// A program to execute.
 #[derive(Debug)]
@@ -33,41 +37,102 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
+/// What the runtimes keep in the folder that functions can read and only we write.
+pub struct Runtimes {
+    php: php::Files,
+    wasm: wasm::Cache,
+}
+
+impl Runtimes {
+    /// `folder` is made where it is missing; its parent must be ours. It is shared by all workers of a run dir. `programs` is
+    /// where our own programs are, and so faas-wasm, once it is built.
+    pub fn new(folder: PathBuf, programs: &Path) -> error::Result<Runtimes> {
+        let failed = || Error::io("make the folder for the runtimes", folder.display().to_string());
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(failed())?,
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
+        Ok(Runtimes { php: php::Files::write(&folder)?, wasm: wasm::Cache::new(folder, programs) })
+    }
+}
+
 /// The command for an invocation whose module is there.
 ///
 /// # Errors
 /// The verdict to send instead, where the runtime's program is missing or does not take the module.
-pub fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) -> Result<Command, Verdict> {
+pub(super) fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) -> Result<Command> {
     match invocation.runtime {
-        Runtime::Php => php::command(invocation),
+        Runtime::Php => php::command(worker, invocation, scratch),
         Runtime::Wasm => wasm::command(worker, invocation, scratch),
         Runtime::Native => native::command(invocation),
     }
 }
 
-/// Whether the module is there, and the functions' user may read it.
+/// Beginnings of variables that decide what code a runtime loads when it starts, or how. A fork server is not confined to
+/// files, so it must not start with them in a descriptor's `env`.
+const CHANGE_THE_START: [&str; 3] = ["LD_", "GLIBC_", "PHP"];
+
+/// Whether an invocation could have a process forked from a fork server.
+pub(super) fn can_fork(worker: &Worker, invocation: &Invocation) -> bool {
+    let has_server = match invocation.runtime {
+        Runtime::Php => php::can_fork(invocation),
+        Runtime::Wasm => wasm::can_fork(&worker.runtimes.wasm, invocation),
+        Runtime::Native => false,
+    };
+    let own = &invocation.environment[invocation.environment.len() - invocation.env_count..];
+    let changes_the_start =
+        |pair: &CString| CHANGE_THE_START.iter().any(|name| pair.as_bytes().starts_with(name.as_bytes()));
+    has_server && invocation.start == Start::Auto && !own.iter().any(changes_the_start)
+}
+
+/// The command of the fork server for `key`.
 ///
 /// # Errors
-/// The verdict to send instead.
-pub fn check_module(worker: &Worker, module: &Path) -> Result<(), Verdict> {
-    let missing = |cause: String| Verdict::ModuleMissing { path: module.display().to_string(), cause };
-    match std::fs::metadata(module) {
-        Ok(metadata) if metadata.is_file() => worker.sandbox.may_read(module).map_err(missing),
-        Ok(_) => Err(missing("it is not a regular file".into())),
-        Err(error) => Err(missing(error.to_string())),
+/// Why there is none, for the log.
+pub fn server_command(runtimes: &Runtimes, sandbox: &Sandbox, key: &Key) -> Result<Command, String> {
+    match key.runtime {
+        Runtime::Php => php::server_command(&runtimes.php, key),
+        Runtime::Wasm => wasm::server_command(&runtimes.wasm, sandbox, key),
+        Runtime::Native => Err("native programs are executed".into()),
     }
+}
+
+/// Whether the module is there, and which version of it.
+pub(super) fn version_of(module: &Path) -> Result<Version> {
+    match fs::metadata(module) {
+        Ok(metadata) if metadata.is_file() => Ok(Version::of(&metadata)),
+        Ok(_) => Err(missing(module, "it is not a regular file".into())),
+        Err(error) => Err(missing(module, error.to_string())),
+    }
+}
+
+/// Whether the functions' user may read the module. A fork server that is ready has read it.
+pub(super) fn check_readable(worker: &Worker, module: &Path) -> Result<()> {
+    worker.sandbox.may_read(module).map_err(|cause| missing(module, cause))
+}
+
+fn missing(module: &Path, cause: String) -> Verdict {
+    Verdict::ModuleMissing { path: module.display().to_string(), cause }
 }
 
 /// Where in PATH a program is, and the open file; looked up for each call, so that one that is installed later is found
 /// without a restart.
-fn find_program(name: &str, install: &str) -> Result<(CString, File), Verdict> {
+fn find_program(name: &str, install: &str) -> Result<(CString, File)> {
+    let found = folders_of_path().iter().find_map(|folder| open_program(&folder.join(name)));
+    found.ok_or_else(|| Verdict::RuntimeMissing { program: name.into(), install: install.into() })
+}
+
+/// The folders in PATH.
+fn folders_of_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    std::env::split_paths(&path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .filter(|path| std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
-        .find_map(|path| File::open(&path).ok().map(|file| (c_string(path), file)))
-        .ok_or_else(|| Verdict::RuntimeMissing { program: name.into(), install: install.into() })
+    std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect()
+}
+
+/// A file that can be executed, as a command names it and open.
+fn open_program(path: &Path) -> Option<(CString, File)> {
+    let is_program = fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    is_program.then(|| File::open(path).ok().map(|file| (c_string(path), file)))?
 }
 
 fn c_string(text: impl AsRef<OsStr>) -> CString {

@@ -1,84 +1,154 @@
-//! WASM: the module is a WASI preview 1 program for `wasmer run`.
+//! WASM: the module is a WASI preview 1 program, for faas-wasm (runtimes/wasm) or `wasmer run`.
 //!
-//! wasmer would compile the module in each invocation anew, or keep its own cache where functions could write to it. So
-//! the worker has it compiled once per version of the module, into a folder that only we write to, and functions run the
-//! result. A version is the file's device, inode, size and time of change.
+//! Either is given the module compiled. That happens once per version of module and engine, into a folder that only we
+//! write to, and functions run the result.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{Command, c_string, find_program};
+use super::{Command, c_string, find_program, folders_of_path, open_program};
 use crate::error::{Error, Result};
-use crate::limits::{COMPILE_MAX, MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB, WASM_CACHE_MAX};
-use crate::protocol::worker_protocol::{Invocation, Verdict};
+use crate::limits::{
+    COMPILE_MAX, COMPILE_MEMORY_MIB, COMPILE_SAYS_BYTES_MAX, KILL_WAIT_MAX, MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB,
+    WASM_CACHE_MAX,
+};
+use crate::protocol::worker_protocol::{Engine, Invocation, Verdict};
+use crate::sandbox::Sandbox;
+use crate::sys::{self, EndedHow, Spawn, Watched};
 use crate::worker::Worker;
+use crate::worker::fork_servers::{Key, Version};
 
 /// Debian does not package wasmer; these features are enough to run modules, and build in about 12 minutes.
-const INSTALL: &str =
+const INSTALL_WASMER: &str =
     "cargo install wasmer-cli --version 7.4.2 --locked --no-default-features --features sys,wat,cranelift";
+/// What start.sh does in the background.
+const BUILD_RUNNER: &str = "./start.sh, which builds it (a few minutes; run/wasm-build.log tells)";
 
 pub(super) fn command(
     worker: &Worker,
     invocation: &Invocation,
     scratch: &Path,
 ) -> std::result::Result<Command, Verdict> {
-    let (program, file) = find_program("wasmer", INSTALL)?;
     let module = &invocation.module;
-    let compiled = worker.wasm_cache.get(Path::new(&*program.to_string_lossy()), module).map_err(|error| {
-        Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() }
-    })?;
+    let refused =
+        |error: Error| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() };
+    if invocation.engine == Engine::Auto
+        && let Some((program, file)) = worker.runtimes.wasm.open_runner()
+    {
+        let version = Version::of_path(module);
+        let compiled = worker
+            .runtimes
+            .wasm
+            .get(&worker.sandbox, &program_path(&program), module, version, compile)
+            .map_err(refused)?;
+        let (handler, dirs) = (&invocation.handler, &invocation.dirs);
+        return Ok(runner_command("run", (program, file), invocation.memory_mib, handler, dirs, &compiled, module));
+    }
+    let (program, file) = match find_program("wasmer", INSTALL_WASMER) {
+        Err(_) if invocation.engine == Engine::Auto => {
+            return Err(Verdict::RuntimeMissing { program: "faas-wasm".into(), install: BUILD_RUNNER.into() });
+        }
+        found => found?,
+    };
+    let version = Version::of_path(module);
+    let compiled =
+        worker.runtimes.wasm.get(&worker.sandbox, &program_path(&program), module, version, compile_for_wasmer);
     // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
     let arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).into_iter();
+    let dirs = invocation.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display())));
     Ok(Command {
         program,
         program_file: Some(file),
-        arguments: arguments.chain([c_string(compiled)]).collect(),
+        arguments: arguments.chain(dirs).chain([c_string(compiled.map_err(refused)?)]).collect(),
         data_mib_max: invocation.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
         // Where wasmer keeps its settings; it does not start without a folder that it can write to.
         environment: vec![c_string(format!("WASMER_DIR={}", scratch.display()))],
     })
 }
 
-/// Compiled modules, shared by all workers of a run dir.
+/// Only faas-wasm forks.
+pub(super) fn can_fork(cache: &Cache, invocation: &Invocation) -> bool {
+    invocation.engine == Engine::Auto && cache.runners.iter().any(|path| path.exists())
+}
+
+pub(super) fn server_command(cache: &Cache, sandbox: &Sandbox, key: &Key) -> std::result::Result<Command, String> {
+    let (program, file) = cache.open_runner().ok_or("faas-wasm is not there")?;
+    let compiled = cache.get(sandbox, &program_path(&program), &key.module, Some(key.version), compile);
+    let compiled = compiled.map_err(|error| error.to_string())?;
+    Ok(runner_command("serve", (program, file), key.memory_mib, &key.handler, &key.dirs, &compiled, &key.module))
+}
+
+fn runner_command(
+    what: &str,
+    (program, file): (CString, File),
+    memory_mib: u64,
+    handler: &str,
+    dirs: &[(String, PathBuf)],
+    compiled: &Path,
+    module: &Path,
+) -> Command {
+    let mut arguments = vec!["faas-wasm".to_string(), what.into(), "--memory-mib".into(), memory_mib.to_string()];
+    if !handler.is_empty() {
+        arguments.extend(["--handler".into(), handler.into()]);
+    }
+    for (name, path) in dirs {
+        arguments.extend(["--dir".into(), format!("{name}={}", path.display())]);
+    }
+    let arguments = arguments.into_iter().map(c_string).chain([c_string(compiled), c_string(module)]).collect();
+    // The engine bounds the function's memory itself; this bounds the engine.
+    let data_mib_max = memory_mib + MEMORY_FLOOR_WASM_MIB;
+    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+}
+
+fn program_path(program: &CStr) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(program.to_bytes()))
+}
+
+/// Compiled modules, and the program that compiles and runs them.
 pub struct Cache {
     folder: PathBuf,
+    /// Where faas-wasm can be. It is looked for in each call, since it may be built while we run.
+    runners: Vec<PathBuf>,
     /// Held while this worker compiles a module, so that a burst of first calls compiles it once. The calls that wait
     /// meanwhile would have to wait for the result anyway.
     compiling: Mutex<()>,
 }
 
+/// Compiles a module (second) with a program (first) into a file (third).
+type Compile = fn(&Sandbox, &Path, &Path, &Path) -> Result<()>;
+
 impl Cache {
-    /// `folder` is made where it is missing; its parent must be ours.
-    pub fn new(folder: PathBuf) -> Result<Cache> {
-        let failed = || Error::io("make the folder for compiled modules", folder.display().to_string());
-        match fs::create_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            made => made.map_err(failed())?,
-        }
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
-        Ok(Cache { folder, compiling: Mutex::new(()) })
+    pub fn new(folder: PathBuf, programs: &Path) -> Cache {
+        let folders = std::iter::once(programs.to_path_buf()).chain(folders_of_path());
+        let runners = folders.map(|folder| folder.join("faas-wasm")).collect();
+        Cache { folder, runners, compiling: Mutex::new(()) }
+    }
+
+    fn open_runner(&self) -> Option<(CString, File)> {
+        self.runners.iter().find_map(|path| open_program(path))
     }
 
     /// Where the compiled version of a module is; compiles it first where there is none.
-    fn get(&self, wasmer: &Path, module: &Path) -> Result<PathBuf> {
+    fn get(
+        &self,
+        sandbox: &Sandbox,
+        engine: &Path,
+        module: &Path,
+        version: Option<Version>,
+        compile: Compile,
+    ) -> Result<PathBuf> {
         let failed = |step| Error::io(step, module.display().to_string());
-        let version = |path: &Path| {
-            let found = fs::metadata(path)?;
-            Ok(format!(
-                "{:x}-{:x}-{:x}-{:x}-{:x}",
-                found.dev(),
-                found.ino(),
-                found.size(),
-                found.mtime(),
-                found.mtime_nsec()
-            ))
-        };
-        let versions = version(module).and_then(|module| version(wasmer).map(|wasmer| format!("{module}-{wasmer}")));
-        let compiled = self.folder.join(format!("{}.wasmu", versions.map_err(failed("look at"))?));
+        let gone = || failed("look at")(std::io::ErrorKind::NotFound.into());
+        let (module_version, engine_version) = version.zip(Version::of_path(engine)).ok_or_else(gone)?;
+        let compiled = self.folder.join(format!("{module_version}-{engine_version}.compiled"));
         if compiled.exists() {
             return Ok(compiled);
         }
@@ -86,7 +156,7 @@ impl Cache {
         if !compiled.exists() {
             self.make_room();
             let unfinished = self.folder.join(format!("unfinished-{}", std::process::id()));
-            compile(wasmer, module, &unfinished)?;
+            compile(sandbox, engine, module, &unfinished)?;
             let readable = fs::Permissions::from_mode(0o644);
             fs::set_permissions(&unfinished, readable).map_err(failed("make readable the compiled"))?;
             fs::rename(&unfinished, &compiled).map_err(failed("put into its place the compiled"))?;
@@ -97,6 +167,7 @@ impl Cache {
     /// Removes the oldest results where there are too many. One that is in use stays readable until it is closed.
     fn make_room(&self) {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entries = entries.filter(|entry| entry.path().extension().is_some_and(|word| word == "compiled"));
         let mut files: Vec<_> = entries.filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path()))).collect();
         files.sort();
         let surplus = (files.len() + 1).saturating_sub(WASM_CACHE_MAX);
@@ -106,7 +177,56 @@ impl Cache {
     }
 }
 
-fn compile(wasmer: &Path, module: &Path, target: &Path) -> Result<()> {
+/// Has faas-wasm compile a module. A compiler is a large program that reads what somebody has made, so it is confined as a
+/// function is: it reads its stdin, writes its stdout, and may do nothing else.
+fn compile(sandbox: &Sandbox, runner: &Path, module: &Path, target: &Path) -> Result<()> {
+    let failed = || Error::io("compile the module", module.display().to_string());
+    let source = File::open(module).map_err(failed())?;
+    let result = File::create(target).map_err(failed())?;
+    let (mut says, said) = std::io::pipe().map_err(failed())?;
+    let (program, file) = open_program(runner).ok_or_else(|| failed()(std::io::ErrorKind::NotFound.into()))?;
+    let ruleset = sandbox.ruleset(&[], true).map_err(failed())?;
+    let spawned = sys::spawn(&Spawn {
+        program: &program,
+        arguments: &["faas-wasm", "compile"].map(c_string),
+        environment: &[],
+        folder: Some(c"/"),
+        stdin: source.as_fd(),
+        stdout: result.as_fd(),
+        stderr: said.as_fd(),
+        control: None,
+        confinement: Some(sandbox.confinement(
+            Some(&file),
+            COMPILE_MEMORY_MIB,
+            false,
+            [ruleset.as_ref().map(AsFd::as_fd), None],
+        )),
+    })
+    .map_err(|error| failed()(error.cause))?;
+    drop(said);
+    let in_time = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(COMPILE_MAX)).map_err(failed())? > 0;
+    if !in_time {
+        sys::kill_process(spawned.pidfd.as_fd());
+        let _ = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(KILL_WAIT_MAX));
+    }
+    let ended = sys::reap(spawned.pid).map_err(failed())?;
+    match ended.map(|ended| ended.how) {
+        Some(EndedHow::Exited(0)) => Ok(()),
+        _ if !in_time => Err(failed()(std::io::ErrorKind::TimedOut.into())),
+        how => {
+            // It has ended, so what it said is all there.
+            let mut text = String::new();
+            let _ = says.by_ref().take(COMPILE_SAYS_BYTES_MAX).read_to_string(&mut text);
+            Err(failed()(std::io::Error::other(match one_line(&text) {
+                text if text.is_empty() => format!("faas-wasm compile ended with {how:?}"),
+                text => text,
+            })))
+        }
+    }
+}
+
+/// Has wasmer compile a module.
+fn compile_for_wasmer(_: &Sandbox, wasmer: &Path, module: &Path, target: &Path) -> Result<()> {
     let failed = || Error::io("compile the module", module.display().to_string());
     let child = Program::new(wasmer)
         .args(["compile", "--quiet", "-o"])
@@ -124,9 +244,8 @@ fn compile(wasmer: &Path, module: &Path, target: &Path) -> Result<()> {
                 return Ok(());
             }
             let mut said = String::new();
-            let _ = std::io::Read::read_to_string(&mut child.stderr.take().expect("it is piped"), &mut said);
-            let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-            return Err(failed()(std::io::Error::other(said)));
+            let _ = child.stderr.take().expect("it is piped").read_to_string(&mut said);
+            return Err(failed()(std::io::Error::other(one_line(&said))));
         }
         if Instant::now() >= deadline {
             let _ = child.kill();
@@ -135,4 +254,8 @@ fn compile(wasmer: &Path, module: &Path, target: &Path) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

@@ -42,7 +42,7 @@ fn the_php_function_info_and_the_native_one_env_tell_of_their_request() {
 
 #[test]
 fn the_wasm_function_ping_answers() {
-    if !has(&["wasmer"]) {
+    if !has(&["faas-wasm"]) {
         return;
     }
     let answer = Instance::start().get("/ping");
@@ -51,7 +51,7 @@ fn the_wasm_function_ping_answers() {
 
 #[test]
 fn the_wasm_function_resize_scales_png_and_jpeg() {
-    if !has(&["wasmer"]) {
+    if !has(&["faas-wasm"]) {
         return;
     }
     let instance = Instance::start();
@@ -71,8 +71,25 @@ fn the_wasm_function_resize_scales_png_and_jpeg() {
 }
 
 #[test]
-fn the_wasm_function_resize_refuses_what_it_cannot_scale() {
+fn with_its_engine_named_a_module_is_run_by_wasmer() {
     if !has(&["wasmer"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let row = |module: &str| json!({"runtime": "wasm", "module": module, "engine": "wasmer", "memory": 512});
+    instance.install(&[("GET:/ping", row("functions/ping.wasm")), ("POST:/resize", row("functions/resize.wasm"))]);
+    for _ in 0..3 {
+        let answer = instance.get("/ping");
+        assert!(!answer.is_warm());
+        assert_eq!(answer.json(), json!({"pong": true}));
+    }
+    assert_eq!(resize(&instance, &BASE64.encode(picture(ImageFormat::Png)), json!(32)).json()["height"], 24);
+    assert!(instance.fork_servers().is_empty());
+}
+
+#[test]
+fn the_wasm_function_resize_refuses_what_it_cannot_scale() {
+    if !has(&["faas-wasm"]) {
         return;
     }
     let instance = Instance::start();

@@ -197,6 +197,9 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     let detail = instance.post("/api/hello", "{}").problem(503, "runtime-missing");
     assert!(detail.contains("php is not installed") && detail.contains("apt-get install php-cli"), "{detail}");
     let detail = instance.get("/ping").problem(503, "runtime-missing");
+    assert!(detail.contains("faas-wasm is not installed") && detail.contains("./start.sh"), "{detail}");
+    instance.install(&[("GET:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm", "engine": "wasmer"}))]);
+    let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("wasmer is not installed") && detail.contains("cargo install wasmer-cli"), "{detail}");
 }
 
@@ -235,6 +238,7 @@ fn a_function_whose_client_goes_away_is_killed() {
     drop(stream);
     wait_until("its processes are gone", || instance.functions().is_empty());
     wait_until("its slot is free", || (0..2).all(|id| instance.worker(id).unwrap()["in_flight"] == 0));
+    wait_until("the log has its line", || !instance.log_lines("path=/sleep").is_empty());
     assert_eq!(instance.log_lines("path=/sleep").len(), 1);
     assert!(instance.log_lines("path=/sleep")[0].contains(" status=499 "));
 }

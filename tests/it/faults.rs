@@ -292,6 +292,59 @@ fn after_many_invocations_good_and_bad_all_is_as_it_was_before() {
     let instance = Instance::start();
     let program = instance.compile("mix", MIX);
     instance.install(&[("POST:/mix", json!({"runtime": "native", "module": program}))]);
+    is_as_before(&instance, 2_000, |number| {
+        let kind = number % KINDS;
+        // Each kind in turn with a body that travels as a file.
+        let body = if number.is_multiple_of(7) { "x".repeat(70_000) } else { String::new() };
+        (format!("/mix?{kind}"), body, [200, 500, 500, 200, 200, 200, 200, 500, 200, 200][kind as usize])
+    });
+}
+
+/// The same for children of a fork server.
+const PHP_MIX: &str = r#"<?php
+switch ((int) $_SERVER['QUERY_STRING']) {
+    case 0: echo 'good'; break;
+    case 1: exit(3);
+    case 2: posix_kill(getmypid(), SIGSEGV); break;
+    case 3: header('X-A: b'); exec('setsid sleep 1000 >/dev/null 2>&1 &'); break;
+    case 4: echo str_repeat("a line of output\n", 20000); break;
+    case 5: fclose(STDOUT); fclose(STDERR); break;
+    case 6: error_log('a line of stderr'); echo 'good'; break;
+    case 7: throw new Exception('bad');
+    case 8: file_put_contents(getenv('TMPDIR') . '/file', 'x'); break;
+    default: echo strlen(file_get_contents('php://input')), function_exists('once') ? 'again' : '';
+}
+function once() { static $x = 1; }
+"#;
+
+#[test]
+fn after_many_forked_invocations_good_and_bad_all_is_as_it_was_before() {
+    if !has(&["php", "faas-wasm"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let trap = r#"(module (func (export "_start") unreachable))"#;
+    instance.install(&[
+        ("POST:/mix", instance.descriptor("php", PHP_MIX, json!({}))),
+        ("POST:/trap", instance.descriptor("wasm", trap, json!({}))),
+        ("POST:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm"})),
+    ]);
+    is_as_before(&instance, 1_000, |number| {
+        let body = if number.is_multiple_of(7) { "x".repeat(70_000) } else { String::new() };
+        let kind = (number / 2) % KINDS;
+        match number % 2 {
+            0 if kind == 1 => ("/trap".into(), body, 500),
+            0 => ("/ping".into(), body, 200),
+            _ => (format!("/mix?{kind}"), body, [200, 500, 500, 200, 200, 200, 200, 500, 200, 200][kind as usize]),
+        }
+    });
+    assert!(instance.post("/ping", "").is_warm() && instance.post("/mix?0", "").is_warm());
+}
+
+/// Sends many requests, six at a time, and looks whether gateway, workers and scratch folders are then as they were after
+/// the first few. `request` makes the target, the body and the expected status of each by its number. How many there are is
+/// `total`; with FAAS_TEST_SOAK=1 200,000.
+fn is_as_before(instance: &Instance, total: u64, request: impl Fn(u64) -> (String, String, u16) + Sync) {
     let next = AtomicU64::new(0);
     let invoke_until = |end: u64| {
         std::thread::scope(|scope| {
@@ -302,18 +355,16 @@ fn after_many_invocations_good_and_bad_all_is_as_it_was_before() {
                         if number >= end {
                             return;
                         }
-                        let kind = number % KINDS;
-                        // Each kind in turn with a body that travels as a file.
-                        let body = if number.is_multiple_of(7) { "x".repeat(70_000) } else { String::new() };
-                        let answer = instance.post(&format!("/mix?{kind}"), body);
-                        let expected = [200, 500, 500, 200, 200, 200, 200, 500, 200, 200][kind as usize];
-                        assert_eq!(answer.status, expected, "kind {kind}: {}", answer.text());
+                        let (target, body, expected) = request(number);
+                        let answer = instance.post(&target, body);
+                        assert_eq!(answer.status, expected, "{target}: {}", answer.text());
                     }
                 });
             }
         });
     };
-    let total = if std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1") { 200_000 } else { 2_000 };
+    let is_soak = std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1");
+    let total = if is_soak { 200_000 } else { total };
     invoke_until(300);
     let (pids, spool) =
         ([instance.gateway_pid(), instance.worker_pid(0), instance.worker_pid(1)], instance.path("spool"));

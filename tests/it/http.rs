@@ -63,6 +63,11 @@ impl Answer {
         value
     }
 
+    /// Whether the function's process was forked from a fork server.
+    pub fn is_warm(&self) -> bool {
+        self.field("Server-Timing").is_some_and(|timing| timing.contains("desc=\"warm\""))
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -337,14 +337,30 @@ impl Instance {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
-    /// Those of them that are functions.
+    /// Those of them that are functions, which fork servers and children that wait for an invocation are not.
     pub fn functions(&self) -> Vec<u32> {
         let is_platform = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             let copies = [self.path("gateway"), self.path("worker")];
-            program == Path::new(GATEWAY) || program == Path::new(WORKER) || copies.contains(&program)
+            let is_own = program == Path::new(GATEWAY) || program == Path::new(WORKER) || copies.contains(&program);
+            is_own || is_fork_server(*pid)
         };
         self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
+    }
+
+    /// The fork servers themselves: the leaders of their sessions.
+    pub fn fork_servers(&self) -> Vec<u32> {
+        let session = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Behind the name: state, parent, group, session.
+            stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse::<u32>().ok()
+        };
+        self.processes().into_iter().filter(|pid| is_fork_server(*pid) && session(pid) == Some(*pid)).collect()
+    }
+
+    /// Calls a function until it gets a child of a fork server.
+    pub fn warm(&self, target: &str) -> Answer {
+        wait_for(&format!("{target} starts warm"), || Some(self.get(target)).filter(Answer::is_warm))
     }
 
     /// Sends SIGTERM and returns how the gateway ended.
@@ -396,6 +412,16 @@ impl Drop for Instance {
             let _ = process.wait();
         }
     }
+}
+
+/// Whether a process is a fork server, or a child of one that has no invocation yet: both say everything into one pipe, where
+/// functions have two.
+fn is_fork_server(pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments = String::from_utf8_lossy(&arguments);
+    let is_kind = arguments.contains("faas.server=") || arguments.contains("faas-wasm\0serve\0");
+    let stream = |fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    is_kind && stream(1).is_some() && stream(1) == stream(2)
 }
 
 /// Starts a process; all in this program are started here.
@@ -454,10 +480,11 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// PATH, and where cargo and wasmer's own installer put programs.
+/// PATH, and where cargo, wasmer's own installer and runtimes/build.sh put programs.
 fn path_with_programs() -> String {
     let [path, home] = ["PATH", "HOME"].map(|name| std::env::var(name).unwrap_or_default());
-    format!("{path}:{home}/.cargo/bin:{home}/.wasmer/bin")
+    let built = Path::new(GATEWAY).parent().unwrap().with_file_name("release");
+    format!("{path}:{home}/.cargo/bin:{home}/.wasmer/bin:{}", built.display())
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

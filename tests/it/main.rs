@@ -11,11 +11,13 @@
 //! FAAS_TEST_STRICT=1 it fails.
 
 mod cgi;
+mod conformance;
 mod corpus;
 mod ending;
 mod examples;
 mod failures;
 mod faults;
+mod fork_servers;
 mod framing;
 mod hostile_clients;
 mod http;
@@ -24,6 +26,7 @@ mod kills;
 mod large;
 mod log;
 mod lost_workers;
+mod php;
 mod registry;
 mod sandbox;
 mod scheduling;

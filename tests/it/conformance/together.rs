@@ -1,0 +1,159 @@
+//! What calls that run at once, cold ones, warm ones, of one fork server, can do to one another: nothing. And what a client
+//! sees of a function while it runs.
+
+use std::fs;
+use std::io::Write;
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+use super::run::{instance, log_of, settle_log, start_of, warm_up};
+use super::traces::assert_nothing_stays;
+use crate::http::{Answer, read_chunk};
+use crate::instance::{Instance, has, skip, wait_until};
+
+/// Registers a PHP function at `/cold` and `/warm`, the latter warm.
+fn both(instance: &Instance, source: &str, more: Value) {
+    let warm_or = "if (getenv('HTTP_X_WARM_UP') !== false) exit(0);";
+    let row = instance.descriptor("php", &format!("<?php {warm_or} {source}"), more);
+    let mut cold = row.clone();
+    cold["start"] = "cold".into();
+    instance.install(&[("GET:/cold", cold), ("GET:/warm", row)]);
+    warm_up(instance, "GET", "/warm");
+}
+
+#[test]
+fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = instance();
+    let source = "header_remove(); echo \"Content-Type: text/event-stream\\r\\n\\r\\n\";
+        foreach ([1, 2, 3] as $n) { echo \"data: $n\\n\\n\"; flush(); fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); }";
+    let mut gate = instance.gate("gate");
+    both(&instance, source, json!({}));
+    for start in ["cold", "warm"] {
+        let mut stream = instance.connect();
+        write!(stream.get_mut(), "GET /{start} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let head = Answer::read_head(&mut stream).unwrap();
+        assert_eq!((head.status, head.field("Content-Type")), (200, Some("text/event-stream")), "{start}");
+        for number in 1..=3 {
+            // The function waits at the gate: an event that came only with the next one would never come.
+            let event = read_chunk(&mut stream).unwrap().unwrap();
+            assert_eq!(event, format!("data: {number}\n\n").as_bytes(), "{start}");
+            gate.write_all(b"\n").unwrap();
+        }
+        assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"", "{start}");
+        assert_nothing_stays(&instance);
+    }
+}
+
+#[test]
+fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = instance();
+    both(
+        &instance,
+        "exec('setsid sleep 1000 >/dev/null 2>&1 &'); touch(getenv('IT_FOLDER') . '/runs'); sleep(1000);",
+        json!({}),
+    );
+    for start in ["cold", "warm"] {
+        let mut stream = instance.connect();
+        write!(stream.get_mut(), "GET /{start} HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+        wait_until("it runs", || instance.shared("runs").exists());
+        drop(stream);
+        wait_until("its slot is free", || instance.worker(0).unwrap()["in_flight"] == 0);
+        assert_nothing_stays(&instance);
+        wait_until("it is logged", || {
+            let lines = instance.log_lines(&format!("path=/{start} "));
+            lines.iter().filter(|line| line.contains(" status=499 ")).count() == 1
+        });
+        fs::remove_file(instance.shared("runs")).unwrap();
+    }
+}
+
+#[test]
+fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = instance();
+    if instance.get("/healthz").json()["functions"]["landlock"].as_u64() < Some(6) {
+        skip("the kernel has no Landlock, or an old one");
+        return;
+    }
+    // The victim leaves word where it is and waits; the other one tries everybody.
+    let source = "$shared = getenv('IT_FOLDER');
+        if (getenv('QUERY_STRING') === 'victim') {
+            file_put_contents(getenv('TMPDIR') . '/secret', 'secret');
+            file_put_contents(\"$shared/victim\", getmypid()); rename(\"$shared/victim\", \"$shared/waits\");
+            fgets(fopen(\"$shared/gate\", 'r'));
+            exit('unharmed');
+        }
+        $others = array_diff(array_filter(scandir('/proc'), ctype_digit(...)), [getmypid()]);
+        foreach ($others as $pid) {
+            if (posix_kill($pid, 0) || @posix_kill($pid, SIGTERM)) echo \"signals to $pid: \", @file_get_contents(\"/proc/$pid/cmdline\"), \"\\n\";
+            foreach (['environ', 'mem', 'maps', 'fd/0', 'cwd/main.php'] as $name)
+                if (@file_get_contents(\"/proc/$pid/$name\", length: 1)) echo \"$name of $pid: \", @file_get_contents(\"/proc/$pid/cmdline\"), \"\\n\";
+        }
+        echo in_array(file_get_contents(\"$shared/waits\"), $others) ? 'tried' : 'the other one is not there';";
+    let mut gate = instance.gate("gate");
+    both(&instance, source, json!({}));
+    for (of, by) in [("cold", "cold"), ("cold", "warm"), ("warm", "cold"), ("warm", "warm")] {
+        std::thread::scope(|scope| {
+            let victim = scope.spawn(|| instance.get(&format!("/{of}?victim")));
+            wait_until("the victim waits", || instance.shared("waits").exists());
+            let attacker = instance.get(&format!("/{by}"));
+            gate.write_all(b"\n").unwrap();
+            assert_eq!((attacker.status, attacker.text().as_str()), (200, "tried"), "{by} to {of}");
+            assert_eq!(victim.join().unwrap().text(), "unharmed", "{by} to {of}");
+        });
+        fs::remove_file(instance.shared("waits")).unwrap();
+        assert_nothing_stays(&instance);
+    }
+    assert_eq!(
+        start_of(&instance.request("GET", "/warm", &[("X-Warm-Up", "1")], b"")),
+        "warm",
+        "the fork server lives"
+    );
+}
+
+#[test]
+fn calls_at_once_mix_up_neither_bodies_nor_environments_nor_folders() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = instance();
+    let source = "$mine = getenv('QUERY_STRING'); $file = getenv('TMPDIR') . '/file'; file_put_contents($file, $mine);
+        mt_srand((int) $mine); usleep(mt_rand(0, 3000)); fwrite(STDERR, \"says $mine\\n\");
+        echo json_encode([$mine, $_SERVER['QUERY_STRING'], file_get_contents($file), getenv('FAAS_REQUEST_ID'), count(scandir(dirname($file)))]);";
+    both(&instance, source, json!({}));
+    let said_by = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (instance, said_by) = (&instance, &said_by);
+            scope.spawn(move || {
+                for call in 0..25 {
+                    let start = ["warm", "cold"][usize::from(call % 5 == 0)];
+                    let number = (client * 100 + call).to_string();
+                    let id = format!("it-mix-{number}");
+                    let answer = instance.request("GET", &format!("/{start}?{number}"), &[("X-Request-Id", &id)], b"");
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    let said = answer.json();
+                    assert!(
+                        (0..3).all(|place| said[place] == *number) && said[3] == *id && said[4] == 3,
+                        "{number}: {said}"
+                    );
+                    said_by.lock().unwrap().push((id, number));
+                }
+            });
+        }
+    });
+    assert_nothing_stays(&instance);
+    settle_log(&instance, 0);
+    for (id, number) in said_by.into_inner().unwrap() {
+        assert_eq!(log_of(&instance, &id), [format!("says {number}")]);
+    }
+}

@@ -1,0 +1,487 @@
+//! PHP as people write it: every snippet runs cold, forked, and by php-cgi, which is the reference, and must answer the same.
+//!
+//! Three differences are allowed, see runtimes/php/prelude.php: the default Content-Type, an exit status other than 0, which
+//! php-cgi does not have, and the constants STDIN, STDOUT and STDERR.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use crate::http::{Answer, read_chunk};
+use crate::instance::{Instance, has, wait_for};
+
+/// A snippet and the request that it is to answer.
+struct Case {
+    name: &'static str,
+    code: &'static str,
+    method: &'static str,
+    /// Behind the path.
+    query: &'static str,
+    fields: &'static [(&'static str, &'static str)],
+    body: &'static str,
+}
+
+const FORM: &[(&str, &str)] = &[("Content-Type", "application/x-www-form-urlencoded")];
+const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
+const MULTIPART: &[(&str, &str)] = &[("Content-Type", "multipart/form-data; boundary=xyz")];
+
+const fn get(name: &'static str, code: &'static str) -> Case {
+    Case { name, code, method: "GET", query: "?a=1&b[]=2&b[k]=3&c.d=%20x+y", fields: &[], body: "" }
+}
+
+const fn post(name: &'static str, fields: &'static [(&str, &str)], body: &'static str, code: &'static str) -> Case {
+    Case { name, code, method: "POST", query: "?q=1", fields, body }
+}
+
+const fn with_fields(name: &'static str, fields: &'static [(&str, &str)], code: &'static str) -> Case {
+    Case { name, code, method: "GET", query: "", fields, body: "" }
+}
+
+const CASES: &[Case] = &[
+    // ---- header() and its like
+    get("a_header", "header('X-One: 1'); header('X-Two:2'); echo 'body';"),
+    get(
+        "headers_replace",
+        "header('X-A: 1'); header('x-a: 2'); header('X-A: 3', false); echo json_encode(headers_list());",
+    ),
+    get("status", "http_response_code(404); echo 'gone';"),
+    get("status_before", "echo json_encode([http_response_code(), http_response_code(418), http_response_code()]);"),
+    get("status_line", "header('HTTP/1.1 409 Quite Busy'); echo 'x';"),
+    get("status_by_header", "header('X-A: 1', true, 202); echo http_response_code();"),
+    get("status_field", "header('Status: 403 No'); echo 'x';"),
+    get("status_without_output", "http_response_code(204);"),
+    get("header_without_output", "header('X-A: 1'); header('Content-Type: a/b');"),
+    get("location", "header('Location: /there');"),
+    get("location_after_created", "http_response_code(201); header('Location: /there'); echo 'made';"),
+    get("location_permanent", "header('Location: /there', true, 301); exit;"),
+    get("authenticate", "header('WWW-Authenticate: Basic realm=\"x\"'); echo 'who?';"),
+    get("content_type", "header('Content-Type: text/plain'); echo 'x';"),
+    get("content_type_json", "header('content-type: application/json'); echo '{}', json_encode(headers_list());"),
+    get("content_type_charset", "header('Content-Type: text/css; charset=latin1'); echo 'x';"),
+    get("remove", "header('X-A: 1'); header('X-B: 2'); header_remove('x-a'); echo json_encode(headers_list());"),
+    get(
+        "remove_all",
+        "header('X-A: 1'); setcookie('a', 'b'); header_remove(); header('X-C: 3'); echo json_encode(headers_list());",
+    ),
+    get(
+        "header_name_only",
+        "header('X-Empty:'); header('   '); header(\"X-Trim: 1 \\t \"); echo json_encode(headers_list());",
+    ),
+    get(
+        "header_in_buffer",
+        "while (ob_get_level()) ob_end_flush(); ob_start(); echo 'early'; header('X-Late: yes'); ob_end_flush(); echo headers_sent() ? 'sent' : 'not';",
+    ),
+    get(
+        "header_too_late",
+        "while (ob_get_level()) ob_end_flush(); echo 'x'; flush(); echo json_encode([headers_sent($f, $l), basename($f) !== '', $l]); @header('X-Late: 1'); echo json_encode(preg_grep('/^X/', headers_list()));",
+    ),
+    get(
+        "too_late_handler",
+        "while (ob_get_level()) ob_end_flush(); set_error_handler(function ($n, $m, $f, $l) { echo $n, ' ', preg_replace('~/\\S*/~', '', $m), ' ', basename($f) === basename(__FILE__), ' ', $l; return true; });\necho 'x'; flush();\nheader('X-Late: 1');\nsetcookie('a', 'b');",
+    ),
+    get(
+        "new_line",
+        "set_error_handler(function ($n, $m) { echo $n, $m; return true; }); ob_start(); header(\"X-A: 1\\r\\nX-B: 2\"); header(\"X-A: 1\\0\"); header('X-C: 3');",
+    ),
+    get(
+        "header_at_shutdown",
+        "register_shutdown_function(function () { header('X-A: 1'); http_response_code(202); });",
+    ),
+    get(
+        "callback",
+        "header('X-A: 1'); header_register_callback(function () { header('X-B: ' . count(preg_grep('/^X/', headers_list()))); header_remove('X-A'); }); echo 'x';",
+    ),
+    get(
+        "callback_without_output",
+        "header_register_callback(function () { http_response_code(202); header('X-B: 1'); });",
+    ),
+    get(
+        "types",
+        "ob_start(); try { header([]); } catch (TypeError $e) { echo strtok($e->getMessage(), ','); } header(header: 'X-Named: 1', replace: false); http_response_code(response_code: 203);",
+    ),
+    // ---- Cookies
+    get(
+        "cookie",
+        "setcookie('a', 'b c;d'); setcookie('e', 'f', 1000000000, '/p', 'example.org', true, true); echo 'x';",
+    ),
+    get(
+        "cookie_options",
+        "setcookie('a', 'b', ['path' => '/', 'samesite' => 'Lax', 'secure' => true, 'httponly' => true]); echo json_encode(headers_list());",
+    ),
+    get(
+        "cookie_bad_options",
+        "setcookie('a', 'b', ['EXPIRES' => '1000000000', 'Domain' => 'x.org', 'secure' => 1]); ob_start(); foreach ([['nonsense' => 1], [5 => 2]] as $o) { try { setcookie('a', 'b', $o); } catch (ValueError $e) { echo $e->getMessage(); } }",
+    ),
+    get("cookie_removed", "setcookie('a', ''); setcookie('b'); echo 'x';"),
+    get("raw_cookie", "setrawcookie('a', 'b%20c'); echo 'x';"),
+    get(
+        "bad_cookies",
+        "foreach ([['', ''], ['a=b', '']] as [$n, $v]) { try { setcookie($n, $v); } catch (ValueError $e) { echo $e->getMessage(); } } try { setrawcookie('a', 'b c'); } catch (ValueError $e) { echo $e->getMessage(); }",
+    ),
+    get(
+        "bad_cookie_path",
+        "try { setcookie('a', 'b', 0, ';'); } catch (ValueError $e) { echo $e->getMessage(); } try { setcookie('a', 'b', [], '/'); } catch (ArgumentCountError $e) { echo $e->getMessage(); }",
+    ),
+    with_fields(
+        "cookies_in",
+        &[("Cookie", "a=1; b=x%20y+z; a=2; c[k]=3; c[l]=4; d.e=5; f; =g")],
+        "echo json_encode([$_COOKIE, $_REQUEST]);",
+    ),
+    // ---- The request
+    get("query", "echo json_encode([$_GET, $_POST, $_REQUEST, $_FILES]);"),
+    post("form", FORM, "a=1&b%5B%5D=2&b[]=3&c=%20x+y&q=2", "echo json_encode([$_GET, $_POST, $_REQUEST]);"),
+    post(
+        "form_and_input",
+        FORM,
+        "a=1",
+        "echo file_get_contents('php://input'), file_get_contents('php://input'), json_encode($_POST);",
+    ),
+    post("json", JSON, "{\"a\":[1,2]}", "echo json_encode([json_decode(file_get_contents('php://input')), $_POST]);"),
+    post(
+        "input_in_pieces",
+        JSON,
+        "0123456789",
+        "$f = fopen('php://input', 'r'); echo fread($f, 3), ftell($f), fseek($f, 1), fread($f, 2), feof($f) ? 'end' : 'more', stream_get_contents($f), feof($f) ? 'end' : 'more', rewind($f), fgets($f);",
+    ),
+    post(
+        "input_filtered",
+        JSON,
+        "abc",
+        "echo file_get_contents('php://filter/read=string.toupper/resource=php://input');",
+    ),
+    post("no_body", &[], "", "echo json_encode([file_get_contents('php://input'), $_POST]);"),
+    post(
+        "multipart",
+        MULTIPART,
+        "--xyz\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\ntwo\r\n--xyz\r\ncontent-disposition: form-data; name=b[]\r\nContent-Type: text/plain\r\n\r\n\r\n--xyz--\r\n",
+        "echo json_encode([$_POST, file_get_contents('php://input')]);",
+    ),
+    post(
+        "server",
+        JSON,
+        "{}",
+        "foreach (['REQUEST_METHOD', 'REQUEST_URI', 'SCRIPT_NAME', 'PHP_SELF', 'PATH_INFO', 'QUERY_STRING', 'CONTENT_TYPE', 'CONTENT_LENGTH', 'SCRIPT_FILENAME', 'SERVER_PROTOCOL', 'HTTP_HOST', 'GATEWAY_INTERFACE', 'HTTP_CONTENT_TYPE'] as $n) { echo $n, '=', var_export($_SERVER[$n] ?? null, true), \"\\n\"; } echo gettype($_SERVER['REQUEST_TIME']), gettype($_SERVER['REQUEST_TIME_FLOAT']), abs($_SERVER['REQUEST_TIME'] - time()) < 5;",
+    ),
+    with_fields(
+        "credentials",
+        &[("Authorization", "Basic QWxhZGRpbjpvcGVuOnNlc2FtZQ==")],
+        "echo json_encode([$_SERVER['PHP_AUTH_USER'] ?? null, $_SERVER['PHP_AUTH_PW'] ?? null]);",
+    ),
+    get(
+        "filter_input",
+        "$_GET['a'] = 'changed'; echo json_encode([filter_input(INPUT_GET, 'a', FILTER_VALIDATE_INT), filter_input(INPUT_GET, 'none'), filter_input(INPUT_GET, 'b'), filter_input(INPUT_GET, 'none', FILTER_DEFAULT, FILTER_NULL_ON_FAILURE), filter_has_var(INPUT_GET, 'a'), filter_input(INPUT_GET, 'none', FILTER_VALIDATE_INT, ['options' => ['default' => 7]])]);",
+    ),
+    // ---- Output
+    get(
+        "output",
+        "$f = fopen('php://output', 'w'); echo 'a'; fwrite($f, 'b'); print 'c'; printf('%s', 'd'); ?>e\n<?= 'f' ?>",
+    ),
+    get(
+        "buffers",
+        "ob_start(); echo 'gone'; ob_end_clean(); ob_start(fn ($b) => strtoupper($b)); echo 'shown'; ob_start(); echo 'left open'; header('X-A: 1');",
+    ),
+    get("exit_in_buffer", "ob_start(); header('X-A: 1'); echo 'kept'; exit('bye');"),
+    get(
+        "shutdown_order",
+        "class D { function __destruct() { echo 'destructor '; } } $d = new D; register_shutdown_function(function () { echo 'first '; register_shutdown_function(function () { echo 'late '; }); }); register_shutdown_function(fn () => print 'second '); ob_start(fn ($b) => \"[$b]\"); echo 'body ';",
+    ),
+    get(
+        "destructors",
+        "class D { function __construct(public $n) {} function __destruct() { echo $this->n; } } $a = new D('a'); $b = new D('b'); class S { static $s; } S::$s = new D('s'); $c = [new D('c')]; $x = new D('x'); $x->self = $x; echo 'end ';",
+    ),
+    get("nothing", " "),
+    get("handler_without_effect", "echo json_encode([ob_get_level() <= 1, PHP_VERSION, getcwd() === __DIR__]);"),
+    get(
+        "objects",
+        "var_dump(new stdClass, function () {}); echo json_encode(array_diff(array_keys(get_defined_vars()), ['argv', 'argc', '_SERVER', '_REQUEST', '_ENV']));",
+    ),
+    get(
+        "included",
+        "file_put_contents(getenv('TMPDIR') . '/i.php', '<?php return __FILE__ === $_SERVER[\"TMPDIR\"] . \"/i.php\";'); echo json_encode(include getenv('TMPDIR') . '/i.php');",
+    ),
+];
+
+#[test]
+fn cold_and_forked_php_answers_as_php_cgi_does() {
+    if !has(&["php", "php-cgi"]) {
+        return;
+    }
+    // One worker, since each has fork servers of its own.
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let mut rows = Vec::new();
+    let keys: Vec<[String; 3]> = CASES
+        .iter()
+        .map(|case| ["cgi", "cold", "warm"].map(|way| format!("{}:/{way}/{}", case.method, case.name)))
+        .collect();
+    for (case, keys) in CASES.iter().zip(&keys) {
+        let descriptor = instance.descriptor("php", &format!("<?php {}", case.code), json!({}));
+        for (key, (field, value)) in keys.iter().zip([("sapi", "cgi"), ("start", "cold"), ("start", "auto")]) {
+            let mut descriptor = descriptor.clone();
+            descriptor[field] = value.into();
+            rows.push((key.as_str(), descriptor));
+        }
+    }
+    instance.install(&rows);
+    let mut faults = Vec::new();
+    for case in CASES {
+        let target = |way: &str| format!("/{way}/{}{}", case.name, case.query);
+        let ask = |way: &str| instance.request(case.method, &target(way), case.fields, case.body.as_bytes());
+        let wanted = told(&ask("cgi"), "cgi");
+        let warm = wait_for("a forked process answers", || Some(ask("warm")).filter(is_warm));
+        for (way, answer) in [("cold", ask("cold")), ("warm", warm)] {
+            let got = told(&answer, way);
+            if got != wanted {
+                faults.push(format!("{} {way}:\n  {got}\nphp-cgi:\n  {wanted}", case.name));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} differ:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Whether a fork server's child gave the answer.
+fn is_warm(answer: &Answer) -> bool {
+    answer.field("Server-Timing").is_some_and(|timing| timing.contains("desc=\"warm\""))
+}
+
+/// Status, fields and body, without what is the platform's, what cannot be the same, and the default Content-Type.
+fn told(answer: &Answer, way: &str) -> String {
+    let platform = ["x-request-id", "x-faas-worker", "server-timing", "content-length", "date", "connection"];
+    let defaults = ["text/html; charset=UTF-8", "text/plain; charset=utf-8", "application/json"];
+    let mut fields: Vec<String> = answer
+        .fields
+        .iter()
+        .map(|(name, value)| (name.to_lowercase(), value))
+        .filter(|(name, _)| !platform.contains(&name.as_str()))
+        .filter(|(name, value)| name != "content-type" || !defaults.contains(&value.as_str()))
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    fields.sort();
+    format!(
+        "{} {fields:?} {}",
+        answer.status,
+        answer.text().replace(&format!("/{way}/"), "/WAY/").replace(&format!("\\/{way}\\/"), "/WAY/")
+    )
+}
+
+/// A function that is asked in both ways, and what it answered, which must be the same.
+fn both(instance: &Instance, source: &str, more: serde_json::Value, target: &str, body: &str) -> Answer {
+    let mut descriptor = instance.descriptor("php", source, more);
+    descriptor["start"] = "cold".into();
+    let cold_row = descriptor.clone();
+    descriptor["start"] = "auto".into();
+    instance.install(&[("POST:/cold", cold_row), ("POST:/warm", descriptor)]);
+    let cold = instance.request("POST", &format!("/cold{target}"), JSON, body.as_bytes());
+    let ask = || instance.request("POST", &format!("/warm{target}"), JSON, body.as_bytes());
+    // What fails does not say how it was started.
+    let warm = wait_for("a forked process answers", || Some(ask()).filter(is_warm));
+    assert_eq!(warm.status, cold.status, "{}", warm.text());
+    assert_eq!(warm.field("Content-Type"), cold.field("Content-Type"));
+    if cold.status < 500 {
+        assert_eq!(warm.text(), cold.text());
+    }
+    cold
+}
+
+#[test]
+fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let with = |handler: &str| json!({"handler": handler});
+    let ask = |source: &str, handler: &str| both(&instance, source, with(handler), "?q=1", r#"{"name":"Alice"}"#);
+
+    let defined = "<?php function greet(array $event, array $context) { return ['hello' => $event['name'], 'method' => $context['method'], 'q' => $context['query']['q'], 'length' => $context['headers']['content-length'], 'id' => strlen($context['request_id'])]; }";
+    let answer = ask(defined, "greet");
+    assert_eq!((answer.status, answer.field("Content-Type")), (200, Some("application/json")));
+    assert_eq!(answer.json(), json!({"hello": "Alice", "method": "POST", "q": "1", "length": "16", "id": 16}));
+
+    assert_eq!(ask("<?php return fn ($event) => 'Hello, ' . $event['name'];", "any").text(), "Hello, Alice");
+    assert_eq!(
+        ask("<?php class Api { static function run($event) { return [1.0, $event]; } }", "Api::run").text(),
+        r#"[1.0,{"name":"Alice"}]"#
+    );
+    assert_eq!(ask("<?php class Api { private $n = 5; function run() { return $this->n; } }", "Api::run").text(), "5");
+    // A module that prints by itself, whatever its row names as handler.
+    assert_eq!(ask("<?php echo 'by itself'; return 1;", "main").text(), "by itself");
+    assert_eq!(ask("<?php echo 'by itself';", "strlen").text(), "by itself");
+    let answer =
+        ask("<?php function f() { http_response_code(201); header('Content-Type: text/csv'); return 'a,b'; }", "f");
+    assert_eq!((answer.status, answer.text().as_str()), (201, "a,b"));
+    assert_eq!(answer.field("Content-Type"), Some("text/csv;charset=UTF-8"));
+    // What is no JSON is given as the parameters.
+    let parameters = both(&instance, "<?php function f($event) { return $event; }", with("f"), "?a=1&b=2", "not JSON");
+    assert_eq!(parameters.json(), json!({"a": "1", "b": "2"}));
+
+    let answer = ask("<?php function f() { return NAN; }", "f");
+    assert!(answer.problem(500, "function-exited").contains("255"), "{}", answer.text());
+    let said = instance.log_lines("what the handler f returned cannot be sent as JSON");
+    assert!(said.len() >= 2, "{}", instance.log());
+}
+
+#[test]
+fn the_exit_status_of_php_is_the_same_cold_and_forked() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let ask = |source: &str| both(&instance, source, json!({}), "", "{}");
+    for (source, status) in [
+        ("<?php echo 'x'; exit(3);", "3"),
+        ("<?php throw new Exception('thrown');", "255"),
+        ("<?php no_such_function();", "255"),
+        ("<?php register_shutdown_function(function () { exit(7); });", "7"),
+        ("<?php class D { function __destruct() { throw new Exception('late'); } } $d = new D;", "255"),
+        ("<?php str_repeat('x', 1 << 30);", "255"),
+        ("<?php ob_start(); echo 'x'; exit(9);", "9"),
+    ] {
+        let answer = ask(source);
+        assert!(answer.status == 500, "{source}: {}", answer.text());
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains(status) || detail.contains("memory"), "{source}: {detail}");
+    }
+    assert_eq!(ask("<?php exit('a text');").text(), "a text");
+    assert_eq!(ask("<?php set_exception_handler(fn () => print 'handled'); throw new Exception;").text(), "handled");
+}
+
+#[test]
+fn forked_php_draws_different_random_numbers_and_has_fresh_globals() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let source = "<?php $a = range(1, 50); shuffle($a); function count_up() { static $n = 0; return ++$n; }\n\
+        echo json_encode([mt_rand(), rand(), lcg_value(), implode(',', $a), uniqid('', true), bin2hex(random_bytes(8)), array_rand(range(1, 1000000)), str_shuffle(str_repeat('abc', 9)), count_up()]);";
+    instance.function("GET:/random", "php", source, json!({}));
+    wait_for("a forked process answers", || Some(instance.get("/random")).filter(is_warm));
+    let answers: Vec<_> = (0..6).map(|_| instance.get("/random")).collect();
+    for (index, answer) in answers.iter().enumerate() {
+        let numbers = answer.json();
+        assert_eq!(numbers[8], 1);
+        for other in &answers[..index] {
+            let other = other.json();
+            for at in 0..8 {
+                assert_ne!(numbers[at], other[at], "number {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn large_bodies_are_read_in_place_by_input_and_stdin_in_any_order() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let source = "<?php $c = hash_init('crc32b'); $f = fopen('php://input', 'r'); $first = fread(STDIN, 10);\n\
+        while (!feof($f)) { hash_update($c, fread($f, 8192)); }\n\
+        $n = strlen($first); while (!feof(STDIN)) { $n += strlen(fread(STDIN, 8192)); }\n\
+        fseek($f, -3, SEEK_END);\n\
+        echo json_encode([hash_final($c), $n, stream_get_contents($f), memory_get_peak_usage() < 8000000]);";
+    let body = "0123456789abcdef".repeat(1_250_000);
+    let answer = both(&instance, source, json!({"memory": 32}), "", &body);
+    assert_eq!(answer.json(), json!([format!("{:08x}", crc32(body.as_bytes())), 20_000_000, "def", true]));
+    let source = "<?php $a = file_get_contents('php://stdin'); echo json_encode([$a, file_get_contents('php://input'), file_get_contents('php://input')]);";
+    assert_eq!(both(&instance, source, json!({}), "", "{}").json(), json!(["{}", "{}", "{}"]));
+    let source =
+        "<?php $a = file_get_contents('php://input'); echo json_encode([$a, file_get_contents('php://stdin')]);";
+    assert_eq!(both(&instance, source, json!({}), "", "{}").json(), json!(["{}", "{}"]));
+}
+
+/// The checksum that PHP calls crc32b.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |mut crc: u32, byte| {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+        crc
+    })
+}
+
+#[test]
+fn php_cgi_takes_uploads_and_keeps_sessions() {
+    if !has(&["php-cgi"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let source = "<?php session_start(); $_SESSION['a'] = 1; $to = getenv('TMPDIR') . '/moved';\n\
+        echo json_encode([move_uploaded_file($_FILES['f']['tmp_name'], $to), file_get_contents($to), $_FILES['f']['name'], PHP_SAPI, $_POST, session_save_path() === getenv('TMPDIR')]);";
+    instance.function("POST:/upload", "php", source, json!({"sapi": "cgi"}));
+    let body = "--xyz\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nthe file\r\n--xyz\r\nContent-Disposition: form-data; name=\"b\"\r\n\r\n2\r\n--xyz--\r\n";
+    let answer = instance.request("POST", "/upload", MULTIPART, body.as_bytes());
+    assert_eq!(answer.json(), json!([true, "the file", "a.txt", "cgi-fcgi", {"b": "2"}, true]));
+    assert!(answer.field("Set-Cookie").unwrap().starts_with("PHPSESSID="));
+
+    // A query string that looks like an option changes no setting.
+    instance.function(
+        "GET:/limit",
+        "php",
+        "<?php echo ini_get('memory_limit'), $argc ?? '';",
+        json!({"sapi": "cgi", "memory": 77}),
+    );
+    for query in ["", "?-s", "?-dmemory_limit=-1", "?%2ds"] {
+        assert_eq!(instance.get(&format!("/limit{query}")).text(), "77M", "{query}");
+    }
+}
+
+#[test]
+fn forked_php_finds_the_world_that_php_started_anew_finds() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let ask = |source: &str| {
+        both(&instance, source, json!({"env": {"OWN": "a=b c", "IT_FOLDER": instance.shared("")}}), "?q=1", "{}").text()
+    };
+    // Environment: for getenv(), for subprocesses, for $_SERVER; and the folder for temporary files.
+    let text = ask(
+        "<?php $names = array_keys(getenv()); sort($names); echo implode(' ', $names), \"\\n\", getenv('OWN'), `echo \"\\$OWN\"`;\n\
+        putenv('OWN=c'); echo getenv('OWN'), `echo \"\\$OWN\"`, $_SERVER['OWN'], sys_get_temp_dir() === getenv('TMPDIR') ? 'scratch' : 'none';\n\
+        echo trim((string) shell_exec('env | cut -d= -f1 | grep -vE \"^(PWD|_|SHLVL|OLDPWD)$\" | sort | tr \"\\\\n\" \" \"')) === implode(' ', $names) ? ' same' : ' differs';",
+    );
+    assert!(text.contains("OWN") && text.ends_with("a=b ca=b c\ncc\na=b cscratch same"), "{text}");
+    let text = ask("<?php function trace() { return (new Exception)->getTraceAsString(); }\n\
+        echo json_encode([$argc, $argv === [__FILE__], getcwd() === __DIR__, PHP_SAPI, trace(), count(get_included_files()), get_included_files()[0] === __FILE__, posix_getsid(0) === getmypid(), ob_get_level(), memory_get_usage() < 4000000, is_resource(STDIN), ini_get('memory_limit'), debug_backtrace()]);");
+    assert!(text.contains("\"cli\""), "{text}");
+    // What the function leaves open is closed as PHP would: what waits in a compressor gets to the file.
+    let text = ask(
+        "<?php $file = getenv('IT_FOLDER') . '/left.gz'; @unlink($file); $open = gzopen($file, 'w'); gzwrite($open, str_repeat('x', 1000)); chmod($file, 0666); echo 'left';",
+    );
+    assert_eq!(text, "left");
+    assert_eq!(ask("<?php echo strlen(implode(gzfile(getenv('IT_FOLDER') . '/left.gz')));"), "1000");
+    // A process that the function has forked ends by itself, and does not speak for it.
+    let text = ask(
+        "<?php $child = pcntl_fork(); if ($child === 0) { exit(5); } pcntl_waitpid($child, $status); echo pcntl_wexitstatus($status);",
+    );
+    assert_eq!(text, "5");
+    let tight = both(&instance, "<?php echo 'small';", json!({"memory": 16, "net": false}), "", "{}");
+    assert_eq!(tight.text(), "small");
+    for signal in ["SIGTERM", "SIGKILL", "SIGSEGV"] {
+        let source = format!("<?php echo 'x'; posix_kill(getmypid(), {signal}); sleep(5);");
+        let answer = both(&instance, &source, json!({}), "", "{}");
+        assert!(answer.problem(500, "function-signaled").contains("signal"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn what_php_echoes_is_sent_at_once_where_the_row_says_stream() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let mut gate = instance.gate("gate");
+    let source = "<?php header('X-A: 1'); header('Content-Type: text/plain'); echo \"first\\n\"; fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'last';";
+    for start in ["cold", "auto"] {
+        instance.function("GET:/stream", "php", source, json!({"stream": true, "start": start}));
+        for _ in 0..3 {
+            let mut stream = instance.connect();
+            write!(stream.get_mut(), "GET /stream HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+            let head = Answer::read_head(&mut stream).unwrap();
+            assert_eq!((head.status, head.field("X-A")), (200, Some("1")));
+            assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"first\n");
+            gate.write_all(b"\n").unwrap();
+            assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"last");
+        }
+    }
+}

@@ -167,6 +167,21 @@ impl Load {
         Ok(alone.run(time)?.latency_us.median())
     }
 
+    /// One request on each connection, all at once, none of which has had an answer before: latencies in microseconds.
+    pub fn burst(&self) -> Outcome<Samples> {
+        let clients = (0..self.connections).map(|_| Client::connect(self.address));
+        let mut clients = clients.collect::<Outcome<Vec<Client>>>()?;
+        let now = Instant::now();
+        let counted: Vec<Outcome<Vec<f64>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = clients
+                .chunks_mut(CONNECTIONS_PER_THREAD)
+                .map(|clients| scope.spawn(move || self.keep_busy(clients, now)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("a client's thread does not panic")).collect()
+        });
+        Ok(Samples::from(counted.into_iter().collect::<Outcome<Vec<_>>>()?.concat()))
+    }
+
     fn warm_client(&self) -> Outcome<Client> {
         let mut client = Client::connect(self.address)?;
         let (status, body) = client.call(&self.request)?;

@@ -1,9 +1,9 @@
 //! `cargo bench`: measures what the README states, and prints one Markdown table.
 //!
 //! ```text
-//! cargo bench                   everything, in about five minutes on two cores
+//! cargo bench                   everything, in about seven minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm boxed idle-memory body-memory slow-clients overload
+//!                               native php wasm cold resize many-functions burst boxed idle-memory body-memory slow-clients overload
 //! ```
 //!
 //! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured
@@ -15,15 +15,17 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, boxed.rs, memory.rs, hostile.rs | the rows |
-//! | floors.rs | what a row is compared with |
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, boxed.rs, memory.rs, hostile.rs | the rows |
+//! | floors.rs, forked.rs, rivals.rs | what a row is compared with |
 //! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
 //! | table.rs | medians, rounds, and the table |
 
 mod boxed;
 mod commit;
 mod floors;
+mod forked;
 mod functions;
+mod growth;
 mod hop;
 mod hostile;
 mod instance;
@@ -31,6 +33,7 @@ mod load;
 mod lookup;
 mod memory;
 mod not_found;
+mod rivals;
 mod table;
 
 use std::time::Instant;
@@ -40,7 +43,7 @@ use table::{Outcome, Row, Table};
 /// A row's name on the command line, and what measures it.
 type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
 
-const MEASUREMENTS: [Measurement; 12] = [
+const MEASUREMENTS: [Measurement; 16] = [
     // First, because only an instance that has just been started has done nothing yet.
     ("idle-memory", memory::idle),
     ("body-memory", memory::bodies),
@@ -51,6 +54,10 @@ const MEASUREMENTS: [Measurement; 12] = [
     ("native", functions::native),
     ("php", functions::php),
     ("wasm", functions::wasm),
+    ("cold", functions::cold),
+    ("resize", growth::resize),
+    ("many-functions", growth::many_functions),
+    ("burst", growth::burst),
     ("boxed", boxed::measure),
     ("slow-clients", hostile::slow_clients),
     ("overload", hostile::overload),

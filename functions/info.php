@@ -3,15 +3,12 @@
 
 declare(strict_types=1);
 
-// getenv, because php-cli puts the module's own path over $_SERVER['SCRIPT_NAME'].
-$variable = fn (string $name): string => (string) getenv($name);
-
 $info = [
     'php' => PHP_VERSION,
-    'method' => $variable('REQUEST_METHOD'),
-    'path' => $variable('SCRIPT_NAME') . $variable('PATH_INFO'),
-    'query' => $variable('QUERY_STRING'),
-    'request_id' => $variable('FAAS_REQUEST_ID'),
+    'method' => $_SERVER['REQUEST_METHOD'],
+    'path' => $_SERVER['SCRIPT_NAME'] . $_SERVER['PATH_INFO'],
+    'query' => $_SERVER['QUERY_STRING'],
+    'request_id' => $_SERVER['FAAS_REQUEST_ID'],
     'time' => date(DATE_ATOM),
     'process' => getmypid(),
     // The posix extension is part of Debian's php-cli, not of every php.
@@ -19,6 +16,6 @@ $info = [
     'memory_peak_bytes' => memory_get_peak_usage(true),
 ];
 
-echo "Content-Type: application/json\r\n\r\n";
+header('Content-Type: application/json');
 // A query may be any bytes: what is not UTF-8 is replaced, as JSON cannot hold it.
 echo json_encode($info, JSON_UNESCAPED_SLASHES | JSON_INVALID_UTF8_SUBSTITUTE | JSON_THROW_ON_ERROR), "\n";

@@ -24,13 +24,14 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Prints the process id of the gateway that runs in our run dir. The id in the pid file counts only while that process
-# holds the very file open: after a crash the number may belong to somebody else.
+# Prints the process id in the pid file $1 of our run dir, gateway.pid where none is named. The id counts only while that
+# process holds the very file open: after a crash the number may belong to somebody else.
 running_pid() {
-    read -r pid 2>/dev/null <"$run_dir/gateway.pid" || return 1
+    pid_file=$run_dir/${1:-gateway.pid}
+    read -r pid 2>/dev/null <"$pid_file" || return 1
     for fd in "/proc/$pid/fd"/*; do
         # shellcheck disable=SC3013 # -ef is in POSIX since 2024, and in dash for much longer
-        if [ "$fd" -ef "$run_dir/gateway.pid" ]; then
+        if [ "$fd" -ef "$pid_file" ]; then
             echo "$pid"
             return 0
         fi
@@ -89,13 +90,22 @@ hint_at_missing_programs() {
     have php || warn "php is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y php-cli"
     have sqlite3 || warn "the sqlite3 program is missing, for editing routes; install it with: ${sudo}apt-get install -y sqlite3"
     have curl || warn "curl is missing, for trying things out; install it with: ${sudo}apt-get install -y curl"
-    have wasmer || warn "wasmer is missing, WASM functions will answer 503; install it (about 15 minutes) with:" \
-        "cargo install wasmer-cli --version 7.4.2 --locked --no-default-features --features sys,wat,cranelift"
 }
 
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
     cargo build --release --locked --quiet
+}
+
+# faas-wasm takes minutes; PHP and native functions need not wait for it.
+build_wasm_in_background() {
+    if runtimes/build.sh --is-fresh || running_pid wasm-build.pid >/dev/null; then return 0; fi
+    until_then='answer 503'
+    ! have wasmer || until_then='run by wasmer'
+    say "WASM functions $until_then until faas-wasm is built, in the background, in a few minutes: $run_dir/wasm-build.log"
+    # shellcheck disable=SC2016 # for the inner shell
+    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh' \
+        >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
 prepare() {
@@ -148,6 +158,7 @@ sudo=
 hint_at_line_endings
 if [ "$mode" = --prepare ]; then
     prepare
+    runtimes/build.sh || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
     exit 0
 fi
 if running=$(running_pid); then
@@ -156,5 +167,6 @@ if running=$(running_pid); then
 fi
 prepare
 make_places
+build_wasm_in_background
 if [ "$mode" = --foreground ]; then exec "$target/gateway"; fi
 start_in_background

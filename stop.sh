@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ends the gateway that runs in FAAS_RUN_DIR (run), and its workers. What is being answered is finished first, for at
+# Ends the gateway that runs in FAAS_RUN_DIR (run), and its workers, and a build that start.sh has left to go on. What is being answered is finished first, for at
 # most the FAAS_DRAIN_MS that the gateway was started with. No process is found by its name, so no other is ever hit.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
@@ -16,12 +16,13 @@ fail() {
     exit 1
 }
 
-# As in start.sh: the id in the pid file counts only while that process holds the very file open.
+# As in start.sh: the id in a pid file counts only while that process holds the very file open.
 running_pid() {
-    read -r pid 2>/dev/null <"$run_dir/gateway.pid" || return 1
+    pid_file=$run_dir/${1:-gateway.pid}
+    read -r pid 2>/dev/null <"$pid_file" || return 1
     for fd in "/proc/$pid/fd"/*; do
         # shellcheck disable=SC3013 # -ef is in POSIX since 2024, and in dash for much longer
-        if [ "$fd" -ef "$run_dir/gateway.pid" ]; then
+        if [ "$fd" -ef "$pid_file" ]; then
             echo "$pid"
             return 0
         fi
@@ -84,6 +85,12 @@ kill_what_is_left_of() {
     done
 }
 
+# The build of faas-wasm has a process group of its own. It goes on where it was when start.sh is called again.
+end_build() {
+    if builder=$(running_pid wasm-build.pid); then kill -TERM -- "-$builder" 2>/dev/null || true; fi
+    rm -f "$run_dir/wasm-build.pid"
+}
+
 remove_leftovers() {
     if running_pid >/dev/null; then return 0; fi # somebody has started it again meanwhile
     rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address"
@@ -95,6 +102,7 @@ remove_leftovers() {
 if [ -d "$run_dir" ] && [ ! -x "$run_dir" ]; then
     fail "$run_dir belongs to another user; try: sudo ./stop.sh"
 fi
+end_build
 if ! gateway=$(running_pid); then
     if read -r pid 2>/dev/null <"$run_dir/gateway.pid" && [ -d "/proc/$pid" ] && [ ! -r "/proc/$pid/fd" ]; then
         fail "process $pid, which may be the gateway, belongs to another user; try: sudo ./stop.sh"

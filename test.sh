@@ -15,6 +15,8 @@ change_seconds_max=5 # until a change of the registry must be in service
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+has_wasm() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-wasm" ] || have wasmer; }
+
 # Counts one test that was not run, named $1, for the reason $2.
 skip() {
     echo "skipped: $1: $2"
@@ -148,11 +150,11 @@ EOF
 
 test_registry() {
     check 'a path without a route answers 404' '404 *' "$(request /api/convert -X POST -d '{"format":"png"}')"
-    if have wasmer; then
+    if has_wasm; then
         insert_convert wasm "$PWD/functions/ping.wasm"
         expected='200 {"pong":true}'
     else
-        skip 'an INSERT of a WASM route' 'wasmer is not installed'
+        skip 'an INSERT of a WASM route' 'neither faas-wasm nor wasmer is there'
         insert_convert native "$PWD/functions/env.sh"
         expected='200 method POST*'
     fi
@@ -191,11 +193,11 @@ else
         skip 'POST /api/hello' 'php is not installed'
         skip 'GET /api/info' 'php is not installed'
     fi
-    if have wasmer; then
+    if has_wasm; then
         test_wasm
     else
-        skip 'GET /ping' 'wasmer is not installed'
-        skip 'POST /resize' 'wasmer is not installed'
+        skip 'GET /ping' 'neither faas-wasm nor wasmer is there'
+        skip 'POST /resize' 'neither faas-wasm nor wasmer is there'
     fi
     if have sqlite3; then test_registry; else skip "the seed's INSERT, UPDATE and DELETE" 'sqlite3 is not installed'; fi
     check 'stop.sh stops the instance' 'stop.sh: stopped process *' "$(./stop.sh 2>&1)"

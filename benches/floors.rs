@@ -22,6 +22,11 @@ pub const ECHO: &str = "echo";
 /// tiny_http on a Unix socket, and a relay that passes bytes on to it and back without looking at them.
 pub const RELAYED_TINY_HTTP: &str = "relayed-tiny-http";
 
+/// One byte, and the same byte back, over a Unix socket.
+pub const BYTE: &str = "byte";
+/// Nothing, all the time.
+const SPIN: &str = "spin";
+
 /// As long as the body of a 404 of ours.
 const BODY_BYTES: usize = 160;
 
@@ -52,8 +57,83 @@ impl Drop for FloorServer {
     }
 }
 
+/// A process that waits for a byte as a worker waits for a frame, and sends it back; `near` is our end of its socket.
+pub struct ByteServer {
+    process: Child,
+    pub near: UnixStream,
+}
+
+impl ByteServer {
+    pub fn start() -> Outcome<ByteServer> {
+        let (near, far) = UnixStream::pair().map_err(failed("make a socket pair"))?;
+        let own = std::env::current_exe().map_err(failed("find this program"))?;
+        let far = std::os::fd::OwnedFd::from(far);
+        let process = Command::new(own).args([SERVE, BYTE]).stdin(far).spawn().map_err(failed("start a floor"))?;
+        Ok(ByteServer { process, near })
+    }
+}
+
+impl Drop for ByteServer {
+    fn drop(&mut self) {
+        let _ = self.near.shutdown(std::net::Shutdown::Both);
+        let _ = self.process.wait();
+    }
+}
+
+fn send_back_each_byte() {
+    let stdin = std::io::stdin();
+    let socket = stdin.as_fd().try_clone_to_owned().map(UnixStream::from).expect("stdin is a socket");
+    let mut byte = [0];
+    while poll(&mut [Watched::read(socket.as_fd())], None).is_ok() && matches!((&socket).read(&mut byte), Ok(1)) {
+        let _ = (&socket).write_all(&byte);
+    }
+}
+
+/// Keeps the processors awake, at the lowest priority: a virtual one that has gone to sleep takes 20 µs to be woken, which says
+/// something about the machine below and nothing about what is measured.
+pub struct Vigil(Vec<Child>);
+
+impl Vigil {
+    pub fn begin() -> Outcome<Vigil> {
+        let own = std::env::current_exe().map_err(failed("find this program"))?;
+        let mut vigil = Vigil(Vec::new());
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            let mut command = Command::new("nice");
+            let command = command.args(["-n", "19"]).arg(&own).args([SERVE, SPIN]).stdin(Stdio::piped());
+            vigil.0.push(command.spawn().map_err(failed("keep a processor awake"))?);
+        }
+        Ok(vigil)
+    }
+}
+
+impl Drop for Vigil {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            drop(process.stdin.take());
+            let _ = process.wait();
+        }
+    }
+}
+
+fn spin() {
+    let is_over = std::sync::Arc::new(AtomicBool::new(false));
+    let ours = is_over.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        is_over.store(true, Ordering::Relaxed);
+    });
+    while !ours.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
 /// The life of such a process.
 pub fn serve(name: &str) {
+    match name {
+        BYTE => return send_back_each_byte(),
+        SPIN => return spin(),
+        _ => {}
+    }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback is free");
     println!("{}", listener.local_addr().expect("a listener has an address"));
     let name = name.to_string();

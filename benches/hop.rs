@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use faas::protocol::worker_protocol::{End, Engine, Invocation, Kind, Runtime, Sapi, Start, Verdict, decode};
 use faas::sys;
 
+use crate::floors::{ByteServer, Vigil};
 use crate::table::{Outcome, Row, Samples, Unit, failed, take_turns};
 
 const ROUNDS: usize = 9;
@@ -24,19 +25,27 @@ pub fn measure() -> Outcome<Vec<Row>> {
     let own = OwnWorker::start()?;
     let mut worker = UnixStream::connect(own.folder.join("worker_0.sock")).map_err(failed("reach a worker"))?;
     let invocation = invocation();
-    let (mut near, far) = UnixStream::pair().map_err(failed("make a socket pair"))?;
-    // Ends when `near` is closed.
-    std::thread::spawn(move || send_back(far).ok());
-    let [hop, floor] = take_turns(
-        ROUNDS,
-        [&mut || median_us(|| invoke(&mut worker, &invocation)), &mut || {
-            median_us(|| ping(&mut near).map_err(failed("send a byte")))
-        }],
-    )?;
-    let shown = hop.show(Unit::Microseconds);
-    let row = Row::new("gateway to worker and back, no process started", "≤ 50 µs", shown, hop.median() <= GOAL_US);
-    let ratio = hop.ratio_to(&floor);
-    Ok(vec![row.beside("one byte through a socket pair and back", &floor, Unit::Microseconds, &ratio)])
+    let mut floor = ByteServer::start()?;
+    let mut measure = || {
+        take_turns(
+            ROUNDS,
+            [&mut || median_us(|| invoke(&mut worker, &invocation)), &mut || {
+                median_us(|| ping(&mut floor.near).map_err(failed("send a byte")))
+            }],
+        )
+    };
+    let beside = |row: Row, [hop, floor]: [&Samples; 2]| {
+        row.beside("one byte to another process and back", floor, Unit::Microseconds, &hop.ratio_to(floor))
+    };
+    let [asleep, floor_asleep] = measure()?;
+    let vigil = Vigil::begin()?;
+    let [awake, floor_awake] = measure()?;
+    drop(vigil);
+    let what = "gateway to worker and back, no process started, processors kept awake";
+    let row = Row::new(what, "≤ 50 µs", awake.show(Unit::Microseconds), awake.median() <= GOAL_US);
+    let what = "the same on a machine at rest, whose processors sleep in between";
+    let at_rest = Row::without_goal(what, asleep.show(Unit::Microseconds));
+    Ok(vec![beside(row, [&awake, &floor_awake]), beside(at_rest, [&asleep, &floor_asleep])])
 }
 
 /// A worker whose gateway we are, for as long as the value lives: it ends when its metrics stream does.
@@ -125,14 +134,6 @@ fn invoke(worker: &mut UnixStream, invocation: &Invocation) -> Outcome<()> {
             None if count == 0 => return Err("the worker closed the connection".into()),
             None => {}
         }
-    }
-}
-
-fn send_back(mut far: UnixStream) -> std::io::Result<()> {
-    let mut byte = [0];
-    loop {
-        far.read_exact(&mut byte)?;
-        far.write_all(&byte)?;
     }
 }
 

@@ -253,8 +253,9 @@ pub const LOG_GATHER: Duration = Duration::from_millis(5);
 
 // ---- Fork servers -----------------------------------------------------------------------------------------------
 
-/// Fork servers of one worker. Each holds 2 to 8 MiB of its own, once its runtime has been started and a module loaded.
-pub const FORK_SERVERS_MAX: usize = 32;
+/// Fork servers of one worker. With its children that wait each holds about 10 MiB of a PHP function, 4 of a WASM function.
+pub const FORK_SERVERS: RangeInclusive<u64> = 0..=256;
+pub const FORK_SERVERS_DEFAULT: u64 = 32;
 /// Where there are that many, the one that was used longest ago makes room, if that was at least this long ago. Else the
 /// new function has the cold way: more functions in turn than there are places would start one after the other in vain.
 pub const FORK_SERVER_YIELDS: Duration = Duration::from_secs(10);
@@ -271,9 +272,9 @@ pub const CHILDREN_AHEAD_MIN: usize = 2;
 /// Descriptors for each fork server, of a worker's limit of open files: under a low limit there are fewer fork servers, so
 /// that invocations find some.
 pub const DESCRIPTORS_PER_FORK_SERVER: u64 = 32;
-/// Fork servers of one worker and their children that wait, all together: what all functions of a user may have of
+/// A fork server and, on average over those of a worker, its children that wait: what all functions of a user may have of
 /// processes besides.
-pub const WORKER_WAITING_PROCESSES_MAX: u64 = (FORK_SERVERS_MAX * (1 + CHILDREN_AHEAD_MIN)) as u64;
+pub const PROCESSES_PER_FORK_SERVER: u64 = 1 + CHILDREN_AHEAD_MIN as u64;
 /// How long a child may take to be there once it is asked for. A fork takes under a millisecond; who waits longer does
 /// better to go the cold way.
 pub const CHILD_HELLO_MAX: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::limits::{FUNCTION_FILES_MAX, OWN_USER_PROCESSES_MAX, USER_PROCESSES_MAX, WORKER_WAITING_PROCESSES_MAX};
+use crate::limits::{FUNCTION_FILES_MAX, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX};
 use crate::procfs;
 use crate::readable::{self, Readable};
 use crate::settings::Settings;
@@ -87,7 +87,7 @@ impl Sandbox {
         let keep_permissions = user.is_none();
         let system_calls = [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions));
         let readable = Readable::new(settings);
-        let waiting = u64::from(settings.workers) * WORKER_WAITING_PROCESSES_MAX;
+        let waiting = u64::from(settings.workers) * u64::from(settings.fork_servers) * PROCESSES_PER_FORK_SERVER;
         let processes_max = match (&user, sys::own_uid()) {
             (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
             (None, 0) => None,

@@ -19,6 +19,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_HOST", "0.0.0.0", "address that the public port is opened on"),
     ("FAAS_WORKERS", "4", "worker processes, 1 to 256"),
     ("FAAS_WORKER_SLOTS", "8", "invocations at once per worker, 1 to 1024"),
+    ("FAAS_FORK_SERVERS", "32", "fork servers per worker, 0 to 256; 0 starts every process anew"),
     ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
     ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
     ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),
@@ -43,6 +44,8 @@ pub struct Settings {
     pub workers: u32,
     /// Invocations at once, per worker.
     pub worker_slots: u32,
+    /// At most, per worker; 0 is none.
+    pub fork_servers: u32,
     pub db: PathBuf,
     pub run_dir: PathBuf,
     pub module_root: PathBuf,
@@ -91,6 +94,7 @@ impl Settings {
             address: SocketAddr::new(host, port),
             workers: number("FAAS_WORKERS", limits::WORKERS_DEFAULT, limits::WORKERS)? as u32,
             worker_slots: number("FAAS_WORKER_SLOTS", limits::WORKER_SLOTS_DEFAULT, limits::WORKER_SLOTS)? as u32,
+            fork_servers: number("FAAS_FORK_SERVERS", limits::FORK_SERVERS_DEFAULT, limits::FORK_SERVERS)? as u32,
             db,
             run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
             module_root,
@@ -220,6 +224,7 @@ mod tests {
             ("FAAS_HOST", "localhost"),
             ("FAAS_WORKERS", "0"),
             ("FAAS_WORKERS", "4 "),
+            ("FAAS_FORK_SERVERS", "257"),
             ("FAAS_EMA", "1"),
             ("FAAS_EMA", "NaN"),
             ("FAAS_ALPHA", "-0.1"),

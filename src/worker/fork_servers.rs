@@ -24,8 +24,8 @@ use super::runtime;
 use crate::error::Result;
 use crate::limits::{
     CHILDREN_AHEAD_MIN, DESCRIPTORS_PER_FORK_SERVER, FORK_SERVER_IDLE_MAX, FORK_SERVER_LINE_BYTES_MAX,
-    FORK_SERVER_RETRY, FORK_SERVER_START_MAX, FORK_SERVER_YIELDS, FORK_SERVERS_MAX, FORK_SERVERS_PERIOD,
-    FORK_SERVERS_STARTING_MAX, KILL_WAIT_MAX,
+    FORK_SERVER_RETRY, FORK_SERVER_START_MAX, FORK_SERVER_YIELDS, FORK_SERVERS_PERIOD, FORK_SERVERS_STARTING_MAX,
+    KILL_WAIT_MAX,
 };
 use crate::log;
 use crate::protocol::worker_protocol::{Invocation, Runtime};
@@ -131,9 +131,10 @@ enum State {
 }
 
 impl ForkServers {
-    /// `slots` is how many invocations the worker runs at once.
-    pub fn new(slots: u32) -> Result<ForkServers> {
-        let servers_max = FORK_SERVERS_MAX.min((sys::open_files_limit() / DESCRIPTORS_PER_FORK_SERVER) as usize);
+    /// At most `servers_max`; `slots` is how many invocations the worker runs at once.
+    pub fn new(servers_max: u32, slots: u32) -> Result<ForkServers> {
+        let affordable = sys::open_files_limit() / DESCRIPTORS_PER_FORK_SERVER;
+        let servers_max = u64::from(servers_max).min(affordable) as usize;
         let children_max = CHILDREN_AHEAD_MIN * servers_max;
         Ok(ForkServers {
             places: Mutex::default(),

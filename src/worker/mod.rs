@@ -94,7 +94,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
-        fork_servers: ForkServers::new(settings.worker_slots)?,
+        fork_servers: ForkServers::new(settings.fork_servers, settings.worker_slots)?,
         null: process::open_null()?,
         gateway,
         inherited_environment: inherited_environment(),

@@ -49,6 +49,28 @@ fn a_function_that_asks_for_a_cold_start_never_gets_a_fork_server() {
 }
 
 #[test]
+fn there_are_no_more_fork_servers_than_the_setting_allows() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1"), ("FAAS_FORK_SERVERS", "1")]);
+    instance.function("GET:/one", "php", WHO, json!({}));
+    instance.function("GET:/other", "php", WHO, json!({}));
+    instance.warm("/one");
+    for _ in 0..5 {
+        assert!(!instance.get("/other").is_warm(), "the place is taken, and was used a moment ago");
+    }
+    assert!(instance.get("/one").is_warm());
+    assert_eq!(instance.fork_servers().len(), 1);
+    let none = Instance::with(&[("FAAS_FORK_SERVERS", "0")]);
+    none.function("GET:/one", "php", WHO, json!({}));
+    for _ in 0..5 {
+        assert!(!none.get("/one").is_warm());
+    }
+    assert!(none.fork_servers().is_empty());
+}
+
+#[test]
 fn routes_that_agree_in_module_limits_and_env_share_a_fork_server_and_others_do_not() {
     if !has(&["php"]) {
         return;

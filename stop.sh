@@ -87,7 +87,7 @@ kill_what_is_left_of() {
 
 # The build of faas-wasm has a process group of its own. It goes on where it was when start.sh is called again.
 end_build() {
-    if builder=$(running_pid wasm-build.pid); then kill -TERM -- "-$builder" 2>/dev/null || true; fi
+    if builder=$(running_pid wasm-build.pid); then kill -TERM "-$builder" 2>/dev/null || true; fi
     rm -f "$run_dir/wasm-build.pid"
 }
 

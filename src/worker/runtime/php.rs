@@ -27,7 +27,7 @@ const REDEFINED: &str = "header,header_remove,headers_list,http_response_code,se
                          filter_input,filter_input_array";
 
 /// What opcache needs to serve children of one parent.
-const OPCACHE: [&str; 10] = [
+const OPCACHE: [&str; 9] = [
     "opcache.enable=1",
     "opcache.enable_cli=1",
     // The compiler's code pages do not take to forks.
@@ -38,9 +38,6 @@ const OPCACHE: [&str; 10] = [
     "opcache.validate_timestamps=1",
     "opcache.revalidate_freq=0",
     "opcache.file_update_protection=2",
-    // Moves PHP's own code into memory of which a fork copies one entry instead of none: else each child faults it in page by
-    // page, which is a tenth of what a child costs. It takes 2 MiB for each fork server.
-    "opcache.huge_code_pages=1",
     // In MiB: only what is used of it becomes memory, and one function with its libraries uses a few. What does not fit is
     // compiled in each child.
     "opcache.memory_consumption=64",

@@ -49,7 +49,8 @@ fn functions_in_turn(count: usize) -> Outcome<Row> {
     let memory: Vec<u64> = forked.filter_map(procfs::proportional_bytes).collect();
     drop(instance);
     let _ = std::fs::remove_dir_all(&folder);
-    let what = format!("{count} PHP functions in turn, 1 connection; fork servers and waiting children, their memory");
+    let functions = if count == 1 { "1 PHP function".into() } else { format!("{count} PHP functions in turn") };
+    let what = format!("{functions}, 1 connection; its fork servers and waiting children, and their memory");
     let text = format!(
         "{}; {} processes, {:.1} MB",
         per_s.show(Unit::PerSecond),

@@ -143,16 +143,8 @@ impl Load {
     pub fn run(&self, time: Duration) -> Outcome<Figures> {
         let mut clients = (0..self.connections).map(|_| self.warm_client()).collect::<Outcome<Vec<Client>>>()?;
         let began = Instant::now();
-        let until = began + time;
-        let counted: Vec<Outcome<Vec<f64>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = clients
-                .chunks_mut(CONNECTIONS_PER_THREAD)
-                .map(|clients| scope.spawn(move || self.keep_busy(clients, until)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().expect("a client's thread does not panic")).collect()
-        });
+        let latencies = self.keep_all_busy(&mut clients, began + time)?;
         let elapsed = began.elapsed().as_secs_f64();
-        let latencies: Vec<f64> = counted.into_iter().collect::<Outcome<Vec<_>>>()?.concat();
         Ok(Figures { per_s: latencies.len() as f64 / elapsed, latency_us: Samples::from(latencies) })
     }
 
@@ -171,15 +163,19 @@ impl Load {
     pub fn burst(&self) -> Outcome<Samples> {
         let clients = (0..self.connections).map(|_| Client::connect(self.address));
         let mut clients = clients.collect::<Outcome<Vec<Client>>>()?;
-        let now = Instant::now();
+        self.keep_all_busy(&mut clients, Instant::now()).map(Samples::from)
+    }
+
+    /// [`Load::keep_busy`] for any number of connections, on threads.
+    fn keep_all_busy(&self, clients: &mut [Client], until: Instant) -> Outcome<Vec<f64>> {
         let counted: Vec<Outcome<Vec<f64>>> = std::thread::scope(|scope| {
             let threads: Vec<_> = clients
                 .chunks_mut(CONNECTIONS_PER_THREAD)
-                .map(|clients| scope.spawn(move || self.keep_busy(clients, now)))
+                .map(|clients| scope.spawn(move || self.keep_busy(clients, until)))
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("a client's thread does not panic")).collect()
         });
-        Ok(Samples::from(counted.into_iter().collect::<Outcome<Vec<_>>>()?.concat()))
+        Ok(counted.into_iter().collect::<Outcome<Vec<_>>>()?.concat())
     }
 
     fn warm_client(&self) -> Outcome<Client> {

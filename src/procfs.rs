@@ -17,12 +17,13 @@ use crate::sys::{self, Pid};
 pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
     match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
         Ok(list) => list.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
-        Err(_) if supports_children() => Vec::new(),
+        Err(_) if lists_children() => Vec::new(),
         Err(_) => all().into_iter().filter(|other| parent_of(*other) == Some(pid)).collect(),
     }
 }
 
-fn supports_children() -> bool {
+/// Whether the kernel lists the children of a thread.
+pub fn lists_children() -> bool {
     let own = std::process::id();
     fs::exists(format!("/proc/{own}/task/{own}/children")).unwrap_or(false)
 }

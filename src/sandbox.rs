@@ -82,6 +82,12 @@ impl Sandbox {
                 "on this kind of machine \"net\": false cuts TCP only, and functions can leave memory behind".into(),
             );
         }
+        if !procfs::lists_children() {
+            remarks.push(
+                "the kernel has no CONFIG_PROC_CHILDREN: what outlives the main process of its invocation is not ended"
+                    .into(),
+            );
+        }
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
         let devices = devices.iter().filter_map(|path| File::open(path).ok()).collect();
         let keep_permissions = user.is_none();

@@ -224,3 +224,31 @@ fn a_variable_that_changes_how_php_starts_is_honoured_by_starting_it_anew() {
     }
     assert!(instance.fork_servers().is_empty());
 }
+
+#[test]
+fn a_function_that_lies_to_its_worker_harms_nobody_but_itself() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    // The channel is one of the descriptors that a child has; this writes to all.
+    let source = "<?php
+        for ($fd = 3; isset($_GET['say']) && $fd < 32; $fd++) {
+            if ($file = @fopen(\"php://fd/$fd\", 'w')) { @fwrite($file, base64_decode($_GET['say'])); }
+        }
+        if (isset($_GET['stay'])) { exec('setsid sleep 1000 >/dev/null 2>&1 &'); sleep(1000); }
+        echo 'done';";
+    instance.function("GET:/x", "php", source, json!({"timeout": 5}));
+    instance.warm("/x");
+    // X and the status 7, before it is through: taken at its word, and ended.
+    assert!(instance.get("/x?say=WAc=&stay").problem(500, "function-exited").ends_with("code 7"));
+    wait_until("all of it is gone", || instance.functions().is_empty());
+    // What makes no sense is not listened to any more.
+    assert_eq!(instance.get("/x?say=WlpaWlpaWlpa").status, 500);
+    let server = instance.fork_servers();
+    for _ in 0..5 {
+        let answer = instance.get("/x");
+        assert_eq!((answer.status, answer.text().as_str(), answer.is_warm()), (200, "done", true));
+    }
+    assert_eq!(instance.fork_servers(), server);
+}

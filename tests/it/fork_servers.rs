@@ -125,7 +125,7 @@ fn the_death_of_a_fork_server_fails_no_invocation_and_another_takes_its_place() 
         assert_eq!(answer.text(), "done");
     });
     instance.warm("/x");
-    assert_eq!(instance.log_lines("has ended; functions start cold").len(), 1);
+    assert_eq!(instance.wait_for_log("has ended; functions start cold", 1).len(), 1);
 }
 
 #[test]

@@ -413,7 +413,7 @@ fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
         assert_eq!(instance.get("/no/such/route").status, 404);
         std::thread::sleep(Duration::from_secs(1));
     }
-    assert_eq!(instance.log_lines("took its answer too slowly").len(), 50);
+    assert_eq!(instance.wait_for_log("took its answer too slowly", 50).len(), 50);
 }
 
 /// How many connections this gateway takes, which depends on how many files it may open.

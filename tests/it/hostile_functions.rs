@@ -489,5 +489,5 @@ fn floods_of_output_are_cut_off_and_fill_neither_memory_nor_log() {
         assert!(peak_kib < 64 * 1024, "{peak_kib} KiB");
     }
     assert!(instance.log().len() < 1 << 20);
-    assert_eq!(instance.log_lines("more bytes were dropped").len(), 1);
+    assert_eq!(instance.wait_for_log("more bytes were dropped", 1).len(), 1);
 }

@@ -135,6 +135,7 @@ impl Instance {
             let health = self.get("/healthz");
             health.status == 200 && health.json()["workers"].as_array().unwrap().len() == count
         });
+        wait_until("its start is logged", || !self.log_lines("gateway: listening on ").is_empty());
     }
 
     // ---- Places ---------------------------------------------------------------------------------------------------
@@ -172,6 +173,12 @@ impl Instance {
     /// The log lines that contain `text`.
     pub fn log_lines(&self, text: &str) -> Vec<String> {
         self.log().lines().filter(|line| line.contains(text)).map(str::to_string).collect()
+    }
+
+    /// Waits until the log has at least `least` lines that contain `text`, and returns them: it is written by threads of its
+    /// own, and so may come after the answer that it tells of.
+    pub fn wait_for_log(&self, text: &str, least: usize) -> Vec<String> {
+        wait_for(&format!("{text:?} is logged"), || Some(self.log_lines(text)).filter(|lines| lines.len() >= least))
     }
 
     // ---- Registry and functions -----------------------------------------------------------------------------------

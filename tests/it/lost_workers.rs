@@ -79,7 +79,7 @@ fn a_request_whose_worker_dies_before_it_has_started_runs_on_another_one() {
         let runs = std::fs::read_to_string(instance.shared("runs")).unwrap();
         assert_eq!(runs.lines().count(), count, "each has run once");
     });
-    assert!(!instance.log_lines("trying another").is_empty());
+    instance.wait_for_log("trying another", 1);
 }
 
 #[test]

@@ -315,8 +315,7 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
 
     let answer = ask("<?php function f() { return NAN; }", "f");
     assert!(answer.problem(500, "function-exited").contains("255"), "{}", answer.text());
-    let said = instance.log_lines("what the handler f returned cannot be sent as JSON");
-    assert!(said.len() >= 2, "{}", instance.log());
+    instance.wait_for_log("what the handler f returned cannot be sent as JSON", 2);
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn a_worker_that_falls_silent_is_avoided_and_then_killed_and_started_again() {
         instance.worker(0).is_some_and(|worker| worker["pid"] != silent && worker["fresh"] == true)
     });
     wait_until("it gets work", || instance.get("/x").field("X-Faas-Worker") == Some("0"));
-    assert_eq!(instance.log_lines("worker 0: silent for").len(), 1);
+    assert_eq!(instance.wait_for_log("worker 0: silent for", 1).len(), 1);
 }
 
 #[test]

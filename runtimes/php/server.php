@@ -36,6 +36,12 @@ final class Server
     private const SIGKILL = 9;
     private const O_CLOEXEC = 02000000;
     private const MSG_CMSG_CLOEXEC = 0x40000000;
+    private const MFD_CLOEXEC = 1;
+    private const PROT_READ = 1;
+    private const PROT_WRITE = 2;
+    private const PROT_EXEC = 4;
+    private const MAP_PRIVATE = 2;
+    private const MAP_FIXED = 16;
     private const CLONE_PARENT = 0x8000;
     private const PR_SET_PDEATHSIG = 1;
     private const PR_SET_CHILD_SUBREAPER = 36;
@@ -65,6 +71,10 @@ final class Server
         int getpid(void);
         int setsid(void);
         int prctl(int option, ...);
+        int memfd_create(const char *name, unsigned flags);
+        ssize_t pwrite(int descriptor, const void *bytes, size_t count, long offset);
+        void *mmap(void *at, size_t length, int protection, int flags, int descriptor, long offset);
+        int mprotect(void *at, size_t length, int protection);
         int kill(int process, int signal);
         long syscall(long number, ...);
         void _exit(int status);
@@ -164,6 +174,14 @@ final class Server
         self::$rehearsal .= "REQUEST_METHOD=GET\0QUERY_STRING=a=b\0HTTP_COOKIE=a=b; c=d\0CONTENT_LENGTH=0\0";
         self::compile();
         self::findStatus();
+        self::joinMappings();
+        self::shareData();
+        // PHP keeps where paths lead, and /proc/self leads each child elsewhere.
+        foreach (array_keys(realpath_cache_get()) as $path) {
+            if (str_starts_with($path, '/proc/')) {
+                clearstatcache(true, $path);
+            }
+        }
         self::$lastResource = array_key_last(get_resources()) ?? 0;
     }
 
@@ -228,6 +246,77 @@ final class Server
             self::$c->waitpid($child, null, 0);
         }
         return \FFI::string(self::$bytes, max(0, $count));
+    }
+
+    /**
+     * Halves the number of mappings, by which fork and exit go: Debian's PHP has some 225, five for each of forty libraries.
+     * Neighbours that differ in what may be done with them become one: what may only be read takes the code's permissions, and
+     * the table of addresses that the loader has filled in takes those of the data behind it. (The latter is closed against
+     * writing elsewhere, to make attacks harder. Code with FFI, which PHP's command line gives to all, could open it anyway.)
+     */
+    private static function joinMappings(): void
+    {
+        $mappings = self::mappings();
+        foreach ($mappings as $number => $mapping) {
+            if ($mapping->path === '' || $mapping->permissions !== 'r--p') {
+                continue;
+            }
+            $isOfSame = fn (int $other) => ($mappings[$other]->path ?? '') === $mapping->path;
+            $next = $mappings[$number + 1] ?? null;
+            if ($isOfSame($number + 1) && $next->permissions === 'rw-p' && $next->from === $mapping->to) {
+                self::protect($mapping, self::PROT_READ | self::PROT_WRITE);
+            } elseif ($isOfSame($number + 1) || $isOfSame($number - 1)) {
+                self::protect($mapping, self::PROT_READ | self::PROT_EXEC);
+            }
+        }
+    }
+
+    /**
+     * Has libraries that nobody uses keep their data in a file instead of in pages of this process, which each fork would have
+     * to enter into the child's tables. Who writes to it nevertheless gets a copy, as after any fork.
+     */
+    private static function shareData(): void
+    {
+        // Linux notes what is used from here on.
+        if (@file_put_contents('/proc/self/clear_refs', '1') === false) {
+            return;
+        }
+        self::inChild(fn () => '');
+        $file = self::$c->memfd_create('data', self::MFD_CLOEXEC);
+        $end = 0;
+        foreach (self::mappings() as $mapping) {
+            if ($file < 0 || $mapping->path === '' || $mapping->permissions !== 'rw-p' || $mapping->referenced > 0) {
+                continue;
+            }
+            $length = $mapping->to - $mapping->from;
+            $at = \FFI::cast('void *', $mapping->from);
+            if (self::$c->pwrite($file, $at, $length, $end) === $length) {
+                self::$c->mmap($at, $length, self::PROT_READ | self::PROT_WRITE, self::MAP_PRIVATE | self::MAP_FIXED, $file, $end);
+            }
+            $end += $length;
+        }
+        self::$c->close($file);
+    }
+
+    private static function protect(object $mapping, int $protection): void
+    {
+        // Where the system forbids that, forks take a little longer.
+        self::$c->mprotect(\FFI::cast('void *', $mapping->from), $mapping->to - $mapping->from, $protection);
+    }
+
+    /** This process's memory. Of mappings that are no file's the path is empty; `referenced` is in KiB. */
+    private static function mappings(): array
+    {
+        $mappings = [];
+        foreach (@file('/proc/self/smaps') ?: [] as $line) {
+            if (preg_match('~^([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(/.*)?$~', $line, $found)) {
+                $mappings[] = (object) ['from' => hexdec($found[1]), 'to' => hexdec($found[2]), 'permissions' => $found[3],
+                    'path' => $found[4] ?? '', 'referenced' => 0];
+            } elseif (sscanf($line, 'Referenced: %d', $referenced) === 1) {
+                end($mappings)->referenced = $referenced;
+            }
+        }
+        return $mappings;
     }
 
     /** Receives up to `$max` bytes, and descriptors. */

@@ -71,6 +71,16 @@ pub struct Function {
     /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
+    /// The workers that have its runtime started: see [`super::scheduler::Wish`].
+    pub warm: AtomicU64,
+}
+
+impl Function {
+    /// Whether workers keep its runtime started, and fork.
+    pub fn is_forked(&self) -> bool {
+        let is_cold = self.start == Start::Cold || self.engine == Engine::Wasmer || self.sapi == Sapi::Cgi;
+        self.runtime != Runtime::Native && !is_cold
+    }
 }
 
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
@@ -119,6 +129,7 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
             .unwrap_or(Output::Auto),
         stream: fields.truth("stream")?.unwrap_or(false),
         inflight,
+        warm: AtomicU64::new(0),
     })
 }
 

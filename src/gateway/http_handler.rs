@@ -19,7 +19,7 @@ use super::cgi::{self, Meta};
 use super::config_loader::Function;
 use super::conversation::{CONVERSATION_FIELD, Conversation, Conversations};
 use super::kv::{Found, Kv};
-use super::scheduler::Scheduler;
+use super::scheduler::{Scheduler, Wish};
 use super::spool::{Spool, SpoolArea};
 use super::worker_link::Failure;
 use crate::error::{Error, Result};
@@ -196,9 +196,9 @@ impl HttpHandler {
         let invocation = self.invocation(function, path_info_start, conversation, body.len())?;
         let explain = conversation.head.field("x-faas-explain") == Some(b"1");
         let mode = OutputMode { output: function.output, streams: function.stream };
-        let mut avoid = None;
+        let mut wish = Wish { avoid: None, warm: function.warm.load(Ordering::Relaxed) };
         for _ in 0..TRIES_MAX {
-            let mut lease = self.scheduler.acquire(avoid.as_ref(), explain, conversation.gone())?;
+            let mut lease = self.scheduler.acquire(&wish, explain, conversation.gone())?;
             let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
             record.worker = Some(lease.link.id);
             output.set_facts(lease.link.id, queue_ms, lease.explanation.take());
@@ -206,6 +206,9 @@ impl HttpHandler {
             let result = lease.link.invoke(&invocation, &body, conversation.gone(), &mut |bytes| sink.write(bytes));
             match result {
                 Ok(end) => {
+                    if function.is_forked() {
+                        function.warm.fetch_or(Wish::bit(lease.link.id), Ordering::Relaxed);
+                    }
                     // The slot is free again before the answer goes out.
                     drop(lease);
                     let fault = verdict_to_error(&end, function);
@@ -213,7 +216,7 @@ impl HttpHandler {
                 }
                 Err(Failure::NotStarted(error)) => {
                     log!("request={} worker {}: {error}; trying another", conversation.request_id, lease.link.id);
-                    avoid = Some(lease.link.clone());
+                    wish.avoid = Some(lease.link.clone());
                 }
                 Err(Failure::Lost(error)) => {
                     log!("request={} worker {}: {error}", conversation.request_id, lease.link.id);

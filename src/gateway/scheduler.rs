@@ -1,8 +1,10 @@
 //! Chooses the worker for an invocation: the one with the lowest score that has a free slot.
 //!
 //! The score comes from the worker itself (metrics.sock, every 500 ms). To it is added what the gateway knows better
-//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots. Scores that differ by less than a point are ties,
-//! since that is noise, and ties take turns.
+//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots; and off it is taken half of what one invocation adds where
+//! the worker has run the function before, and so has its runtime started: functions that are called now and then are warm
+//! when they are called, and take memory in one worker only. Scores that differ by less than a point are ties, since that is
+//! noise, and ties take turns.
 //!
 //! Where no slot is free, requests wait in line, in order of arrival, and a slot that becomes free is handed to the
 //! first of them; nobody who comes later can take it away. The line has a length and a patience (FAAS_QUEUE_MAX,
@@ -20,7 +22,7 @@ use super::worker_link::WorkerLink;
 use crate::error::{Error, Result};
 use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
-use crate::scheduler_config::INFLIGHT_FULL;
+use crate::scheduler_config::{INFLIGHT_FULL, WARM_SHARE};
 use crate::sys::{self, EventFd, Watched};
 
 pub struct Scheduler {
@@ -51,8 +53,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn score(&self) -> f64 {
-        self.sample.score + INFLIGHT_FULL * f64::from(self.in_flight) / f64::from(self.sample.slots)
+    fn score(&self, wish: &Wish) -> f64 {
+        let of_one = INFLIGHT_FULL / f64::from(self.sample.slots);
+        let warm = if wish.is_warm_on(self.link.id) { WARM_SHARE } else { 0.0 };
+        self.sample.score + of_one * (f64::from(self.in_flight) - warm)
     }
 
     fn has_room(&self) -> bool {
@@ -60,11 +64,31 @@ impl Worker {
     }
 }
 
+/// What a slot is wanted for.
+#[derive(Clone, Default)]
+pub struct Wish {
+    /// The worker that it must not be on.
+    pub avoid: Option<Arc<WorkerLink>>,
+    /// The workers that have the function's runtime started, each with its [`Wish::bit`].
+    pub warm: u64,
+}
+
+impl Wish {
+    /// Stands for a worker; workers whose ids differ by 64 share one, which costs now and then a start.
+    pub fn bit(id: u32) -> u64 {
+        1 << (id % u64::BITS)
+    }
+
+    fn is_warm_on(&self, id: u32) -> bool {
+        self.warm & Wish::bit(id) != 0
+    }
+}
+
 /// A place in the line.
 struct Ticket {
     /// Readable when the lease is there.
     called: EventFd,
-    avoid: Option<Arc<WorkerLink>>,
+    wish: Wish,
     lease: Mutex<Option<Granted>>,
 }
 
@@ -146,29 +170,24 @@ impl Scheduler {
         self.state().waiting.len()
     }
 
-    /// Takes a slot on the best worker other than `avoid`, waiting in line where none is free. `gone` becomes readable
-    /// when the client does not want it any more.
+    /// Takes a slot on the best worker, waiting in line where none is free. `gone` becomes readable when the client does not
+    /// want it any more.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::NoSlotInTime`], [`Error::NoWorker`] (the same, with no worker at all), and
     /// [`Error::ClientGone`].
-    pub fn acquire(
-        self: &Arc<Self>,
-        avoid: Option<&Arc<WorkerLink>>,
-        explain: bool,
-        gone: BorrowedFd<'_>,
-    ) -> Result<Lease> {
+    pub fn acquire(self: &Arc<Self>, wish: &Wish, explain: bool, gone: BorrowedFd<'_>) -> Result<Lease> {
         let ticket = {
             let mut state = self.state();
             if state.waiting.is_empty()
-                && let Some(granted) = state.grant(avoid)
+                && let Some(granted) = state.grant(wish)
             {
                 return Ok(self.lease(granted, explain, &state));
             }
             if state.waiting.len() >= self.queue_max {
                 return Err(Error::QueueFull { retry_after_s: state.retry_after_s() });
             }
-            let ticket = Arc::new(Ticket { called: EventFd::new()?, avoid: avoid.cloned(), lease: Mutex::new(None) });
+            let ticket = Arc::new(Ticket { called: EventFd::new()?, wish: wish.clone(), lease: Mutex::new(None) });
             state.waiting.push_back(ticket.clone());
             ticket
         };
@@ -212,14 +231,16 @@ impl Drop for Lease {
 
 impl State {
     /// Takes a slot on the best worker, if there is one.
-    fn grant(&mut self, avoid: Option<&Arc<WorkerLink>>) -> Option<Granted> {
+    fn grant(&mut self, wish: &Wish) -> Option<Granted> {
         let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
-        let candidate =
-            |worker: &&mut Worker| worker.has_room() && avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, &worker.link));
+        let is_wanted = |worker: &Worker| wish.avoid.as_ref().is_none_or(|avoid| !Arc::ptr_eq(avoid, &worker.link));
+        let candidate = |worker: &&mut Worker| worker.has_room() && is_wanted(worker);
         // Stale workers come last whatever their score: nobody knows how they are.
-        let key = |worker: &Worker| (!is_fresh(worker), worker.score().round() as i64, worker.last_choice);
+        let key = |worker: &Worker| (!is_fresh(worker), worker.score(wish).round() as i64, worker.last_choice);
         let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
-        let why = format!("lowest score {:.1}{}", best.score(), if is_fresh(best) { "" } else { ", though stale" });
+        let warm = if wish.is_warm_on(best.link.id) { ", warm" } else { "" };
+        let stale = if is_fresh(best) { "" } else { ", though stale" };
+        let why = format!("lowest score {:.1}{warm}{stale}", best.score(wish));
         self.choices += 1;
         best.last_choice = self.choices;
         best.in_flight += 1;
@@ -229,7 +250,7 @@ impl State {
     /// Hands free slots to those who wait, first come, first served.
     fn call_waiting(&mut self) {
         while let Some(ticket) = self.waiting.front().cloned() {
-            let Some(granted) = self.grant(ticket.avoid.as_ref()) else { return };
+            let Some(granted) = self.grant(&ticket.wish) else { return };
             self.waiting.pop_front();
             *ticket.lease.lock().expect("nothing panics under this lock") = Some(granted);
             ticket.called.signal();
@@ -287,7 +308,7 @@ mod tests {
     fn the_lowest_score_wins_and_what_is_in_flight_counts() {
         let (scheduler, _) = scheduler(&[sample(0, 4, 30.0), sample(1, 4, 10.0)], 0, 0);
         let gone = never();
-        let take = || scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        let take = || scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
         let first = take();
         // 10 + 100 × 1/4 = 35 is above 30 now.
         let second = take();
@@ -302,7 +323,8 @@ mod tests {
     fn ties_take_turns() {
         let (scheduler, _) = scheduler(&[sample(0, 8, 0.1), sample(1, 8, 0.3), sample(2, 8, 0.0)], 0, 0);
         let gone = never();
-        let ids: Vec<u32> = (0..6).map(|_| scheduler.acquire(None, false, gone.as_fd()).unwrap().link.id).collect();
+        let ids: Vec<u32> =
+            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap().link.id).collect();
         assert_eq!(ids[..3], ids[3..]);
         let mut sorted = ids[..3].to_vec();
         sorted.sort();
@@ -310,20 +332,37 @@ mod tests {
     }
 
     #[test]
+    fn where_the_runtime_is_started_comes_first_as_long_as_no_more_is_to_do_there() {
+        let (scheduler, _) = scheduler(&[sample(0, 4, 5.0), sample(1, 4, 0.0)], 0, 0);
+        let gone = never();
+        let take = |wish: &Wish| scheduler.acquire(wish, true, gone.as_fd()).unwrap();
+        let warm = Wish { warm: Wish::bit(0), ..Wish::default() };
+        let first = take(&warm);
+        // 5 + 100 × (0 - 1/2)/4
+        assert!(first.explanation.as_ref().unwrap().contains("chosen=0 why=\"lowest score -7.5, warm\""));
+        let second = take(&warm);
+        let other = take(&Wish::default());
+        assert_eq!([first.link.id, second.link.id, other.link.id], [0, 1, 1]);
+    }
+
+    #[test]
     fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
         let gone = never();
-        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
-        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::QueueFull { retry_after_s: 1 })));
+        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        assert!(matches!(
+            scheduler.acquire(&Wish::default(), false, gone.as_fd()),
+            Err(Error::QueueFull { retry_after_s: 1 })
+        ));
         drop(lease);
-        assert!(scheduler.acquire(None, false, gone.as_fd()).is_ok());
+        assert!(scheduler.acquire(&Wish::default(), false, gone.as_fd()).is_ok());
     }
 
     #[test]
     fn a_slot_that_becomes_free_goes_to_the_first_in_line() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
         let gone = never();
-        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
         let (sender, order) = crossbeam_channel::unbounded();
         std::thread::scope(|scope| {
             for number in 0..3 {
@@ -332,7 +371,7 @@ mod tests {
                 }
                 let (sender, scheduler, gone) = (sender.clone(), &scheduler, &gone);
                 scope.spawn(move || {
-                    let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+                    let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
                     sender.send(number).unwrap();
                     drop(lease);
                 });
@@ -349,13 +388,13 @@ mod tests {
     fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
         let gone = never();
-        let lease = scheduler.acquire(None, false, gone.as_fd()).unwrap();
-        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::NoSlotInTime { .. })));
+        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, gone.as_fd()), Err(Error::NoSlotInTime { .. })));
         gone.signal();
-        assert!(matches!(scheduler.acquire(None, false, gone.as_fd()), Err(Error::ClientGone)));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, gone.as_fd()), Err(Error::ClientGone)));
         assert_eq!(scheduler.waiting(), 0);
         scheduler.remove(&links[0]);
-        assert!(matches!(scheduler.acquire(None, false, never().as_fd()), Err(Error::NoWorker)));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, never().as_fd()), Err(Error::NoWorker)));
         drop(lease);
         assert!(scheduler.overview().is_empty());
     }
@@ -364,11 +403,11 @@ mod tests {
     fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
         let gone = never();
-        let old = scheduler.acquire(None, false, gone.as_fd()).unwrap();
+        let old = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
         scheduler.remove(&links[0]);
         let link = Arc::new(WorkerLink::new(0, "/none".into()));
         scheduler.update(&link, sample(0, 1, 0.0));
-        let new = scheduler.acquire(None, true, gone.as_fd()).unwrap();
+        let new = scheduler.acquire(&Wish::default(), true, gone.as_fd()).unwrap();
         assert!(Arc::ptr_eq(&new.link, &link));
         let text = new.explanation.clone().unwrap();
         assert!(text.starts_with("chosen=0 why=\"lowest score 0.0\"; worker=0 cpu=0.0"), "{text}");

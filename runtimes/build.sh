@@ -5,12 +5,11 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-target=${CARGO_TARGET_DIR:-target}
-built=$target/wasm/release/faas-wasm
+target=$(readlink -m "${CARGO_TARGET_DIR:-target}")
 placed=$target/release/faas-wasm
 
 is_fresh() {
-    [ -x "$placed" ] && [ -z "$(find runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src -newer "$placed")" ]
+    [ -x "$placed" ] && [ -z "$(find runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src -newer "$placed")" ]
 }
 
 case ${1-} in
@@ -23,9 +22,13 @@ case ${1-} in
 esac
 
 if is_fresh; then exit 0; fi
+# Debian's C library comes with what linking statically takes; where another does not, children take a little longer to fork.
+if ! echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
+    export RUSTFLAGS="-C target-feature=-crt-static"
+fi
 # A target folder of its own: else whoever calls cargo meanwhile would wait for this.
-cargo build --release --locked --quiet --manifest-path runtimes/wasm/Cargo.toml --target-dir "$target/wasm"
+(cd runtimes/wasm && cargo build --release --locked --quiet --target-dir "$target/wasm")
 mkdir -p "$target/release"
 # In one step, so that a worker finds all of it or nothing.
-cp "$built" "$placed.new"
+cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed.new"
 mv "$placed.new" "$placed"

@@ -92,7 +92,7 @@ pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5 * 3600);
 /// How long a request whose client has gone keeps its place among [`REQUESTS_MAX`] if the handler does not notice.
 pub const GONE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Descriptors that one request can need: three for the private connection, two for body and answer
-/// in files, two towards the worker, one to spare; and what the gateway needs besides requests and connections. Under a
+/// in files, three towards the worker; and what the gateway needs besides requests and connections. Under a
 /// low limit of open files the front door takes less on, because tiny_http stops accepting for good when none is left.
 pub const DESCRIPTORS_PER_REQUEST: usize = 8;
 pub const DESCRIPTORS_RESERVED: usize = 128;

@@ -66,7 +66,7 @@ pub fn frame(bytes: &[u8]) {
         match kind {
             Kind::Invoke => check_invocation(payload),
             Kind::End => check_end(payload),
-            Kind::Started | Kind::Output => {}
+            Kind::Note | Kind::Output => {}
         }
         rest = &rest[used..];
     }

@@ -3,8 +3,11 @@
 //! Connections are kept and used again; each carries one invocation at a time. A connection on which anything unexpected
 //! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
 
+use std::fs::File;
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -27,9 +30,9 @@ pub struct WorkerLink {
 /// Why there is no verdict.
 #[derive(Debug)]
 pub enum Failure {
-    /// The worker had not said STARTED: the function has not run, another worker may be asked.
+    /// The worker died, or broke the protocol, before it had started the invocation: another worker may be asked.
     NotStarted(Error),
-    /// The worker died, or broke the protocol, after STARTED.
+    /// The same, after that.
     Lost(Error),
     /// This side did not want to go on: the client went away, or the answer could not be taken.
     Given(Error),
@@ -40,6 +43,25 @@ struct Link {
     /// Non-blocking.
     stream: UnixStream,
     inbox: Vec<u8>,
+    /// Where the worker writes which of the invocations it has started last.
+    note: File,
+    /// How many it was sent.
+    invocations: u64,
+}
+
+impl Link {
+    /// Gives the connection up, and says what became of its last invocation.
+    fn fail(&self, error: Error) -> Failure {
+        // First: a worker that has not noted it by now will not run it.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        let mut started = [0; size_of::<u64>()];
+        let is_known = self.note.read_exact_at(&mut started, 0).is_ok();
+        if is_known && u64::from_le_bytes(started) < self.invocations {
+            Failure::NotStarted(error)
+        } else {
+            Failure::Lost(error)
+        }
+    }
 }
 
 impl WorkerLink {
@@ -61,6 +83,7 @@ impl WorkerLink {
         let file = body.open_read_only().map_err(Failure::Given)?;
         let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
         let mut link = self.connect().map_err(Failure::NotStarted)?;
+        link.invocations += 1;
         let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();
         let deadline = Instant::now() + invocation.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
@@ -72,13 +95,13 @@ impl WorkerLink {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let mut watched = [Watched::write(link.stream.as_fd()), Watched::read(gone)];
-                    wait(&mut watched, deadline).map_err(Failure::NotStarted)?;
+                    wait(&mut watched, deadline).map_err(|error| link.fail(error))?;
                     if watched[1].is_ready() {
                         return Err(Failure::Given(Error::ClientGone));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(cause) => return Err(Failure::NotStarted(self.io_error("write to", cause))),
+                Err(cause) => return Err(link.fail(self.io_error("write to", cause))),
             }
         }
         let end = self.listen(&mut link, deadline, gone, output)?;
@@ -94,38 +117,32 @@ impl WorkerLink {
         gone: BorrowedFd<'_>,
         output: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> std::result::Result<End, Failure> {
-        let mut has_started = false;
-        let failed = |has_started: bool, error: Error| {
-            if has_started { Failure::Lost(error) } else { Failure::NotStarted(error) }
-        };
         loop {
             let mut used_in_all = 0;
             loop {
-                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(|error| failed(has_started, error))?;
+                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(|error| link.fail(error))?;
                 let Some((kind, payload, used)) = frame else { break };
                 match kind {
-                    Kind::Started => has_started = true,
                     Kind::Output => output(payload).map_err(Failure::Given)?,
                     Kind::End => {
-                        let end = End::decode(payload).map_err(|error| failed(has_started, error))?;
+                        let end = End::decode(payload).map_err(|error| link.fail(error))?;
                         link.inbox.clear();
                         link.inbox.shrink_to(INBOX_KEPT_BYTES);
                         return Ok(end);
                     }
-                    Kind::Invoke => {
-                        let error = Error::Protocol("a worker does not send INVOKE".into());
-                        return Err(failed(has_started, error));
+                    Kind::Invoke | Kind::Note => {
+                        return Err(link.fail(Error::Protocol("a worker sends OUTPUT and END only".into())));
                     }
                 }
                 used_in_all += used;
             }
             link.inbox.drain(..used_in_all);
             let mut watched = [Watched::read(link.stream.as_fd()), Watched::read(gone)];
-            wait(&mut watched, deadline).map_err(|error| failed(has_started, error))?;
+            wait(&mut watched, deadline).map_err(|error| link.fail(error))?;
             if watched[1].is_ready() {
                 return Err(Failure::Given(Error::ClientGone));
             }
-            self.read_some(link).map_err(|error| failed(has_started, error))?;
+            self.read_some(link).map_err(|error| link.fail(error))?;
         }
     }
 
@@ -154,8 +171,18 @@ impl WorkerLink {
             }
         }
         let stream = UnixStream::connect(&self.socket).map_err(|cause| self.io_error("connect to", cause))?;
-        sys::set_nonblocking(stream.as_fd()).map_err(|cause| self.io_error("connect to", cause))?;
-        Ok(Link { stream, inbox: Vec::new() })
+        let set_up = || {
+            sys::set_nonblocking(stream.as_fd())?;
+            let note = sys::memory_file(c"note")?;
+            note.write_all_at(&0u64.to_le_bytes(), 0)?;
+            let mut frame = Vec::new();
+            wire::encode(&mut frame, Kind::Note, &[]);
+            // It fits into the buffer of a new socket.
+            sys::send_with_fds(stream.as_fd(), &frame, &[note.as_fd()])?;
+            Ok(note)
+        };
+        let note = set_up().map_err(|cause| self.io_error("connect to", cause))?;
+        Ok(Link { stream, inbox: Vec::new(), note, invocations: 0 })
     }
 
     fn io_error(&self, step: &'static str, cause: std::io::Error) -> Error {

@@ -3,20 +3,25 @@
 //! A connection carries one invocation at a time, and any number after one another:
 //!
 //! ```text
-//! gateway → worker   INVOKE                    with a descriptor for a body of more than 64 KiB
-//! worker → gateway   STARTED                   written before the function's process is spawned
-//!                    OUTPUT  OUTPUT  …         the function's stdout, in order
+//! gateway → worker   NOTE                      once, first, with a descriptor: the note
+//!                    INVOKE                    with a descriptor for a body of more than 64 KiB
+//! worker → gateway   OUTPUT  OUTPUT  …         the function's stdout, in order
 //!                    END                       how it went
 //! ```
 //!
-//! The gateway cancels by closing the connection. A worker that fails before STARTED has not run the function, so the
-//! gateway may try another one; after it, it must not.
+//! The gateway cancels by closing the connection.
+//!
+//! The note is a file in memory (memfd_create(2)) of eight bytes: which invocation of this connection the worker has started
+//! last, counted from 1, little-endian. It writes that before it lets the function have a process, and goes on only where the
+//! connection is still open then. The gateway looks only when the connection fails, after it has closed it: an invocation that
+//! is not noted by then never runs, so another worker may be asked. (A frame would say the same, and wake the gateway for it
+//! each time.)
 //!
 //! A frame is
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 STARTED, 3 OUTPUT, 4 END |
+//! | 0 | 1 | kind: 1 INVOKE, 2 NOTE, 3 OUTPUT, 4 END |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -33,7 +38,7 @@
 //! The facts are the fields of [`Invocation`] by their names: texts and paths as they are, numbers in decimal, yes and no as 1
 //! and 0; `write` comes once for each path, `dir_name` and `dir_path` once for each of `dirs`.
 //!
-//! That of STARTED is empty, that of OUTPUT any bytes, that of END a JSON object with `verdict` and its particulars,
+//! That of NOTE is empty, that of OUTPUT any bytes, that of END a JSON object with `verdict` and its particulars,
 //! `warm`, `spawn_us` and `exec_us`.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
@@ -54,7 +59,7 @@ pub const FRAME_HEAD_BYTES: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Invoke = 1,
-    Started = 2,
+    Note = 2,
     Output = 3,
     End = 4,
 }
@@ -67,7 +72,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
     let Some(head) = bytes.first_chunk::<FRAME_HEAD_BYTES>() else { return Ok(None) };
     let kind = match head[0] {
         1 => Kind::Invoke,
-        2 => Kind::Started,
+        2 => Kind::Note,
         3 => Kind::Output,
         4 => Kind::End,
         other => return Err(Error::Protocol(format!("there is no frame of kind {other}"))),

@@ -1,7 +1,9 @@
 //! The worker's end of a connection from the gateway: frames in, frames out, never blocking in the middle of a run.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -19,8 +21,12 @@ pub struct Connection {
     /// Non-blocking.
     stream: UnixStream,
     inbox: Vec<u8>,
-    /// A body that came as a descriptor.
+    /// The note, or a body, that came as a descriptor.
     descriptor: Option<OwnedFd>,
+    /// Where we write which invocation we have started last; `None` until the gateway has given it.
+    note: Option<File>,
+    /// How many invocations have come.
+    invocations: u64,
     /// Frames that have not been sent, from `sent` on.
     outbox: Vec<u8>,
     sent: usize,
@@ -29,7 +35,15 @@ pub struct Connection {
 impl Connection {
     pub fn new(stream: UnixStream) -> Result<Connection> {
         sys::set_nonblocking(stream.as_fd()).map_err(Error::io("set up", "a connection from the gateway"))?;
-        Ok(Connection { stream, inbox: Vec::new(), descriptor: None, outbox: Vec::new(), sent: 0 })
+        Ok(Connection {
+            stream,
+            inbox: Vec::new(),
+            descriptor: None,
+            note: None,
+            invocations: 0,
+            outbox: Vec::new(),
+            sent: 0,
+        })
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
@@ -40,14 +54,20 @@ impl Connection {
     /// connection.
     ///
     /// # Errors
-    /// [`Error::Protocol`] for anything that is no INVOKE frame.
+    /// [`Error::Protocol`] for anything that is no INVOKE frame, or NOTE at first.
     pub fn receive(&mut self) -> Result<Option<(Invocation, Option<OwnedFd>)>> {
         loop {
             if let Some((kind, payload, used)) = wire::decode(&self.inbox)? {
-                if kind != Kind::Invoke {
-                    return Err(Error::Protocol("a worker takes INVOKE frames only".into()));
-                }
-                let invocation = Invocation::decode(payload)?;
+                let invocation = match (kind, &self.note) {
+                    (Kind::Invoke, Some(_)) => Invocation::decode(payload)?,
+                    (Kind::Note, None) if self.descriptor.is_some() => {
+                        self.note = self.descriptor.take().map(File::from);
+                        self.inbox.drain(..used);
+                        continue;
+                    }
+                    _ => return Err(Error::Protocol("a worker takes NOTE with a descriptor, then INVOKE only".into())),
+                };
+                self.invocations += 1;
                 self.inbox.drain(..used);
                 self.inbox.shrink_to(READ_BYTES);
                 return Ok(Some((invocation, self.descriptor.take())));
@@ -81,6 +101,18 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
             Err(cause) => Err(Error::Io { step: "read from", subject: "the gateway".into(), cause }),
         }
+    }
+
+    /// Writes into the gateway's note that the last invocation is started: it is not given to another worker from then on.
+    ///
+    /// # Errors
+    /// [`Error::ClientGone`] where the gateway has closed the connection before: then it may have been.
+    pub fn note_start(&mut self) -> Result<()> {
+        let note = self.note.as_ref().expect("an INVOKE frame is taken only behind a note");
+        note.write_all_at(&self.invocations.to_le_bytes(), 0).map_err(Error::io("write", "the gateway's note"))?;
+        let mut watched = [Watched::hang_up(self.as_fd())];
+        sys::poll(&mut watched, Some(Duration::ZERO)).map_err(Error::io("look at", "the gateway's connection"))?;
+        if watched[0].is_ready() { Err(Error::ClientGone) } else { Ok(()) }
     }
 
     /// Puts a frame into the outbox.

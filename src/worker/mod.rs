@@ -201,7 +201,7 @@ impl Worker {
     fn serve(&self, stream: UnixStream) -> Result<()> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
-            // Without a word of STARTED the gateway goes to another worker.
+            // What is not in the note goes to another worker.
             let Some(_running) = Running::begin(self) else { break };
             process::run(self, &invocation, body, &mut connection)?;
         }

@@ -45,8 +45,7 @@ pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, conn
             return report(worker, connection, End { verdict, is_warm: false, spawn_us: 0, exec_us: 0 });
         }
     };
-    connection.push(Kind::Started, &[]);
-    connection.send()?;
+    connection.note_start()?;
     match Execution::begin(worker, invocation, way, scratch, body) {
         Err(verdict) => {
             report(worker, connection, End { verdict, is_warm: false, spawn_us: micros(begun.elapsed()), exec_us: 0 })

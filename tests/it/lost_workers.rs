@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::json;
+
 use crate::instance::{Instance, signal, wait_until};
 
 #[test]
@@ -45,7 +47,15 @@ fn a_worker_killed_under_load_comes_back_and_only_what_ran_on_it_fails_with_502(
 #[test]
 fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {
     let instance = Instance::start();
-    instance.script("GET:/sleep", "setsid sleep 1000 &\ntouch \"$IT_FOLDER/started\"\nsleep 1000");
+    instance.script(
+        "GET:/sleep",
+        "setsid sleep 1000 &\necho run >>\"$IT_FOLDER/runs\"\ntouch \"$IT_FOLDER/started\"\nsleep 1000",
+    );
+    // What was never started, on the same connections, must not be mistaken for it.
+    instance.install(&[("GET:/missing", json!({"runtime": "native", "module": "/nonexistent"}))]);
+    for _ in 0..4 {
+        assert_eq!(instance.get("/missing").status, 500);
+    }
     std::thread::scope(|scope| {
         let request = scope.spawn(|| instance.get("/sleep"));
         wait_until("it runs", || instance.shared("started").exists());
@@ -53,6 +63,7 @@ fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {
         signal("KILL", instance.worker_pid(id));
         assert!(request.join().unwrap().problem(502, "worker-lost").contains(&format!("worker {id} died")));
     });
+    assert_eq!(std::fs::read_to_string(instance.shared("runs")).unwrap(), "run\n", "it has run once");
     wait_until("its processes are gone", || instance.functions().is_empty());
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -58,6 +59,15 @@ pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
     found
 }
 
+/// A file of less than a page, which the kernel writes in one piece; std would ask for it in pieces of 32 bytes at first, and a
+/// worker reads hundreds of these every half second. A process can give itself a name that is no text.
+fn listing(path: String) -> Option<String> {
+    let mut bytes = vec![0; 4096];
+    let count = fs::File::open(path).ok()?.read(&mut bytes).ok()?;
+    bytes.truncate(count);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// All processes.
 fn all() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -80,19 +90,19 @@ fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
 }
 
 pub fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = listing(format!("/proc/{pid}/stat"))?;
     stat_fields(&stat, &[4]).map(|fields| fields[0] as Pid)
 }
 
 /// CPU time in clock ticks, user and system, of a process and of its children that it has waited for.
 pub fn cpu_ticks(pid: Pid) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = listing(format!("/proc/{pid}/stat"))?;
     stat_fields(&stat, &[14, 15, 16, 17]).map(|fields| fields.iter().sum())
 }
 
 /// Resident memory in bytes, shared pages counted whole.
 pub fn resident_bytes(pid: Pid) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let statm = listing(format!("/proc/{pid}/statm"))?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * sys::page_bytes())
 }
@@ -105,7 +115,7 @@ pub fn proportional_bytes(pid: Pid) -> Option<u64> {
 
 /// Bytes that a process, and its children that it has waited for, read from and wrote to storage.
 pub fn storage_bytes(pid: Pid) -> Option<u64> {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let io = listing(format!("/proc/{pid}/io"))?;
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 

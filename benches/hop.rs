@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use faas::gateway::worker_link::give_note;
 use faas::protocol::worker_protocol::{End, Engine, Invocation, Kind, Runtime, Sapi, Start, Verdict, decode};
 use faas::sys;
 
@@ -24,6 +25,7 @@ const GOAL_US: f64 = 50.0;
 pub fn measure() -> Outcome<Vec<Row>> {
     let own = OwnWorker::start()?;
     let mut worker = UnixStream::connect(own.folder.join("worker_0.sock")).map_err(failed("reach a worker"))?;
+    let _note = give_note(&worker).map_err(failed("begin a connection"))?;
     let invocation = invocation();
     let mut floor = ByteServer::start()?;
     let mut measure = || {

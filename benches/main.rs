@@ -82,14 +82,21 @@ fn main() {
     let machine = table::machine();
     let began = Instant::now();
     let mut table = Table::default();
+    let mut is_complete = true;
     for (name, measure) in wanted {
         eprintln!("measuring {name}");
         match measure() {
             Ok(rows) => rows.into_iter().for_each(|row| table.add(row)),
-            Err(why) => table.add(Row::missing(name, &why)),
+            Err(why) => {
+                table.add(Row::missing(name, &why));
+                is_complete = false;
+            }
         }
     }
     println!("{machine}");
     println!("{table}");
     eprintln!("measured in {} s", began.elapsed().as_secs());
+    if !is_complete {
+        std::process::exit(1);
+    }
 }

@@ -26,7 +26,7 @@ mod request_id;
 mod scheduler;
 mod spool;
 mod supervisor;
-mod worker_link;
+pub mod worker_link;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;

@@ -4,7 +4,7 @@
 //! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -150,7 +150,7 @@ impl WorkerLink {
         let filled = link.inbox.len();
         // Grown as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
         link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
-        let result = std::io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
+        let result = io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
         match result {
             Ok(0) => Err(Error::Protocol(format!("worker {} closed the connection", self.id))),
@@ -171,21 +171,12 @@ impl WorkerLink {
             }
         }
         let stream = UnixStream::connect(&self.socket).map_err(|cause| self.io_error("connect to", cause))?;
-        let set_up = || {
-            sys::set_nonblocking(stream.as_fd())?;
-            let note = sys::memory_file(c"note")?;
-            note.write_all_at(&0u64.to_le_bytes(), 0)?;
-            let mut frame = Vec::new();
-            wire::encode(&mut frame, Kind::Note, &[]);
-            // It fits into the buffer of a new socket.
-            sys::send_with_fds(stream.as_fd(), &frame, &[note.as_fd()])?;
-            Ok(note)
-        };
-        let note = set_up().map_err(|cause| self.io_error("connect to", cause))?;
+        let note = sys::set_nonblocking(stream.as_fd()).and_then(|()| give_note(&stream));
+        let note = note.map_err(|cause| self.io_error("connect to", cause))?;
         Ok(Link { stream, inbox: Vec::new(), note, invocations: 0 })
     }
 
-    fn io_error(&self, step: &'static str, cause: std::io::Error) -> Error {
+    fn io_error(&self, step: &'static str, cause: io::Error) -> Error {
         match cause.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
                 Error::Exhausted { step: "connect to a worker", cause }
@@ -193,6 +184,17 @@ impl WorkerLink {
             _ => Error::Io { step, subject: format!("worker {}", self.id), cause },
         }
     }
+}
+
+/// Begins a new connection to a worker: gives it the note.
+pub fn give_note(stream: &UnixStream) -> io::Result<File> {
+    let note = sys::memory_file(c"note")?;
+    note.write_all_at(&0u64.to_le_bytes(), 0)?;
+    let mut frame = Vec::new();
+    wire::encode(&mut frame, Kind::Note, &[]);
+    // It fits into the buffer of a new socket.
+    sys::send_with_fds(stream.as_fd(), &frame, &[note.as_fd()])?;
+    Ok(note)
 }
 
 /// Bytes asked for in one read: at first a short answer with its verdict, then up to a full OUTPUT frame.

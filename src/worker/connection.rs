@@ -172,3 +172,55 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: Kind) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        wire::encode(&mut bytes, kind, &[]);
+        bytes
+    }
+
+    /// What a worker makes of these messages, each with a note or without, and then the end.
+    fn outcome(messages: &[(Kind, bool)]) -> Result<bool> {
+        let (gateway, ours) = UnixStream::pair().unwrap();
+        let note = sys::memory_file(c"note").unwrap();
+        for (kind, has_note) in messages {
+            let descriptors: &[BorrowedFd<'_>] = if *has_note { &[note.as_fd()] } else { &[] };
+            sys::send_with_fds(gateway.as_fd(), &frame(*kind), descriptors).unwrap();
+        }
+        drop(gateway);
+        Connection::new(ours)?.receive().map(|invocation| invocation.is_some())
+    }
+
+    #[test]
+    fn a_connection_begins_with_one_note_and_its_descriptor() {
+        assert!(matches!(outcome(&[(Kind::Note, true)]), Ok(false)), "then it ends, as an idle one does");
+        for wrong in [
+            &[(Kind::Note, false)][..],
+            &[(Kind::Invoke, false)],
+            &[(Kind::Invoke, true)],
+            &[(Kind::Note, true), (Kind::Note, true)],
+            &[(Kind::Note, true), (Kind::End, false)],
+        ] {
+            assert!(matches!(outcome(wrong), Err(Error::Protocol(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_is_noted_and_refused_where_the_gateway_has_gone() {
+        let (gateway, ours) = UnixStream::pair().unwrap();
+        let note = sys::memory_file(c"note").unwrap();
+        let mut connection = Connection::new(ours).unwrap();
+        connection.note = Some(note.try_clone().unwrap());
+        connection.invocations = 3;
+        connection.note_start().unwrap();
+        let mut started = [0; 8];
+        note.read_exact_at(&mut started, 0).unwrap();
+        assert_eq!(u64::from_le_bytes(started), 3);
+        drop(gateway);
+        assert!(matches!(connection.note_start(), Err(Error::ClientGone)));
+    }
+}

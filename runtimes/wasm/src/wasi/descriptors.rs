@@ -174,7 +174,6 @@ impl Host {
         Ok(rustix::fs::futimens(self.files.get(fd)?, &times(accessed, modified, which)?)?)
     }
 
-    /// Fills the first buffer that is not empty: a caller who wants more asks again, as after any short read.
     pub(super) fn fd_read(
         &mut self,
         mut guest: Guest,
@@ -184,14 +183,7 @@ impl Host {
         result: u32,
     ) -> Result<(), Errno> {
         let fd = self.files.get(fd)?;
-        let first = guest.pieces(buffers, count).next().transpose()?;
-        let read = match first {
-            Some(piece) => {
-                let buffer = guest.bytes_mut(piece.at, piece.len)?;
-                uninterrupted(|| rustix::io::read(fd, &mut *buffer))?
-            }
-            None => 0,
-        };
+        let read = fill_first(&mut guest, buffers, count, |buffer| rustix::io::read(fd, buffer))?;
         guest.put_u32(result, read as u32)
     }
 
@@ -205,14 +197,7 @@ impl Host {
         result: u32,
     ) -> Result<(), Errno> {
         let fd = self.files.get(fd)?;
-        let first = guest.pieces(buffers, count).next().transpose()?;
-        let read = match first {
-            Some(piece) => {
-                let buffer = guest.bytes_mut(piece.at, piece.len)?;
-                uninterrupted(|| rustix::io::pread(fd, &mut *buffer, at))?
-            }
-            None => 0,
-        };
+        let read = fill_first(&mut guest, buffers, count, |buffer| rustix::io::pread(fd, buffer, at))?;
         guest.put_u32(result, read as u32)
     }
 
@@ -366,6 +351,18 @@ pub fn times(accessed: u64, modified: u64, which: u32) -> Result<Timestamps, Err
 
 fn slices<'a>(guest: &'a Guest, buffers: u32, count: u32) -> Result<Vec<IoSlice<'a>>, Errno> {
     guest.pieces(buffers, count).map(|piece| Ok(IoSlice::new(guest.bytes(piece?.at, piece?.len)?))).collect()
+}
+
+/// Fills the first buffer that is not empty: a caller who wants more asks again, as after any short read.
+fn fill_first(
+    guest: &mut Guest,
+    buffers: u32,
+    count: u32,
+    read: impl Fn(&mut [u8]) -> Result<usize, Os>,
+) -> Result<usize, Errno> {
+    let Some(piece) = guest.pieces(buffers, count).next().transpose()? else { return Ok(0) };
+    let buffer = guest.bytes_mut(piece.at, piece.len)?;
+    Ok(uninterrupted(|| read(buffer))?)
 }
 
 fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Os>) -> Result<T, Os> {

@@ -14,6 +14,7 @@ mod edits;
 mod ends;
 mod files;
 mod headers;
+mod languages;
 mod processes;
 mod run;
 mod state;

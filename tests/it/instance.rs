@@ -470,10 +470,13 @@ fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// Whether all these programs are installed. Where one is not, the test is skipped.
 pub fn has(programs: &[&str]) -> bool {
-    let path = path_with_programs();
-    let is_there = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    let missing = programs.iter().find(|program| !is_there(program));
+    let missing = programs.iter().find(|program| find(program).is_none());
     missing.inspect(|program| skip(&format!("{program} is not installed"))).is_none()
+}
+
+/// Where this program is.
+pub fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&path_with_programs()).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// Takes note of the test that cannot run here, or fails it where none may be skipped.

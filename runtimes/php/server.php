@@ -30,18 +30,15 @@ final class Server
     /** The most of an environment at all: more than the worker's frames hold. */
     private const ENVIRONMENT_MAX = 1 << 24;
 
+    /** After so many forks there will be more. */
+    private const OFTEN = 50;
+
     /** Resources that have nothing to do when they are closed. */
     private const HARMLESS = ['stream-context', 'stream factory', 'persistent stream'];
 
     private const SIGKILL = 9;
-    private const O_CLOEXEC = 02000000;
+    private const O_RDWR = 2;
     private const MSG_CMSG_CLOEXEC = 0x40000000;
-    private const MFD_CLOEXEC = 1;
-    private const PROT_READ = 1;
-    private const PROT_WRITE = 2;
-    private const PROT_EXEC = 4;
-    private const MAP_PRIVATE = 2;
-    private const MAP_FIXED = 16;
     private const CLONE_PARENT = 0x8000;
     private const PR_SET_PDEATHSIG = 1;
     private const PR_SET_CHILD_SUBREAPER = 36;
@@ -71,10 +68,6 @@ final class Server
         int getpid(void);
         int setsid(void);
         int prctl(int option, ...);
-        int memfd_create(const char *name, unsigned flags);
-        ssize_t pwrite(int descriptor, const void *bytes, size_t count, long offset);
-        void *mmap(void *at, size_t length, int protection, int flags, int descriptor, long offset);
-        int mprotect(void *at, size_t length, int protection);
         int kill(int process, int signal);
         long syscall(long number, ...);
         void _exit(int status);
@@ -95,6 +88,8 @@ final class Server
     /** A child's channel; null in the server. */
     private static ?int $channel = null;
     private static int $process = 0;
+    /** What a child that serves nobody does at its end, and says what that returns. */
+    private static ?\Closure $atEnd = null;
     private static int $script = -1;
     /** The last resource that is PHP's own or ours: a function's come behind it. */
     private static int $lastResource = 0;
@@ -116,6 +111,7 @@ final class Server
         $arguments = self::$c->new('clone_args');
         $arguments->flags = self::CLONE_PARENT;
         $address = \FFI::addr($arguments);
+        $forks = 0;
         if (self::$c->write(self::CONTROL, 'R', 1) !== 1) {
             self::$c->_exit(0);
         }
@@ -132,6 +128,9 @@ final class Server
                 return self::child($channel);
             }
             self::$c->close($channel);
+            if (++$forks === self::OFTEN) {
+                Memory::handDownUsed(self::inChild(...), self::tryOut(...));
+            }
         }
     }
 
@@ -174,32 +173,39 @@ final class Server
         self::$rehearsal .= "REQUEST_METHOD=GET\0QUERY_STRING=a=b\0HTTP_COOKIE=a=b; c=d\0CONTENT_LENGTH=0\0";
         self::compile();
         self::findStatus();
-        self::joinMappings();
-        self::shareData();
+        self::$lastResource = array_key_last(get_resources()) ?? 0;
+        // By eval, as this file was.
+        eval('?>' . file_get_contents(dirname(get_cfg_var('faas.server')) . '/memory.php'));
+        Memory::arrange(self::inChild(...));
         // PHP keeps where paths lead, and /proc/self leads each child elsewhere.
         foreach (array_keys(realpath_cache_get()) as $path) {
             if (str_starts_with($path, '/proc/')) {
                 clearstatcache(true, $path);
             }
         }
-        self::$lastResource = array_key_last(get_resources()) ?? 0;
     }
 
     /** Has a child compile the module into opcache's shared memory. A fault in it is for the invocations to report. */
     private static function compile(): void
     {
+        self::inChild(function (): string {
+            self::load();
+            return '';
+        });
+    }
+
+    /** In a child that runs no function: loads the module, silently. */
+    private static function load(): void
+    {
         if (!function_exists('opcache_compile_file') || !ini_get('opcache.enable_cli')) {
             return;
         }
-        self::inChild(function (): string {
-            ini_set('log_errors', '0');
-            ini_set('display_errors', '0');
-            try {
-                @opcache_compile_file(self::$module);
-            } catch (\Throwable) {
-            }
-            return '';
-        });
+        ini_set('log_errors', '0');
+        ini_set('display_errors', '0');
+        try {
+            @opcache_compile_file(self::$module);
+        } catch (\Throwable) {
+        }
     }
 
     /** Lets two children exit with statuses that stand nowhere else, and looks where they stand. */
@@ -216,8 +222,10 @@ final class Server
         self::$statusAt = count($common) === 1 ? $common[0] : null;
     }
 
-    /** Runs `$work` in a child and returns what it returns; where that is a number, the child exits with it, and returned is
-     * where in PHP's globals it then stands. */
+    /**
+     * Runs `$work` in a child and returns what it returns, up to READ_MAX bytes. Where that is a number, the child exits with
+     * it, and returned is where in PHP's globals it then stands.
+     */
     private static function inChild(callable $work): string
     {
         $ends = self::$c->new('int[2]');
@@ -226,6 +234,8 @@ final class Server
         }
         $child = self::$c->fork();
         if ($child === 0) {
+            self::$channel = $ends[1];
+            self::$process = self::$c->getpid();
             $answer = $work();
             if (is_int($answer)) {
                 register_shutdown_function(function () use ($answer, $ends): void {
@@ -237,6 +247,7 @@ final class Server
                 });
                 exit($answer);
             }
+            self::$c->write($ends[1], $answer, strlen($answer));
             self::$c->kill(self::$c->getpid(), self::SIGKILL);
         }
         self::$c->close($ends[1]);
@@ -249,74 +260,30 @@ final class Server
     }
 
     /**
-     * Halves the number of mappings, by which fork and exit go: Debian's PHP has some 225, five for each of forty libraries.
-     * Neighbours that differ in what may be done with them become one: what may only be read takes the code's permissions, and
-     * the table of addresses that the loader has filled in takes those of the data behind it. (The latter is closed against
-     * writing elsewhere, to make attacks harder. Code with FFI, which PHP's command line gives to all, could open it anyway.)
+     * Does what every child does, from taking up an invocation to the end of its answer, for one that is none, and then
+     * `$atEnd`, whose result is inChild()'s. Does not return.
      */
-    private static function joinMappings(): void
+    private static function tryOut(\Closure $atEnd): never
     {
-        $mappings = self::mappings();
-        foreach ($mappings as $number => $mapping) {
-            if ($mapping->path === '' || $mapping->permissions !== 'r--p') {
-                continue;
-            }
-            $isOfSame = fn (int $other) => ($mappings[$other]->path ?? '') === $mapping->path;
-            $next = $mappings[$number + 1] ?? null;
-            if ($isOfSame($number + 1) && $next->permissions === 'rw-p' && $next->from === $mapping->to) {
-                self::protect($mapping, self::PROT_READ | self::PROT_WRITE);
-            } elseif ($isOfSame($number + 1) || $isOfSame($number - 1)) {
-                self::protect($mapping, self::PROT_READ | self::PROT_EXEC);
-            }
-        }
-    }
-
-    /**
-     * Has libraries that nobody uses keep their data in a file instead of in pages of this process, which each fork would have
-     * to enter into the child's tables. Who writes to it nevertheless gets a copy, as after any fork.
-     */
-    private static function shareData(): void
-    {
-        // Linux notes what is used from here on.
-        if (@file_put_contents('/proc/self/clear_refs', '1') === false) {
-            return;
-        }
-        self::inChild(fn () => '');
-        $file = self::$c->memfd_create('data', self::MFD_CLOEXEC);
-        $end = 0;
-        foreach (self::mappings() as $mapping) {
-            if ($file < 0 || $mapping->path === '' || $mapping->permissions !== 'rw-p' || $mapping->referenced > 0) {
-                continue;
-            }
-            $length = $mapping->to - $mapping->from;
-            $at = \FFI::cast('void *', $mapping->from);
-            if (self::$c->pwrite($file, $at, $length, $end) === $length) {
-                self::$c->mmap($at, $length, self::PROT_READ | self::PROT_WRITE, self::MAP_PRIVATE | self::MAP_FIXED, $file, $end);
-            }
-            $end += $length;
-        }
-        self::$c->close($file);
-    }
-
-    private static function protect(object $mapping, int $protection): void
-    {
-        // Where the system forbids that, forks take a little longer.
-        self::$c->mprotect(\FFI::cast('void *', $mapping->from), $mapping->to - $mapping->from, $protection);
-    }
-
-    /** This process's memory. Of mappings that are no file's the path is empty; `referenced` is in KiB. */
-    private static function mappings(): array
-    {
-        $mappings = [];
-        foreach (@file('/proc/self/smaps') ?: [] as $line) {
-            if (preg_match('~^([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(/.*)?$~', $line, $found)) {
-                $mappings[] = (object) ['from' => hexdec($found[1]), 'to' => hexdec($found[2]), 'permissions' => $found[3],
-                    'path' => $found[4] ?? '', 'referenced' => 0];
-            } elseif (sscanf($line, 'Referenced: %d', $referenced) === 1) {
-                end($mappings)->referenced = $referenced;
-            }
-        }
-        return $mappings;
+        self::$atEnd = $atEnd;
+        $null = self::$c->open('/dev/null', self::O_RDWR);
+        $body = '{"name":"value"}';
+        $ends = self::$c->new('int[2]');
+        self::$c->pipe($ends);
+        self::$c->write($ends[1], $body, strlen($body));
+        self::$c->close($ends[1]);
+        self::$c->dup2($ends[0], 0);
+        self::$c->dup2($null, 1);
+        self::receive($null, 1);
+        self::$c->setsid();
+        self::load();
+        $length = 'CONTENT_LENGTH=' . strlen($body);
+        $request = str_replace(['METHOD=GET', 'CONTENT_LENGTH=0'], ['METHOD=POST', $length], self::$rehearsal);
+        Request::begin(self::environment($request));
+        $given = json_decode((string) file_get_contents('php://input'), true);
+        header('Content-Type: application/json');
+        echo json_encode(['message' => "Hello, $given[name]!", 'version' => PHP_VERSION]), "\n";
+        exit;
     }
 
     /** Receives up to `$max` bytes, and descriptors. */
@@ -480,7 +447,8 @@ final class Server
         if (!headers_sent()) {
             Request::sendHead();
         }
-        self::$c->write(self::$channel, 'X' . chr(self::$php->executor_globals[self::$statusAt] & 0xff), 2);
+        $last = self::$atEnd ? (self::$atEnd)() : 'X' . chr(self::$php->executor_globals[self::$statusAt] & 0xff);
+        self::$c->write(self::$channel, $last, strlen($last));
         self::$c->kill(self::$process, self::SIGKILL);
         return $output;
     }

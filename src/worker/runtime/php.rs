@@ -54,7 +54,7 @@ struct Facts {
     prepended: String,
 }
 
-/// The two PHP files, and what is known of the program that runs them.
+/// The PHP files, and what is known of the program that runs them.
 pub struct Files {
     prelude: PathBuf,
     server: PathBuf,
@@ -85,7 +85,11 @@ impl Files {
         Ok(Files {
             cgi_folder,
             prelude: place("prelude.php", include_str!("../../../runtimes/php/prelude.php"))?,
-            server: place("server.php", include_str!("../../../runtimes/php/server.php"))?,
+            // Which finds the other beside it.
+            server: {
+                place("memory.php", include_str!("../../../runtimes/php/memory.php"))?;
+                place("server.php", include_str!("../../../runtimes/php/server.php"))?
+            },
             facts: Mutex::default(),
         })
     }

@@ -51,6 +51,24 @@ fn a_function_that_is_called_now_and_then_stays_where_it_is_warm() {
 }
 
 #[test]
+fn a_fork_server_that_is_asked_often_hands_down_what_is_used() {
+    if !has(&["php"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    // What is handed down is not faulted in; and a process that is laid out anew still is what it was.
+    const FAULTS: &str = "<?php preg_match('/^(?<word>\\w+) \\w+$/', 'some text', $found);
+        echo json_encode([getrusage()['ru_minflt'], $found['word'], strlen(file_get_contents(__FILE__))]);";
+    instance.function("GET:/faults", "php", FAULTS, json!({}));
+    let call = || serde_json::from_slice::<serde_json::Value>(&instance.warm("/faults").body).unwrap();
+    let first = call();
+    let last = (0..100).map(|_| call()).last().unwrap();
+    assert_eq!((&last[1], &last[2]), (&json!("some"), &json!(FAULTS.len())));
+    let [first, last] = [first, last].map(|answer| answer[0].as_u64().unwrap());
+    assert!(last * 10 < first * 9, "{first} faults at first, {last} at last");
+}
+
+#[test]
 fn a_function_that_asks_for_a_cold_start_never_gets_a_fork_server() {
     if !has(&["php"]) {
         return;

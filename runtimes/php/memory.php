@@ -212,7 +212,9 @@ final class Memory
     private static function mappings(): array
     {
         $mappings = [];
-        foreach (@file(self::proc('smaps')) ?: [] as $line) {
+        $file = @fopen(self::proc('smaps'), 'r');
+        // Line by line: what PHP has once taken for a whole file would be handed down for ever.
+        while ($file && ($line = fgets($file)) !== false) {
             if (preg_match('~^([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(/.*|\[heap])?$~', $line, $found)) {
                 $mappings[] = (object) ['from' => hexdec($found[1]), 'to' => hexdec($found[2]), 'permissions' => $found[3],
                     'path' => $found[4] ?? '', 'isUsed' => false];

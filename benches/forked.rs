@@ -173,6 +173,7 @@ fn environment(content_length: usize) -> Vec<CString> {
         "FAAS_REQUEST_ID=0123456789abcdef",
         "FAAS_FUNCTION=bench",
         "FAAS_HANDLER=",
+        "FAAS_OUTPUT=auto",
         "HTTP_HOST=bench",
         "TMPDIR=/tmp",
     ];

@@ -417,7 +417,8 @@ namespace Faas {
                 $callback();
             }
             self::$isHeadSent = true;
-            if (self::$isHeadWanted) {
+            // All that a function prints is its answer's body where the descriptor says so.
+            if (self::$isHeadWanted && (self::$inputs[INPUT_ENV]['FAAS_OUTPUT'] ?? '') !== 'raw') {
                 // Past the output buffers: one of the function's may be open.
                 $stdout = fopen('php://stdout', 'w');
                 fwrite($stdout, self::head());

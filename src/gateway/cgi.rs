@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::net::SocketAddr;
 
+use super::config_loader::Output;
 use super::head::{Head, Version};
 use crate::error::{Error, Result};
 use crate::limits::CGI_HEAD_BYTES_MAX;
@@ -15,6 +16,7 @@ pub struct Meta<'a> {
     pub request_id: &'a str,
     pub function: &'a str,
     pub handler: &'a str,
+    pub output: Output,
     /// Where in the path PATH_INFO begins.
     pub path_info_start: usize,
     pub content_length: u64,
@@ -54,6 +56,7 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<CString>> {
     variables.add("FAAS_REQUEST_ID", meta.request_id.as_bytes())?;
     variables.add("FAAS_FUNCTION", meta.function.as_bytes())?;
     variables.add("FAAS_HANDLER", meta.handler.as_bytes())?;
+    variables.add("FAAS_OUTPUT", meta.output.name().as_bytes())?;
     add_fields(&mut variables, head, meta.request_id)?;
     for (name, value) in meta.env {
         variables.push(name, value.as_bytes())?;

@@ -34,6 +34,17 @@ pub enum Output {
     Raw,
 }
 
+impl Output {
+    /// As the descriptor says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Output::Auto => "auto",
+            Output::Cgi => "cgi",
+            Output::Raw => "raw",
+        }
+    }
+}
+
 /// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
 #[derive(Debug)]
 pub struct Function {
@@ -125,7 +136,7 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
         env: fields.pairs("env", limits::ENV_VARIABLES_MAX)?,
         max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
         output: fields
-            .one_of("output", &[("auto", Output::Auto), ("cgi", Output::Cgi), ("raw", Output::Raw)])?
+            .one_of("output", &[Output::Auto, Output::Cgi, Output::Raw].map(|output| (output.name(), output)))?
             .unwrap_or(Output::Auto),
         stream: fields.truth("stream")?.unwrap_or(false),
         inflight,

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::cgi::{self, Meta};
+use super::config_loader::Output;
 use super::front_door::chunked::{ChunkDecoder, Step};
 use super::head::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::error::Error;
@@ -104,6 +105,7 @@ fn check_environment(head: &Head, path_info_start: usize) {
         request_id: "r",
         function: "f",
         handler: "h",
+        output: Output::Auto,
         path_info_start,
         content_length: 0,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),

@@ -240,6 +240,7 @@ impl HttpHandler {
             request_id: &conversation.request_id,
             function: &function.name,
             handler: &function.handler,
+            output: function.output,
             path_info_start,
             content_length,
             peer: conversation.peer,

@@ -63,6 +63,7 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
         ("FAAS_REQUEST_ID", "it-1"),
         ("FAAS_FUNCTION", "shown"),
         ("FAAS_HANDLER", "main"),
+        ("FAAS_OUTPUT", "auto"),
         ("HTTP_HOST", "it"),
         ("HTTP_COOKIE", "a=1; b=2"),
         ("HTTP_X_TWICE", "1, 2"),

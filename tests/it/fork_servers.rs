@@ -62,7 +62,10 @@ fn a_fork_server_that_is_asked_often_hands_down_what_is_used() {
     instance.function("GET:/faults", "php", FAULTS, json!({}));
     let call = || serde_json::from_slice::<serde_json::Value>(&instance.warm("/faults").body).unwrap();
     let first = call();
-    let last = (0..100).map(|_| call()).last().unwrap();
+    for _ in 0..100 {
+        call();
+    }
+    let last = call();
     assert_eq!((&last[1], &last[2]), (&json!("some"), &json!(FAULTS.len())));
     let [first, last] = [first, last].map(|answer| answer[0].as_u64().unwrap());
     assert!(last * 10 < first * 9, "{first} faults at first, {last} at last");

@@ -30,6 +30,8 @@ fn status_head_and_cookies_are_what_the_function_sets() {
         php("a head without a body", "header('X-Only: 1'); http_response_code(204);").status(204).has_field("X-Only", "1").answers(""),
         php("a head after the first output", "echo 'out'; header('X-Late: 1'); echo headers_sent() ? ' sent' : ' not';")
             .answers("out sent").logs(&["Cannot modify header information - headers already sent"]),
+        php("a head that the descriptor forbids", "header('Content-Type: image/png'); http_response_code(201); echo 'bytes';")
+            .row("output", "raw").answers("bytes").check(|seen| assert_ne!(seen.answer.field("Content-Type"), Some("image/png"))),
         php("a status and exit", "http_response_code(418); exit('teapot');").status(418).answers("teapot"),
         php("a head and a failure", "header('X-Own: 1'); echo 'x'; exit(3);").exits("code 3"),
         php("a head and an exception", "header('X-Own: 1'); throw new Exception('it-boom');").exits("code 255").logs(&["it-boom"]),

@@ -66,7 +66,7 @@ impl Readable {
         if let Some(ruleset) = last.as_ref().filter(|ruleset| ruleset.is_current()) {
             return Ok(ruleset.clone());
         }
-        let landlock = sys::landlock_readable()?;
+        let landlock = sys::landlock_readable(sys::landlock_version())?;
         let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
         ruleset.allow_beside(&self.hidden, Path::new("/"))?;
         Ok(last.insert(Arc::new(ruleset)).clone())
@@ -140,7 +140,7 @@ mod tests {
         fs::create_dir_all(top.join("run")).unwrap();
         let hidden = vec![top.join("run")];
         let build = || {
-            let landlock = sys::landlock_readable().unwrap();
+            let landlock = sys::landlock_readable(sys::landlock_version()).unwrap();
             let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
             // Not from the root on: others work in the folder of temporary files meanwhile.
             ruleset.allow_beside(&hidden, &top).unwrap();

@@ -807,6 +807,8 @@ mod landlock {
     pub const WRITE_FILE: u64 = 1 << 1;
     pub const READ_FILE: u64 = 1 << 2;
     pub const TRUNCATE: u64 = 1 << 14;
+    /// Link and rename from folder to folder. Since version 2; who does not mention it forbids it.
+    pub const REFER: u64 = 1 << 13;
     /// Remove, make and rename, in a folder: bits 4 (REMOVE_DIR) to 13 (REFER).
     pub const IN_FOLDER: u64 = ((1 << 14) - 1) & !((1 << 4) - 1);
     pub const BIND_AND_CONNECT_TCP: u64 = 0b11;
@@ -824,7 +826,7 @@ pub fn landlock_ruleset(
     files: &[BorrowedFd<'_>],
     cut_network: bool,
 ) -> io::Result<OwnedFd> {
-    let refer = if version >= 2 { 0 } else { 1 << 13 };
+    let refer = if version >= 2 { 0 } else { landlock::REFER };
     let truncate = if version >= 3 { landlock::TRUNCATE } else { 0 };
     let for_file = landlock::WRITE_FILE | truncate;
     let for_folder = (for_file | landlock::IN_FOLDER) & !refer;
@@ -847,13 +849,19 @@ pub fn landlock_ruleset(
 }
 
 /// A Landlock ruleset under which files can be opened for reading only beneath what [`allow_reading`] adds to it. Whether
-/// they can be executed, or folders be listed, is not its business.
-pub fn landlock_readable() -> io::Result<OwnedFd> {
-    let attributes = [landlock::READ_FILE];
+/// they can be executed, or folders be listed, is not its business, nor whether files can be moved from folder to folder.
+pub fn landlock_readable(version: u32) -> io::Result<OwnedFd> {
+    let refer = if version >= 2 { landlock::REFER } else { 0 };
+    let attributes = [landlock::READ_FILE | refer];
     // SAFETY: the kernel reads the eight bytes of the array.
     let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), 8, 0u32) } as c_int;
     // SAFETY: checked, so the kernel has just given us this descriptor; it is close-on-exec.
-    check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
+    if refer != 0 {
+        // Where to is the other ruleset's business; out of what is hidden nothing can be moved to where it could be read.
+        allow_beneath(&ruleset, File::open("/")?.as_fd(), refer)?;
+    }
+    Ok(ruleset)
 }
 
 /// See [`landlock_readable`]. A symbolic link is left out: what counts is where it leads.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ fn a_function_writes_into_its_scratch_folder_and_what_its_row_lists_and_nowhere_
         echo \"$TMPDIR\"";
     let other = instance.path("other");
     fs::create_dir(&other).unwrap();
-    fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o777)).unwrap();
     instance.script_with("GET:/write", script, json!({"env": {"IT_FOLDER": instance.shared(""), "OTHER": other}}));
     let answer = instance.get("/write").text();
     let lines: Vec<&str> = answer.lines().collect();
@@ -48,6 +49,23 @@ fn a_function_cannot_read_the_registry_nor_the_run_dir_where_it_has_a_user_of_it
     assert_eq!(lines[0], described(&instance)["user"]);
     assert!(lines[1].contains("denied"), "{answer}");
     assert_eq!(lines[2], "out of reach");
+}
+
+#[test]
+fn where_permissions_hide_nothing_the_registry_cannot_be_read_and_files_move_from_folder_to_folder() {
+    let instance = Instance::start();
+    let landlock = described(&instance)["landlock"].as_u64().unwrap();
+    // The right to move files from folder to folder came with the second version; before that none could be (landlock(7)).
+    if landlock < 2 {
+        return;
+    }
+    let db = instance.path("registry.db");
+    fs::set_permissions(&db, fs::Permissions::from_mode(0o644)).unwrap();
+    let script = "cat \"$DB\" >/dev/null 2>&1 && echo read || echo hidden\n\
+        cd \"$TMPDIR\" && mkdir a b && echo x >a/file && ln a/file b/linked; ls b\n\
+        ln \"$DB\" \"$IT_FOLDER/stolen\" 2>/dev/null && echo linked || echo not linked";
+    instance.script_with("GET:/move", script, json!({"env": {"DB": db, "IT_FOLDER": instance.shared("")}}));
+    assert_eq!(instance.get("/move").text(), "hidden\nlinked\nnot linked\n");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What forked processes cost as things grow: many different functions called in turn, what their fork servers hold of
-//! memory, a burst out of nowhere, and a call that takes long.
+//! memory, the number of workers, each with fork servers of its own, a burst out of nowhere, and a call that takes long.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,28 @@ fn row(folder: &Path, number: usize) -> Outcome<(String, String)> {
 
 fn is_php(pid: i32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"php"))
+}
+
+/// One worker and four: each has fork servers of its own, which memory and the processors' caches hold.
+pub fn workers() -> Outcome<Vec<Row>> {
+    const ROUNDS: usize = 9;
+    const TIME: Duration = Duration::from_millis(1000);
+    version("php").ok_or("php is not installed (apt-get install php-cli)")?;
+    let (one, four) = (Instance::start(1, &[])?, Instance::start(WORKERS, &[])?);
+    let measure = |runtime: &str, request: Vec<u8>| -> Outcome<Row> {
+        let on = |instance: &Instance| {
+            let load = Load { address: instance.address, request: request.clone(), status: 200, connections: 4 };
+            move || load.per_s(TIME)
+        };
+        let (mut on_one, mut on_four) = (on(&one), on(&four));
+        // Until they have their fork servers.
+        take_turns(1, [&mut on_one, &mut on_four])?;
+        let [of_one, of_four] = take_turns(ROUNDS, [&mut on_one, &mut on_four])?;
+        let what = format!("{runtime}, 4 keep-alive connections, 1 worker");
+        let row = Row::without_goal(&what, of_one.show(Unit::PerSecond));
+        Ok(row.beside("4 workers", &of_four, Unit::PerSecond, &of_one.ratio_to(&of_four)))
+    };
+    Ok(vec![measure("PHP", post("/api/hello", br#"{"name":"Alice"}"#))?, measure("WASM", get("/ping"))?])
 }
 
 /// 64 calls at once after a time of rest, with 32 slots.

@@ -3,7 +3,8 @@
 //! ```text
 //! cargo bench                   everything, in about seven minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm cold resize many-functions burst boxed idle-memory body-memory slow-clients overload
+//!                               native php wasm cold resize many-functions workers burst boxed idle-memory body-memory slow-clients
+//!                               overload
 //! ```
 //!
 //! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured
@@ -43,7 +44,7 @@ use table::{Outcome, Row, Table};
 /// A row's name on the command line, and what measures it.
 type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
 
-const MEASUREMENTS: [Measurement; 16] = [
+const MEASUREMENTS: [Measurement; 17] = [
     // First, because only an instance that has just been started has done nothing yet.
     ("idle-memory", memory::idle),
     ("body-memory", memory::bodies),
@@ -57,6 +58,7 @@ const MEASUREMENTS: [Measurement; 16] = [
     ("cold", functions::cold),
     ("resize", growth::resize),
     ("many-functions", growth::many_functions),
+    ("workers", growth::workers),
     ("burst", growth::burst),
     ("boxed", boxed::measure),
     ("slow-clients", hostile::slow_clients),

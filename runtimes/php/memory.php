@@ -36,7 +36,7 @@ final class Memory
         int getpagesize(void);
         int memfd_create(const char *name, unsigned flags);
         ssize_t pwrite(int descriptor, const void *bytes, size_t count, long offset);
-        void *mmap(void *at, size_t length, int protection, int flags, int descriptor, long offset);
+        long mmap(void *at, size_t length, int protection, int flags, int descriptor, long offset);
         int munmap(void *at, size_t length);
         int mprotect(void *at, size_t length, int protection);
         int madvise(void *at, size_t length, int advice);
@@ -76,7 +76,7 @@ final class Memory
     }
 
     /**
-     * Once it is worth it, for it takes as long as ten calls: has fork hand down the pages that every child uses, and no others.
+     * Once it is worth it, for it takes as long as twenty calls: has fork hand down the pages that every child uses, and no others.
      * `$tryOut` does what every child does, then what it is given, and ends.
      */
     public static function handDownUsed(\Closure $inChild, \Closure $tryOut): void
@@ -121,8 +121,10 @@ final class Memory
         $length = $mapping->to - $mapping->from;
         $data = \FFI::cast('char *', $mapping->from);
         $file = self::$c->memfd_create('data', self::MFD_CLOEXEC);
-        if ($file >= 0 && self::$c->pwrite($file, $data, $length, 0) === $length) {
-            $copy = \FFI::cast('char *', self::$c->mmap(null, $length, self::PROT_READ, self::MAP_SHARED, $file, 0));
+        $isCopied = $file >= 0 && self::$c->pwrite($file, $data, $length, 0) === $length;
+        $at = $isCopied ? self::$c->mmap(null, $length, self::PROT_READ, self::MAP_SHARED, $file, 0) : -1;
+        if ($at !== -1) {
+            $copy = \FFI::cast('char *', $at);
             // Nothing may write to it between its being copied and the move. Comparing takes the same steps, and one more.
             if (\FFI::memcmp($data, $copy, $length) === 0) {
                 self::$c->mmap($data, $length, self::PROT_READ | self::PROT_WRITE, self::MAP_PRIVATE | self::MAP_FIXED, $file, 0);
@@ -148,7 +150,7 @@ final class Memory
     private static function handDownCode(object $mapping, array $pages): void
     {
         array_map(self::separate(...), $pages);
-        self::$c->madvise(\FFI::cast('void *', $mapping->from), $mapping->to - $mapping->from, self::MADV_DONTNEED);
+        self::dropFilePages([$mapping], []);
         foreach ($pages as $page) {
             // Reading puts it in place.
             $byte = \FFI::cast('char *', $page)[0];

@@ -1,10 +1,10 @@
 //! `cargo bench`: measures what the README states, and prints one Markdown table.
 //!
 //! ```text
-//! cargo bench                   everything, in about seven minutes on two cores
+//! cargo bench                   everything, in about eight minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm cold resize many-functions workers burst boxed idle-memory body-memory slow-clients
-//!                               overload
+//!                               native php wasm cold resize many-functions workers burst boxed idle-memory
+//!                               body-memory slow-clients overload
 //! ```
 //!
 //! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured

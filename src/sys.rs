@@ -858,21 +858,25 @@ pub fn landlock_readable(version: u32) -> io::Result<OwnedFd> {
     // SAFETY: checked, so the kernel has just given us this descriptor; it is close-on-exec.
     let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
     if refer != 0 {
-        // Where to is the other ruleset's business; out of what is hidden nothing can be moved to where it could be read.
-        allow_beneath(&ruleset, File::open("/")?.as_fd(), refer)?;
+        // landlock_ruleset() decides where a file may go. That it can be read there when it could not before, Landlock forbids.
+        allow_beneath(&ruleset, open_path(std::path::Path::new("/"))?.as_fd(), refer)?;
     }
     Ok(ruleset)
 }
 
 /// See [`landlock_readable`]. A symbolic link is left out: what counts is where it leads.
 pub fn allow_reading(ruleset: &OwnedFd, path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let object = options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let object = open_path(path)?;
     if object.metadata()?.is_symlink() {
         return Ok(());
     }
     allow_beneath(ruleset, object.as_fd(), landlock::READ_FILE)
+}
+
+/// A file, or a symbolic link, without any right to it.
+fn open_path(path: &std::path::Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
 }
 
 fn allow_beneath(ruleset: &OwnedFd, object: BorrowedFd<'_>, rights: u64) -> io::Result<()> {

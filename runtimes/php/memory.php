@@ -29,6 +29,7 @@ final class Memory
     private const MAP_FIXED = 16;
     private const MADV_DONTNEED = 4;
     private const MFD_CLOEXEC = 1;
+    private const O_CLOEXEC = 02000000;
     /** Data of this size is worth the look at which of its pages are used. In bytes. */
     private const LARGE = 1 << 18;
 
@@ -40,7 +41,10 @@ final class Memory
         int munmap(void *at, size_t length);
         int mprotect(void *at, size_t length, int protection);
         int madvise(void *at, size_t length, int advice);
+        int open(const char *path, int flags, ...);
+        ssize_t pread(int descriptor, void *bytes, size_t count, long offset);
         int close(int descriptor);
+        void _exit(int status);
         C;
 
     private static \FFI $c;
@@ -76,21 +80,30 @@ final class Memory
     }
 
     /**
-     * Once it is worth it, for it takes as long as twenty calls: has fork hand down the pages that every child uses, and no others.
-     * `$tryOut` does what every child does, then what it is given, and ends.
+     * Has fork hand down the pages that every child uses, and no others. That takes as long as twenty calls. `$tryOut` does what
+     * every child does, then what it is given, and ends.
      */
     public static function handDownUsed(\Closure $inChild, \Closure $tryOut): void
     {
-        array_walk(self::$data, self::moveData(...));
+        if (self::$code === []) {
+            return;
+        }
         $pages = unpack('P*', $inChild(fn () => self::usedPages($tryOut)));
+        // Without an answer all stays as it is, which works as well.
+        if ($pages === []) {
+            return;
+        }
         foreach (self::$code as $mapping) {
             self::handDownCode($mapping, self::within($mapping, $pages));
         }
         foreach (self::$data as $mapping) {
+            self::moveData($mapping);
             array_map(self::write(...), self::within($mapping, $pages));
         }
         // What else is in place would be handed down as well.
-        self::dropFilePages([...self::$code, ...self::$data], $pages);
+        foreach ([...self::$data, ...self::$code] as $mapping) {
+            self::dropFilePages($mapping, $pages);
+        }
     }
 
     /**
@@ -115,7 +128,7 @@ final class Memory
         }
     }
 
-    /** Keeps data in a file from now on. Who writes to it nevertheless gets a page of his own, as after any fork. */
+    /** Keeps data in a file from now on. A process that writes to it gets a page of its own, as after any fork. */
     private static function moveData(object $mapping): void
     {
         $length = $mapping->to - $mapping->from;
@@ -125,9 +138,12 @@ final class Memory
         $at = $isCopied ? self::$c->mmap(null, $length, self::PROT_READ, self::MAP_SHARED, $file, 0) : -1;
         if ($at !== -1) {
             $copy = \FFI::cast('char *', $at);
-            // Nothing may write to it between its being copied and the move. Comparing takes the same steps, and one more.
-            if (\FFI::memcmp($data, $copy, $length) === 0) {
-                self::$c->mmap($data, $length, self::PROT_READ | self::PROT_WRITE, self::MAP_PRIVATE | self::MAP_FIXED, $file, 0);
+            // Nothing may write to it between the copy and the move. What PHP's own steps write would show here already.
+            $isSame = \FFI::memcmp($data, $copy, $length) === 0;
+            $access = self::PROT_READ | self::PROT_WRITE;
+            if ($isSame && self::$c->mmap($data, $length, $access, self::MAP_PRIVATE | self::MAP_FIXED, $file, 0) === -1) {
+                // There may be a hole now where the data was.
+                self::$c->_exit(1);
             }
             self::$c->munmap($copy, $length);
         }
@@ -138,19 +154,20 @@ final class Memory
     private static function usedPages(\Closure $tryOut): string
     {
         $mappings = [...self::$code, ...self::$data];
+        array_walk(self::$data, self::moveData(...));
         foreach ($mappings as $mapping) {
             for ($page = $mapping->from; $page < $mapping->to; $page += 2 * self::$page) {
                 self::separate($page);
             }
+            self::dropFilePages($mapping, []);
         }
-        self::dropFilePages($mappings, []);
-        $tryOut(fn () => pack('P*', ...array_keys(self::pages($mappings))));
+        $tryOut(fn () => pack('P*', ...array_keys(array_replace([], ...array_map(self::pages(...), $mappings)))));
     }
 
     private static function handDownCode(object $mapping, array $pages): void
     {
         array_map(self::separate(...), $pages);
-        self::dropFilePages([$mapping], []);
+        self::dropFilePages($mapping, []);
         foreach ($pages as $page) {
             // Reading puts it in place.
             $byte = \FFI::cast('char *', $page)[0];
@@ -185,26 +202,33 @@ final class Memory
         return self::$c->mprotect(\FFI::cast('void *', $mapping->from), $mapping->to - $mapping->from, $protection) === 0;
     }
 
-    /** Takes pages of files but these out of the tables: they come back when they are used. */
-    private static function dropFilePages(array $mappings, array $but): void
+    /**
+     * Takes pages of files but these out of the tables: they come back when they are used. What were written to one between the
+     * look at the table and this would be lost: so nothing is done in between that allocates memory of the C library's.
+     */
+    private static function dropFilePages(object $mapping, array $but): void
     {
-        foreach (array_diff(array_keys(self::pages($mappings), true, true), $but) as $page) {
-            self::$c->madvise(\FFI::cast('void *', $page), self::$page, self::MADV_DONTNEED);
+        $kept = array_flip($but);
+        foreach (self::pages($mapping) as $page => $isFile) {
+            if ($isFile && !isset($kept[$page])) {
+                self::$c->madvise(\FFI::cast('void *', $page), self::$page, self::MADV_DONTNEED);
+            }
         }
     }
 
-    /** The pages of these mappings that are in place: whether they are a file's, by their addresses. */
-    private static function pages(array $mappings): array
+    /** The pages of a mapping that are in place: whether they are a file's, by their addresses. */
+    private static function pages(object $mapping): array
     {
         $pages = [];
-        foreach ($mappings as $mapping) {
-            [$first, $count] = [intdiv($mapping->from, self::$page), intdiv($mapping->to - $mapping->from, self::$page)];
-            $table = (string) @file_get_contents(self::proc('pagemap'), false, null, 8 * $first, 8 * $count);
-            foreach (unpack('P*', $table) as $number => $entry) {
-                // Documentation/admin-guide/mm/pagemap.rst: bit 63 is whether it is in place, and 61 whether it is a file's.
-                if ($entry < 0) {
-                    $pages[($first + $number - 1) * self::$page] = ($entry >> 61 & 1) === 1;
-                }
+        $count = intdiv($mapping->to - $mapping->from, self::$page);
+        $table = self::$c->new("uint64_t[$count]");
+        $file = self::$c->open(self::proc('pagemap'), self::O_CLOEXEC);
+        $length = self::$c->pread($file, $table, 8 * $count, 8 * intdiv($mapping->from, self::$page));
+        self::$c->close($file);
+        for ($number = 0; 8 * $number < $length; $number++) {
+            // Documentation/admin-guide/mm/pagemap.rst: bit 63 is whether it is in place, and 61 whether it is a file's.
+            if ($table[$number] < 0) {
+                $pages[$mapping->from + $number * self::$page] = ($table[$number] >> 61 & 1) === 1;
             }
         }
         return $pages;
@@ -217,9 +241,9 @@ final class Memory
         $file = @fopen(self::proc('smaps'), 'r');
         // Line by line: what PHP has once taken for a whole file would be handed down for ever.
         while ($file && ($line = fgets($file)) !== false) {
-            if (preg_match('~^([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(/.*|\[heap])?$~', $line, $found)) {
+            if (preg_match('~^([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(/.*|\[heap])?~', $line, $found)) {
                 $mappings[] = (object) ['from' => hexdec($found[1]), 'to' => hexdec($found[2]), 'permissions' => $found[3],
-                    'path' => $found[4] ?? '', 'isUsed' => false];
+                    'path' => rtrim($found[4] ?? ''), 'isUsed' => false];
             } elseif (sscanf($line, 'Referenced: %d', $referenced) === 1) {
                 end($mappings)->isUsed = $referenced > 0;
             }

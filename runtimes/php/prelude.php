@@ -11,7 +11,8 @@
  * header() and its like do nothing in the command line program. The worker takes them away with disable_functions, and they
  * are defined again below. What they collect is written as a CGI head just before the first output, which PHP itself tells us
  * of (header_register_callback), so that no output buffer of ours stands between the function and its answer. A function
- * that uses none of them gets no head: then all of its output, or the head that it prints itself, is the answer.
+ * that uses none of them gets no head: then all of its output, or the head that it prints itself, is the answer. Nor does one
+ * whose descriptor says `"output": "raw"`.
  *
  * Differences from php-cgi that remain: no default Content-Type; PHP_SAPI is "cli"; STDIN, STDOUT and STDERR are there;
  * $_FILES, move_uploaded_file() and sessions' cookies are not; what is written to STDOUT or php://stdout passes by the head;

@@ -30,7 +30,7 @@ final class Server
     /** The most of an environment at all: more than the worker's frames hold. */
     private const ENVIRONMENT_MAX = 1 << 24;
 
-    /** After so many forks there will be more. */
+    /** A server that has forked this often is worth the time that Memory::handDownUsed() takes. */
     private const OFTEN = 50;
 
     /** Resources that have nothing to do when they are closed. */
@@ -40,6 +40,8 @@ final class Server
     private const O_RDWR = 2;
     private const MSG_CMSG_CLOEXEC = 0x40000000;
     private const CLONE_PARENT = 0x8000;
+    /** How long a child may take that is to find something out, in seconds. */
+    private const LOOK_MAX = 2;
     private const PR_SET_PDEATHSIG = 1;
     private const PR_SET_CHILD_SUBREAPER = 36;
     // The same on all machines.
@@ -67,6 +69,7 @@ final class Server
         int waitpid(int process, int *status, int flags);
         int getpid(void);
         int setsid(void);
+        unsigned alarm(unsigned seconds);
         int prctl(int option, ...);
         int kill(int process, int signal);
         long syscall(long number, ...);
@@ -176,7 +179,11 @@ final class Server
         self::$lastResource = array_key_last(get_resources()) ?? 0;
         // By eval, as this file was.
         eval('?>' . file_get_contents(dirname(get_cfg_var('faas.server')) . '/memory.php'));
-        Memory::arrange(self::inChild(...));
+        try {
+            Memory::arrange(self::inChild(...));
+        } catch (\FFI\Exception) {
+            // An older C library. Forks take a little longer then.
+        }
         // PHP keeps where paths lead, and /proc/self leads each child elsewhere.
         foreach (array_keys(realpath_cache_get()) as $path) {
             if (str_starts_with($path, '/proc/')) {
@@ -223,8 +230,8 @@ final class Server
     }
 
     /**
-     * Runs `$work` in a child and returns what it returns, up to READ_MAX bytes. Where that is a number, the child exits with
-     * it, and returned is where in PHP's globals it then stands.
+     * Runs `$work` in a child and returns what it returns; nothing where that takes longer than LOOK_MAX. Where that is a
+     * number, the child exits with it, and returned is where in PHP's globals it then stands.
      */
     private static function inChild(callable $work): string
     {
@@ -234,6 +241,9 @@ final class Server
         }
         $child = self::$c->fork();
         if ($child === 0) {
+            self::$c->prctl(self::PR_SET_PDEATHSIG, self::SIGKILL);
+            self::$c->alarm(self::LOOK_MAX);
+            self::$c->close(self::CONTROL);
             self::$channel = $ends[1];
             self::$process = self::$c->getpid();
             $answer = $work();
@@ -251,12 +261,15 @@ final class Server
             self::$c->kill(self::$c->getpid(), self::SIGKILL);
         }
         self::$c->close($ends[1]);
-        $count = $child < 0 ? 0 : self::$c->read($ends[0], self::$bytes, self::READ_MAX);
+        $answer = '';
+        while ($child > 0 && ($count = self::$c->read($ends[0], self::$bytes, self::READ_MAX)) > 0) {
+            $answer .= \FFI::string(self::$bytes, $count);
+        }
         self::$c->close($ends[0]);
         if ($child > 0) {
             self::$c->waitpid($child, null, 0);
         }
-        return \FFI::string(self::$bytes, max(0, $count));
+        return $answer;
     }
 
     /**

@@ -85,7 +85,7 @@ impl Files {
         Ok(Files {
             cgi_folder,
             prelude: place("prelude.php", include_str!("../../../runtimes/php/prelude.php"))?,
-            // Which finds the other beside it.
+            // server.php reads memory.php from its own folder.
             server: {
                 place("memory.php", include_str!("../../../runtimes/php/memory.php"))?;
                 place("server.php", include_str!("../../../runtimes/php/server.php"))?

@@ -43,7 +43,7 @@ pub fn main(init: std.process.Init) !void {
         while (try entries.next(io)) |entry| try out.print(" [\"{s}\"]", .{entry.name});
         try out.print("\n", .{});
     } else if (std.mem.eql(u8, query, "elsewhere")) {
-        const is_refused = if (std.Io.Dir.cwd().openFile(io, "/etc/passwd", .{})) |_| false else |_| true;
+        const is_refused = if (std.Io.Dir.cwd().openFile(io, "../../../../../../etc/passwd", .{})) |_| false else |_| true;
         try out.print("{}\n", .{is_refused});
     } else if (std.mem.eql(u8, query, "head")) {
         try out.writeAll("Status: 201 Created\r\nContent-Type: text/csv\r\n\r\na,b\n");

@@ -203,8 +203,8 @@ final class Memory
     }
 
     /**
-     * Takes pages of files but these out of the tables: they come back when they are used. What were written to one between the
-     * look at the table and this would be lost: so nothing is done in between that allocates memory of the C library's.
+     * Takes pages of files but these out of the tables: they come back when they are used. What is written to one between the
+     * look at the table and this is lost: so nothing is done in between that takes or frees memory of the C library's.
      */
     private static function dropFilePages(object $mapping, array $but): void
     {

@@ -2,11 +2,10 @@
 //! and by all paths in random order, which is as bad as it can get: then it is main memory that is measured.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use faas::gateway::config_loader::{Function, parse};
+use faas::gateway::config_loader::{Function, Places, parse};
 use faas::gateway::kv::{Found, Kv, Route, Routes};
 
 use crate::table::{Outcome, Row, Samples, Unit, take_turns};
@@ -67,7 +66,7 @@ fn key(n: usize) -> String {
 
 fn function(n: usize) -> Arc<Function> {
     let descriptor = r#"{"runtime":"php","module":"x.php"}"#;
-    Arc::new(parse(&key(n), descriptor, Path::new("/"), Arc::default()).expect("the row is sound"))
+    Arc::new(parse(&key(n), descriptor, &Places::default(), Arc::default()).expect("the row is sound"))
 }
 
 fn found(kv: &Kv, path: &str) -> Arc<Function> {

@@ -18,9 +18,43 @@ use crate::limits::{FOLDER_TIME_GRAIN, READABLE_ENTRIES_MAX};
 use crate::settings::Settings;
 use crate::sys;
 
-pub struct Readable {
+/// The registry's files and the run dir, whether they are there or not: what functions can neither read nor write.
+#[derive(Debug, Default)]
+pub struct Hidden {
     /// Absolute, and free of symbolic links as far as they are there.
-    hidden: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
+}
+
+impl Hidden {
+    pub fn new(settings: &Settings) -> Hidden {
+        let mut paths = vec![settings.run_dir.clone()];
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut path = settings.db.clone().into_os_string();
+            path.push(suffix);
+            paths.push(path.into());
+        }
+        // Both the link, where there is one, and what it leads to.
+        let real = paths.iter().filter_map(|path| fs::canonicalize(path).ok());
+        let beside =
+            paths.iter().filter_map(|path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?)));
+        let mut paths: Vec<PathBuf> = real.chain(beside).collect();
+        paths.sort();
+        paths.dedup();
+        Hidden { paths }
+    }
+
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.
+    pub fn overlaps(&self, path: &Path) -> bool {
+        self.paths.iter().any(|hidden| hidden.starts_with(path) || path.starts_with(hidden))
+    }
+}
+
+pub struct Readable {
+    pub hidden: Hidden,
     /// Guards the last ruleset; held while a new one is made, which others then need not make.
     last: Mutex<Option<Arc<Ruleset>>>,
 }
@@ -39,25 +73,7 @@ type Stamp = (u64, u64, i64, i64);
 
 impl Readable {
     pub fn new(settings: &Settings) -> Readable {
-        let mut hidden = vec![settings.run_dir.clone()];
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut path = settings.db.clone().into_os_string();
-            path.push(suffix);
-            hidden.push(path.into());
-        }
-        // Both the link, where there is one, and what it leads to.
-        let real = hidden.iter().filter_map(|path| fs::canonicalize(path).ok());
-        let beside =
-            hidden.iter().filter_map(|path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?)));
-        let mut hidden: Vec<PathBuf> = real.chain(beside).collect();
-        hidden.sort();
-        hidden.dedup();
-        Readable { hidden, last: Mutex::new(None) }
-    }
-
-    /// The paths of what is to be hidden, whether they are there or not.
-    pub fn hidden(&self) -> &[PathBuf] {
-        &self.hidden
+        Readable { hidden: Hidden::new(settings), last: Mutex::new(None) }
     }
 
     /// The ruleset for a function that starts now.
@@ -68,7 +84,7 @@ impl Readable {
         }
         let landlock = sys::landlock_readable(sys::landlock_version())?;
         let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
-        ruleset.allow_beside(&self.hidden, Path::new("/"))?;
+        ruleset.allow_beside(self.hidden.paths(), Path::new("/"))?;
         Ok(last.insert(Arc::new(ruleset)).clone())
     }
 }

@@ -13,7 +13,7 @@
 //! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,19 +117,33 @@ impl Sandbox {
         serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks})
     }
 
-    /// The Landlock ruleset for an invocation that may write beneath `writable`; `None` where the kernel has no Landlock.
-    /// A path of `writable` that is not there is left out: nothing can be written to it.
-    pub fn ruleset(&self, writable: &[&Path], cut_network: bool) -> std::io::Result<Option<OwnedFd>> {
+    /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`; `None` where the kernel has no
+    /// Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to registry
+    /// or run dir, by a link that was laid after its row was checked.
+    pub fn ruleset(
+        &self,
+        scratch: Option<&Path>,
+        listed: &[PathBuf],
+        cut_network: bool,
+    ) -> std::io::Result<Option<OwnedFd>> {
         if self.landlock_version == 0 {
             return Ok(None);
         }
         let (mut folders, mut files) = (Vec::new(), Vec::new());
-        for path in writable {
+        if let Some(scratch) = scratch {
+            folders.push(File::open(scratch)?);
+        }
+        for path in listed {
             let file = match File::open(path) {
                 Ok(file) => file,
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return Err(error),
                 Err(_) => continue,
             };
+            // Of what is open, so that no link can be laid in between.
+            let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            if self.readable.hidden.overlaps(&real) {
+                continue;
+            }
             let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
             if is_folder { folders.push(file) } else { files.push(file) }
         }
@@ -141,7 +155,7 @@ impl Sandbox {
     /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s; `None` where permissions hide already
     /// what is to be hidden, which takes less time and keeps nobody from reading a file that is a moment old.
     pub fn readable(&self) -> std::io::Result<Option<Arc<readable::Ruleset>>> {
-        let is_hidden = |user: &User| self.readable.hidden().iter().all(|path| !user.can_look_at(path));
+        let is_hidden = |user: &User| self.readable.hidden.paths().iter().all(|path| !user.can_look_at(path));
         if self.landlock_version == 0 || self.user.as_ref().is_some_and(is_hidden) {
             return Ok(None);
         }

@@ -12,8 +12,9 @@
 //! then used nowhere. Here both bind, and a descriptor that is not JSON is refused.
 
 use std::fmt::Display;
+use std::fs;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
+use crate::readable::Hidden;
 
 /// How a function's stdout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +96,18 @@ impl Function {
     }
 }
 
+/// What the paths of a descriptor are measured by.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Where relative paths begin.
+    pub module_root: PathBuf,
+    /// Where no function may write.
+    pub hidden: Hidden,
+}
+
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
-pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<AtomicU64>) -> Result<Function, String> {
+pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU64>) -> Result<Function, String> {
+    let module_root = &places.module_root;
     Pattern::parse(key)?;
     let bytes_max = limits::DESCRIPTOR_BYTES_MAX;
     if descriptor.len() > bytes_max {
@@ -123,7 +135,7 @@ pub fn parse(key: &str, descriptor: &str, module_root: &Path, inflight: Arc<Atom
         sapi: fields.one_of("sapi", Sapi::WORDS)?.unwrap_or(Sapi::Cli),
         memory_mib: fields.whole("memory", limits::MEMORY_MIB, "MiB")?.unwrap_or(limits::MEMORY_MIB_DEFAULT),
         scratch_mib: fields.whole("scratch", limits::SCRATCH_MIB, "MiB")?.unwrap_or(limits::SCRATCH_MIB_DEFAULT),
-        write: fields.texts("write")?.into_iter().map(|path| module_root.join(path)).collect(),
+        write: fields.writable("write", places)?,
         dirs: fields
             .pairs("dirs", limits::DIRS_MAX)?
             .into_iter()
@@ -245,6 +257,21 @@ impl Fields {
         Ok(values.iter().filter_map(Value::as_str).collect())
     }
 
+    /// An array of paths that functions may write to. One that is not there yet is taken as it is written.
+    fn writable(&self, name: &str, places: &Places) -> Result<Vec<PathBuf>, String> {
+        let path = |text: &str| {
+            let path = places.module_root.join(text);
+            let real = fs::canonicalize(&path);
+            match places.hidden.overlaps(real.as_ref().unwrap_or(&path)) {
+                true => {
+                    Err(fault(name, &text.into(), "paths that neither hold nor lie in the registry or the run dir"))
+                }
+                false => Ok(path),
+            }
+        };
+        self.texts(name)?.into_iter().map(path).collect()
+    }
+
     /// An object of strings, as names and values.
     fn pairs(&self, field: &str, count_max: usize) -> Result<Vec<(String, String)>, String> {
         let pairs = match self.get(field) {
@@ -287,10 +314,14 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::settings::Settings;
 
     fn parsed(key: &str, descriptor: &str) -> Result<Function, String> {
-        parse(key, descriptor, Path::new("/srv/faas"), Arc::default())
+        let places = Places { module_root: "/srv/faas".into(), ..Places::default() };
+        parse(key, descriptor, &places, Arc::default())
     }
 
     /// The fault of a descriptor that has a runtime and a module besides `field`.
@@ -303,7 +334,7 @@ mod tests {
         let text = r#"{"name":"conv","runtime":"wasm","module":"/opt/c.wasm","handler":"convert","memory":512,
             "timeout":7,"env":{"A":"1","B":"zwei"},"max_inflight":3,"output":"raw","stream":true,"owner":"not ours"}"#;
         let inflight = Arc::new(AtomicU64::new(2));
-        let function = parse("POST:/api/convert", text, Path::new("/srv"), inflight.clone()).unwrap();
+        let function = parse("POST:/api/convert", text, &Places::default(), inflight.clone()).unwrap();
         assert_eq!(function.route, "POST:/api/convert");
         assert_eq!((function.name.as_str(), function.handler.as_str()), ("conv", "convert"));
         assert_eq!((function.runtime, function.runtime.as_str()), (Runtime::Wasm, "wasm"));
@@ -341,6 +372,33 @@ mod tests {
         assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a name A=B;"));
         assert!(fault_of(r#""env":[]"#).starts_with("env is []; it must be an object"));
         assert!(fault_of(r#""handler":"a\u0000b""#).starts_with("handler is"));
+    }
+
+    #[test]
+    fn what_holds_or_lies_in_registry_or_run_dir_is_not_for_functions_to_write() {
+        let folder = std::env::temp_dir().join(format!("faas-places-{}", std::process::id()));
+        fs::create_dir_all(folder.join("run/spool")).unwrap();
+        fs::create_dir_all(folder.join("data")).unwrap();
+        std::os::unix::fs::symlink(".", folder.join("link")).unwrap();
+        let text = |name| Some(folder.join(name).display().to_string());
+        let settings = Settings::from_lookup(|name| match name {
+            "FAAS_DB" => text("faas_meta.db"),
+            "FAAS_RUN_DIR" => text("run"),
+            _ => None,
+        });
+        let places = Places { module_root: folder.clone(), hidden: Hidden::new(&settings.unwrap()) };
+        let parsed = |path: &str| {
+            let descriptor = format!(r#"{{"runtime":"php","module":"x.php","write":["data",{path:?}]}}"#);
+            parse("GET:/x", &descriptor, &places, Arc::default())
+        };
+        assert_eq!(parsed("data/../data/new").unwrap().write, [folder.join("data"), folder.join("data/../data/new")]);
+        assert!(parsed("faas_meta.db.old").is_ok() && parsed("running").is_ok());
+        for wrong in [".", "/", "..", "run", "run/spool", "faas_meta.db", "faas_meta.db-wal", "link", "data/.."] {
+            let fault = parsed(wrong).unwrap_err();
+            let must = "it must be paths that neither hold nor lie in the registry or the run dir";
+            assert_eq!(fault, format!("write is {wrong:?}; {must}"));
+        }
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -216,14 +216,13 @@ impl Kv {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::gateway::config_loader::parse;
+    use crate::gateway::config_loader::{Places, parse};
 
     fn route(key: &str) -> Arc<Route> {
         let descriptor = r#"{"runtime":"php","module":"x.php"}"#;
-        let function = parse(key, descriptor, Path::new("/"), Arc::default()).unwrap();
+        let function = parse(key, descriptor, &Places::default(), Arc::default()).unwrap();
         Arc::new(Route::new(key, Ok(Arc::new(function))).unwrap())
     }
 

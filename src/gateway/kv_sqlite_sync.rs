@@ -52,9 +52,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
-use crate::gateway::config_loader;
+use crate::gateway::config_loader::{self, Places};
 use crate::gateway::kv::{Kv, Route, Routes};
 use crate::limits;
+use crate::readable::Hidden;
 use crate::settings::Settings;
 
 /// What SQLite appends to the name of a database for its write-ahead log and for its rollback journal.
@@ -98,7 +99,7 @@ pub fn create_registry(db: &Path) -> Result<()> {
 /// The registry's reader. One for each gateway: its private copy lies in the run dir.
 pub struct Sync {
     db: PathBuf,
-    module_root: PathBuf,
+    places: Places,
     copy: PathBuf,
     kv: Arc<Kv>,
     /// The registry's rows as of the last reading, by key.
@@ -130,7 +131,7 @@ impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
         Sync {
             db: settings.db.clone(),
-            module_root: settings.module_root.clone(),
+            places: Places { module_root: settings.module_root.clone(), hidden: Hidden::new(settings) },
             copy: settings.run_dir.join("registry.copy"),
             kv,
             rows: HashMap::new(),
@@ -254,7 +255,7 @@ impl Sync {
             Some(row) => (row.route, row.inflight),
             None => (None, Arc::default()),
         };
-        let (route, said) = match config_loader::parse(&key, &text, &self.module_root, inflight.clone()) {
+        let (route, said) = match config_loader::parse(&key, &text, &self.places, inflight.clone()) {
             Ok(function) => (Route::new(&key, Ok(Arc::new(function))).map(Arc::new), None),
             Err(fault) => match old.filter(|route| route.function().is_some()) {
                 Some(good) => {
@@ -739,7 +740,7 @@ WHERE k='POST:/resize';"#;
             rows.push((format!("GET:/{}", "x".repeat(filler - 5)), good.clone()));
         }
         for (key, text) in rows {
-            let parsed = config_loader::parse(&key, &text, Path::new("/"), Arc::default());
+            let parsed = config_loader::parse(&key, &text, &Places::default(), Arc::default());
             let inserted = connection.execute("INSERT INTO functions VALUES (?1, ?2, 0)", (&key, &text));
             assert_eq!(parsed.is_ok(), inserted.is_ok(), "{key:?} {text:?}\n{parsed:?}\n{inserted:?}");
             connection.execute("DELETE FROM functions WHERE k = ?1", [&key]).unwrap();

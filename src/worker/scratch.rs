@@ -116,8 +116,7 @@ impl Scratch<'_> {
         if is_lasting && last.is_some() {
             return Ok(last.clone());
         }
-        let writable: Vec<&Path> = write.iter().map(PathBuf::as_path).chain([self.folder.path.as_path()]).collect();
-        let ruleset = sandbox.ruleset(&writable, !net)?.map(Arc::new);
+        let ruleset = sandbox.ruleset(Some(&self.folder.path), write, !net)?.map(Arc::new);
         if is_lasting {
             last.clone_from(&ruleset);
         }

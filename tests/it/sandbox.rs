@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::{Value, json};
 
@@ -64,10 +64,34 @@ fn where_permissions_hide_nothing_the_registry_cannot_be_read_and_files_can_be_l
     let script = "cat \"$DB\" >/dev/null 2>&1 && echo read || echo hidden\n\
         cd \"$TMPDIR\" && mkdir a b && echo x >a/file && ln a/file b/linked; ls b\n\
         ln \"$DB\" \"$IT_FOLDER/stolen\" 2>/dev/null && echo linked || echo not linked";
-    // That it could be read under the new name is all that forbids the last link.
     let env = json!({"DB": db, "IT_FOLDER": instance.shared("")});
-    instance.script_with("GET:/move", script, json!({"env": env, "write": [instance.path("")]}));
+    instance.script_with("GET:/move", script, json!({"env": env}));
     assert_eq!(instance.get("/move").text(), "hidden\nlinked\nnot linked\n");
+}
+
+#[test]
+fn no_row_lets_a_function_write_to_the_registry() {
+    let instance = Instance::start();
+    let db = instance.path("registry.db");
+    let before = fs::read(&db).unwrap();
+    let link = instance.path("link");
+    fs::create_dir(&link).unwrap();
+    // Whatever permissions say: the gateway's own user could be the functions'.
+    fs::set_permissions(&db, fs::Permissions::from_mode(0o666)).unwrap();
+    let script = "echo x 2>/dev/null >\"$DB\" && echo written || echo refused";
+    let row = |path| json!({"env": {"DB": db}, "write": [path]});
+    instance.script_with("GET:/later", script, row(&link));
+    assert_eq!(instance.get("/later").text(), "refused\n");
+    if described(&instance)["landlock"].as_u64().unwrap() > 0 {
+        fs::remove_dir(&link).unwrap();
+        symlink(".", &link).unwrap();
+        assert_eq!(instance.get("/later").text(), "refused\n", "a link that was laid after the row was checked");
+    }
+    let all = instance.path("");
+    instance.script_with("GET:/all", script, row(&all));
+    let said = instance.get("/all").problem(500, "row-unusable");
+    assert!(said.contains("neither hold nor lie in the registry"), "{said}");
+    assert_eq!(fs::read(&db).unwrap().len(), before.len());
 }
 
 #[test]

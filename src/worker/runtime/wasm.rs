@@ -185,7 +185,7 @@ fn compile(sandbox: &Sandbox, runner: &Path, module: &Path, target: &Path) -> Re
     let result = File::create(target).map_err(failed())?;
     let (mut says, said) = std::io::pipe().map_err(failed())?;
     let (program, file) = open_program(runner).ok_or_else(|| failed()(std::io::ErrorKind::NotFound.into()))?;
-    let ruleset = sandbox.ruleset(&[], true).map_err(failed())?;
+    let ruleset = sandbox.ruleset(None, &[], true).map_err(failed())?;
     let spawned = sys::spawn(&Spawn {
         program: &program,
         arguments: &["faas-wasm", "compile"].map(c_string),

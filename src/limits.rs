@@ -231,6 +231,9 @@ pub const SCRATCH_LOOKS_MAX: u64 = 1_000_000;
 pub const READABLE_ENTRIES_MAX: usize = 65_536;
 /// A folder whose time is younger than this may change once more without its time showing it.
 pub const FOLDER_TIME_GRAIN: Duration = Duration::from_millis(100);
+/// How long what permissions hide is taken for hidden without a further look (sandbox.rs). A function that runs already when
+/// they change is kept from nothing either.
+pub const HIDDEN_LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// Processes of one invocation; more than that is taken for a fork bomb.
 pub const FUNCTION_PROCESSES_MAX: usize = 256;
 /// Processes and threads of all functions together, where their user is not root (RLIMIT_NPROC counts by user):

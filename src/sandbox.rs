@@ -16,10 +16,13 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::limits::{FUNCTION_FILES_MAX, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX};
+use crate::limits::{
+    FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX,
+};
 use crate::procfs;
 use crate::readable::{self, Readable};
 use crate::settings::Settings;
@@ -38,6 +41,8 @@ pub struct Sandbox {
     /// Devices that everybody may write to.
     devices: Vec<File>,
     readable: Readable,
+    /// When permissions were last seen to hide what is to be hidden. Held to read or write that.
+    seen_hidden: Mutex<Option<Instant>>,
     /// Without network, and with it.
     system_calls: [SystemCalls; 2],
     /// What is not as one would wish, in sentences for log and /healthz.
@@ -99,7 +104,9 @@ impl Sandbox {
             (None, 0) => None,
             (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
         };
-        let sandbox = Sandbox { user, processes_max, landlock_version, devices, readable, system_calls, remarks };
+        let seen_hidden = Mutex::default();
+        let sandbox =
+            Sandbox { user, processes_max, landlock_version, devices, readable, seen_hidden, system_calls, remarks };
         if landlock_version == 0
             && sandbox.user.is_some()
             && sandbox.may_read(&settings.db).is_ok()
@@ -155,11 +162,23 @@ impl Sandbox {
     /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s; `None` where permissions hide already
     /// what is to be hidden, which takes less time and keeps nobody from reading a file that is a moment old.
     pub fn readable(&self) -> std::io::Result<Option<Arc<readable::Ruleset>>> {
-        let is_hidden = |user: &User| self.readable.hidden.paths().iter().all(|path| !user.can_look_at(path));
-        if self.landlock_version == 0 || self.user.as_ref().is_some_and(is_hidden) {
+        if self.landlock_version == 0 || self.user.as_ref().is_some_and(|user| self.is_hidden_from(user)) {
             return Ok(None);
         }
         self.readable.ruleset().map(Some)
+    }
+
+    /// Whether permissions keep `user` from registry and run dir.
+    fn is_hidden_from(&self, user: &User) -> bool {
+        let seen_hidden = || self.seen_hidden.lock().expect("nothing panics under this lock");
+        let last = *seen_hidden();
+        if last.is_some_and(|at| at.elapsed() < HIDDEN_LOOK_PERIOD) {
+            return true;
+        }
+        let now = Instant::now();
+        let is_hidden = self.readable.hidden.paths().iter().all(|path| !user.can_look_at(path));
+        *seen_hidden() = is_hidden.then_some(now);
+        is_hidden
     }
 
     /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`].

@@ -78,13 +78,15 @@ enum Way {
 fn prepare<'a>(worker: &'a Worker, invocation: &Invocation) -> std::result::Result<(Way, Scratch<'a>), Verdict> {
     let version = runtime::version_of(&invocation.module)?;
     let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"))?;
-    let key = runtime::can_fork(worker, invocation).then(|| Key::new(invocation, version));
+    let key = runtime::can_fork(invocation).then(|| Key::new(invocation, version));
     if let Some((child, server)) = key.as_ref().and_then(|key| worker.fork_servers.take(key)) {
         return Ok((Way::Warm(child, server), scratch));
     }
     runtime::check_readable(worker, &invocation.module)?;
     let command = runtime::command(worker, invocation, scratch.path())?;
-    if let Some(key) = key {
+    if let Some(key) = key
+        && runtime::is_built(worker, invocation.runtime)
+    {
         worker.fork_servers.order(key);
     }
     Ok((Way::Cold(command), scratch))

@@ -73,17 +73,22 @@ pub(super) fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) 
 /// files, so it must not start with them in a descriptor's `env`.
 const CHANGE_THE_START: [&str; 3] = ["LD_", "GLIBC_", "PHP"];
 
-/// Whether an invocation could have a process forked from a fork server.
-pub(super) fn can_fork(worker: &Worker, invocation: &Invocation) -> bool {
+/// Whether an invocation could have a process forked from a fork server, if there is one.
+pub(super) fn can_fork(invocation: &Invocation) -> bool {
     let has_server = match invocation.runtime {
         Runtime::Php => php::can_fork(invocation),
-        Runtime::Wasm => wasm::can_fork(&worker.runtimes.wasm, invocation),
+        Runtime::Wasm => wasm::can_fork(invocation),
         Runtime::Native => false,
     };
     let own = &invocation.environment[invocation.environment.len() - invocation.env_count..];
     let changes_the_start =
         |pair: &CString| CHANGE_THE_START.iter().any(|name| pair.as_bytes().starts_with(name.as_bytes()));
     has_server && invocation.start == Start::Auto && !own.iter().any(changes_the_start)
+}
+
+/// Whether the fork server's program is there: faas-wasm is built while others are served.
+pub(super) fn is_built(worker: &Worker, runtime: Runtime) -> bool {
+    runtime != Runtime::Wasm || wasm::is_built(&worker.runtimes.wasm)
 }
 
 /// The command of the fork server for `key`.

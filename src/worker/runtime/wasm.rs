@@ -75,8 +75,12 @@ pub(super) fn command(
 }
 
 /// Only faas-wasm forks.
-pub(super) fn can_fork(cache: &Cache, invocation: &Invocation) -> bool {
-    invocation.engine == Engine::Auto && cache.runners.iter().any(|path| path.exists())
+pub(super) fn can_fork(invocation: &Invocation) -> bool {
+    invocation.engine == Engine::Auto
+}
+
+pub(super) fn is_built(cache: &Cache) -> bool {
+    cache.runners.iter().any(|path| path.exists())
 }
 
 pub(super) fn server_command(cache: &Cache, sandbox: &Sandbox, key: &Key) -> std::result::Result<Command, String> {

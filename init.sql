@@ -1,5 +1,5 @@
 -- The registry: which function answers which route. `sqlite3 faas_meta.db < init.sql` makes it, and so does
--- `gateway --init`. Run on a registry that exists, it adds the sample rows that are missing and changes nothing else.
+-- `gateway --init`. Run on a registry that exists, it adds the sample rows that are missing and changes no other row.
 --
 --   k        METHOD:/path, or METHOD:/prefix/* for all that lies under it
 --   v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB), timeout

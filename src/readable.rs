@@ -18,43 +18,53 @@ use crate::limits::{FOLDER_TIME_GRAIN, READABLE_ENTRIES_MAX};
 use crate::settings::Settings;
 use crate::sys;
 
-/// The registry's files and the run dir, whether they are there or not: what functions can neither read nor write.
+/// What is not for functions, whether it is there or not. Paths are absolute, and free of symbolic links as far as they lead
+/// anywhere when the platform starts.
 #[derive(Debug, Default)]
-pub struct Hidden {
-    /// Absolute, and free of symbolic links as far as they are there.
-    paths: Vec<PathBuf>,
+pub struct OffLimits {
+    /// The registry's files and the run dir: neither to read nor to write.
+    pub hidden: Vec<PathBuf>,
+    /// Where the runtimes' files and all scratch folders lie: to read, but not to write.
+    kept: Vec<PathBuf>,
 }
 
-impl Hidden {
-    pub fn new(settings: &Settings) -> Hidden {
-        let mut paths = vec![settings.run_dir.clone()];
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut path = settings.db.clone().into_os_string();
-            path.push(suffix);
-            paths.push(path.into());
-        }
+impl OffLimits {
+    pub fn new(settings: &Settings) -> OffLimits {
+        let registry = [settings.db.clone(), resolved(&settings.db)];
+        let registry = registry.iter().flat_map(|path| {
+            ["", "-wal", "-shm", "-journal"].map(|suffix| {
+                let mut path = path.clone().into_os_string();
+                path.push(suffix);
+                PathBuf::from(path)
+            })
+        });
         // Both the link, where there is one, and what it leads to.
-        let real = paths.iter().filter_map(|path| fs::canonicalize(path).ok());
-        let beside =
-            paths.iter().filter_map(|path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?)));
-        let mut paths: Vec<PathBuf> = real.chain(beside).collect();
-        paths.sort();
-        paths.dedup();
-        Hidden { paths }
-    }
-
-    pub fn paths(&self) -> &[PathBuf] {
-        &self.paths
+        let paths = registry.chain([settings.run_dir.clone()]);
+        let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
+        hidden.sort();
+        hidden.dedup();
+        OffLimits { hidden, kept: vec![resolved(&settings.scratch_dir())] }
     }
 
     /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.
     pub fn overlaps(&self, path: &Path) -> bool {
-        self.paths.iter().any(|hidden| hidden.starts_with(path) || path.starts_with(hidden))
+        self.hidden.iter().chain(&self.kept).any(|other| other.starts_with(path) || path.starts_with(other))
     }
 }
 
+/// Where a path leads; if it is not there, where it would be.
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| beside(path))
+}
+
+/// A path with its folder resolved, but not itself.
+fn beside(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
+}
+
 pub struct Readable {
-    pub hidden: Hidden,
+    pub off_limits: OffLimits,
     /// Guards the last ruleset; held while a new one is made, which others then need not make.
     last: Mutex<Option<Arc<Ruleset>>>,
 }
@@ -73,7 +83,7 @@ type Stamp = (u64, u64, i64, i64);
 
 impl Readable {
     pub fn new(settings: &Settings) -> Readable {
-        Readable { hidden: Hidden::new(settings), last: Mutex::new(None) }
+        Readable { off_limits: OffLimits::new(settings), last: Mutex::new(None) }
     }
 
     /// The ruleset for a function that starts now.
@@ -84,7 +94,7 @@ impl Readable {
         }
         let landlock = sys::landlock_readable(sys::landlock_version())?;
         let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
-        ruleset.allow_beside(self.hidden.paths(), Path::new("/"))?;
+        ruleset.allow_beside(&self.off_limits.hidden, Path::new("/"))?;
         Ok(last.insert(Arc::new(ruleset)).clone())
     }
 }

@@ -7,7 +7,7 @@
 //! | other processes | Landlock: no signals to, and no reading the memory of, processes outside of the invocation |
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
 //! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation |
-//! | permissions | seccomp: no chmod and its like where the user is our own, whose files Landlock does not keep from that |
+//! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
 //! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
@@ -28,7 +28,9 @@ use crate::readable::{self, Readable};
 use crate::settings::Settings;
 use crate::sys::{self, Confinement, SystemCalls};
 
-/// Versions of Landlock from which on a function can neither truncate what it may not write nor signal others.
+/// The version of Landlock from which on a function cannot truncate what it may not write, and from which on it cannot signal
+/// others (landlock(7)).
+const LANDLOCK_TRUNCATES: u32 = 3;
 const LANDLOCK_WHOLE: u32 = 6;
 
 pub struct Sandbox {
@@ -78,8 +80,14 @@ impl Sandbox {
         if landlock_version == 0 {
             remarks.push("the kernel has no Landlock: functions can write whatever their user can".into());
         } else if landlock_version < LANDLOCK_WHOLE {
+            let whom = if user.is_some() { "each other" } else { "each other and the gateway" };
             remarks.push(format!(
-                "the kernel's Landlock has version {landlock_version}: functions of one user can send each other signals"
+                "the kernel's Landlock has version {landlock_version}: functions of one user can send {whom} signals"
+            ));
+        }
+        if (1..LANDLOCK_TRUNCATES).contains(&landlock_version) {
+            remarks.push(format!(
+                "the kernel's Landlock has version {landlock_version}: functions can empty files that their user may write"
             ));
         }
         if !sys::CAN_RESTRICT_SYSTEM_CALLS {
@@ -125,8 +133,8 @@ impl Sandbox {
     }
 
     /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`; `None` where the kernel has no
-    /// Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to registry
-    /// or run dir, by a link that was laid after its row was checked.
+    /// Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to what is off
+    /// limits, by a link that was laid after its row was checked.
     pub fn ruleset(
         &self,
         scratch: Option<&Path>,
@@ -141,14 +149,15 @@ impl Sandbox {
             folders.push(File::open(scratch)?);
         }
         for path in listed {
-            let file = match File::open(path) {
+            // Without a right to it: to open a pipe for reading would wait for who writes.
+            let file = match sys::refer_to(path, 0) {
                 Ok(file) => file,
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return Err(error),
                 Err(_) => continue,
             };
             // Of what is open, so that no link can be laid in between.
             let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-            if self.readable.hidden.overlaps(&real) {
+            if self.readable.off_limits.overlaps(&real) {
                 continue;
             }
             let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
@@ -176,7 +185,7 @@ impl Sandbox {
             return true;
         }
         let now = Instant::now();
-        let is_hidden = self.readable.hidden.paths().iter().all(|path| !user.can_look_at(path));
+        let is_hidden = self.readable.off_limits.hidden.iter().all(|path| !user.can_look_at(path));
         *seen_hidden() = is_hidden.then_some(now);
         is_hidden
     }

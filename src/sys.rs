@@ -859,24 +859,25 @@ pub fn landlock_readable(version: u32) -> io::Result<OwnedFd> {
     let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
     if refer != 0 {
         // landlock_ruleset() decides where a file may go. That it can be read there when it could not before, Landlock forbids.
-        allow_beneath(&ruleset, open_path(std::path::Path::new("/"))?.as_fd(), refer)?;
+        allow_beneath(&ruleset, refer_to(std::path::Path::new("/"), 0)?.as_fd(), refer)?;
     }
     Ok(ruleset)
 }
 
 /// See [`landlock_readable`]. A symbolic link is left out: what counts is where it leads.
 pub fn allow_reading(ruleset: &OwnedFd, path: &std::path::Path) -> io::Result<()> {
-    let object = open_path(path)?;
+    let object = refer_to(path, libc::O_NOFOLLOW)?;
     if object.metadata()?.is_symlink() {
         return Ok(());
     }
     allow_beneath(ruleset, object.as_fd(), landlock::READ_FILE)
 }
 
-/// A file, or a symbolic link, without any right to it.
-fn open_path(path: &std::path::Path) -> io::Result<File> {
+/// A file or folder without any right to what is in it, which takes no rights and waits for nothing. `flags` are those of
+/// open(2): with O_NOFOLLOW a symbolic link stands for itself, with O_DIRECTORY it must be a folder.
+pub fn refer_to(path: &std::path::Path, flags: c_int) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
 }
 
 fn allow_beneath(ruleset: &OwnedFd, object: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
@@ -931,6 +932,12 @@ const PERMISSION_CALLS: &[c_long] = &[
     libc::SYS_chmod,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
     452,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,

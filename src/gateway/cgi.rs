@@ -172,8 +172,8 @@ pub enum Opening {
 const MAKES_A_HEAD: [&str; 3] = ["content-type", "location", "status"];
 
 /// Fields of a function that do not get through: those of one connection (RFC 9110 7.6.1), the length and the framing,
-/// which we know better, and those that the platform sets itself.
-const NOT_THE_FUNCTIONS: [&str; 13] = [
+/// which we know better, and those that the platform sets itself; besides these, whatever begins with [`OURS`].
+const NOT_THE_FUNCTIONS: [&str; 12] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -186,8 +186,15 @@ const NOT_THE_FUNCTIONS: [&str; 13] = [
     "date",
     "x-request-id",
     "server-timing",
-    "x-faas-worker",
 ];
+
+/// How fields begin that the gateway adds, or that its parts use among themselves.
+const OURS: &str = "x-faas-";
+
+fn is_the_functions(name: &str) -> bool {
+    let is_ours = name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
+    !is_ours && !NOT_THE_FUNCTIONS.iter().any(|taken| name.eq_ignore_ascii_case(taken))
+}
 
 /// Looks for a CGI head at the beginning of `output`. `is_all`: nothing more will come. `is_demanded`: without a head
 /// the output is malformed (`"output": "cgi"`).
@@ -265,7 +272,7 @@ fn head_of(lines: &[&[u8]]) -> std::result::Result<CgiHead, String> {
             continue;
         }
         has_location |= name.eq_ignore_ascii_case("location");
-        if !NOT_THE_FUNCTIONS.iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+        if is_the_functions(name) {
             head.fields.push((name.to_string(), value.to_vec()));
         }
     }

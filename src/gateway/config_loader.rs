@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
-use crate::readable::Hidden;
+use crate::readable::OffLimits;
 
 /// How a function's stdout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +101,12 @@ impl Function {
 pub struct Places {
     /// Where relative paths begin.
     pub module_root: PathBuf,
-    /// Where no function may write.
-    pub hidden: Hidden,
+    pub off_limits: OffLimits,
 }
+
+/// What a path to write to must be.
+const OFF_LIMITS: &str =
+    "paths that neither hold nor lie in the registry, the run dir or the scratch folders in FAAS_SPOOL_DIR";
 
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
 pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU64>) -> Result<Function, String> {
@@ -262,10 +265,8 @@ impl Fields {
         let path = |text: &str| {
             let path = places.module_root.join(text);
             let real = fs::canonicalize(&path);
-            match places.hidden.overlaps(real.as_ref().unwrap_or(&path)) {
-                true => {
-                    Err(fault(name, &text.into(), "paths that neither hold nor lie in the registry or the run dir"))
-                }
+            match places.off_limits.overlaps(real.as_ref().unwrap_or(&path)) {
+                true => Err(fault(name, &text.into(), OFF_LIMITS)),
                 false => Ok(path),
             }
         };
@@ -375,28 +376,31 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_or_lies_in_registry_or_run_dir_is_not_for_functions_to_write() {
+    fn what_is_off_limits_is_not_for_functions_to_write() {
         let folder = std::env::temp_dir().join(format!("faas-places-{}", std::process::id()));
         fs::create_dir_all(folder.join("run/spool")).unwrap();
+        fs::create_dir_all(folder.join("spool/else")).unwrap();
         fs::create_dir_all(folder.join("data")).unwrap();
         std::os::unix::fs::symlink(".", folder.join("link")).unwrap();
         let text = |name| Some(folder.join(name).display().to_string());
         let settings = Settings::from_lookup(|name| match name {
             "FAAS_DB" => text("faas_meta.db"),
             "FAAS_RUN_DIR" => text("run"),
+            "FAAS_SPOOL_DIR" => text("spool"),
             _ => None,
         });
-        let places = Places { module_root: folder.clone(), hidden: Hidden::new(&settings.unwrap()) };
+        let places = Places { module_root: folder.clone(), off_limits: OffLimits::new(&settings.unwrap()) };
         let parsed = |path: &str| {
             let descriptor = format!(r#"{{"runtime":"php","module":"x.php","write":["data",{path:?}]}}"#);
             parse("GET:/x", &descriptor, &places, Arc::default())
         };
         assert_eq!(parsed("data/../data/new").unwrap().write, [folder.join("data"), folder.join("data/../data/new")]);
-        assert!(parsed("faas_meta.db.old").is_ok() && parsed("running").is_ok());
-        for wrong in [".", "/", "..", "run", "run/spool", "faas_meta.db", "faas_meta.db-wal", "link", "data/.."] {
+        assert!(["faas_meta.db.old", "running", "spool/else"].iter().all(|path| parsed(path).is_ok()));
+        for wrong in
+            [".", "/", "..", "run", "run/spool", "spool", "faas_meta.db", "faas_meta.db-wal", "link", "data/.."]
+        {
             let fault = parsed(wrong).unwrap_err();
-            let must = "it must be paths that neither hold nor lie in the registry or the run dir";
-            assert_eq!(fault, format!("write is {wrong:?}; {must}"));
+            assert_eq!(fault, format!("write is {wrong:?}; it must be {OFF_LIMITS}"));
         }
         fs::remove_dir_all(folder).unwrap();
     }

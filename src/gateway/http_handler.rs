@@ -216,7 +216,7 @@ impl HttpHandler {
                 }
                 Err(Failure::NotStarted(error)) => {
                     log!("request={} worker {}: {error}; trying another", conversation.request_id, lease.link.id);
-                    wish.avoid = Some(lease.link.clone());
+                    wish.avoid = Some((lease.link.clone(), Instant::now()));
                 }
                 Err(Failure::Lost(error)) => {
                     log!("request={} worker {}: {error}", conversation.request_id, lease.link.id);

@@ -55,7 +55,7 @@ use crate::error::{Error, Result};
 use crate::gateway::config_loader::{self, Places};
 use crate::gateway::kv::{Kv, Route, Routes};
 use crate::limits;
-use crate::readable::Hidden;
+use crate::readable::OffLimits;
 use crate::settings::Settings;
 
 /// What SQLite appends to the name of a database for its write-ahead log and for its rollback journal.
@@ -131,7 +131,7 @@ impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
         Sync {
             db: settings.db.clone(),
-            places: Places { module_root: settings.module_root.clone(), hidden: Hidden::new(settings) },
+            places: Places { module_root: settings.module_root.clone(), off_limits: OffLimits::new(settings) },
             copy: settings.run_dir.join("registry.copy"),
             kv,
             rows: HashMap::new(),

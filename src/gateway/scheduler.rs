@@ -67,8 +67,8 @@ impl Worker {
 /// What a slot is wanted for.
 #[derive(Clone, Default)]
 pub struct Wish {
-    /// The worker that it must not be on.
-    pub avoid: Option<Arc<WorkerLink>>,
+    /// A worker that did not start it, and when: it must not be on that one until a further sample says that it lives.
+    pub avoid: Option<(Arc<WorkerLink>, Instant)>,
     /// The workers that have the function's runtime started, each with its [`Wish::bit`].
     pub warm: u64,
 }
@@ -81,6 +81,10 @@ impl Wish {
 
     fn is_warm_on(&self, id: u32) -> bool {
         self.warm & Wish::bit(id) != 0
+    }
+
+    fn avoids(&self, worker: &Worker) -> bool {
+        self.avoid.as_ref().is_some_and(|(link, since)| Arc::ptr_eq(link, &worker.link) && worker.sampled_at <= *since)
     }
 }
 
@@ -189,21 +193,24 @@ impl Scheduler {
             }
             let ticket = Arc::new(Ticket { called: EventFd::new()?, wish: wish.clone(), lease: Mutex::new(None) });
             state.waiting.push_back(ticket.clone());
+            // Who is before it in the line may wait for one worker only, while another has a slot.
+            state.call_waiting();
             ticket
         };
         let mut watched = [Watched::read(ticket.called.as_fd()), Watched::read(gone)];
         let waited = sys::poll(&mut watched, Some(self.queue_timeout));
         let is_gone = watched[1].is_ready();
-        waited.map_err(Error::io("wait for", "a slot"))?;
 
         let mut state = self.state();
         state.waiting.retain(|other| !Arc::ptr_eq(other, &ticket));
-        let granted = ticket.lease.lock().expect("nothing panics under this lock").take();
-        match granted {
-            Some(granted) => Ok(self.lease(granted, explain, &state)),
-            None if is_gone => Err(Error::ClientGone),
-            None if state.workers.iter().all(|worker| worker.is_gone) => Err(Error::NoWorker),
-            None => Err(Error::NoSlotInTime { retry_after_s: state.retry_after_s() }),
+        if let Some(granted) = ticket.lease.lock().expect("nothing panics under this lock").take() {
+            return Ok(self.lease(granted, explain, &state));
+        }
+        waited.map_err(Error::io("wait for", "a slot"))?;
+        match () {
+            () if is_gone => Err(Error::ClientGone),
+            () if state.workers.iter().all(|worker| worker.is_gone) => Err(Error::NoWorker),
+            () => Err(Error::NoSlotInTime { retry_after_s: state.retry_after_s() }),
         }
     }
 
@@ -233,8 +240,7 @@ impl State {
     /// Takes a slot on the best worker, if there is one.
     fn grant(&mut self, wish: &Wish) -> Option<Granted> {
         let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
-        let is_wanted = |worker: &Worker| wish.avoid.as_ref().is_none_or(|avoid| !Arc::ptr_eq(avoid, &worker.link));
-        let candidate = |worker: &&mut Worker| worker.has_room() && is_wanted(worker);
+        let candidate = |worker: &&mut Worker| worker.has_room() && !wish.avoids(worker);
         // Stale workers come last whatever their score: nobody knows how they are.
         let key = |worker: &Worker| (!is_fresh(worker), worker.score(wish).round() as i64, worker.last_choice);
         let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
@@ -247,13 +253,19 @@ impl State {
         Some(Granted { link: best.link.clone(), why })
     }
 
-    /// Hands free slots to those who wait, first come, first served.
+    /// Hands free slots to those who wait, first come, first served. Who avoids a worker stands in nobody's way.
     fn call_waiting(&mut self) {
-        while let Some(ticket) = self.waiting.front().cloned() {
-            let Some(granted) = self.grant(&ticket.wish) else { return };
-            self.waiting.pop_front();
-            *ticket.lease.lock().expect("nothing panics under this lock") = Some(granted);
-            ticket.called.signal();
+        let mut at = 0;
+        while let Some(ticket) = self.waiting.get(at).cloned() {
+            match self.grant(&ticket.wish) {
+                Some(granted) => {
+                    self.waiting.remove(at);
+                    *ticket.lease.lock().expect("nothing panics under this lock") = Some(granted);
+                    ticket.called.signal();
+                }
+                None if ticket.wish.avoid.is_some() => at += 1,
+                None => return,
+            }
         }
     }
 
@@ -382,6 +394,23 @@ mod tests {
             drop(lease);
         });
         assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn who_avoids_a_worker_waits_for_its_next_sample_and_keeps_nobody_from_it() {
+        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
+        let gone = never();
+        let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())), ..Wish::default() };
+        std::thread::scope(|scope| {
+            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, gone.as_fd()).map(drop));
+            while scheduler.waiting() < 1 {
+                std::thread::yield_now();
+            }
+            drop(scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap());
+            assert_eq!(scheduler.waiting(), 1);
+            scheduler.update(&links[0], sample(0, 1, 0.0));
+            avoider.join().unwrap().unwrap();
+        });
     }
 
     #[test]

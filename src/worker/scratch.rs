@@ -9,7 +9,7 @@
 use std::fs::{self, DirBuilder, DirEntry, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
 use crate::log;
 use crate::sandbox::{Sandbox, User};
+use crate::sys;
 
 /// Where one worker makes the scratch folders of its invocations.
 ///
@@ -52,7 +53,7 @@ impl ScratchArea {
             made => made.map_err(failed(all))?,
         }
         let metadata = fs::symlink_metadata(all).map_err(failed(all))?;
-        if !metadata.is_dir() || metadata.uid() != crate::sys::own_uid() {
+        if !metadata.is_dir() || metadata.uid() != sys::own_uid() {
             return Err(failed(all)(io::Error::other("it belongs to somebody else; set FAAS_SPOOL_DIR")));
         }
         let folder = all.join(format!("worker_{worker}"));
@@ -132,7 +133,7 @@ impl Scratch<'_> {
         while let Some(folder) = folders.pop() {
             let listed = match fs::read_dir(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let _ = fs::set_permissions(&folder, Permissions::from_mode(0o700));
+                    reopen(&folder);
                     fs::read_dir(&folder)
                 }
                 listed => listed,
@@ -172,6 +173,13 @@ impl Drop for Scratch<'_> {
         } else if let Err(error) = remove(&folder.path) {
             log!("could not remove {}: {error}", folder.path.display());
         }
+    }
+}
+
+/// Lets a folder's owner enter it, unless it has become a link to something else meanwhile.
+fn reopen(folder: &Path) {
+    if let Ok(folder) = sys::refer_to(folder, libc::O_NOFOLLOW | libc::O_DIRECTORY) {
+        let _ = fs::set_permissions(format!("/proc/self/fd/{}", folder.as_raw_fd()), Permissions::from_mode(0o700));
     }
 }
 

@@ -165,13 +165,15 @@ fn output_auto_finds_a_cgi_head_cgi_demands_one_and_raw_never_looks() {
 fn a_function_cannot_split_the_head_nor_speak_for_the_platform() {
     let instance = Instance::start();
     let script = "printf 'Content-Type: text/plain\\r\\nX-Mine: yes\\r\\nContent-Length: 1\\r\\nTransfer-Encoding: chunked\\r\\n'\n\
-        printf 'Connection: upgrade\\r\\nX-Request-Id: forged\\r\\nX-Faas-Worker: 99\\r\\n\\r\\nbody'";
+        printf 'Connection: upgrade\\r\\nX-Request-Id: forged\\r\\nX-Faas-Worker: 99\\r\\n'\n\
+        printf 'X-Faas-Spooled: 0\\r\\nx-faas-explain: forged\\r\\n\\r\\nbody'";
     instance.script("GET:/forge", script);
     let answer = instance.request("GET", "/forge", &[("X-Request-Id", "real")], b"");
     assert_eq!((answer.status, answer.text().as_str()), (200, "body"));
     assert_eq!([answer.field("X-Mine"), answer.field("Content-Length")], [Some("yes"), Some("4")]);
     assert_eq!([answer.field("X-Request-Id"), answer.field("Transfer-Encoding")], [Some("real"), None]);
     assert!(answer.field("X-Faas-Worker") != Some("99") && answer.field("Connection") != Some("upgrade"));
+    assert_eq!([answer.field("X-Faas-Spooled"), answer.field("X-Faas-Explain")], [None, None]);
 
     // What a bare CR, a NUL, or a second line could smuggle in.
     for evil in ["X-Evil: a\\rSet-Cookie: b", "X-Evil: a\\0b", "X-Evil: a\\r\\n Set-Cookie: b", "X Evil: a", ": a"] {

@@ -52,6 +52,26 @@ fn on_sigterm_every_request_that_has_begun_is_answered_and_nothing_is_left() {
 }
 
 #[test]
+fn on_sigterm_a_request_that_has_arrived_behind_another_is_answered_too() {
+    let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000")]);
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", "touch \"$IT_FOLDER/started\"\nread _ < \"$IT_FOLDER/gate\"\necho waited");
+    instance.script("GET:/next", "echo next");
+    let mut stream = instance.connect();
+    stream.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+    wait_until("the first runs", || instance.shared("started").exists());
+    stream.get_mut().write_all(b"GET /next HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+    signal("TERM", instance.gateway_pid());
+    wait_until("it takes no more", || TcpStream::connect(instance.address()).is_err());
+    gate.write_all(b"\n").unwrap();
+    let first = Answer::read(&mut stream, false).unwrap();
+    assert_eq!((first.text().as_str(), first.field("Connection")), ("waited\n", None));
+    let second = Answer::read(&mut stream, false).unwrap();
+    assert_eq!((second.text().as_str(), second.field("Connection")), ("next\n", Some("close")));
+    assert_eq!(instance.wait().code(), Some(0));
+}
+
+#[test]
 fn on_sigterm_under_load_no_request_is_lost() {
     let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000")]);
     instance.script("GET:/x", "echo x");

@@ -95,6 +95,40 @@ fn no_row_lets_a_function_write_to_the_registry() {
 }
 
 #[test]
+fn a_pipe_where_a_row_lists_a_path_keeps_nobody_waiting() {
+    let instance = Instance::start();
+    let listed = instance.shared("listed");
+    let row = json!({"write": [instance.shared(""), listed], "env": {"LISTED": listed}});
+    instance.script_with("GET:/pipe", "[ -p \"$LISTED\" ] || mkfifo \"$LISTED\"; echo made", row);
+    for _ in 0..3 {
+        assert_eq!(instance.get("/pipe").text(), "made\n");
+    }
+}
+
+#[test]
+fn a_registry_behind_a_link_is_hidden_with_what_sqlite_lays_beside_it() {
+    let mut instance = Instance::prepare(&[]);
+    let real = instance.path("data/real.db");
+    fs::create_dir(instance.path("data")).unwrap();
+    instance.init();
+    fs::rename(instance.db(), &real).unwrap();
+    symlink("data/real.db", instance.db()).unwrap();
+    instance.launch();
+    instance.wait_until_ready();
+    if described(&instance)["landlock"] == 0 {
+        return;
+    }
+    let script = "cat \"$REAL-wal\" >/dev/null 2>&1 && echo read || echo hidden";
+    // As long as a connection has read from it, the file stays.
+    let open = instance.registry();
+    open.query_row("SELECT count(*) FROM functions", [], |_| Ok(())).unwrap();
+    instance.script_with("GET:/look", script, json!({"env": {"REAL": real}}));
+    fs::set_permissions(instance.path("data/real.db-wal"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(instance.get("/look").text(), "hidden\n");
+    drop(open);
+}
+
+#[test]
 fn a_function_without_net_reaches_nobody_and_one_with_it_does() {
     if !has(&["php"]) {
         return;

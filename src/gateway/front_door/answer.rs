@@ -53,25 +53,31 @@ pub fn translate(head: &[u8], wanted: Wanted, out: &mut Vec<u8>) -> Result<(Answ
     for line in lines.filter(|line| !line.is_empty()) {
         let colon = line.iter().position(|byte| *byte == b':').ok_or_else(not_understood)?;
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-        if name.eq_ignore_ascii_case(SPOOLED_FIELD.as_bytes()) {
-            framing = Some(AnswerBody::Spooled(number(value)?));
+        let framed = if name.eq_ignore_ascii_case(SPOOLED_FIELD.as_bytes()) {
+            Some(AnswerBody::Spooled(number(value)?))
+        } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
+            Some(AnswerBody::Chunked)
+        } else if name.eq_ignore_ascii_case(b"Content-Length") {
+            Some(AnswerBody::Length(number(value)?))
+        } else {
+            None
+        };
+        if framed.is_some() && framing.is_some() {
+            // Two of them let client and gateway see the end of the answer in different places.
+            return Err(not_understood());
+        }
+        framing = framing.or(framed);
+        if matches!(framed, Some(AnswerBody::Spooled(_))) {
             out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
             continue;
         }
-        if name.eq_ignore_ascii_case(b"Connection") {
+        let is_chunked_for_1_0 = framed == Some(AnswerBody::Chunked) && wanted.version == Version::Http10;
+        if name.eq_ignore_ascii_case(b"Connection") || is_chunked_for_1_0 {
             continue;
-        } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
-            framing = Some(AnswerBody::Chunked);
-            if wanted.version == Version::Http10 {
-                continue;
-            }
-        } else if name.eq_ignore_ascii_case(b"Content-Length") {
-            framing = Some(AnswerBody::Length(number(value)?));
-        } else if name.eq_ignore_ascii_case(b"Date") {
-            has_date = true;
         }
+        has_date |= name.eq_ignore_ascii_case(b"Date");
         out.extend_from_slice(line);
         out.extend_from_slice(b"\r\n");
     }
@@ -175,5 +181,15 @@ mod tests {
         );
         assert!(String::from_utf8(out).unwrap().contains("\r\nDate: "));
         assert!(translate(b"HTTP/1.1 200 OK\r\n\r\n", wanted, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn an_answer_has_one_framing_only() {
+        let wanted = Wanted { version: Version::Http11, head_only: false, keep_alive: true };
+        let framings = ["Content-Length: 5", "Transfer-Encoding: chunked", "X-Faas-Spooled: 5"];
+        for (first, second) in framings.iter().flat_map(|first| framings.map(|second| (first, second))) {
+            let head = format!("HTTP/1.1 200 OK\r\n{first}\r\nX: y\r\n{second}\r\n\r\n");
+            assert!(translate(head.as_bytes(), wanted, &mut Vec::new()).is_err(), "{head}");
+        }
     }
 }

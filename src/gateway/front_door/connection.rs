@@ -168,7 +168,10 @@ impl<'door> Connection<'door> {
         head.append_forwarded_for(self.peer.ip());
         let gone = match self.gone.take().map_or_else(|| EventFd::new().map(Arc::new), Ok) {
             Ok(gone) => self.gone.insert(gone).clone(),
-            Err(error) => return self.refuse(&error, Some(&head), !self.keep_alive(&head)),
+            Err(error) => {
+                let keep_alive = self.keep_alive(&head);
+                return self.refuse(&error, Some(&head), !keep_alive);
+            }
         };
         let open = self.door.conversations.open(head, self.peer, body, gone);
         match self.obtain_answer(&open) {
@@ -430,8 +433,15 @@ impl<'door> Connection<'door> {
 
     /// Whether the connection goes on behind the answer to this request. At the end of service it does while requests
     /// that have arrived are waiting on it.
-    fn keep_alive(&self, head: &Head) -> bool {
-        head.keep_alive && (!self.door.is_draining() || has_begun(self.inbound.bytes()))
+    fn keep_alive(&mut self, head: &Head) -> bool {
+        if !head.keep_alive || !self.door.is_draining() {
+            return head.keep_alive;
+        }
+        if !has_begun(self.inbound.bytes()) {
+            // What came while the handler worked. Nothing, an end and a fault are all the same here.
+            let _ = self.inbound.fill(self.client, HEAD_BYTES_MAX);
+        }
+        has_begun(self.inbound.bytes())
     }
 
     fn deliver(&mut self, answer: Answer) -> After {

@@ -192,7 +192,7 @@ fn a_module_that_is_missing_or_cannot_be_executed_answers_500_with_the_path_and_
 fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     let mut instance = Instance::prepare(&[("PATH", "/nowhere")]);
     instance.init();
-    instance.launch();
+    instance.launch_copies();
     instance.wait_until_ready();
     let detail = instance.post("/api/hello", "{}").problem(503, "runtime-missing");
     assert!(detail.contains("php is not installed") && detail.contains("apt-get install php-cli"), "{detail}");

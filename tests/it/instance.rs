@@ -86,14 +86,18 @@ impl Instance {
     /// Has the gateway run as another user, who gets the folder, and copies of the programs in it, since ours may lie in
     /// somebody's home. To be called before [`Instance::init`]; only root can.
     pub fn run_as(&mut self, user: u32) {
-        for program in [GATEWAY, WORKER].map(Path::new) {
-            self.program(program.file_name().unwrap().to_str().unwrap(), fs::read(program).unwrap());
-        }
+        self.copy_programs();
         let entries = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
         for path in entries.chain([self.folder.path().to_path_buf()]) {
             chown(path, Some(user), Some(user)).unwrap();
         }
         self.user = Some(user);
+    }
+
+    fn copy_programs(&self) {
+        for program in [GATEWAY, WORKER].map(Path::new) {
+            self.program(program.file_name().unwrap().to_str().unwrap(), fs::read(program).unwrap());
+        }
     }
 
     /// Creates the registry as a user would.
@@ -105,6 +109,12 @@ impl Instance {
     /// Starts the gateway, which says everything into `log()`, and waits until it listens.
     pub fn launch(&mut self) {
         self.launch_as(self.command(GATEWAY));
+    }
+
+    /// The same, by copies of the programs, beside which no faas-wasm lies.
+    pub fn launch_copies(&mut self) {
+        self.copy_programs();
+        self.launch_as(self.command(self.path("gateway").to_str().unwrap()));
     }
 
     /// The same, with limits that a shell sets first: `ulimit -n 200`.

@@ -6,13 +6,11 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Program, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use super::{Command, c_string, find_program, folders_of_path, open_program};
 use crate::error::{Error, Result};
@@ -47,7 +45,9 @@ pub(super) fn command(
         let compiled = worker
             .runtimes
             .wasm
-            .get(&worker.sandbox, &program_path(&program), module, version, compile)
+            .get(&program_path(&program), module, version, |runner, target| {
+                compile(&worker.sandbox, runner, module, target)
+            })
             .map_err(refused)?;
         let (handler, dirs) = (&invocation.handler, &invocation.dirs);
         return Ok(runner_command("run", (program, file), invocation.memory_mib, handler, dirs, &compiled, module));
@@ -59,8 +59,9 @@ pub(super) fn command(
         found => found?,
     };
     let version = Version::of_path(module);
-    let compiled =
-        worker.runtimes.wasm.get(&worker.sandbox, &program_path(&program), module, version, compile_for_wasmer);
+    let compiled = worker.runtimes.wasm.get(&program_path(&program), module, version, |wasmer, target| {
+        compile_for_wasmer(&worker.sandbox, wasmer, module, scratch, target)
+    });
     // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
     let arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).into_iter();
     let dirs = invocation.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display())));
@@ -69,8 +70,7 @@ pub(super) fn command(
         program_file: Some(file),
         arguments: arguments.chain(dirs).chain([c_string(compiled.map_err(refused)?)]).collect(),
         data_mib_max: invocation.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
-        // Where wasmer keeps its settings; it does not start without a folder that it can write to.
-        environment: vec![c_string(format!("WASMER_DIR={}", scratch.display()))],
+        environment: vec![wasmer_dir(scratch)],
     })
 }
 
@@ -85,7 +85,9 @@ pub(super) fn is_built(cache: &Cache) -> bool {
 
 pub(super) fn server_command(cache: &Cache, sandbox: &Sandbox, key: &Key) -> std::result::Result<Command, String> {
     let (program, file) = cache.open_runner().ok_or("faas-wasm is not there")?;
-    let compiled = cache.get(sandbox, &program_path(&program), &key.module, Some(key.version), compile);
+    let compiled = cache.get(&program_path(&program), &key.module, Some(key.version), |runner, target| {
+        compile(sandbox, runner, &key.module, target)
+    });
     let compiled = compiled.map_err(|error| error.to_string())?;
     Ok(runner_command("serve", (program, file), key.memory_mib, &key.handler, &key.dirs, &compiled, &key.module))
 }
@@ -126,9 +128,6 @@ pub struct Cache {
     compiling: Mutex<()>,
 }
 
-/// Compiles a module (second) with a program (first) into a file (third).
-type Compile = fn(&Sandbox, &Path, &Path, &Path) -> Result<()>;
-
 impl Cache {
     pub fn new(folder: PathBuf, programs: &Path) -> Cache {
         let folders = std::iter::once(programs.to_path_buf()).chain(folders_of_path());
@@ -140,14 +139,14 @@ impl Cache {
         self.runners.iter().find_map(|path| open_program(path))
     }
 
-    /// Where the compiled version of a module is; compiles it first where there is none.
+    /// Where the compiled version of a module is. Where there is none, `compile` makes it: by the engine's program (first) into a
+    /// file (second).
     fn get(
         &self,
-        sandbox: &Sandbox,
         engine: &Path,
         module: &Path,
         version: Option<Version>,
-        compile: Compile,
+        compile: impl FnOnce(&Path, &Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let failed = |step| Error::io(step, module.display().to_string());
         let gone = || failed("look at")(std::io::ErrorKind::NotFound.into());
@@ -160,7 +159,7 @@ impl Cache {
         if !compiled.exists() {
             self.make_room();
             let unfinished = self.folder.join(format!("unfinished-{}", std::process::id()));
-            compile(sandbox, engine, module, &unfinished)?;
+            compile(engine, &unfinished)?;
             let readable = fs::Permissions::from_mode(0o644);
             fs::set_permissions(&unfinished, readable).map_err(failed("make readable the compiled"))?;
             fs::rename(&unfinished, &compiled).map_err(failed("put into its place the compiled"))?;
@@ -181,29 +180,69 @@ impl Cache {
     }
 }
 
-/// Has faas-wasm compile a module. A compiler is a large program that reads what somebody has made, so it is confined as a
-/// function is: it reads its stdin, writes its stdout, and may do nothing else.
+/// Has faas-wasm compile a module: it reads its stdin, writes its stdout, and may do nothing else.
 fn compile(sandbox: &Sandbox, runner: &Path, module: &Path, target: &Path) -> Result<()> {
     let failed = || Error::io("compile the module", module.display().to_string());
     let source = File::open(module).map_err(failed())?;
     let result = File::create(target).map_err(failed())?;
+    let arguments = ["faas-wasm", "compile"].map(c_string);
+    run_compiler(sandbox, runner, module, &arguments, None, [source.as_fd(), result.as_fd()])
+}
+
+/// Has wasmer compile a module. It writes to paths only, so it does that in the scratch folder of the invocation that waits.
+fn compile_for_wasmer(sandbox: &Sandbox, wasmer: &Path, module: &Path, scratch: &Path, target: &Path) -> Result<()> {
+    let failed = || Error::io("compile the module", module.display().to_string());
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(failed())?;
+    let result = scratch.join("compiled");
+    let arguments = [c_string("wasmer"), c_string("compile"), c_string("--quiet"), c_string("-o")];
+    let arguments = [&arguments[..], &[c_string(&result), c_string(module)]].concat();
+    run_compiler(sandbox, wasmer, module, &arguments, Some(scratch), [null.as_fd(), null.as_fd()])?;
+    // What a compiler that was taken over has left there could be a link, or a pipe.
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut compiled = options.open(&result).map_err(failed())?;
+    if !compiled.metadata().map_err(failed())?.is_file() {
+        return Err(failed()(std::io::ErrorKind::InvalidData.into()));
+    }
+    let mut target = File::create(target).map_err(failed())?;
+    std::io::copy(&mut compiled, &mut target).map_err(failed())?;
+    fs::remove_file(&result).map_err(failed())
+}
+
+/// Where wasmer keeps its settings; it does not start without a folder that it can write to.
+fn wasmer_dir(scratch: &Path) -> CString {
+    c_string(format!("WASMER_DIR={}", scratch.display()))
+}
+
+/// A compiler is a large program that reads what somebody has made, so it is confined as a function is: it writes to `scratch`,
+/// where it has one, and to its stdout.
+fn run_compiler(
+    sandbox: &Sandbox,
+    program: &Path,
+    module: &Path,
+    arguments: &[CString],
+    scratch: Option<&Path>,
+    [stdin, stdout]: [BorrowedFd<'_>; 2],
+) -> Result<()> {
+    let failed = || Error::io("compile the module", module.display().to_string());
     let (mut says, said) = std::io::pipe().map_err(failed())?;
-    let (program, file) = open_program(runner).ok_or_else(|| failed()(std::io::ErrorKind::NotFound.into()))?;
-    let ruleset = sandbox.ruleset(None, &[], true).map_err(failed())?;
+    let (program, file) = open_program(program).ok_or_else(|| failed()(std::io::ErrorKind::NotFound.into()))?;
+    let ruleset = sandbox.ruleset(scratch, &[], true).map_err(failed())?;
+    let readable = sandbox.readable().map_err(failed())?;
     let spawned = sys::spawn(&Spawn {
         program: &program,
-        arguments: &["faas-wasm", "compile"].map(c_string),
-        environment: &[],
+        arguments,
+        environment: &scratch.map(wasmer_dir).into_iter().collect::<Vec<_>>(),
         folder: Some(c"/"),
-        stdin: source.as_fd(),
-        stdout: result.as_fd(),
+        stdin,
+        stdout,
         stderr: said.as_fd(),
         control: None,
         confinement: Some(sandbox.confinement(
             Some(&file),
             COMPILE_MEMORY_MIB,
             false,
-            [ruleset.as_ref().map(AsFd::as_fd), None],
+            [ruleset.as_ref().map(AsFd::as_fd), readable.as_ref().map(|it| it.landlock.as_fd())],
         )),
     })
     .map_err(|error| failed()(error.cause))?;
@@ -222,41 +261,10 @@ fn compile(sandbox: &Sandbox, runner: &Path, module: &Path, target: &Path) -> Re
             let mut text = String::new();
             let _ = says.by_ref().take(COMPILE_SAYS_BYTES_MAX).read_to_string(&mut text);
             Err(failed()(std::io::Error::other(match one_line(&text) {
-                text if text.is_empty() => format!("faas-wasm compile ended with {how:?}"),
+                text if text.is_empty() => format!("the compiler ended with {how:?}"),
                 text => text,
             })))
         }
-    }
-}
-
-/// Has wasmer compile a module.
-fn compile_for_wasmer(_: &Sandbox, wasmer: &Path, module: &Path, target: &Path) -> Result<()> {
-    let failed = || Error::io("compile the module", module.display().to_string());
-    let child = Program::new(wasmer)
-        .args(["compile", "--quiet", "-o"])
-        .args([target, module])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = child.map_err(failed())?;
-    let deadline = Instant::now() + COMPILE_MAX;
-    // What it says fits into the pipe, or is cut off by its end: it is read after that.
-    loop {
-        if let Some(status) = child.try_wait().map_err(failed())? {
-            if status.success() {
-                return Ok(());
-            }
-            let mut said = String::new();
-            let _ = child.stderr.take().expect("it is piped").read_to_string(&mut said);
-            return Err(failed()(std::io::Error::other(one_line(&said))));
-        }
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(failed()(std::io::ErrorKind::TimedOut.into()));
-        }
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -224,39 +224,26 @@ impl<'a> Execution<'a> {
     /// One turn: waits until something is to be done, or `wake`, and does it. True when the main process has ended, or has
     /// said that it is about to.
     fn wait(&mut self, connection: &mut Connection, wake: Instant) -> Result<bool> {
-        let stdin_ready;
-        let (stdout_ready, stderr_ready, ended, channel_ready);
-        {
-            let nothing = Watched::nothing;
-            // A full outbox is not added to: then the function waits for the gateway, as it should.
-            let take_output = !connection.is_full() && !self.is_quiet();
-            let mut watched = [
-                self.stdin.as_ref().map_or_else(nothing, |unfed| Watched::write(unfed.pipe.as_fd())),
-                self.stdout.as_ref().filter(|_| take_output).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
-                self.stderr
-                    .as_ref()
-                    .filter(|_| !self.is_quiet())
-                    .map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
-                Watched::read(self.child.pidfd.as_fd()),
-                if connection.is_empty() || self.hold_until.is_some() {
-                    Watched::hang_up(connection.as_fd())
-                } else {
-                    Watched::write(connection.as_fd())
-                },
-                Watched::read(self.worker.dying()),
-                self.channel.as_ref().map_or_else(nothing, |channel| Watched::read(channel.as_fd())),
-            ];
-            let left = wake.saturating_duration_since(Instant::now());
-            sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "a function"))?;
-            let ready = |index: usize| watched[index].is_ready();
-            if ready(5) {
-                return Err(Error::ClientGone);
-            }
-            if ready(4) && (connection.is_empty() || self.hold_until.is_some()) {
-                return Err(Error::ClientGone);
-            }
-            (stdin_ready, stdout_ready, stderr_ready, ended) = (ready(0), ready(1), ready(2), ready(3));
-            channel_ready = ready(6);
+        let nothing = Watched::nothing;
+        // A full outbox is not added to: then the function waits for the gateway, as it should.
+        let take_output = !connection.is_full() && !self.is_quiet();
+        let has_to_send = !connection.is_empty() && self.hold_until.is_none();
+        let gateway = if has_to_send { Watched::write } else { Watched::hang_up };
+        let mut watched = [
+            self.stdin.as_ref().map_or_else(nothing, |unfed| Watched::write(unfed.pipe.as_fd())),
+            self.stdout.as_ref().filter(|_| take_output).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
+            self.stderr.as_ref().filter(|_| !self.is_quiet()).map_or_else(nothing, |pipe| Watched::read(pipe.as_fd())),
+            self.channel.as_ref().map_or_else(nothing, |channel| Watched::read(channel.as_fd())),
+            Watched::read(self.child.pidfd.as_fd()),
+            Watched::read(self.worker.dying()),
+            gateway(connection.as_fd()),
+        ];
+        let left = wake.saturating_duration_since(Instant::now());
+        sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "a function"))?;
+        let [stdin_ready, stdout_ready, stderr_ready, channel_ready, ended, dying, gateway_ready] =
+            watched.each_ref().map(Watched::is_ready);
+        if dying || (gateway_ready && !has_to_send) {
+            return Err(Error::ClientGone);
         }
         if channel_ready && self.killed.is_none() {
             self.through = self.channel.as_mut().and_then(Channel::listen);

@@ -29,9 +29,10 @@
 //! | [`limits`] | every bound, with unit and reason | |
 //! | [`error`] | everything that can go wrong, with its HTTP status and exit code | |
 //! | [`sandbox`] | the function's box: user, files, network | |
+//! | [`off_limits`] | the places that are not for functions | |
 //! | [`readable`] | what functions may read, where they share our user | |
 //! | [`orphans`] | ends what dead processes leave behind | |
-//! | [`procfs`], [`clock`], [`log`] | /proc, times as text, the log | |
+//! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
 //!
 //! Dependencies run one way: `gateway` and `worker` use everything below them and never each other.
@@ -41,6 +42,7 @@ pub mod error;
 pub mod gateway;
 pub mod limits;
 pub mod log;
+pub mod off_limits;
 pub mod orphans;
 pub mod procfs;
 pub mod protocol;

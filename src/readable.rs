@@ -15,53 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::limits::{FOLDER_TIME_GRAIN, READABLE_ENTRIES_MAX};
+use crate::off_limits::OffLimits;
 use crate::settings::Settings;
 use crate::sys;
-
-/// What is not for functions, whether it is there or not. Paths are absolute, and free of symbolic links as far as they lead
-/// anywhere when the platform starts.
-#[derive(Debug, Default)]
-pub struct OffLimits {
-    /// The registry's files and the run dir: neither to read nor to write.
-    pub hidden: Vec<PathBuf>,
-    /// Where the runtimes' files and all scratch folders lie: to read, but not to write.
-    kept: Vec<PathBuf>,
-}
-
-impl OffLimits {
-    pub fn new(settings: &Settings) -> OffLimits {
-        let registry = [settings.db.clone(), resolved(&settings.db)];
-        let registry = registry.iter().flat_map(|path| {
-            ["", "-wal", "-shm", "-journal"].map(|suffix| {
-                let mut path = path.clone().into_os_string();
-                path.push(suffix);
-                PathBuf::from(path)
-            })
-        });
-        // Both the link, where there is one, and what it leads to.
-        let paths = registry.chain([settings.run_dir.clone()]);
-        let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
-        hidden.sort();
-        hidden.dedup();
-        OffLimits { hidden, kept: vec![resolved(&settings.scratch_dir())] }
-    }
-
-    /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.
-    pub fn overlaps(&self, path: &Path) -> bool {
-        self.hidden.iter().chain(&self.kept).any(|other| other.starts_with(path) || path.starts_with(other))
-    }
-}
-
-/// Where a path leads; if it is not there, where it would be.
-fn resolved(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| beside(path))
-}
-
-/// A path with its folder resolved, but not itself.
-fn beside(path: &Path) -> PathBuf {
-    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
-    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
-}
 
 pub struct Readable {
     pub off_limits: OffLimits,

@@ -22,8 +22,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::limits;
+use crate::off_limits::OffLimits;
 use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
-use crate::readable::OffLimits;
 
 /// How a function's stdout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub struct Function {
     /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
-    /// The workers that have its runtime started: see [`super::scheduler::Wish`].
+    /// The workers that have its runtime started: see `Wish` in scheduler.rs.
     pub warm: AtomicU64,
 }
 

@@ -55,7 +55,7 @@ use crate::error::{Error, Result};
 use crate::gateway::config_loader::{self, Places};
 use crate::gateway::kv::{Kv, Route, Routes};
 use crate::limits;
-use crate::readable::OffLimits;
+use crate::off_limits::OffLimits;
 use crate::settings::Settings;
 
 /// What SQLite appends to the name of a database for its write-ahead log and for its rollback journal.

@@ -1,0 +1,53 @@
+//! What is not for functions, whether it is there or not: the registry, the run dir, the files of the runtimes.
+//!
+//! The gateway refuses rows that would let a function write there (config_loader.rs); the worker sees to it that none can, and
+//! that what is secret cannot be read (sandbox.rs, readable.rs).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::settings::Settings;
+
+/// Paths, absolute and free of symbolic links as far as they lead anywhere when the platform starts.
+#[derive(Debug, Default)]
+pub struct OffLimits {
+    /// The registry's files and the run dir: neither to read nor to write.
+    pub hidden: Vec<PathBuf>,
+    /// Where the runtimes' files and all scratch folders lie: to read, but not to write.
+    kept: Vec<PathBuf>,
+}
+
+impl OffLimits {
+    pub fn new(settings: &Settings) -> OffLimits {
+        let registry = [settings.db.clone(), resolved(&settings.db)];
+        let registry = registry.iter().flat_map(|path| {
+            ["", "-wal", "-shm", "-journal"].map(|suffix| {
+                let mut path = path.clone().into_os_string();
+                path.push(suffix);
+                PathBuf::from(path)
+            })
+        });
+        // Both the link, where there is one, and what it leads to.
+        let paths = registry.chain([settings.run_dir.clone()]);
+        let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
+        hidden.sort();
+        hidden.dedup();
+        OffLimits { hidden, kept: vec![resolved(&settings.scratch_dir())] }
+    }
+
+    /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.
+    pub fn overlaps(&self, path: &Path) -> bool {
+        self.hidden.iter().chain(&self.kept).any(|other| other.starts_with(path) || path.starts_with(other))
+    }
+}
+
+/// Where a path leads; if it is not there, where it would be.
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| beside(path))
+}
+
+/// A path with its folder resolved, but not itself.
+fn beside(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
+}

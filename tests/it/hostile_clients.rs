@@ -400,11 +400,16 @@ fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
     }
     let instance = Instance::start();
     instance.script_with("GET:/large", "head -c 10000000 /dev/zero", json!({"output": "raw"}));
+    let ask = || {
+        let mut stream = instance.connect();
+        stream.get_mut().write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        stream
+    };
+    // As many at once open the connections to the workers, which stay.
+    let readers = [(); 50].map(|()| ask());
+    assert!(readers.into_iter().all(|mut reader| Answer::read(&mut reader, false).unwrap().status == 200));
     let before = holdings(&instance);
-    let mut streams: Vec<TcpStream> = (0..50).map(|_| instance.connect().into_inner()).collect();
-    for stream in &mut streams {
-        stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    }
+    let mut streams: Vec<TcpStream> = (0..50).map(|_| ask().into_inner()).collect();
     let until = Instant::now() + Duration::from_secs(120);
     while holdings(&instance).descriptors > before.descriptors + COUNT_SLACK {
         assert!(Instant::now() < until, "{:?} were {before:?}", holdings(&instance));

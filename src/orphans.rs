@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
@@ -27,9 +27,20 @@ static REAPING: Mutex<()> = Mutex::new(());
 /// what forks without end cannot start more in the place of those that were killed. Nor is any waited for before all are
 /// killed: to die, a process needs its turn at a processor, and a fork bomb takes nearly all of them.
 pub fn end_all() -> usize {
+    end_within(KILL_WAIT_MAX, &REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+/// The same in passing, for a thread that must not be kept: nothing where another is on it, and what takes longer than
+/// `patience` is left to the next time.
+pub fn end_in_passing(patience: Duration) {
+    if let Ok(reaping) = REAPING.try_lock() {
+        end_within(patience, &reaping);
+    }
+}
+
+fn end_within(patience: Duration, _: &MutexGuard<'_, ()>) -> usize {
     let own = std::process::id() as Pid;
-    let _reaping = REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let deadline = Instant::now() + KILL_WAIT_MAX;
+    let deadline = Instant::now() + patience;
     let mut before = Vec::new();
     let mut urgency = None;
     loop {

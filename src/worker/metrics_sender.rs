@@ -46,7 +46,7 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
             return Ending::GatewayGone;
         }
         // What a process left behind after its invocation had been cleaned up: see orphans.rs.
-        orphans::end_all();
+        orphans::end_in_passing(METRICS_PERIOD);
         // A fixed beat; after a stall (the machine slept) it starts anew instead of catching up.
         next = (next + METRICS_PERIOD).max(Instant::now());
         let stop = if is_ending { Watched::nothing() } else { Watched::read(worker.stop.as_fd()) };

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
@@ -27,18 +27,26 @@ static REAPING: Mutex<()> = Mutex::new(());
 /// what forks without end cannot start more in the place of those that were killed. Nor is any waited for before all are
 /// killed: to die, a process needs its turn at a processor, and a fork bomb takes nearly all of them.
 pub fn end_all() -> usize {
-    end_within(KILL_WAIT_MAX, &REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    let reaping = REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    end_within(KILL_WAIT_MAX, &reaping).unwrap_or_else(|left| {
+        log!("orphans: {left} processes do not end though they were killed");
+        0
+    })
 }
 
 /// The same in passing, for a thread that must not be kept: nothing where another is on it, and what takes longer than
 /// `patience` is left to the next time.
 pub fn end_in_passing(patience: Duration) {
-    if let Ok(reaping) = REAPING.try_lock() {
-        end_within(patience, &reaping);
-    }
+    let reaping = match REAPING.try_lock() {
+        Ok(reaping) => reaping,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
+    };
+    let _ = end_within(patience, &reaping);
 }
 
-fn end_within(patience: Duration, _: &MutexGuard<'_, ()>) -> usize {
+/// How many there were; `Err`: how many are left when the patience is over.
+fn end_within(patience: Duration, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let own = std::process::id() as Pid;
     let deadline = Instant::now() + patience;
     let mut before = Vec::new();
@@ -51,15 +59,14 @@ fn end_within(patience: Duration, _: &MutexGuard<'_, ()>) -> usize {
         let living: Vec<Pid> = orphans.iter().copied().filter(|orphan| !has_ended(*orphan)).collect();
         // The children of one that ended since the list was made are ours now, but not on it; hence a second look.
         if living.is_empty() && orphans == before {
-            return orphans.into_iter().filter(|orphan| matches!(sys::reap(*orphan), Ok(Some(_)))).count();
+            return Ok(orphans.into_iter().filter(|orphan| matches!(sys::reap(*orphan), Ok(Some(_)))).count());
         }
         if Instant::now() >= deadline {
-            log!("orphans: {} processes do not end though they were killed", living.len());
             // The next call goes on with all of them, unless they are too many to keep.
             if orphans.len() > TREE_PROCESSES_MAX {
                 orphans.iter().for_each(|orphan| drop(sys::reap(*orphan)));
             }
-            return 0;
+            return Err(living.len());
         }
         living.iter().for_each(|orphan| kill(own, *orphan));
         if let Some(first) = living.first() {

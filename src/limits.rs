@@ -24,12 +24,9 @@ pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
 /// Connections at once. Each costs a thread (about 20 KB of real memory while idle) and one descriptor, two while a
 /// request is under way. Over it: 503 with Retry-After, at once.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// Requests at once on their way through the gateway: each holds a tiny_http thread and a handler thread besides.
+/// Requests at once on their way through the gateway: each can hold a slot and files.
 /// All slots of 16 workers of 8, the default queue, and room for what is answered without a worker.
 pub const REQUESTS_MAX: usize = 512;
-/// Handler threads that are kept while there is nothing to do, and how long one above that number waits for work.
-pub const HANDLERS_KEPT: usize = 4;
-pub const HANDLER_IDLE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a request head: request line and header lines. 64 KiB is four times what browsers and proxies send at
 /// most (8 to 16 KiB of cookies); more is answered 431.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -79,25 +76,15 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const TURNED_AWAY_MAX: usize = 128;
 /// A client that connected just before the end of service, but has not sent a byte, is waited for this long.
 pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
-/// Opening one private connection to the request handler takes microseconds; after this there is something wrong.
-pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(5);
-/// A private connection that no request has used for this long is closed when the next request has been answered:
-/// as long as tiny_http keeps the thread that it sets free.
-pub const UPSTREAM_IDLE_MAX: Duration = Duration::from_secs(5);
 /// A client that was told to come back later (Retry-After) has its next request on the same connection taken up after this
 /// pause, however soon it sends it: each then asks ten times a second, not thousands of times.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Backstop for the handler's answer: more than the longest timeout and the longest wait for a slot, each twice.
-pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5 * 3600);
-/// How long a request whose client has gone keeps its place among [`REQUESTS_MAX`] if the handler does not notice.
-pub const GONE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Descriptors that one request can need: three for the private connection, two for body and answer
-/// in files, three towards the worker; and what the gateway needs besides requests and connections. Under a
-/// low limit of open files the front door takes less on, because tiny_http stops accepting for good when none is left.
-pub const DESCRIPTORS_PER_REQUEST: usize = 8;
+/// Descriptors that one request can need: two for body and answer in files, three towards the worker; and what the
+/// gateway needs besides requests and connections. Under a low limit of open files the front door takes less on.
+pub const DESCRIPTORS_PER_REQUEST: usize = 5;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.
-pub const CONNECTION_STACK_BYTES: usize = 128 * 1024;
+pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 
 // ---- The registry -----------------------------------------------------------------------------------------------
 

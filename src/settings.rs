@@ -142,11 +142,6 @@ impl Settings {
         self.scratch_dir().join("compiled")
     }
 
-    /// The private socket between the front door and tiny_http; it has this name for a moment only.
-    pub fn http_socket(&self) -> PathBuf {
-        self.run_dir.join("http.sock")
-    }
-
     /// The pid file: the running gateway's process id in decimal, open and locked as long as it lives.
     pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join("gateway.pid")

@@ -1,31 +1,54 @@
-//! Answers on their way out: from a function's output, or an error, to the bytes that tiny_http's writer gets.
+//! Answers: from a function's output, or an error, to the bytes that a client gets.
 //!
 //! A function's output is looked at until it is clear whether it opens with a CGI head; the rest is its body. The body is
 //! collected whole, so that a failure can still become a clean error, unless the descriptor says `"stream": true` or the
-//! head says text/event-stream: then it goes out chunk by chunk as it comes, and a failure cuts it short.
+//! head says text/event-stream: then it goes out piece by piece as it comes, and a failure cuts it short.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::cgi::{self, CgiHead, Opening};
+use super::client::Client;
 use super::config_loader;
-use super::conversation::{Conversation, SPOOLED_FIELD};
+use super::head::Version;
 use super::problem;
 use super::spool::Spool;
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::protocol::worker_protocol::End;
 
-/// A whole answer.
+/// A whole answer, or the head of one that is streamed.
+#[derive(Debug)]
 pub struct Answer {
-    status: u16,
+    pub status: u16,
+    /// Empty: the standard phrase.
     reason: String,
     fields: Vec<(String, Vec<u8>)>,
     pub body: Body,
 }
 
+#[derive(Debug)]
 pub enum Body {
     Bytes(Vec<u8>),
     Spool(Spool),
+}
+
+/// How the end of an answer's body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+    /// By the end of the connection, for a client of version 1.0.
+    Close,
+}
+
+/// What an answer's head depends on besides the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Form<'a> {
+    pub version: Version,
+    pub request_id: &'a str,
+    pub framing: Framing,
+    pub keep_alive: bool,
 }
 
 impl Answer {
@@ -47,7 +70,7 @@ impl Answer {
     /// RFC 9457 problem+json.
     pub fn of_error(error: &Error, request_id: &str) -> Answer {
         let mut answer = Answer::new(error.status());
-        answer.add("Content-Type", "application/problem+json");
+        answer.add("Content-Type", problem::CONTENT_TYPE);
         if let Some(seconds) = error.retry_after_s() {
             answer.add("Retry-After", &seconds.to_string());
         }
@@ -61,148 +84,74 @@ impl Answer {
     fn of_head(head: CgiHead, body: Body) -> Answer {
         Answer { status: head.status, reason: head.reason, fields: head.fields, body }
     }
-}
 
-/// The way out of one request.
-pub struct Output {
-    request: Option<tiny_http::Request>,
-    conversation: Arc<Conversation>,
-    /// The open end of an answer that is streamed.
-    stream: Option<Box<dyn Write + Send>>,
-    streamed_status: Option<u16>,
-    /// Fields about the platform's part: worker, timing, explanation.
-    facts: Vec<(String, Vec<u8>)>,
-    queue_ms: f64,
-}
-
-impl Output {
-    pub fn new(request: tiny_http::Request, conversation: Arc<Conversation>) -> Output {
-        let request = Some(request);
-        Output { request, conversation, stream: None, streamed_status: None, facts: Vec::new(), queue_ms: 0.0 }
-    }
-
-    /// What is known once a worker was chosen.
-    pub fn set_facts(&mut self, worker: u32, queue_ms: f64, explanation: Option<String>) {
-        self.queue_ms = queue_ms;
-        self.facts.clear();
-        self.facts.push(("X-Faas-Worker".into(), worker.to_string().into_bytes()));
-        if let Some(explanation) = explanation {
-            self.facts.push(("X-Faas-Explain".into(), explanation.into_bytes()));
+    pub fn length(&self) -> u64 {
+        match &self.body {
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Spool(spool) => spool.len(),
         }
     }
 
-    /// Sends a whole answer, where there is one, or ends the stream; returns the status for the log. Errors of writing
-    /// end here: they mean that the client has gone, which the front door knows.
-    pub fn finish(mut self, answer: Option<Answer>, worker: Option<u32>) -> u16 {
-        if worker.is_none() {
-            self.facts.clear();
+    /// Whether a body may follow the head (RFC 9110, 6.4.1).
+    pub fn has_body(&self) -> bool {
+        self.status != 204 && self.status != 304
+    }
+
+    /// Whether the client is told to come back later.
+    pub fn asks_to_retry_later(&self) -> bool {
+        matches!(self.status, 429 | 503) && self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
+    }
+
+    /// Writes the head, with its empty line. Writing to a Vec cannot fail.
+    pub fn write_head(&self, out: &mut Vec<u8>, form: Form<'_>) {
+        let version = if form.version == Version::Http10 { "1.0" } else { "1.1" };
+        let reason = if self.reason.is_empty() { problem::reason(self.status) } else { &self.reason };
+        let _ = write!(out, "HTTP/{version} {} {reason}\r\n", self.status);
+        for (name, value) in &self.fields {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
         }
-        let Some(answer) = answer else {
-            return self.streamed_status.unwrap_or(500);
+        let date = clock::http_date(SystemTime::now());
+        let _ = write!(out, "X-Request-Id: {}\r\nDate: {date}\r\n", form.request_id);
+        let _ = match form.framing {
+            _ if !self.has_body() => Ok(()),
+            Framing::Length(length) => write!(out, "Content-Length: {length}\r\n"),
+            Framing::Chunked => write!(out, "Transfer-Encoding: chunked\r\n"),
+            Framing::Close => Ok(()),
         };
-        let status = answer.status;
-        // Nobody is there to read it.
-        if status == 499 {
-            return status;
-        }
-        let _ = self.send(answer);
-        status
-    }
-
-    /// Sends head and body in one piece; a body in a file stays there, and the front door is told.
-    fn send(&mut self, answer: Answer) -> std::io::Result<()> {
-        let Some(request) = self.request.take() else { return Ok(()) };
-        let mut bytes = self.head(answer.status, &answer.reason, &answer.fields);
-        let is_bodyless = answer.status == 204 || answer.status == 304;
-        let is_head = self.conversation.head.method == "HEAD";
-        match answer.body {
-            _ if is_bodyless => bytes.extend_from_slice(b"\r\n"),
-            Body::Bytes(body) => {
-                write!(bytes, "Content-Length: {}\r\n\r\n", body.len())?;
-                if !is_head {
-                    bytes.extend_from_slice(&body);
-                }
-            }
-            Body::Spool(spool) if is_head => write!(bytes, "Content-Length: {}\r\n\r\n", spool.len())?,
-            Body::Spool(spool) => match spool.memory() {
-                Some(body) => {
-                    write!(bytes, "Content-Length: {}\r\n\r\n", body.len())?;
-                    bytes.extend_from_slice(body);
-                }
-                None => {
-                    write!(bytes, "{SPOOLED_FIELD}: {}\r\n\r\n", spool.len())?;
-                    self.conversation.put_answer(spool);
-                }
-            },
-        }
-        let mut writer = request.into_writer();
-        writer.write_all(&bytes)?;
-        writer.flush()
-    }
-
-    /// Begins a streamed answer.
-    fn begin_stream(&mut self, head: &CgiHead) -> Result<()> {
-        let Some(request) = self.request.take() else { return Ok(()) };
-        let timing = format!("queue;dur={:.2}", self.queue_ms);
-        self.facts.push(("Server-Timing".into(), timing.into_bytes()));
-        let mut bytes = self.head(head.status, &head.reason, &head.fields);
-        let is_bodyless = head.status == 204 || head.status == 304;
-        let has_body = !is_bodyless && self.conversation.head.method != "HEAD";
-        bytes.extend_from_slice(match is_bodyless {
-            true => b"\r\n".as_slice(),
-            false => b"Transfer-Encoding: chunked\r\n\r\n",
+        out.extend_from_slice(match (form.keep_alive, form.version) {
+            (false, _) => b"Connection: close\r\n\r\n",
+            (true, Version::Http10) => b"Connection: keep-alive\r\n\r\n",
+            (true, Version::Http11) => b"\r\n",
         });
-        self.streamed_status = Some(head.status);
-        let mut writer = request.into_writer();
-        writer.write_all(&bytes).and_then(|()| writer.flush()).map_err(|_| Error::ClientGone)?;
-        self.stream = has_body.then_some(writer);
-        Ok(())
-    }
-
-    fn send_chunk(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut chunk = Vec::with_capacity(bytes.len() + 16);
-        let sent = write!(chunk, "{:x}\r\n", bytes.len()).and_then(|()| {
-            chunk.extend_from_slice(bytes);
-            chunk.extend_from_slice(b"\r\n");
-            stream.write_all(&chunk)?;
-            stream.flush()
-        });
-        sent.map_err(|_| Error::ClientGone)
-    }
-
-    /// The last chunk; or, after a failure, a line that is no chunk, upon which the front door cuts the answer short.
-    fn end_stream(&mut self, is_whole: bool) {
-        if let Some(mut stream) = self.stream.take() {
-            let last: &[u8] = if is_whole { b"0\r\n\r\n" } else { b"cut\r\n" };
-            let _ = stream.write_all(last).and_then(|()| stream.flush());
-        }
-    }
-
-    /// Status line and fields, without the framing and the empty line.
-    fn head(&self, status: u16, reason: &str, fields: &[(String, Vec<u8>)]) -> Vec<u8> {
-        let reason = if reason.is_empty() { problem::reason(status) } else { reason };
-        let mut bytes = Vec::with_capacity(1024);
-        // Writing to a Vec cannot fail.
-        let _ = write!(bytes, "HTTP/1.1 {status} {reason}\r\n");
-        for (name, value) in fields.iter().chain(&self.facts) {
-            bytes.extend_from_slice(name.as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        let _ = write!(bytes, "X-Request-Id: {}\r\n", self.conversation.request_id);
-        bytes
     }
 }
 
-/// A stream that is left in any way but its proper end is cut short, or its client would wait for the rest.
-impl Drop for Output {
-    fn drop(&mut self) {
-        self.end_stream(false);
+/// What of an answer is the platform's to say.
+#[derive(Default)]
+pub struct Facts {
+    pub worker: Option<u32>,
+    pub queue_ms: f64,
+    pub explanation: Option<String>,
+}
+
+impl Facts {
+    pub fn add_to(&self, answer: &mut Answer, end: Option<&End>) {
+        let Some(worker) = self.worker else { return };
+        answer.add("X-Faas-Worker", &worker.to_string());
+        if let Some(explanation) = &self.explanation {
+            answer.add("X-Faas-Explain", explanation);
+        }
+        let milliseconds = |us: u64| us as f64 / 1000.0;
+        let mut timing = format!("queue;dur={:.2}", self.queue_ms);
+        if let Some(end) = end {
+            let (spawn, exec) = (milliseconds(end.spawn_us), milliseconds(end.exec_us));
+            let start = if end.is_warm { "warm" } else { "cold" };
+            timing.push_str(&format!(", spawn;dur={spawn:.2};desc=\"{start}\", exec;dur={exec:.2}"));
+        }
+        answer.add("Server-Timing", &timing);
     }
 }
 
@@ -216,18 +165,27 @@ pub struct OutputMode {
 /// Takes a function's output piece by piece.
 pub struct Sink<'a> {
     mode: OutputMode,
-    output: &'a mut Output,
+    pub client: &'a mut dyn Client,
+    facts: &'a Facts,
     /// What came before it was clear what it is.
     opening: Vec<u8>,
     head: Option<CgiHead>,
     body: Spool,
     bytes: u64,
     bytes_max: u64,
+    /// The status of an answer that is under way already.
+    pub streamed: Option<u16>,
 }
 
 impl<'a> Sink<'a> {
-    pub fn new(mode: OutputMode, output: &'a mut Output, body: Spool, bytes_max: u64) -> Sink<'a> {
-        Sink { mode, output, opening: Vec::new(), head: None, body, bytes: 0, bytes_max }
+    pub fn new(
+        mode: OutputMode,
+        client: &'a mut dyn Client,
+        facts: &'a Facts,
+        body: Spool,
+        bytes_max: u64,
+    ) -> Sink<'a> {
+        Sink { mode, client, facts, opening: Vec::new(), head: None, body, bytes: 0, bytes_max, streamed: None }
     }
 
     /// # Errors
@@ -245,38 +203,13 @@ impl<'a> Sink<'a> {
         self.decide(false)
     }
 
-    /// Ends the answer: `fault` says what went wrong, if something did, `end` what the worker
-    /// said, if it did. Returns the answer that is still to be sent.
-    pub fn finish(mut self, fault: Option<Error>, end: Option<&End>) -> Result<Option<Answer>> {
-        let fault = match fault {
-            None if self.head.is_none() => self.decide(true).err(),
-            other => other,
-        };
-        if self.is_streaming() {
-            self.output.end_stream(fault.is_none());
-            if let Some(error) = fault {
-                let id = &self.output.conversation.request_id;
-                crate::log!("request={id} the answer was cut short: {error}");
-            }
-            return Ok(None);
-        }
-        let milliseconds = |us: u64| us as f64 / 1000.0;
-        let mut timing = format!("queue;dur={:.2}", self.output.queue_ms);
-        if let Some(end) = end {
-            let (spawn, exec) = (milliseconds(end.spawn_us), milliseconds(end.exec_us));
-            let start = if end.is_warm { "warm" } else { "cold" };
-            timing.push_str(&format!(", spawn;dur={spawn:.2};desc=\"{start}\", exec;dur={exec:.2}"));
-        }
-        self.output.facts.push(("Server-Timing".into(), timing.into_bytes()));
-        if let Some(error) = fault {
-            return Err(error);
+    /// The answer, when all output is there; of one that is streamed, its head, which has gone out.
+    pub fn finish(mut self) -> Result<Answer> {
+        if self.head.is_none() {
+            self.decide(true)?;
         }
         let head = self.head.take().expect("decide with all output settles the head");
-        Ok(Some(Answer::of_head(head, Body::Spool(self.body))))
-    }
-
-    fn is_streaming(&self) -> bool {
-        self.output.streamed_status.is_some()
+        Ok(Answer::of_head(head, Body::Spool(self.body)))
     }
 
     /// Finds out what the output opens with, if that can be told.
@@ -299,15 +232,18 @@ impl<'a> Sink<'a> {
             false => head,
         };
         if self.mode.streams || head.is_event_stream() {
-            self.output.begin_stream(&head)?;
+            let mut answer = Answer::of_head(head.clone(), Body::Bytes(Vec::new()));
+            self.facts.add_to(&mut answer, None);
+            self.streamed = Some(head.status);
+            self.client.begin(&answer)?;
         }
         self.head = Some(head);
         self.write_body(&opening[body_start..])
     }
 
     fn write_body(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.is_streaming() {
-            return self.output.send_chunk(bytes);
+        if self.streamed.is_some() {
+            return self.client.send(bytes);
         }
         if self.body.len() == 0 && !bytes.is_empty() {
             self.head = self.head.take().map(|head| head.with_content_type(bytes));

@@ -1,15 +1,11 @@
 //! The front door: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
 //!
-//! Why it exists: tiny_http can be hung or brought down from outside, and disagrees with other readers about where a
-//! request ends; neither can be mended from outside of it. So nothing reaches it that has not been read whole, checked and
-//! bounded here. What it gets, over a private Unix socket, is a request line and the number of a conversation; head, body
-//! and long answers are handed over in memory (conversation.rs).
+//! The connection's thread reads a request whole, checks it, and takes it through the handler (http_handler.rs) itself.
 //!
 //! | file | is |
 //! |---|---|
 //! | head.rs, chunked.rs | the parsers, pure functions over bytes |
 //! | connection.rs | one client, one thread: request in, answer out |
-//! | upstream.rs, answer.rs | the private hop: its connections, and its heads turned into public ones |
 //! | patience.rs, buffer.rs | how long a client may keep us waiting; bytes not used yet |
 //! | port_holder.rs | who holds our port |
 //!
@@ -22,7 +18,6 @@
 //!
 //! The C original accepted in main, started a thread per connection without a limit, and read once.
 
-mod answer;
 mod buffer;
 pub(super) mod chunked;
 mod connection;
@@ -35,13 +30,11 @@ mod smuggling_table;
 #[cfg(test)]
 mod tests;
 mod turned_away;
-mod upstream;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -49,8 +42,7 @@ use self::connection::Connection;
 use self::patience::Patience;
 use self::port_holder::port_holder;
 use self::turned_away::TurnedAway;
-use self::upstream::Upstreams;
-use super::conversation::Conversations;
+use super::http_handler::Handler;
 use super::spool::SpoolArea;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -88,8 +80,7 @@ impl Default for Bounds {
     }
 }
 
-/// Its own, and the event by which its handler learns that the client has gone.
-const DESCRIPTORS_PER_CONNECTION: usize = 2;
+const DESCRIPTORS_PER_CONNECTION: usize = 1;
 
 impl Bounds {
     /// Takes on no more than the descriptors suffice for: half of them for requests, half for connections, with an eighth
@@ -116,9 +107,9 @@ pub struct FrontDoor {
 struct Door {
     bounds: Bounds,
     body_bytes_max: u64,
-    conversations: Arc<Conversations>,
     area: Arc<SpoolArea>,
-    upstreams: Upstreams,
+    /// Requests in the handler.
+    under_way: AtomicUsize,
     draining: AtomicBool,
     /// Becomes readable, and stays so, when `draining` is set.
     drain: EventFd,
@@ -135,16 +126,10 @@ struct Open {
 
 impl FrontDoor {
     /// Opens the public port. Clients can connect from here on, and are served once [`FrontDoor::run`] is called.
-    /// `upstream` is where tiny_http listens.
     ///
     /// # Errors
     /// [`Error::AddressTaken`], naming the program that holds the port where that can be found out.
-    pub fn open(
-        settings: &Settings,
-        upstream: PathBuf,
-        conversations: Arc<Conversations>,
-        area: Arc<SpoolArea>,
-    ) -> Result<FrontDoor> {
+    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<FrontDoor> {
         let descriptors = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
@@ -153,24 +138,17 @@ impl FrontDoor {
                 "front door: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
             );
         }
-        FrontDoor::open_within(settings, upstream, conversations, area, bounds)
+        FrontDoor::open_within(settings, area, bounds)
     }
 
     /// The same with other bounds.
-    pub fn open_within(
-        settings: &Settings,
-        upstream: PathBuf,
-        conversations: Arc<Conversations>,
-        area: Arc<SpoolArea>,
-        bounds: Bounds,
-    ) -> Result<FrontDoor> {
+    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<FrontDoor> {
         let listener = listen(settings.address)?;
         let address = listener.local_addr().map_err(Error::io("read the address of", "the public port"))?;
         let door = Door {
-            upstreams: Upstreams::new(upstream, bounds.requests_max),
+            under_way: AtomicUsize::new(0),
             bounds,
             body_bytes_max: settings.body_bytes_max,
-            conversations,
             area,
             draining: AtomicBool::new(false),
             drain: EventFd::new()?,
@@ -180,17 +158,23 @@ impl FrontDoor {
         Ok(FrontDoor { door: Arc::new(door), address, listener: Mutex::new(Some(listener)) })
     }
 
+    /// How many requests are in the handler.
+    pub fn under_way(&self) -> usize {
+        self.door.under_way.load(Ordering::Relaxed)
+    }
+
     /// Where clients connect; with the real port, where the settings say 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Accepts connections on the calling thread until [`FrontDoor::drain`]. To be called once.
-    pub fn run(&self) {
+    pub fn run(&self, handler: Arc<dyn Handler>) {
         let listener = self.listener.lock().expect("nothing panics under this lock").take();
         let Some(listener) = listener else { return };
         let mut acceptor = Acceptor {
             door: &self.door,
+            handler,
             listener,
             turned_away: TurnedAway::new(self.door.bounds.turned_away_max, self.door.bounds.linger_max),
             is_starved: false,
@@ -249,9 +233,27 @@ impl Door {
         self.open.lock().expect("nothing panics under this lock")
     }
 
+    /// A place for one request in the handler.
+    fn take_request(&self) -> Result<UnderWay<'_>> {
+        let place = UnderWay(self);
+        match self.under_way.fetch_add(1, Ordering::Relaxed) < self.bounds.requests_max {
+            true => Ok(place),
+            false => Err(Error::TooManyRequests),
+        }
+    }
+
     /// The patience for one body or one answer.
     fn least_rate(&self) -> Patience {
         Patience::least_rate(self.bounds.rate_min_bytes_per_s, self.bounds.rate_grace, self.bounds.idle_max)
+    }
+}
+
+/// One of the requests in the handler.
+struct UnderWay<'door>(&'door Door);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -279,6 +281,7 @@ impl Drop for Place {
 /// The accept loop's state.
 struct Acceptor<'door> {
     door: &'door Arc<Door>,
+    handler: Arc<dyn Handler>,
     listener: TcpListener,
     turned_away: TurnedAway,
     /// The last accept failed for want of descriptors or memory.
@@ -329,16 +332,16 @@ impl Acceptor<'_> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Shared, because a thread that cannot be started drops what was meant for it.
         let client = Arc::new(client);
-        if let Err(error) = start(self.door, client.clone(), peer) {
+        if let Err(error) = start(self.door, self.handler.clone(), client.clone(), peer) {
             self.turned_away.answer(client, peer, &error);
         }
     }
 }
 
 /// Starts a connection's thread.
-fn start(door: &Arc<Door>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
+fn start(door: &Arc<Door>, handler: Arc<dyn Handler>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
     let place = Place::take(door)?;
-    let serve = move || Connection::new(&place.0, &client, peer).serve();
+    let serve = move || Connection::new(&place.0, &*handler, &client, peer).serve();
     let thread = std::thread::Builder::new().name("connection".into()).stack_size(limits::CONNECTION_STACK_BYTES);
     thread.spawn(serve).map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
 }

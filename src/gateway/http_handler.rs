@@ -1,29 +1,26 @@
 //! One request from its head to its answer: the C original's http_handler.c.
 //!
-//! tiny_http receives what the front door passes on, and hands each request to one of the threads here. A thread stays
-//! with its request to the end: route (kv) → slot (scheduler) → worker (worker_link) → answer.
-//!
-//! Threads: all that are idle sit in `recv`. When the last idle one takes a request it starts another first, up to
-//! REQUESTS_MAX, so nobody waits for a thread; those above HANDLERS_KEPT end after a while without work.
+//! The thread of the connection comes in here with a request that was received whole, and leaves with its answer:
+//! route (kv) → slot (scheduler) → worker (worker_link) → answer.
 
-use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, Body, Output, OutputMode, Sink};
+use super::answer::{Answer, Body, Facts, OutputMode, Sink};
 use super::cgi::{self, Meta};
+use super::client::Client;
 use super::config_loader::Function;
-use super::conversation::{CONVERSATION_FIELD, Conversation, Conversations};
 use super::kv::{Found, Kv};
+use super::request::Request;
 use super::scheduler::{Scheduler, Wish};
 use super::spool::{Spool, SpoolArea};
 use super::worker_link::Failure;
 use crate::error::{Error, Result};
-use crate::limits::{FUNCTION_PROCESSES_MAX, HANDLER_IDLE_MAX, HANDLERS_KEPT, REQUESTS_MAX, RETRY_AFTER_S, TRIES_MAX};
+use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
 use crate::protocol::worker_protocol::{End, Invocation, Verdict};
 use crate::sandbox::Sandbox;
@@ -31,151 +28,94 @@ use crate::sandbox::Sandbox;
 pub struct HttpHandler {
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
-    pub conversations: Arc<Conversations>,
     pub spool_area: Arc<SpoolArea>,
     pub answer_bytes_max: u64,
     /// How functions are boxed in, for /healthz.
     pub sandbox: Sandbox,
     /// The public port, for SERVER_PORT.
     pub port: u16,
-    pub threads: Threads,
 }
 
-/// How many handler threads there are, and how many of them wait for a request.
-#[derive(Default)]
-pub struct Threads {
-    all: AtomicUsize,
-    idle: AtomicUsize,
+/// What comes of a request.
+pub enum Reply {
+    /// To be sent.
+    Answer(Answer),
+    /// It has been sent as the function wrote it; `false`: it broke off.
+    Streamed { complete: bool },
+    /// There is nobody to send it to.
+    Gone,
 }
 
-/// What the log says of a request.
+/// What is known of a request besides its answer.
 struct Record {
     route: String,
-    worker: Option<u32>,
+    facts: Facts,
+    end: Option<End>,
+}
+
+/// Who makes answers; the front door's tests have another one.
+pub trait Handler: Send + Sync {
+    fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply;
+}
+
+impl Handler for HttpHandler {
+    /// Answers one request. Nothing that happens in here ends the thread.
+    fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
+        let began = Instant::now();
+        let mut record = Record { route: "-".into(), facts: Facts::default(), end: None };
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.answer(request, &mut record, client)));
+        let panicked = || Error::Protocol("the gateway's code panicked; this is a defect of the gateway".into());
+        let (reply, status, reason) = match outcome.unwrap_or_else(|_| Err(panicked())) {
+            Ok((status, reply)) => (reply, status, String::new()),
+            Err(error) => {
+                let reply = match error {
+                    Error::ClientGone => Reply::Gone,
+                    _ => {
+                        let mut answer = Answer::of_error(&error, &request.id);
+                        record.facts.add_to(&mut answer, record.end.as_ref());
+                        Reply::Answer(answer)
+                    }
+                };
+                (reply, error.status(), format!(" error={}: {error}", error.kind()))
+            }
+        };
+        let worker = record.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
+        let ms = began.elapsed().as_secs_f64() * 1000.0;
+        let (method, path, route) = (&request.head.method, request.head.path(), &record.route);
+        let path = path.get(..LOGGED_PATH_BYTES_MAX).unwrap_or(path);
+        log!(
+            "request={} method={method} path={path} route={route} status={status} worker={worker} ms={ms:.1}{reason}",
+            request.id
+        );
+        reply
+    }
 }
 
 impl HttpHandler {
-    /// Starts the first threads.
-    pub fn start(self: &Arc<Self>, server: tiny_http::Server) -> Result<()> {
-        let server = Arc::new(server);
-        (0..HANDLERS_KEPT).try_for_each(|_| self.start_thread(&server))
-    }
-
-    /// How many requests are under way.
-    pub fn under_way(&self) -> usize {
-        self.conversations.count()
-    }
-
-    fn start_thread(self: &Arc<Self>, server: &Arc<tiny_http::Server>) -> Result<()> {
-        let (handler, server) = (self.clone(), server.clone());
-        self.threads.all.fetch_add(1, Ordering::SeqCst);
-        self.threads.idle.fetch_add(1, Ordering::SeqCst);
-        let thread = std::thread::Builder::new().name("handler".into());
-        let started = thread.spawn(move || {
-            handler.receive(&server);
-            handler.threads.all.fetch_sub(1, Ordering::SeqCst);
-        });
-        started.map(drop).map_err(|cause| {
-            self.threads.all.fetch_sub(1, Ordering::SeqCst);
-            self.threads.idle.fetch_sub(1, Ordering::SeqCst);
-            Error::Exhausted { step: "start a thread", cause }
-        })
-    }
-
-    /// A thread's life.
-    fn receive(self: &Arc<Self>, server: &Arc<tiny_http::Server>) {
-        loop {
-            match server.recv_timeout(HANDLER_IDLE_MAX) {
-                Ok(Some(request)) => {
-                    let was_last = self.threads.idle.fetch_sub(1, Ordering::SeqCst) == 1;
-                    let may_grow = self.threads.all.load(Ordering::SeqCst) < REQUESTS_MAX + HANDLERS_KEPT;
-                    if was_last
-                        && may_grow
-                        && let Err(error) = self.start_thread(server)
-                    {
-                        log!("handler: {error}; requests wait for the threads that there are");
-                    }
-                    self.serve(request);
-                    self.threads.idle.fetch_add(1, Ordering::SeqCst);
-                }
-                // Nothing to do for a while: the surplus ends, but never the last idle one.
-                Ok(None) => {
-                    let surplus = self.threads.all.load(Ordering::SeqCst) > HANDLERS_KEPT;
-                    let leave = |idle: usize| (surplus && idle > 1).then(|| idle - 1);
-                    if self.threads.idle.fetch_update(Ordering::SeqCst, Ordering::SeqCst, leave).is_ok() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    log!("handler: tiny_http stopped receiving: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Answers one request. Nothing that happens in here ends the thread.
-    fn serve(&self, request: tiny_http::Request) {
-        let number = request.headers().iter().find(|header| header.field.equiv(CONVERSATION_FIELD));
-        let number: Option<u64> = number.and_then(|header| header.value.as_str().parse().ok());
-        let Some(conversation) = number.and_then(|number| self.conversations.find(number)) else {
-            // The front door's probe of a new connection.
-            let mut writer = request.into_writer();
-            let _ = writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").and_then(|()| writer.flush());
-            return;
-        };
-        let began = Instant::now();
-        let request_id = conversation.request_id.clone();
-        let mut record = Record { route: "-".into(), worker: None };
-        let mut output = Output::new(request, conversation.clone());
-        let outcome =
-            std::panic::catch_unwind(AssertUnwindSafe(|| self.answer(&conversation, &mut record, &mut output)));
-        let panicked = || Error::Protocol("the gateway's code panicked; this is a defect of the gateway".into());
-        let (answer, reason) = match outcome.unwrap_or_else(|_| Err(panicked())) {
-            Ok(answer) => (answer, String::new()),
-            Err(error) => (Some(Answer::of_error(&error, &request_id)), format!(" error={}: {error}", error.kind())),
-        };
-        let status = output.finish(answer, record.worker);
-        let worker = record.worker.map_or("-".to_string(), |worker| worker.to_string());
-        let ms = began.elapsed().as_secs_f64() * 1000.0;
-        let (method, path) = (&conversation.head.method, conversation.head.path());
-        let path = path.get(..LOGGED_PATH_BYTES_MAX).unwrap_or(path);
-        let route = &record.route;
-        log!(
-            "request={request_id} method={method} path={path} route={route} status={status} worker={worker} \
-             ms={ms:.1}{reason}"
-        );
-    }
-
-    /// The answer, or `None` where it has been streamed already.
-    fn answer(
-        &self,
-        conversation: &Arc<Conversation>,
-        record: &mut Record,
-        output: &mut Output,
-    ) -> Result<Option<Answer>> {
-        let head = &conversation.head;
+    fn answer(&self, request: &Request, record: &mut Record, client: &mut dyn Client) -> Result<(u16, Reply)> {
+        let whole = |answer: Answer| Ok((answer.status, Reply::Answer(answer)));
+        let head = &request.head;
         let (method, path) = (head.method.as_str(), head.path());
         if path == "/healthz" {
             return match method {
-                "GET" | "HEAD" => Ok(Some(self.health())),
-                "OPTIONS" => Ok(Some(Answer::options("GET, HEAD, OPTIONS"))),
+                "GET" | "HEAD" => whole(self.health()),
+                "OPTIONS" => whole(Answer::options("GET, HEAD, OPTIONS")),
                 _ => Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
             };
         }
         if path == "*" {
-            return Ok(Some(Answer::options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")));
+            return whole(Answer::options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         match self.kv.find(method, path) {
             Found::Function { function, path_info_start } => {
                 record.route = function.route.clone();
-                self.call(&function, path_info_start, conversation, record, output)
+                self.call(&function, path_info_start, request, record, client)
             }
             Found::Unusable { route, fault } => {
                 record.route = route;
                 Err(Error::RowUnusable(fault))
             }
-            Found::MethodNotAllowed { allow } if method == "OPTIONS" => Ok(Some(Answer::options(&allow))),
+            Found::MethodNotAllowed { allow } if method == "OPTIONS" => whole(Answer::options(&allow)),
             Found::MethodNotAllowed { allow } => Err(Error::MethodNotAllowed { allow }),
             Found::NotFound => Err(Error::NoRoute),
         }
@@ -186,69 +126,86 @@ impl HttpHandler {
         &self,
         function: &Arc<Function>,
         path_info_start: usize,
-        conversation: &Arc<Conversation>,
+        request: &Request,
         record: &mut Record,
-        output: &mut Output,
-    ) -> Result<Option<Answer>> {
+        client: &mut dyn Client,
+    ) -> Result<(u16, Reply)> {
         let began = Instant::now();
         let _share = Share::take(function)?;
-        let body = conversation.take_body().unwrap_or_else(|| Spool::new(&self.spool_area));
-        let invocation = self.invocation(function, path_info_start, conversation, body.len())?;
-        let explain = conversation.head.field("x-faas-explain") == Some(b"1");
+        let invocation = self.invocation(function, path_info_start, request)?;
+        let explain = request.head.field("x-faas-explain") == Some(b"1");
         let mode = OutputMode { output: function.output, streams: function.stream };
         let mut wish = Wish { avoid: None, warm: function.warm.load(Ordering::Relaxed) };
         for _ in 0..TRIES_MAX {
-            let mut lease = self.scheduler.acquire(&wish, explain, conversation.gone())?;
+            let mut lease = self.scheduler.acquire(&wish, explain, client)?;
+            let worker = lease.link.id;
             let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
-            record.worker = Some(lease.link.id);
-            output.set_facts(lease.link.id, queue_ms, lease.explanation.take());
-            let mut sink = Sink::new(mode, output, Spool::new(&self.spool_area), self.answer_bytes_max);
-            let result = lease.link.invoke(&invocation, &body, conversation.gone(), &mut |bytes| sink.write(bytes));
-            match result {
-                Ok(end) => {
-                    if function.is_forked() {
-                        function.warm.fetch_or(Wish::bit(lease.link.id), Ordering::Relaxed);
-                    }
-                    // The slot is free again before the answer goes out.
-                    drop(lease);
-                    let fault = verdict_to_error(&end, function);
-                    return sink.finish(fault, Some(&end));
-                }
+            record.facts = Facts { worker: Some(worker), queue_ms, explanation: lease.explanation.take() };
+            let body = Spool::new(&self.spool_area);
+            let mut sink = Sink::new(mode, client, &record.facts, body, self.answer_bytes_max);
+            let result = lease.link.invoke(&invocation, &request.body, &mut sink);
+            let fault = match &result {
+                Ok(end) => verdict_to_error(end, function),
                 Err(Failure::NotStarted(error)) => {
-                    log!("request={} worker {}: {error}; trying another", conversation.request_id, lease.link.id);
+                    log!("request={} worker {worker}: {error}; trying another", request.id);
                     wish.avoid = Some((lease.link.clone(), Instant::now()));
+                    record.facts = Facts::default();
+                    continue;
                 }
                 Err(Failure::Lost(error)) => {
-                    log!("request={} worker {}: {error}", conversation.request_id, lease.link.id);
-                    return sink.finish(Some(Error::WorkerLost { worker: lease.link.id }), None);
+                    log!("request={} worker {worker}: {error}", request.id);
+                    Some(Error::WorkerLost { worker })
                 }
-                Err(Failure::Given(error)) => return sink.finish(Some(error), None),
+                Err(Failure::Given(_)) => None,
+            };
+            // The slot is free again before the answer goes out.
+            drop(lease);
+            if result.is_ok() && function.is_forked() {
+                function.warm.fetch_or(Wish::bit(worker), Ordering::Relaxed);
             }
-            record.worker = None;
+            let streamed = sink.streamed;
+            let outcome = match (fault, result) {
+                (Some(error), result) => {
+                    record.end = result.ok();
+                    Err(error)
+                }
+                (None, Err(Failure::Given(error))) => Err(error),
+                (None, result) => {
+                    let answer = sink.finish();
+                    record.end = result.ok();
+                    answer
+                }
+            };
+            return match (streamed, outcome) {
+                (Some(status), outcome) => {
+                    if let Err(error) = &outcome {
+                        log!("request={} the answer was cut short: {error}", request.id);
+                    }
+                    Ok((status, Reply::Streamed { complete: outcome.is_ok() }))
+                }
+                (None, outcome) => outcome.map(|mut answer| {
+                    record.facts.add_to(&mut answer, record.end.as_ref());
+                    (answer.status, Reply::Answer(answer))
+                }),
+            };
         }
         Err(Error::NoWorker)
     }
 
-    fn invocation(
-        &self,
-        function: &Function,
-        path_info_start: usize,
-        conversation: &Conversation,
-        content_length: u64,
-    ) -> Result<Invocation> {
+    fn invocation(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Invocation> {
         let meta = Meta {
-            request_id: &conversation.request_id,
+            request_id: &request.id,
             function: &function.name,
             handler: &function.handler,
             output: function.output,
             path_info_start,
-            content_length,
-            peer: conversation.peer,
+            content_length: request.body.len(),
+            peer: request.peer,
             port: self.port,
             env: &function.env,
         };
         Ok(Invocation {
-            request_id: conversation.request_id.clone(),
+            request_id: request.id.clone(),
             function: function.name.clone(),
             runtime: function.runtime,
             module: function.module.clone(),
@@ -263,7 +220,7 @@ impl HttpHandler {
             net: function.net,
             timeout: function.timeout,
             stream: function.stream,
-            environment: cgi::environment(&conversation.head, &meta)?,
+            environment: cgi::environment(&request.head, &meta)?,
             env_count: function.env.len(),
             body: Vec::new(),
         })

@@ -3,7 +3,6 @@
 //! ```text
 //! main thread      starts everything, waits for SIGTERM or SIGINT, drains; starts no process itself (orphans.rs)
 //! front door       accepts; one thread per connection
-//! handler          one thread per request, behind tiny_http
 //! kv sync          copies the registry into RAM when it has changed
 //! metrics          takes in workers; one thread per worker
 //! supervisor       starts and restarts workers
@@ -11,8 +10,8 @@
 
 mod answer;
 mod cgi;
+mod client;
 pub mod config_loader;
-mod conversation;
 mod front_door;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -22,6 +21,7 @@ pub mod kv;
 pub mod kv_sqlite_sync;
 mod metrics_collector;
 mod problem;
+mod request;
 mod request_id;
 mod scheduler;
 mod spool;
@@ -31,15 +31,12 @@ pub mod worker_link;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use conversation::Conversations;
 use front_door::FrontDoor;
 use http_handler::HttpHandler;
 use kv::Kv;
@@ -65,9 +62,7 @@ pub fn run(settings: Settings) -> Result<()> {
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
-    let conversations = Arc::new(Conversations::default());
-    let private = PrivateSocket::open(&settings)?;
-    let door = Arc::new(FrontDoor::open(&settings, private.path(), conversations.clone(), spool_area.clone())?);
+    let door = Arc::new(FrontDoor::open(&settings, spool_area.clone())?);
     let address = door.address();
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
     let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
@@ -91,16 +86,13 @@ pub fn run(settings: Settings) -> Result<()> {
     let handler = Arc::new(HttpHandler {
         kv,
         scheduler,
-        conversations,
         spool_area,
         answer_bytes_max: settings.answer_bytes_max,
         sandbox,
         port: address.port(),
-        threads: Default::default(),
     });
-    handler.start(private.serve()?)?;
     let accepting = door.clone();
-    start_thread("front door", move || accepting.run())?;
+    start_thread("front door", move || accepting.run(handler))?;
     run_dir.write_address(address)?;
     log!("gateway: listening on http://{address}");
 
@@ -111,7 +103,7 @@ pub fn run(settings: Settings) -> Result<()> {
         supervisor.stop(limits::SAMPLE_DEAD);
         collector.drain();
     } else {
-        log!("gateway: {} requests are cut off after {} ms", handler.under_way(), settings.drain.as_millis());
+        log!("gateway: {} requests are cut off after {} ms", door.under_way(), settings.drain.as_millis());
         supervisor.stop(limits::KILL_WAIT_MAX);
         collector.cut_off();
     }
@@ -121,42 +113,6 @@ pub fn run(settings: Settings) -> Result<()> {
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
     drop(run_dir);
     Ok(())
-}
-
-/// The socket between the front door and tiny_http. It has no name: tiny_http trusts whoever connects, and a function that
-/// runs as our own user could. We ourselves connect through a descriptor of it.
-struct PrivateSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl PrivateSocket {
-    fn open(settings: &Settings) -> Result<PrivateSocket> {
-        let path = settings.http_socket();
-        let failed = |step| Error::io(step, path.display());
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).map_err(failed("open the socket"))?;
-        let inode = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path);
-        let inode = inode.map_err(failed("open the inode of the socket"))?;
-        std::fs::remove_file(&path).map_err(failed("remove the name of the socket"))?;
-        // Open as long as the process lives.
-        let path = format!("/proc/self/fd/{}", inode.into_raw_fd()).into();
-        Ok(PrivateSocket { listener, path })
-    }
-
-    /// Where the front door connects.
-    fn path(&self) -> PathBuf {
-        self.path.clone()
-    }
-
-    /// tiny_http on it.
-    fn serve(self) -> Result<tiny_http::Server> {
-        tiny_http::Server::from_listener(self.listener, None).map_err(|cause| Error::Io {
-            step: "start tiny_http on",
-            subject: "the private socket".into(),
-            cause: std::io::Error::other(cause.to_string()),
-        })
-    }
 }
 
 fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -1,27 +1,9 @@
-//! An [`Error`] as an answer: problem details in JSON (RFC 9457), and the head around them.
-//!
-//! The front door answers with it what it turns away, the request handler what no function answered, so that a client
-//! meets one format for everything that goes wrong.
+//! An [`Error`] as an answer: problem details in JSON (RFC 9457), and the reason phrases.
 
-use std::time::SystemTime;
-
-use super::head::Version;
-use crate::clock;
 use crate::error::Error;
 
 /// The media type of [`body`].
 pub const CONTENT_TYPE: &str = "application/problem+json";
-
-/// What an answer depends on besides the error.
-#[derive(Debug, Clone, Copy)]
-pub struct Form<'a> {
-    pub request_id: &'a str,
-    pub version: Version,
-    /// For HEAD: the head says how long the body would be, and none follows.
-    pub head_only: bool,
-    /// Says `Connection: close`; else, to a 1.0 client, `Connection: keep-alive`.
-    pub close: bool,
-}
 
 /// The problem details: a JSON object with type, title, status, detail and request_id.
 pub fn body(error: &Error, request_id: &str) -> Vec<u8> {
@@ -35,39 +17,6 @@ pub fn body(error: &Error, request_id: &str) -> Vec<u8> {
         text(request_id),
     )
     .into_bytes()
-}
-
-/// The whole answer, head and body, as it goes to a client.
-pub fn answer(error: &Error, form: Form<'_>) -> Vec<u8> {
-    let body = body(error, form.request_id);
-    let mut answer = Vec::with_capacity(512 + body.len());
-    let version = if form.version == Version::Http10 { "1.0" } else { "1.1" };
-    let status = error.status();
-    let mut head = format!(
-        "HTTP/{version} {status} {}\r\nDate: {}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {}\r\n\
-         X-Request-Id: {}\r\n",
-        reason(status),
-        clock::http_date(SystemTime::now()),
-        body.len(),
-        form.request_id,
-    );
-    if let Some(seconds) = error.retry_after_s() {
-        head.push_str(&format!("Retry-After: {seconds}\r\n"));
-    }
-    if let Error::MethodNotAllowed { allow } = error {
-        head.push_str(&format!("Allow: {allow}\r\n"));
-    }
-    match (form.close, form.version) {
-        (true, _) => head.push_str("Connection: close\r\n"),
-        (false, Version::Http10) => head.push_str("Connection: keep-alive\r\n"),
-        (false, Version::Http11) => {}
-    }
-    answer.extend_from_slice(head.as_bytes());
-    answer.extend_from_slice(b"\r\n");
-    if !form.head_only {
-        answer.extend_from_slice(&body);
-    }
-    answer
 }
 
 /// The kind of error as a few words, the same whenever it occurs (RFC 9457, 3.1.3): `module-missing` is "Module missing".
@@ -144,20 +93,5 @@ mod tests {
         assert_eq!(problem["status"], 500);
         assert_eq!(problem["detail"], error.to_string());
         assert_eq!(problem["request_id"], "id-1");
-    }
-
-    #[test]
-    fn an_answer_speaks_the_clients_version_and_says_when_to_come_back() {
-        let form = Form { request_id: "id-2", version: Version::Http10, head_only: true, close: false };
-        let text = String::from_utf8(answer(&Error::NoWorker, form)).unwrap();
-        assert!(text.starts_with("HTTP/1.0 503 Service Unavailable\r\n"), "{text}");
-        assert!(text.contains("\r\nRetry-After: 1\r\n") && text.contains("\r\nConnection: keep-alive\r\n"), "{text}");
-        assert!(text.ends_with("\r\n\r\n") && !text.contains("Content-Length: 0"), "{text}");
-
-        let form = Form { version: Version::Http11, head_only: false, close: true, ..form };
-        let text = String::from_utf8(answer(&Error::MethodNotAllowed { allow: "GET".into() }, form)).unwrap();
-        assert!(text.contains("\r\nAllow: GET\r\n") && text.contains("\r\nConnection: close\r\n"), "{text}");
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{text}");
     }
 }

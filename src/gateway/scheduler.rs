@@ -14,16 +14,16 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::client::Client;
 use super::worker_link::WorkerLink;
 use crate::error::{Error, Result};
 use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
 use crate::scheduler_config::{INFLIGHT_FULL, WARM_SHARE};
-use crate::sys::{self, EventFd, Watched};
+use crate::sys::{EventFd, Watched};
 
 pub struct Scheduler {
     queue_max: usize,
@@ -174,13 +174,12 @@ impl Scheduler {
         self.state().waiting.len()
     }
 
-    /// Takes a slot on the best worker, waiting in line where none is free. `gone` becomes readable when the client does not
-    /// want it any more.
+    /// Takes a slot on the best worker, waiting in line where none is free.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::NoSlotInTime`], [`Error::NoWorker`] (the same, with no worker at all), and
     /// [`Error::ClientGone`].
-    pub fn acquire(self: &Arc<Self>, wish: &Wish, explain: bool, gone: BorrowedFd<'_>) -> Result<Lease> {
+    pub fn acquire(self: &Arc<Self>, wish: &Wish, explain: bool, client: &mut dyn Client) -> Result<Lease> {
         let ticket = {
             let mut state = self.state();
             if state.waiting.is_empty()
@@ -197,18 +196,15 @@ impl Scheduler {
             state.call_waiting();
             ticket
         };
-        let mut watched = [Watched::read(ticket.called.as_fd()), Watched::read(gone)];
-        let waited = sys::poll(&mut watched, Some(self.queue_timeout));
-        let is_gone = watched[1].is_ready();
+        let waited = client.wait(Watched::read(ticket.called.as_fd()), self.queue_timeout);
 
         let mut state = self.state();
         state.waiting.retain(|other| !Arc::ptr_eq(other, &ticket));
         if let Some(granted) = ticket.lease.lock().expect("nothing panics under this lock").take() {
             return Ok(self.lease(granted, explain, &state));
         }
-        waited.map_err(Error::io("wait for", "a slot"))?;
+        waited?;
         match () {
-            () if is_gone => Err(Error::ClientGone),
             () if state.workers.iter().all(|worker| worker.is_gone) => Err(Error::NoWorker),
             () => Err(Error::NoSlotInTime { retry_after_s: state.retry_after_s() }),
         }
@@ -312,15 +308,35 @@ mod tests {
         (scheduler, links)
     }
 
-    fn never() -> EventFd {
-        EventFd::new().unwrap()
+    /// A client that stays, or has left.
+    struct Patron {
+        has_left: bool,
     }
+
+    impl Client for Patron {
+        fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
+            match self.has_left {
+                true => Err(Error::ClientGone),
+                false => Ok(crate::sys::poll(&mut [other], Some(timeout)).unwrap() > 0),
+            }
+        }
+
+        fn begin(&mut self, _: &crate::gateway::answer::Answer) -> Result<()> {
+            Ok(())
+        }
+
+        fn send(&mut self, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    const STAYS: Patron = Patron { has_left: false };
+    const LEAVES: Patron = Patron { has_left: true };
 
     #[test]
     fn the_lowest_score_wins_and_what_is_in_flight_counts() {
         let (scheduler, _) = scheduler(&[sample(0, 4, 30.0), sample(1, 4, 10.0)], 0, 0);
-        let gone = never();
-        let take = || scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        let take = || scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
         let first = take();
         // 10 + 100 × 1/4 = 35 is above 30 now.
         let second = take();
@@ -334,9 +350,8 @@ mod tests {
     #[test]
     fn ties_take_turns() {
         let (scheduler, _) = scheduler(&[sample(0, 8, 0.1), sample(1, 8, 0.3), sample(2, 8, 0.0)], 0, 0);
-        let gone = never();
         let ids: Vec<u32> =
-            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap().link.id).collect();
+            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap().link.id).collect();
         assert_eq!(ids[..3], ids[3..]);
         let mut sorted = ids[..3].to_vec();
         sorted.sort();
@@ -346,8 +361,7 @@ mod tests {
     #[test]
     fn where_the_runtime_is_started_comes_first_as_long_as_no_more_is_to_do_there() {
         let (scheduler, _) = scheduler(&[sample(0, 4, 5.0), sample(1, 4, 0.0)], 0, 0);
-        let gone = never();
-        let take = |wish: &Wish| scheduler.acquire(wish, true, gone.as_fd()).unwrap();
+        let take = |wish: &Wish| scheduler.acquire(wish, true, &mut STAYS).unwrap();
         let warm = Wish { warm: Wish::bit(0), ..Wish::default() };
         let first = take(&warm);
         // 5 + 100 × (0 - 1/2)/4
@@ -360,30 +374,28 @@ mod tests {
     #[test]
     fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
-        let gone = never();
-        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
         assert!(matches!(
-            scheduler.acquire(&Wish::default(), false, gone.as_fd()),
+            scheduler.acquire(&Wish::default(), false, &mut STAYS),
             Err(Error::QueueFull { retry_after_s: 1 })
         ));
         drop(lease);
-        assert!(scheduler.acquire(&Wish::default(), false, gone.as_fd()).is_ok());
+        assert!(scheduler.acquire(&Wish::default(), false, &mut STAYS).is_ok());
     }
 
     #[test]
     fn a_slot_that_becomes_free_goes_to_the_first_in_line() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let gone = never();
-        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
         let (sender, order) = crossbeam_channel::unbounded();
         std::thread::scope(|scope| {
             for number in 0..3 {
                 while scheduler.waiting() < number {
                     std::thread::yield_now();
                 }
-                let (sender, scheduler, gone) = (sender.clone(), &scheduler, &gone);
+                let (sender, scheduler) = (sender.clone(), &scheduler);
                 scope.spawn(move || {
-                    let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+                    let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
                     sender.send(number).unwrap();
                     drop(lease);
                 });
@@ -399,14 +411,13 @@ mod tests {
     #[test]
     fn who_avoids_a_worker_waits_for_its_next_sample_and_keeps_nobody_from_it() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let gone = never();
         let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())), ..Wish::default() };
         std::thread::scope(|scope| {
-            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, gone.as_fd()).map(drop));
+            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, &mut STAYS).map(drop));
             while scheduler.waiting() < 1 {
                 std::thread::yield_now();
             }
-            drop(scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap());
+            drop(scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap());
             assert_eq!(scheduler.waiting(), 1);
             scheduler.update(&links[0], sample(0, 1, 0.0));
             avoider.join().unwrap().unwrap();
@@ -416,14 +427,12 @@ mod tests {
     #[test]
     fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
-        let gone = never();
-        let lease = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, gone.as_fd()), Err(Error::NoSlotInTime { .. })));
-        gone.signal();
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, gone.as_fd()), Err(Error::ClientGone)));
+        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut STAYS), Err(Error::NoSlotInTime { .. })));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut LEAVES), Err(Error::ClientGone)));
         assert_eq!(scheduler.waiting(), 0);
         scheduler.remove(&links[0]);
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, never().as_fd()), Err(Error::NoWorker)));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut STAYS), Err(Error::NoWorker)));
         drop(lease);
         assert!(scheduler.overview().is_empty());
     }
@@ -431,12 +440,11 @@ mod tests {
     #[test]
     fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let gone = never();
-        let old = scheduler.acquire(&Wish::default(), false, gone.as_fd()).unwrap();
+        let old = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
         scheduler.remove(&links[0]);
         let link = Arc::new(WorkerLink::new(0, "/none".into()));
         scheduler.update(&link, sample(0, 1, 0.0));
-        let new = scheduler.acquire(&Wish::default(), true, gone.as_fd()).unwrap();
+        let new = scheduler.acquire(&Wish::default(), true, &mut STAYS).unwrap();
         assert!(Arc::ptr_eq(&new.link, &link));
         let text = new.explanation.clone().unwrap();
         assert!(text.starts_with("chosen=0 why=\"lowest score 0.0\"; worker=0 cpu=0.0"), "{text}");

@@ -6,13 +6,14 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::answer::Sink;
 use super::spool::Spool;
 use crate::error::{Error, Result};
 use crate::limits::{KILL_WAIT_MAX, LINK_STALL_MAX};
@@ -71,14 +72,12 @@ impl WorkerLink {
 
     /// Runs an invocation. `output` gets the function's output piece by piece; an error from it cancels.
     ///
-    /// Takes at most the invocation's timeout, and what the worker needs to end it. `gone` becomes readable when the
-    /// client does not want the answer any more.
+    /// Takes at most the invocation's timeout, and what the worker needs to end it.
     pub fn invoke(
         &self,
         invocation: &Invocation,
         body: &Spool,
-        gone: BorrowedFd<'_>,
-        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+        sink: &mut Sink<'_>,
     ) -> std::result::Result<End, Failure> {
         let file = body.open_read_only().map_err(Failure::Given)?;
         let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
@@ -94,36 +93,26 @@ impl WorkerLink {
                     first.clear();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let mut watched = [Watched::write(link.stream.as_fd()), Watched::read(gone)];
-                    wait(&mut watched, deadline).map_err(|error| link.fail(error))?;
-                    if watched[1].is_ready() {
-                        return Err(Failure::Given(Error::ClientGone));
-                    }
+                    wait(&link, Watched::write(link.stream.as_fd()), sink, deadline)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(cause) => return Err(link.fail(self.io_error("write to", cause))),
             }
         }
-        let end = self.listen(&mut link, deadline, gone, output)?;
+        let end = self.listen(&mut link, deadline, sink)?;
         self.idle.lock().expect("nothing panics under this lock").push(link);
         Ok(end)
     }
 
     /// Reads frames until END.
-    fn listen(
-        &self,
-        link: &mut Link,
-        deadline: Instant,
-        gone: BorrowedFd<'_>,
-        output: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> std::result::Result<End, Failure> {
+    fn listen(&self, link: &mut Link, deadline: Instant, sink: &mut Sink<'_>) -> std::result::Result<End, Failure> {
         loop {
             let mut used_in_all = 0;
             loop {
                 let frame = wire::decode(&link.inbox[used_in_all..]).map_err(|error| link.fail(error))?;
                 let Some((kind, payload, used)) = frame else { break };
                 match kind {
-                    Kind::Output => output(payload).map_err(Failure::Given)?,
+                    Kind::Output => sink.write(payload).map_err(Failure::Given)?,
                     Kind::End => {
                         let end = End::decode(payload).map_err(|error| link.fail(error))?;
                         link.inbox.clear();
@@ -137,11 +126,7 @@ impl WorkerLink {
                 used_in_all += used;
             }
             link.inbox.drain(..used_in_all);
-            let mut watched = [Watched::read(link.stream.as_fd()), Watched::read(gone)];
-            wait(&mut watched, deadline).map_err(|error| link.fail(error))?;
-            if watched[1].is_ready() {
-                return Err(Failure::Given(Error::ClientGone));
-            }
+            wait(link, Watched::read(link.stream.as_fd()), sink, deadline)?;
             self.read_some(link).map_err(|error| link.fail(error))?;
         }
     }
@@ -203,11 +188,11 @@ const READ_BYTES_MAX: usize = 64 * 1024 + 16;
 /// What an idle connection's buffer may keep.
 const INBOX_KEPT_BYTES: usize = READ_BYTES_MIN;
 
-fn wait(watched: &mut [Watched<'_>], deadline: Instant) -> Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    match sys::poll(watched, Some(left)) {
-        Ok(0) => Err(Error::Protocol("the worker did not answer in time".into())),
-        Ok(_) => Ok(()),
-        Err(cause) => Err(Error::Io { step: "wait for", subject: "a worker".into(), cause }),
+fn wait(link: &Link, watched: Watched<'_>, sink: &mut Sink<'_>, deadline: Instant) -> std::result::Result<(), Failure> {
+    match sink.client.wait(watched, deadline.saturating_duration_since(Instant::now())) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(link.fail(Error::Protocol("the worker did not answer in time".into()))),
+        Err(Error::ClientGone) => Err(Failure::Given(Error::ClientGone)),
+        Err(error) => Err(link.fail(error)),
     }
 }

@@ -9,40 +9,33 @@
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::conversation::{CONVERSATION_FIELD, OpenConversation};
+use super::super::answer::{Answer, Body, Form, Framing};
+use super::super::client::Client;
 use super::super::head::{BodyFraming, Head, HeadScan, Version, has_begun, parse_complete};
-use super::super::problem::{self, Form};
+use super::super::http_handler::{Handler, Reply};
+use super::super::request::Request;
 use super::super::request_id::request_id;
 use super::super::spool::Spool;
 use super::Door;
-use super::answer::{AnswerBody, Wanted, asks_to_retry_later, head_end, not_understood, translate};
 use super::buffer::Buffer;
 use super::chunked::{ChunkDecoder, Step};
 use super::patience::Patience;
-use super::upstream::Upstream;
 use crate::error::{Error, Result};
-use crate::limits::{
-    ANSWER_WAIT_MAX, BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, GONE_WAIT_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX, RETRY_PAUSE,
-    SPOOL_MEMORY_MAX,
-};
+use crate::limits::{BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX, RETRY_PAUSE};
 use crate::log;
-use crate::sys::{EventFd, Watched, poll, send_file};
+use crate::sys::{Watched, poll, send_file};
 
 pub struct Connection<'door> {
     door: &'door Door,
+    handler: &'door dyn Handler,
     client: &'door TcpStream,
     peer: SocketAddr,
     /// From the client, not used yet.
     inbound: Buffer,
-    /// From the request handler, not used yet.
-    answer: Buffer,
     /// For the client, being put together.
     outbound: Vec<u8>,
-    /// Tells the handler that the client has gone. One serves all requests, since behind the first signal there is none.
-    gone: Option<Arc<EventFd>>,
     has_served: bool,
     /// The last answer told the client to come back later.
     is_to_come_later: bool,
@@ -57,29 +50,16 @@ enum After {
     Gone,
 }
 
-/// How the handler's answer is there.
-enum Answer {
-    /// All of it: head, and body if it is short, in `outbound`; a long body in the spool.
-    Complete { spool: Option<Spool>, keep_alive: bool },
-    /// It has been sent as it came. `false`: it broke off, which the client is to see.
-    Streamed { complete: bool, keep_alive: bool },
-}
-
 impl<'door> Connection<'door> {
     /// `client` must not block.
-    pub fn new(door: &'door Door, client: &'door TcpStream, peer: SocketAddr) -> Connection<'door> {
-        let (inbound, answer, outbound) = Default::default();
-        Connection {
-            door,
-            client,
-            peer,
-            inbound,
-            answer,
-            outbound,
-            gone: None,
-            has_served: false,
-            is_to_come_later: false,
-        }
+    pub fn new(
+        door: &'door Door,
+        handler: &'door dyn Handler,
+        client: &'door TcpStream,
+        peer: SocketAddr,
+    ) -> Connection<'door> {
+        let (inbound, outbound) = Default::default();
+        Connection { door, handler, client, peer, inbound, outbound, has_served: false, is_to_come_later: false }
     }
 
     /// Serves requests until the client or the end of service ends it.
@@ -150,10 +130,7 @@ impl<'door> Connection<'door> {
 
     fn release_buffers(&mut self) {
         self.inbound.release();
-        self.answer.clear();
-        self.answer.release();
         self.outbound = Vec::new();
-        self.gone = None;
     }
 
     fn serve_request(&mut self) -> After {
@@ -166,24 +143,29 @@ impl<'door> Connection<'door> {
             Err(error) => return self.refuse(&error, Some(&head), true),
         };
         head.append_forwarded_for(self.peer.ip());
-        let gone = match self.gone.take().map_or_else(|| EventFd::new().map(Arc::new), Ok) {
-            Ok(gone) => self.gone.insert(gone).clone(),
+        let request = Request { id: request_id(Some(&head)), head, peer: self.peer, body };
+        let door = self.door;
+        let place = match door.take_request() {
+            Ok(place) => place,
             Err(error) => {
-                let keep_alive = self.keep_alive(&head);
-                return self.refuse(&error, Some(&head), !keep_alive);
+                let keep_alive = self.keep_alive(&request.head);
+                return self.refuse(&error, Some(&request.head), !keep_alive);
             }
         };
-        let open = self.door.conversations.open(head, self.peer, body, gone);
-        match self.obtain_answer(&open) {
-            Ok(answer) => {
-                // A slow reader keeps its answer, and nothing else.
-                drop(open);
-                self.deliver(answer)
-            }
-            Err(error) => {
-                let head = &open.conversation.head;
-                let keep_alive = self.keep_alive(head);
-                self.refuse(&error, Some(head), !keep_alive)
+        let handler = self.handler;
+        let mut client = Waiting { connection: self, request: &request, gone_at: None, stream: None };
+        let reply = handler.handle(&request, &mut client);
+        let stream = client.stream.take();
+        // A slow reader keeps its answer, and nothing else.
+        drop(place);
+        match reply {
+            Reply::Gone => After::Gone,
+            Reply::Streamed { complete } => self.end_stream(stream, complete),
+            Reply::Answer(answer) => {
+                let Request { head, id, body, .. } = request;
+                drop(body);
+                let keep_alive = self.keep_alive(&head);
+                self.deliver(&answer, Some(&head), &id, keep_alive)
             }
         }
     }
@@ -292,143 +274,6 @@ impl<'door> Connection<'door> {
         }
     }
 
-    // ---- Asking the request handler -------------------------------------------------------------------------------
-
-    fn obtain_answer(&mut self, open: &OpenConversation) -> Result<Answer> {
-        let upstream = self.door.upstreams.take()?;
-        let answer = self.ask(open, &upstream).and_then(|()| self.receive_answer(open, &upstream));
-        match &answer {
-            Ok(Answer::Complete { .. } | Answer::Streamed { complete: true, .. }) => upstream.give_back(),
-            Err(Error::ClientGone) => {
-                open.conversation.set_gone();
-                upstream.wait_for_end(GONE_WAIT_MAX);
-            }
-            _ => {}
-        }
-        answer
-    }
-
-    fn ask(&mut self, open: &OpenConversation, mut upstream: &Upstream<'_>) -> Result<()> {
-        let head = &open.conversation.head;
-        self.answer.clear();
-        self.outbound.clear();
-        for part in [head.method.as_bytes(), b" ", head.target.as_bytes()] {
-            self.outbound.extend_from_slice(part);
-        }
-        // Writing to a Vec cannot fail.
-        let _ = write!(
-            self.outbound,
-            " HTTP/1.1\r\nHost: faas\r\nContent-Length: 0\r\n{CONVERSATION_FIELD}: {}\r\n\r\n",
-            open.number
-        );
-        let sent = upstream.write_all(&self.outbound);
-        self.outbound.clear();
-        sent.map_err(Error::io("send to", "the request handler"))
-    }
-
-    /// Reads the answer to its end; one that is sent as the function writes goes out meanwhile.
-    fn receive_answer(&mut self, open: &OpenConversation, upstream: &Upstream<'_>) -> Result<Answer> {
-        let head = &open.conversation.head;
-        let mut watch = ClientWatch::default();
-        let end = loop {
-            if let Some(end) = head_end(self.answer.bytes()) {
-                break end;
-            }
-            if self.receive_from(upstream, &mut watch)? == 0 {
-                return Err(not_understood());
-            }
-        };
-        let keep_alive = self.keep_alive(head);
-        let wanted = Wanted { version: head.version, head_only: head.method == "HEAD", keep_alive };
-        let (body, keep_alive) = translate(&self.answer.bytes()[..end], wanted, &mut self.outbound)?;
-        self.answer.consume(end);
-        self.is_to_come_later = asks_to_retry_later(&self.outbound);
-        let mut spool = None;
-        match body {
-            AnswerBody::Nothing => {}
-            AnswerBody::Length(length) if length <= SPOOL_MEMORY_MAX as u64 => {
-                let length = self.outbound.len() + length as usize;
-                while self.outbound.len() < length {
-                    self.take_answer_bytes(length - self.outbound.len());
-                    if self.outbound.len() < length && self.receive_from(upstream, &mut watch)? == 0 {
-                        return Err(not_understood());
-                    }
-                }
-            }
-            AnswerBody::Spooled(length) => {
-                spool = open.conversation.take_answer().filter(|answer| answer.len() == length);
-                if spool.is_none() {
-                    return Err(not_understood());
-                }
-            }
-            AnswerBody::Length(_) | AnswerBody::Chunked => {
-                let complete = self.stream(Rest::new(body, head.version), upstream, &mut watch)?;
-                return Ok(Answer::Streamed { complete, keep_alive });
-            }
-        }
-        match self.answer.is_empty() {
-            true => Ok(Answer::Complete { spool, keep_alive }),
-            false => Err(not_understood()),
-        }
-    }
-
-    /// Sends the answer on as it comes; `false` where it broke off.
-    ///
-    /// # Errors
-    /// [`Error::ClientGone`] only: a fault of the handler's cannot become another answer any more.
-    fn stream(&mut self, mut rest: Rest, upstream: &Upstream<'_>, watch: &mut ClientWatch) -> Result<bool> {
-        let mut patience = self.door.least_rate();
-        loop {
-            let ended = rest.take(&mut self.answer, &mut self.outbound);
-            send_all(self.client, &self.outbound, &mut patience)?;
-            self.outbound.clear();
-            match ended {
-                Ok(true) => return Ok(self.answer.is_empty()),
-                Ok(false) => {}
-                Err(_) => return Ok(false),
-            }
-            watch.has_taken_bytes(self.door.bounds.half_close_grace);
-            match self.receive_from(upstream, watch) {
-                Ok(0) => return Ok(false),
-                Err(Error::ClientGone) => return Err(Error::ClientGone),
-                Err(_) => return Ok(false),
-                Ok(_) => {}
-            }
-        }
-    }
-
-    fn take_answer_bytes(&mut self, bytes_max: usize) {
-        let count = self.answer.bytes().len().min(bytes_max);
-        self.outbound.extend_from_slice(&self.answer.bytes()[..count]);
-        self.answer.consume(count);
-    }
-
-    /// Waits for bytes from the handler, and reads them; 0 at the end. Meanwhile the client may go away.
-    fn receive_from(&mut self, upstream: &Upstream<'_>, watch: &mut ClientWatch) -> Result<usize> {
-        if self.answer.bytes().len() >= HEAD_BYTES_MAX {
-            return Err(not_understood());
-        }
-        loop {
-            let (client, wait) = match watch.gone_at {
-                None => (Watched::hang_up(self.client.as_fd()), ANSWER_WAIT_MAX),
-                Some(at) => (Watched::nothing(), at.saturating_duration_since(Instant::now())),
-            };
-            let mut watched = [Watched::read(upstream.as_fd()), client];
-            let ready = poll(&mut watched, Some(wait)).map_err(cannot_poll)?;
-            if watched[0].is_ready() {
-                return self.answer.fill(upstream, HEAD_BYTES_MAX).map_err(Error::io("receive from", "the handler"));
-            }
-            // No event to read was asked of the client, so "readable" here means a reset, which leaves no doubt.
-            if watched[1].is_readable() || (ready == 0 && watch.gone_at.is_some()) {
-                return Err(Error::ClientGone);
-            }
-            if ready == 0 {
-                return Err(not_understood());
-            }
-            watch.gone_at = Some(Instant::now() + self.door.bounds.half_close_grace);
-        }
-    }
-
     // ---- Answering ------------------------------------------------------------------------------------------------
 
     /// Whether the connection goes on behind the answer to this request. At the end of service it does while requests
@@ -444,20 +289,43 @@ impl<'door> Connection<'door> {
         has_begun(self.inbound.bytes())
     }
 
-    fn deliver(&mut self, answer: Answer) -> After {
-        let (delivered, keep_alive) = match answer {
-            Answer::Streamed { complete, keep_alive } => (Ok(()), complete && keep_alive),
-            Answer::Complete { spool, keep_alive } => {
-                let mut patience = self.door.least_rate();
-                let sent = send_all(self.client, &self.outbound, &mut patience);
-                let sent = sent.and_then(|()| spool.map_or(Ok(()), |spool| self.send_spool(&spool, &mut patience)));
-                (sent, keep_alive)
-            }
+    /// Sends an answer that is there; its connection goes on behind it where the client wants that.
+    fn deliver(&mut self, answer: &Answer, head: Option<&Head>, request_id: &str, keep_alive: bool) -> After {
+        let version = head.map_or(Version::Http11, |head| head.version);
+        let framing = Framing::Length(answer.length());
+        self.is_to_come_later = answer.asks_to_retry_later();
+        let mut out = std::mem::take(&mut self.outbound);
+        out.clear();
+        answer.write_head(&mut out, Form { version, request_id, framing, keep_alive });
+        let has_body = answer.has_body() && head.is_none_or(|head| head.method != "HEAD");
+        let mut patience = self.door.least_rate();
+        let memory = match &answer.body {
+            Body::Bytes(bytes) => Some(bytes.as_slice()),
+            Body::Spool(spool) => spool.memory(),
         };
-        match (delivered, keep_alive) {
+        out.extend_from_slice(memory.filter(|_| has_body).unwrap_or_default());
+        let sent = send_all(self.client, &out, &mut patience);
+        self.outbound = out;
+        let sent = sent.and_then(|()| match &answer.body {
+            Body::Spool(spool) if has_body && memory.is_none() => self.send_spool(spool, &mut patience),
+            _ => Ok(()),
+        });
+        match (sent, keep_alive) {
             (Err(_), _) => After::Gone,
             (Ok(()), true) => After::NextRequest,
             (Ok(()), false) => After::Close,
+        }
+    }
+
+    /// The last chunk, where the answer is whole: without it the client sees that it broke off.
+    fn end_stream(&mut self, stream: Option<Stream>, complete: bool) -> After {
+        let Some(mut stream) = stream else { return After::Gone };
+        let last: &[u8] = if stream.has_body && stream.framing == Framing::Chunked { b"0\r\n\r\n" } else { b"" };
+        match complete && send_all(self.client, last, &mut stream.patience).is_ok() {
+            true if stream.keep_alive => After::NextRequest,
+            true => After::Close,
+            false if complete => After::Gone,
+            false => After::Close,
         }
     }
 
@@ -485,17 +353,9 @@ impl<'door> Connection<'door> {
         if matches!(error, Error::ClientGone) {
             return After::Gone;
         }
-        self.is_to_come_later = error.retry_after_s().is_some();
         let request_id = &request_id(head);
         log!("request={request_id} status={} peer={} {error}", error.status(), self.peer.ip());
-        let version = head.map_or(Version::Http11, |head| head.version);
-        let head_only = head.is_some_and(|head| head.method == "HEAD");
-        let answer = problem::answer(error, Form { request_id, version, head_only, close });
-        match send_all(self.client, &answer, &mut self.door.least_rate()) {
-            Ok(()) if close => After::Close,
-            Ok(()) => After::NextRequest,
-            Err(_) => After::Gone,
-        }
+        self.deliver(&Answer::of_error(error, request_id), head, request_id, !close)
     }
 
     /// Closes so that the last answer arrives: closing while bytes of the client are unread, or still come, sends a reset,
@@ -516,73 +376,88 @@ impl<'door> Connection<'door> {
     }
 }
 
-/// Whether the client is still there. Its end of the connection closes either because it has gone or because it has sent
-/// all it wants to send; then the answer has a moment's grace.
-#[derive(Default)]
-struct ClientWatch {
+/// A client while the handler works for it.
+///
+/// Its end of the connection closes either because it has gone or because it has sent all it wants to send; then the
+/// answer has a moment's grace.
+struct Waiting<'c, 'door> {
+    connection: &'c mut Connection<'door>,
+    request: &'c Request,
     gone_at: Option<Instant>,
+    stream: Option<Stream>,
 }
 
-impl ClientWatch {
-    /// The client's system took bytes: if nobody is there, it says so by a reset before the new grace is over.
-    fn has_taken_bytes(&mut self, grace: Duration) {
-        if let Some(at) = &mut self.gone_at {
-            *at = Instant::now() + grace;
-        }
-    }
+/// An answer that is sent as it is made.
+struct Stream {
+    framing: Framing,
+    has_body: bool,
+    keep_alive: bool,
+    patience: Patience,
 }
 
-/// What is still to come of an answer that is sent as it comes.
-enum Rest {
-    Length(u64),
-    /// The chunks go to the client as they are.
-    Chunks(ChunkDecoder),
-    /// Their data alone goes to the client.
-    Data(ChunkDecoder),
-}
-
-impl Rest {
-    fn new(body: AnswerBody, version: Version) -> Rest {
-        match (body, version) {
-            (AnswerBody::Length(length), _) => Rest::Length(length),
-            (_, Version::Http11) => Rest::Chunks(ChunkDecoder::new()),
-            (_, Version::Http10) => Rest::Data(ChunkDecoder::new()),
-        }
-    }
-
-    /// Moves what has come from `answer` to `out`; says whether that was the end.
-    fn take(&mut self, answer: &mut Buffer, out: &mut Vec<u8>) -> Result<bool> {
-        match self {
-            Rest::Length(left) => {
-                let count = answer.bytes().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                out.extend_from_slice(&answer.bytes()[..count]);
-                answer.consume(count);
-                *left -= count as u64;
-                Ok(*left == 0)
+impl Client for Waiting<'_, '_> {
+    fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        let mut watched = [other, Watched::nothing()];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (client, left) = match self.gone_at {
+                None => (Watched::hang_up(self.connection.client.as_fd()), left),
+                Some(at) => (Watched::nothing(), left.min(at.saturating_duration_since(Instant::now()))),
+            };
+            watched[1] = client;
+            let ready = poll(&mut watched, Some(left)).map_err(cannot_poll)?;
+            if watched[0].is_ready() {
+                return Ok(true);
             }
-            Rest::Chunks(decoder) => take_chunks(decoder, answer, out, true),
-            Rest::Data(decoder) => take_chunks(decoder, answer, out, false),
+            let now = Instant::now();
+            // No event to read was asked of the client, so "readable" here means a reset, which leaves no doubt.
+            if watched[1].is_readable() || self.gone_at.is_some_and(|at| now >= at) {
+                return Err(Error::ClientGone);
+            }
+            if ready == 0 && now >= deadline {
+                return Ok(false);
+            }
+            if watched[1].is_ready() {
+                self.gone_at = Some(now + self.connection.door.bounds.half_close_grace);
+            }
         }
     }
-}
 
-fn take_chunks(decoder: &mut ChunkDecoder, answer: &mut Buffer, out: &mut Vec<u8>, framed: bool) -> Result<bool> {
-    loop {
-        let (used, step) = decoder.step(answer.bytes())?;
-        let end = match step {
-            Step::Data(_) => None,
-            Step::More => Some(false),
-            Step::End => Some(true),
+    fn begin(&mut self, answer: &Answer) -> Result<()> {
+        let head = &self.request.head;
+        let has_body = answer.has_body() && head.method != "HEAD";
+        // A 1.0 client knows no chunks: for it the end of the connection is the end of the body.
+        let framing = if head.version == Version::Http10 { Framing::Close } else { Framing::Chunked };
+        let keep_alive = self.connection.keep_alive(head) && (framing == Framing::Chunked || !has_body);
+        let mut bytes = Vec::with_capacity(1024);
+        let request_id = &self.request.id;
+        answer.write_head(&mut bytes, Form { version: head.version, request_id, framing, keep_alive });
+        let mut patience = self.connection.door.least_rate();
+        send_all(self.connection.client, &bytes, &mut patience)?;
+        self.stream = Some(Stream { framing, has_body, keep_alive, patience });
+        Ok(())
+    }
+
+    fn send(&mut self, piece: &[u8]) -> Result<()> {
+        let Some(stream) = self.stream.as_mut().filter(|stream| stream.has_body && !piece.is_empty()) else {
+            return Ok(());
         };
-        match step {
-            _ if framed => out.extend_from_slice(&answer.bytes()[..used]),
-            Step::Data(data) => out.extend_from_slice(data),
-            Step::More | Step::End => {}
+        if stream.framing == Framing::Chunked {
+            let mut chunk = Vec::with_capacity(piece.len() + 16);
+            // Writing to a Vec cannot fail.
+            let _ = write!(chunk, "{:x}\r\n", piece.len());
+            chunk.extend_from_slice(piece);
+            chunk.extend_from_slice(b"\r\n");
+            send_all(self.connection.client, &chunk, &mut stream.patience)?;
+        } else {
+            send_all(self.connection.client, piece, &mut stream.patience)?;
         }
-        answer.consume(used);
-        if let Some(ended) = end {
-            return Ok(ended);
+        // The client's system took bytes: if nobody is there, it says so by a reset before the new grace is over.
+        if let Some(at) = &mut self.gone_at {
+            *at = Instant::now() + self.connection.door.bounds.half_close_grace;
         }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The front door with a real tiny_http behind it, whose handler stands in for http_handler, over real sockets.
+//! The front door over real sockets, with a handler that stands in for http_handler.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,7 +8,10 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::super::conversation::{CONVERSATION_FIELD, Conversation, SPOOLED_FIELD};
+use super::super::answer::{Answer, Body};
+use super::super::client::Client as Caller;
+use super::super::http_handler::Reply;
+use super::super::request::Request;
 use super::*;
 
 /// Longer than anything here takes; a test that waits for as long has failed.
@@ -19,7 +22,6 @@ const BODY_MAX: usize = 1 << 20;
 
 struct House {
     door: Arc<FrontDoor>,
-    conversations: Arc<Conversations>,
     accepting: Option<JoinHandle<()>>,
     run_dir: PathBuf,
     /// A message lets one waiting handler go on.
@@ -43,33 +45,18 @@ impl House {
         let run_dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&run_dir).unwrap();
         let settings = settings_for(0, &run_dir);
-        let conversations = Arc::new(Conversations::default());
         let area = SpoolArea::new(&std::env::temp_dir(), spool_bytes_max).unwrap();
         let (gate, gate_receiver) = unbounded();
         let (news_sender, news) = unbounded();
-        let server = Arc::new(tiny_http::Server::http_unix(&settings.http_socket()).unwrap());
-        for _ in 0..8 {
-            let (server, conversations) = (server.clone(), conversations.clone());
-            let (area, gate, news) = (area.clone(), gate_receiver.clone(), news_sender.clone());
-            std::thread::spawn(move || {
-                while let Ok(request) = server.recv() {
-                    let number = request.headers().iter().find(|header| header.field.equiv(CONVERSATION_FIELD));
-                    let number = number.and_then(|header| header.value.as_str().parse().ok());
-                    let conversation = number.and_then(|number| conversations.find(number));
-                    let _ = answer(conversation, request.into_writer(), &area, &gate, &news);
-                }
-            });
-        }
+        let handler = Arc::new(StandIn { area: area.clone(), gate: gate_receiver, news: news_sender });
         let mut bounds = Bounds { linger_max: Duration::from_millis(500), ..Bounds::default() };
         change(&mut bounds);
-        let door = Arc::new(
-            FrontDoor::open_within(&settings, settings.http_socket(), conversations.clone(), area, bounds).unwrap(),
-        );
+        let door = Arc::new(FrontDoor::open_within(&settings, area, bounds).unwrap());
         let accepting = std::thread::spawn({
             let door = door.clone();
-            move || door.run()
+            move || door.run(handler)
         });
-        House { door, conversations, accepting: Some(accepting), run_dir, gate, news }
+        House { door, accepting: Some(accepting), run_dir, gate, news }
     }
 
     fn connect(&self) -> Client {
@@ -109,69 +96,65 @@ fn settings_for(port: u16, run_dir: &std::path::Path) -> Settings {
     .unwrap()
 }
 
-fn answer(
-    conversation: Option<Arc<Conversation>>,
-    mut writer: Box<dyn Write + Send>,
-    area: &Arc<SpoolArea>,
-    gate: &Receiver<()>,
-    news: &Sender<&'static str>,
-) -> std::io::Result<()> {
-    let Some(conversation) = conversation else {
-        writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
-        return writer.flush();
-    };
-    let mut whole = |body: &[u8]| {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        let body = if conversation.head.method == "HEAD" { b"" } else { body };
-        writer.write_all(&[head.as_bytes(), body].concat())?;
-        writer.flush()
-    };
-    match conversation.head.path() {
-        "/echo" => {
-            let body = conversation.take_body().unwrap();
-            if let Some(bytes) = body.memory() {
-                return whole(bytes);
+struct StandIn {
+    area: Arc<SpoolArea>,
+    gate: Receiver<()>,
+    news: Sender<&'static str>,
+}
+
+impl Handler for StandIn {
+    fn handle(&self, request: &Request, client: &mut dyn Caller) -> Reply {
+        let whole = |body: &[u8]| {
+            let mut answer = Answer::new(200);
+            answer.body = Body::Bytes(body.to_vec());
+            Reply::Answer(answer)
+        };
+        let spooled = |write: &dyn Fn(&mut crate::gateway::spool::Spool)| {
+            let mut spool = crate::gateway::spool::Spool::new(&self.area);
+            write(&mut spool);
+            let mut answer = Answer::new(200);
+            answer.body = Body::Spool(spool);
+            Reply::Answer(answer)
+        };
+        match request.head.path() {
+            "/echo" => match request.body.memory() {
+                Some(bytes) => whole(bytes),
+                None => spooled(&|spool| {
+                    let mut bytes = Vec::new();
+                    request.body.open_read_only().unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+                    spool.write(&bytes).unwrap();
+                }),
+            },
+            "/long" => spooled(&|spool| (0..64).for_each(|n| spool.write(&vec![n; 1 << 20]).unwrap())),
+            "/head" => {
+                let head = &request.head;
+                let mut text = format!("{} {} {} {}\n", head.method, head.target, head.host, request.peer.ip());
+                for field in &head.fields {
+                    text.push_str(&format!("{}: {}\n", field.name, String::from_utf8_lossy(&field.value)));
+                }
+                whole(text.as_bytes())
             }
-            write!(writer, "HTTP/1.1 200 OK\r\n{SPOOLED_FIELD}: {}\r\n\r\n", body.len())?;
-            conversation.put_answer(body);
-            writer.flush()
-        }
-        "/long" => {
-            let mut spool = crate::gateway::spool::Spool::new(area);
-            (0..64).for_each(|n| spool.write(&[n; 1 << 20]).unwrap());
-            conversation.put_answer(spool);
-            write!(writer, "HTTP/1.1 200 OK\r\n{SPOOLED_FIELD}: {}\r\n\r\n", 64 << 20)?;
-            writer.flush()
-        }
-        "/head" => {
-            let head = &conversation.head;
-            let mut text = format!("{} {} {} {}\n", head.method, head.target, head.host, conversation.peer.ip());
-            for field in &head.fields {
-                text.push_str(&format!("{}: {}\n", field.name, String::from_utf8_lossy(&field.value)));
+            "/gate" => {
+                self.news.send("waits at the gate").unwrap();
+                self.gate.recv().unwrap();
+                whole(b"through")
             }
-            whole(text.as_bytes())
+            "/gone" => {
+                self.news.send("waits for the client to go").unwrap();
+                let gone = client.wait(Watched::nothing(), PATIENCE);
+                assert!(matches!(gone, Err(Error::ClientGone)));
+                self.news.send("saw the client go").unwrap();
+                Reply::Gone
+            }
+            "/chunks" | "/broken" => {
+                client.begin(&Answer::new(200)).unwrap();
+                client.send(b"one").unwrap();
+                self.gate.recv().unwrap();
+                client.send(b"two").unwrap();
+                Reply::Streamed { complete: request.head.path() == "/chunks" }
+            }
+            path => whole(path.as_bytes()),
         }
-        "/gate" => {
-            news.send("waits at the gate").unwrap();
-            gate.recv().unwrap();
-            whole(b"through")
-        }
-        "/gone" => {
-            news.send("waits for the client to go").unwrap();
-            poll(&mut [Watched::read(conversation.gone())], None)?;
-            news.send("saw the client go").unwrap();
-            whole(b"")
-        }
-        "/chunks" | "/broken" => {
-            writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")?;
-            writer.flush()?;
-            gate.recv().unwrap();
-            writer.write_all(b"3\r\ntwo\r\n")?;
-            let end = if conversation.head.path() == "/broken" { b"cut\r\n" } else { b"0\r\n\r\n" };
-            writer.write_all(end)?;
-            writer.flush()
-        }
-        _ => whole(conversation.head.path().as_bytes()),
     }
 }
 
@@ -384,7 +367,7 @@ fn an_answer_that_breaks_off_ends_without_its_last_chunk() {
     let mut client = house.connect();
     client.get("/broken").read_through("3\r\none\r\n");
     house.gate.send(()).unwrap();
-    assert_eq!(client.read_to_end(), "3\r\ntwo");
+    assert_eq!(client.read_to_end(), "3\r\ntwo\r\n");
 }
 
 #[test]
@@ -483,7 +466,7 @@ fn what_is_malformed_is_refused_with_problem_details_and_the_connection_ends() {
     assert_eq!(house.connect().send(&long_target).read_refusal(), 414);
     let long_head = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(limits::HEAD_BYTES_MAX));
     assert_eq!(house.connect().send(&long_head).read_refusal(), 431);
-    assert_eq!(house.conversations.count(), 0);
+    assert_eq!(house.door.under_way(), 0);
 }
 
 #[test]
@@ -564,7 +547,7 @@ fn the_handler_is_told_when_the_client_goes_away() {
     drop(client);
     assert_eq!(house.next_news(), "saw the client go");
     wait_until("the connection ends", || house.connections() == 0);
-    assert_eq!(house.conversations.count(), 0);
+    assert_eq!(house.door.under_way(), 0);
     // The connection on which an answer was left unread is not used again.
     assert_eq!(house.connect().get("/next").read_answer().1, "/next");
 }
@@ -612,10 +595,7 @@ fn a_taken_port_is_reported_with_its_holder() {
     let house = House::open();
     let settings = settings_for(house.door.address().port(), &house.run_dir);
     let area = house.door.door.area.clone();
-    let error = FrontDoor::open(&settings, settings.http_socket(), house.conversations.clone(), area)
-        .err()
-        .unwrap()
-        .to_string();
+    let error = FrontDoor::open(&settings, area).err().unwrap().to_string();
     let holder = format!("(pid {})", std::process::id());
     assert!(error.starts_with(&format!("{} is taken by ", house.door.address())) && error.contains(&holder), "{error}");
 }

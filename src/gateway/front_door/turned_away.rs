@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::answer::{Answer, Body, Form, Framing};
 use super::super::head::Version;
-use super::super::problem::{self, Form};
 use super::super::request_id::request_id;
 use crate::error::Error;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
@@ -45,8 +45,14 @@ impl TurnedAway {
     pub fn answer(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &Error) {
         let request_id = &request_id(None);
         log!("request {request_id} status={} peer={} {error}", error.status(), peer.ip());
-        let form = Form { request_id, version: Version::Http11, head_only: false, close: true };
-        let sent = (&*client).write_all(&problem::answer(error, form));
+        let answer = Answer::of_error(error, request_id);
+        let framing = Framing::Length(answer.length());
+        let mut bytes = Vec::new();
+        answer.write_head(&mut bytes, Form { version: Version::Http11, request_id, framing, keep_alive: false });
+        if let Body::Bytes(body) = &answer.body {
+            bytes.extend_from_slice(body);
+        }
+        let sent = (&*client).write_all(&bytes);
         if sent.and_then(|()| client.shutdown(Shutdown::Write)).is_err() {
             return;
         }

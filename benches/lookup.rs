@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use faas::gateway::config_loader::{Function, Places, parse};
-use faas::gateway::kv::{Found, Kv, Route, Routes};
+use faas::registry::config_loader::{Function, Places, parse};
+use faas::registry::kv::{Found, Kv, Route, Routes};
 
 use crate::table::{Outcome, Row, Samples, Unit, take_turns};
 

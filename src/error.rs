@@ -97,7 +97,7 @@ pub enum Error {
         max: usize,
     },
     CgiMalformed(String),
-    AnswerTooLarge {
+    ResponseTooLarge {
         max: u64,
     },
     /// The worker died after the invocation had started on it.
@@ -169,7 +169,7 @@ impl Error {
             | Error::Io { .. }
             | Error::Registry { .. } => 500,
             Error::TransferCodingUnknown | Error::NotAProxy => 501,
-            Error::CgiMalformed(_) | Error::AnswerTooLarge { .. } | Error::WorkerLost { .. } | Error::Protocol(_) => {
+            Error::CgiMalformed(_) | Error::ResponseTooLarge { .. } | Error::WorkerLost { .. } | Error::Protocol(_) => {
                 502
             }
             Error::TooManyConnections
@@ -246,7 +246,7 @@ impl Error {
             Error::ScratchExceeded { .. } => "scratch-limit",
             Error::TooManyProcesses { .. } => "process-limit",
             Error::CgiMalformed(_) => "cgi-malformed",
-            Error::AnswerTooLarge { .. } => "answer-too-large",
+            Error::ResponseTooLarge { .. } => "answer-too-large",
             Error::WorkerLost { .. } => "worker-lost",
             Error::Setting { .. }
             | Error::Usage(_)
@@ -311,7 +311,7 @@ impl fmt::Display for Error {
             }
             Error::TooManyProcesses { max } => write!(f, "the function had more than {max} processes"),
             Error::CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
-            Error::AnswerTooLarge { max } => write!(f, "the answer is larger than {max} bytes (FAAS_ANSWER_MAX)"),
+            Error::ResponseTooLarge { max } => write!(f, "the answer is larger than {max} bytes (FAAS_ANSWER_MAX)"),
             Error::WorkerLost { worker } => {
                 write!(f, "worker {worker} died while it ran the function; it may have run in part")
             }

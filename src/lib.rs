@@ -29,7 +29,7 @@
 //! | [`limits`] | every bound, with unit and reason | |
 //! | [`error`] | everything that can go wrong, with its HTTP status and exit code | |
 //! | [`sandbox`] | the function's box: user, files, network | |
-//! | [`off_limits`] | the places that are not for functions | |
+//! | [`protected`] | the places that are not for functions | |
 //! | [`readable`] | what functions may read, where they share our user | |
 //! | [`orphans`] | ends what dead processes leave behind | |
 //! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
@@ -39,14 +39,15 @@
 
 pub mod clock;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
+pub mod http_handler;
 pub mod limits;
 pub mod log;
-pub mod off_limits;
-pub mod orphans;
 pub mod procfs;
 pub mod protocol;
-pub mod readable;
+pub mod registry;
 pub mod sandbox;
 pub mod scheduler_config;
 pub mod settings;

@@ -15,7 +15,7 @@ pub const SPOOL_MEMORY_MAX: usize = 64 * 1024;
 /// Bytes of a request body, default of FAAS_BODY_MAX. More is answered 413.
 pub const BODY_MAX_DEFAULT: u64 = 64 << 20;
 /// Bytes of an answer, default of FAAS_ANSWER_MAX. More is answered 502.
-pub const ANSWER_MAX_DEFAULT: u64 = 1 << 30;
+pub const RESPONSE_MAX_DEFAULT: u64 = 1 << 30;
 /// Bytes of all bodies and answers that wait in files, default of FAAS_SPOOL_MAX. Full is answered 503.
 pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
 
@@ -73,7 +73,7 @@ pub const BACKLOG_MAX: i32 = 4096;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that were turned away with 503 and are kept until the client has had time to read it; the oldest goes
 /// first.
-pub const TURNED_AWAY_MAX: usize = 128;
+pub const REJECTED_MAX: usize = 128;
 /// A client that connected just before the end of service, but has not sent a byte, is waited for this long.
 pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
 /// A client that was told to come back later (Retry-After) has its next request on the same connection taken up after this

@@ -52,7 +52,7 @@ pub struct Settings {
     /// FAAS_USER where it is set; sandbox.rs decides.
     pub user: Option<String>,
     pub body_bytes_max: u64,
-    pub answer_bytes_max: u64,
+    pub response_bytes_max: u64,
     pub spool_dir: PathBuf,
     pub spool_bytes_max: u64,
     pub drain: Duration,
@@ -100,7 +100,7 @@ impl Settings {
             module_root,
             user: get("FAAS_USER"),
             body_bytes_max: number("FAAS_BODY_MAX", limits::BODY_MAX_DEFAULT, 0..=1 << 40)?,
-            answer_bytes_max: number("FAAS_ANSWER_MAX", limits::ANSWER_MAX_DEFAULT, 1..=1 << 40)?,
+            response_bytes_max: number("FAAS_ANSWER_MAX", limits::RESPONSE_MAX_DEFAULT, 1..=1 << 40)?,
             spool_dir,
             spool_bytes_max: number("FAAS_SPOOL_MAX", limits::SPOOL_MAX_DEFAULT, 0..=1 << 50)?,
             drain: Duration::from_millis(number("FAAS_DRAIN_MS", limits::DRAIN_MS_DEFAULT, 0..=3_600_000)?),

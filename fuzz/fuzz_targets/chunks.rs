@@ -1,4 +1,4 @@
 //! Chunked bodies, as clients send them.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| faas::gateway::fuzzing::chunks(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| faas::fuzzing::chunks(bytes));

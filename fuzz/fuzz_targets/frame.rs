@@ -1,4 +1,4 @@
 //! Frames between gateway and worker.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| faas::gateway::fuzzing::frame(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| faas::fuzzing::frame(bytes));

@@ -4,10 +4,10 @@
 use std::ffi::CString;
 use std::net::SocketAddr;
 
-use super::config_loader::Output;
-use super::head::{Head, Version};
 use crate::error::{Error, Result};
+use crate::http_handler::parser::{Head, Version};
 use crate::limits::CGI_HEAD_BYTES_MAX;
+use crate::registry::config_loader::Output;
 
 // ---- In: RFC 3875, section 4.1 ------------------------------------------------------------------------------------
 

@@ -8,23 +8,11 @@
 //! supervisor       starts and restarts workers
 //! ```
 
-mod answer;
-mod cgi;
-mod client;
-pub mod config_loader;
-mod front_door;
-#[doc(hidden)]
-pub mod fuzzing;
-mod head;
-mod http_handler;
-pub mod kv;
-pub mod kv_sqlite_sync;
+pub mod cgi;
+mod function_output;
+mod gateway;
 mod metrics_collector;
-mod problem;
-mod request;
-mod request_id;
 mod scheduler;
-mod spool;
 mod supervisor;
 pub mod worker_link;
 
@@ -37,16 +25,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use front_door::FrontDoor;
-use http_handler::HttpHandler;
-use kv::Kv;
-use kv_sqlite_sync::Sync;
+use gateway::Gateway;
 use metrics_collector::MetricsCollector;
 use scheduler::Scheduler;
-use spool::SpoolArea;
 use supervisor::Supervisor;
 
 use crate::error::{Error, Result};
+use crate::http_handler::HttpServer;
+use crate::http_handler::spool::SpoolArea;
+use crate::registry::kv::Kv;
+use crate::registry::kv_sqlite_sync::{self, Sync};
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
 use crate::{limits, log, sys};
@@ -62,7 +50,7 @@ pub fn run(settings: Settings) -> Result<()> {
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
-    let door = Arc::new(FrontDoor::open(&settings, spool_area.clone())?);
+    let door = Arc::new(HttpServer::open(&settings, spool_area.clone())?);
     let address = door.address();
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
     let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
@@ -83,11 +71,11 @@ pub fn run(settings: Settings) -> Result<()> {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
     };
-    let handler = Arc::new(HttpHandler {
+    let handler = Arc::new(Gateway {
         kv,
         scheduler,
         spool_area,
-        answer_bytes_max: settings.answer_bytes_max,
+        response_bytes_max: settings.response_bytes_max,
         sandbox,
         port: address.port(),
     });

@@ -17,9 +17,9 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::client::Client;
 use super::worker_link::WorkerLink;
 use crate::error::{Error, Result};
+use crate::http_handler::handler::Client;
 use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
 use crate::scheduler_config::{INFLIGHT_FULL, WARM_SHARE};
@@ -321,7 +321,7 @@ mod tests {
             }
         }
 
-        fn begin(&mut self, _: &crate::gateway::answer::Answer) -> Result<()> {
+        fn begin(&mut self, _: &crate::http_handler::response::Response) -> Result<()> {
             Ok(())
         }
 
@@ -330,13 +330,18 @@ mod tests {
         }
     }
 
-    const STAYS: Patron = Patron { has_left: false };
-    const LEAVES: Patron = Patron { has_left: true };
+    fn stays() -> Patron {
+        Patron { has_left: false }
+    }
+
+    fn leaves() -> Patron {
+        Patron { has_left: true }
+    }
 
     #[test]
     fn the_lowest_score_wins_and_what_is_in_flight_counts() {
         let (scheduler, _) = scheduler(&[sample(0, 4, 30.0), sample(1, 4, 10.0)], 0, 0);
-        let take = || scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+        let take = || scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
         let first = take();
         // 10 + 100 × 1/4 = 35 is above 30 now.
         let second = take();
@@ -351,7 +356,7 @@ mod tests {
     fn ties_take_turns() {
         let (scheduler, _) = scheduler(&[sample(0, 8, 0.1), sample(1, 8, 0.3), sample(2, 8, 0.0)], 0, 0);
         let ids: Vec<u32> =
-            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap().link.id).collect();
+            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap().link.id).collect();
         assert_eq!(ids[..3], ids[3..]);
         let mut sorted = ids[..3].to_vec();
         sorted.sort();
@@ -361,7 +366,7 @@ mod tests {
     #[test]
     fn where_the_runtime_is_started_comes_first_as_long_as_no_more_is_to_do_there() {
         let (scheduler, _) = scheduler(&[sample(0, 4, 5.0), sample(1, 4, 0.0)], 0, 0);
-        let take = |wish: &Wish| scheduler.acquire(wish, true, &mut STAYS).unwrap();
+        let take = |wish: &Wish| scheduler.acquire(wish, true, &mut stays()).unwrap();
         let warm = Wish { warm: Wish::bit(0), ..Wish::default() };
         let first = take(&warm);
         // 5 + 100 × (0 - 1/2)/4
@@ -374,19 +379,19 @@ mod tests {
     #[test]
     fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
         assert!(matches!(
-            scheduler.acquire(&Wish::default(), false, &mut STAYS),
+            scheduler.acquire(&Wish::default(), false, &mut stays()),
             Err(Error::QueueFull { retry_after_s: 1 })
         ));
         drop(lease);
-        assert!(scheduler.acquire(&Wish::default(), false, &mut STAYS).is_ok());
+        assert!(scheduler.acquire(&Wish::default(), false, &mut stays()).is_ok());
     }
 
     #[test]
     fn a_slot_that_becomes_free_goes_to_the_first_in_line() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
         let (sender, order) = crossbeam_channel::unbounded();
         std::thread::scope(|scope| {
             for number in 0..3 {
@@ -395,7 +400,7 @@ mod tests {
                 }
                 let (sender, scheduler) = (sender.clone(), &scheduler);
                 scope.spawn(move || {
-                    let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+                    let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
                     sender.send(number).unwrap();
                     drop(lease);
                 });
@@ -413,11 +418,11 @@ mod tests {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
         let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())), ..Wish::default() };
         std::thread::scope(|scope| {
-            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, &mut STAYS).map(drop));
+            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, &mut stays()).map(drop));
             while scheduler.waiting() < 1 {
                 std::thread::yield_now();
             }
-            drop(scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap());
+            drop(scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap());
             assert_eq!(scheduler.waiting(), 1);
             scheduler.update(&links[0], sample(0, 1, 0.0));
             avoider.join().unwrap().unwrap();
@@ -427,12 +432,12 @@ mod tests {
     #[test]
     fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut STAYS), Err(Error::NoSlotInTime { .. })));
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut LEAVES), Err(Error::ClientGone)));
+        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(Error::NoSlotInTime { .. })));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut leaves()), Err(Error::ClientGone)));
         assert_eq!(scheduler.waiting(), 0);
         scheduler.remove(&links[0]);
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut STAYS), Err(Error::NoWorker)));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(Error::NoWorker)));
         drop(lease);
         assert!(scheduler.overview().is_empty());
     }
@@ -440,11 +445,11 @@ mod tests {
     #[test]
     fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let old = scheduler.acquire(&Wish::default(), false, &mut STAYS).unwrap();
+        let old = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
         scheduler.remove(&links[0]);
         let link = Arc::new(WorkerLink::new(0, "/none".into()));
         scheduler.update(&link, sample(0, 1, 0.0));
-        let new = scheduler.acquire(&Wish::default(), true, &mut STAYS).unwrap();
+        let new = scheduler.acquire(&Wish::default(), true, &mut stays()).unwrap();
         assert!(Arc::ptr_eq(&new.link, &link));
         let text = new.explanation.clone().unwrap();
         assert!(text.starts_with("chosen=0 why=\"lowest score 0.0\"; worker=0 cpu=0.0"), "{text}");

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use super::scheduler::Scheduler;
 use crate::error::{Error, Result};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
+use crate::log;
+use crate::sandbox::orphans;
 use crate::sys::{self, EndedHow, EventFd, Spawn, Spawned, Watched};
-use crate::{log, orphans};
 
 pub struct Supervisor {
     program: CString,

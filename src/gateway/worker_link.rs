@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::answer::Sink;
-use super::spool::Spool;
+use super::function_output::Sink;
 use crate::error::{Error, Result};
+use crate::http_handler::spool::Spool;
 use crate::limits::{KILL_WAIT_MAX, LINK_STALL_MAX};
 use crate::protocol::worker_protocol::{self as wire, End, Invocation, Kind};
 use crate::sys::{self, Watched};

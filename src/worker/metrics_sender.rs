@@ -10,8 +10,8 @@ use super::metrics_smoother::MetricsSmoother;
 use super::{Ending, Worker};
 use crate::error::{Error, Result};
 use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
-use crate::orphans;
 use crate::protocol::metrics::{DRAIN_LINE, Sample};
+use crate::sandbox::orphans;
 use crate::sys::{self, Watched};
 
 /// Connects to the gateway that serves this run dir.

@@ -17,10 +17,10 @@
 mod connection;
 pub mod fork_server;
 pub mod fork_servers;
+mod invocation;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;
-mod process;
 pub mod runtime;
 mod scratch;
 mod stderr_log;
@@ -42,10 +42,11 @@ use scratch::ScratchArea;
 
 use crate::error::{Error, Result};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
+use crate::log;
 use crate::sandbox::Sandbox;
+use crate::sandbox::orphans;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Watched};
-use crate::{log, orphans};
 
 /// Why a worker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
         fork_servers: ForkServers::new(settings.fork_servers, settings.worker_slots)?,
-        null: process::open_null()?,
+        null: invocation::open_null()?,
         gateway,
         inherited_environment: inherited_environment(),
         ending: OnceLock::new(),
@@ -203,7 +204,7 @@ impl Worker {
         while let Some((invocation, body)) = connection.receive()? {
             // What is not in the note goes to another worker.
             let Some(_running) = Running::begin(self) else { break };
-            process::run(self, &invocation, body, &mut connection)?;
+            invocation::run(self, &invocation, body, &mut connection)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use faas::gateway::fuzzing;
+use faas::fuzzing;
 
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::http::Answer;
 use crate::instance::Instance;
 
-#[path = "../../src/gateway/front_door/smuggling_table.rs"]
+#[path = "../../src/http_handler/smuggling_table.rs"]
 mod smuggling_table;
 
 use smuggling_table::{TABLE, first_request};

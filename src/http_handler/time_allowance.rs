@@ -9,22 +9,22 @@ use crate::sys::{Watched, poll};
 /// client has stood still for too long or was slower than the least rate. Only time that was spent waiting for the client
 /// counts: a function that thinks between two lines of an event stream takes nothing from its reader's account.
 #[derive(Debug)]
-pub struct Patience {
+pub struct TimeAllowance {
     left: Duration,
     max: Duration,
     per_byte: Duration,
 }
 
-impl Patience {
+impl TimeAllowance {
     /// For something that must be there in this time, however fast it comes.
-    pub fn deadline(time: Duration) -> Patience {
-        Patience { left: time, max: time, per_byte: Duration::ZERO }
+    pub fn deadline(time: Duration) -> TimeAllowance {
+        TimeAllowance { left: time, max: time, per_byte: Duration::ZERO }
     }
 
     /// Begins with `grace`. A client that was fast may save up to `max`.
-    pub fn least_rate(bytes_per_s: u64, grace: Duration, max: Duration) -> Patience {
+    pub fn least_rate(bytes_per_s: u64, grace: Duration, max: Duration) -> TimeAllowance {
         let per_byte = Duration::from_secs(1) / u32::try_from(bytes_per_s.max(1)).unwrap_or(u32::MAX);
-        Patience { left: grace, max: max.max(grace), per_byte }
+        TimeAllowance { left: grace, max: max.max(grace), per_byte }
     }
 
     pub fn earn(&mut self, bytes: usize) {
@@ -32,7 +32,7 @@ impl Patience {
         self.left = self.left.saturating_add(earned).min(self.max);
     }
 
-    /// Waits until `watched` is ready; `false` when the patience has run out.
+    /// Waits until `watched` is ready; `false` when the allowance has run out.
     pub fn wait(&mut self, watched: Watched<'_>) -> io::Result<bool> {
         let since = Instant::now();
         let ready = poll(&mut [watched], Some(self.left))?;
@@ -48,18 +48,18 @@ mod tests {
     #[test]
     fn a_fast_client_saves_time_and_a_slow_one_runs_out_of_it() {
         let second = Duration::from_secs(1);
-        let mut patience = Patience::least_rate(1000, second, 3 * second);
-        patience.earn(500);
-        assert_eq!(patience.left, second * 3 / 2);
-        patience.earn(1 << 30);
-        assert_eq!(patience.left, 3 * second);
+        let mut allowance = TimeAllowance::least_rate(1000, second, 3 * second);
+        allowance.earn(500);
+        assert_eq!(allowance.left, second * 3 / 2);
+        allowance.earn(1 << 30);
+        assert_eq!(allowance.left, 3 * second);
 
         let silent = crate::sys::EventFd::new().unwrap();
-        let mut patience = Patience::deadline(Duration::from_millis(1));
-        patience.earn(1 << 30);
-        assert!(!patience.wait(Watched::read(silent.as_fd())).unwrap());
-        assert_eq!(patience.left, Duration::ZERO);
+        let mut allowance = TimeAllowance::deadline(Duration::from_millis(1));
+        allowance.earn(1 << 30);
+        assert!(!allowance.wait(Watched::read(silent.as_fd())).unwrap());
+        assert_eq!(allowance.left, Duration::ZERO);
         silent.signal();
-        assert!(patience.wait(Watched::read(silent.as_fd())).unwrap());
+        assert!(allowance.wait(Watched::read(silent.as_fd())).unwrap());
     }
 }

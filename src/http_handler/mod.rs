@@ -1,4 +1,4 @@
-//! The front door: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
+//! The front service: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
 //!
 //! The connection's thread reads a request whole, checks it, and takes it through the handler (http_handler.rs) itself.
 //!
@@ -6,7 +6,7 @@
 //! |---|---|
 //! | head.rs, chunked.rs | the parsers, pure functions over bytes |
 //! | connection.rs | one client, one thread: request in, answer out |
-//! | patience.rs, buffer.rs | how long a client may keep us waiting; bytes not used yet |
+//! | allowance.rs, buffer.rs | how long a client may keep us waiting; bytes not used yet |
 //! | port_holder.rs | who holds our port |
 //!
 //! Here are the listener, the count of connections, and the end of service. Invariants:
@@ -14,22 +14,29 @@
 //! - Each connection has one thread and one request under way at a time.
 //! - Every connection that is accepted gets an answer or was closed by its client: also over the limit of connections,
 //!   and when no thread can be had.
-//! - Accepting goes on whatever happens to one connection, until [`FrontDoor::drain`].
+//! - Accepting goes on whatever happens to one connection, until [`HttpServer::drain`].
 //!
 //! The C original accepted in main, started a thread per connection without a limit, and read once.
 
 mod buffer;
-pub(super) mod chunked;
+pub mod chunked;
 mod connection;
-mod patience;
+pub mod handler;
+pub mod parser;
 mod port_holder;
+mod problem;
+mod rejected;
+pub mod request;
+mod request_id;
+pub mod response;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]
 mod smuggling_table;
+pub mod spool;
 #[cfg(test)]
 mod tests;
-mod turned_away;
+mod time_allowance;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -39,23 +46,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use self::connection::Connection;
-use self::patience::Patience;
+use self::handler::Handler;
 use self::port_holder::port_holder;
-use self::turned_away::TurnedAway;
-use super::http_handler::Handler;
-use super::spool::SpoolArea;
+use self::rejected::Rejected;
+use self::spool::SpoolArea;
+use self::time_allowance::TimeAllowance;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::log;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Watched, poll};
 
-/// The bounds of a front door that tests make smaller; their reasons stand in limits.rs.
+/// The bounds of a front service that tests make smaller; their reasons stand in limits.rs.
 #[derive(Debug, Clone)]
 pub struct Bounds {
     pub connections_max: usize,
     pub requests_max: usize,
-    pub turned_away_max: usize,
+    pub rejected_max: usize,
     pub head_deadline: Duration,
     pub idle_max: Duration,
     pub rate_min_bytes_per_s: u64,
@@ -69,7 +76,7 @@ impl Default for Bounds {
         Bounds {
             connections_max: limits::CONNECTIONS_MAX,
             requests_max: limits::REQUESTS_MAX,
-            turned_away_max: limits::TURNED_AWAY_MAX,
+            rejected_max: limits::REJECTED_MAX,
             head_deadline: limits::HEAD_DEADLINE,
             idle_max: limits::IDLE_MAX,
             rate_min_bytes_per_s: limits::RATE_MIN_BYTES_PER_S,
@@ -88,7 +95,7 @@ impl Bounds {
     fn fit(mut self, descriptors: u64) -> Bounds {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let half = descriptors.saturating_sub(limits::DESCRIPTORS_RESERVED) / 2;
-        self.turned_away_max = self.turned_away_max.min((half / 8).max(1));
+        self.rejected_max = self.rejected_max.min((half / 8).max(1));
         let connections = (half - half / 8) / DESCRIPTORS_PER_CONNECTION;
         self.connections_max = self.connections_max.min(connections.max(1));
         self.requests_max = self.requests_max.min((half / limits::DESCRIPTORS_PER_REQUEST).max(1));
@@ -96,15 +103,15 @@ impl Bounds {
     }
 }
 
-pub struct FrontDoor {
-    door: Arc<Door>,
+pub struct HttpServer {
+    service: Arc<Service>,
     address: SocketAddr,
     /// Until `run` takes it.
     listener: Mutex<Option<TcpListener>>,
 }
 
 /// What the threads of all connections share.
-struct Door {
+struct Service {
     bounds: Bounds,
     body_bytes_max: u64,
     area: Arc<SpoolArea>,
@@ -124,28 +131,28 @@ struct Open {
     accepting: bool,
 }
 
-impl FrontDoor {
-    /// Opens the public port. Clients can connect from here on, and are served once [`FrontDoor::run`] is called.
+impl HttpServer {
+    /// Opens the public port. Clients can connect from here on, and are served once [`HttpServer::run`] is called.
     ///
     /// # Errors
     /// [`Error::AddressTaken`], naming the program that holds the port where that can be found out.
-    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<FrontDoor> {
+    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<HttpServer> {
         let descriptors = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
             let Bounds { connections_max, requests_max, .. } = bounds;
             log!(
-                "front door: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
+                "front service: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
             );
         }
-        FrontDoor::open_within(settings, area, bounds)
+        HttpServer::open_within(settings, area, bounds)
     }
 
     /// The same with other bounds.
-    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<FrontDoor> {
+    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<HttpServer> {
         let listener = listen(settings.address)?;
         let address = listener.local_addr().map_err(Error::io("read the address of", "the public port"))?;
-        let door = Door {
+        let service = Service {
             under_way: AtomicUsize::new(0),
             bounds,
             body_bytes_max: settings.body_bytes_max,
@@ -155,12 +162,12 @@ impl FrontDoor {
             open: Mutex::new(Open { connections: 0, accepting: true }),
             ended: Condvar::new(),
         };
-        Ok(FrontDoor { door: Arc::new(door), address, listener: Mutex::new(Some(listener)) })
+        Ok(HttpServer { service: Arc::new(service), address, listener: Mutex::new(Some(listener)) })
     }
 
     /// How many requests are in the handler.
     pub fn under_way(&self) -> usize {
-        self.door.under_way.load(Ordering::Relaxed)
+        self.service.under_way.load(Ordering::Relaxed)
     }
 
     /// Where clients connect; with the real port, where the settings say 0.
@@ -168,44 +175,44 @@ impl FrontDoor {
         self.address
     }
 
-    /// Accepts connections on the calling thread until [`FrontDoor::drain`]. To be called once.
+    /// Accepts connections on the calling thread until [`HttpServer::drain`]. To be called once.
     pub fn run(&self, handler: Arc<dyn Handler>) {
         let listener = self.listener.lock().expect("nothing panics under this lock").take();
         let Some(listener) = listener else { return };
         let mut acceptor = Acceptor {
-            door: &self.door,
+            service: &self.service,
             handler,
             listener,
-            turned_away: TurnedAway::new(self.door.bounds.turned_away_max, self.door.bounds.linger_max),
+            rejected: Rejected::new(self.service.bounds.rejected_max, self.service.bounds.linger_max),
             is_starved: false,
         };
-        while !self.door.is_draining() {
+        while !self.service.is_draining() {
             acceptor.wait();
             acceptor.accept();
         }
         // Once more, for what had arrived before the end of service; then the port is closed.
         acceptor.accept();
-        let mut turned_away = acceptor.turned_away;
+        let mut rejected = acceptor.rejected;
         drop(acceptor.listener);
-        while !turned_away.is_empty() {
-            turned_away.wait(&[]);
+        while !rejected.is_empty() {
+            rejected.wait(&[]);
         }
-        self.door.open().accepting = false;
-        self.door.ended.notify_all();
+        self.service.open().accepting = false;
+        self.service.ended.notify_all();
     }
 
     /// Ends the service: accepts what has arrived, closes the port, answers the requests that have begun with
     /// `Connection: close`, closes idle connections. Returns when all connections have ended (`true`) or at `deadline`.
     pub fn drain(&self, deadline: Instant) -> bool {
-        self.door.draining.store(true, Ordering::SeqCst);
-        self.door.drain.signal();
-        let mut open = self.door.open();
+        self.service.draining.store(true, Ordering::SeqCst);
+        self.service.drain.signal();
+        let mut open = self.service.open();
         while open.accepting || open.connections > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            open = self.door.ended.wait_timeout(open, left).expect("nothing panics under this lock").0;
+            open = self.service.ended.wait_timeout(open, left).expect("nothing panics under this lock").0;
         }
         true
     }
@@ -224,7 +231,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-impl Door {
+impl Service {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
@@ -242,14 +249,14 @@ impl Door {
         }
     }
 
-    /// The patience for one body or one answer.
-    fn least_rate(&self) -> Patience {
-        Patience::least_rate(self.bounds.rate_min_bytes_per_s, self.bounds.rate_grace, self.bounds.idle_max)
+    /// The allowance for one body or one answer.
+    fn least_rate(&self) -> TimeAllowance {
+        TimeAllowance::least_rate(self.bounds.rate_min_bytes_per_s, self.bounds.rate_grace, self.bounds.idle_max)
     }
 }
 
 /// One of the requests in the handler.
-struct UnderWay<'door>(&'door Door);
+struct UnderWay<'service>(&'service Service);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
@@ -258,16 +265,16 @@ impl Drop for UnderWay<'_> {
 }
 
 /// One of the connections that are counted; ends the count when it is dropped, also by a panic.
-struct Place(Arc<Door>);
+struct Place(Arc<Service>);
 
 impl Place {
-    fn take(door: &Arc<Door>) -> Result<Place> {
-        let mut open = door.open();
-        if open.connections >= door.bounds.connections_max {
+    fn take(service: &Arc<Service>) -> Result<Place> {
+        let mut open = service.open();
+        if open.connections >= service.bounds.connections_max {
             return Err(Error::TooManyConnections);
         }
         open.connections += 1;
-        Ok(Place(door.clone()))
+        Ok(Place(service.clone()))
     }
 }
 
@@ -279,11 +286,11 @@ impl Drop for Place {
 }
 
 /// The accept loop's state.
-struct Acceptor<'door> {
-    door: &'door Arc<Door>,
+struct Acceptor<'service> {
+    service: &'service Arc<Service>,
     handler: Arc<dyn Handler>,
     listener: TcpListener,
-    turned_away: TurnedAway,
+    rejected: Rejected,
     /// The last accept failed for want of descriptors or memory.
     is_starved: bool,
 }
@@ -292,13 +299,13 @@ impl Acceptor<'_> {
     /// Waits for a connection or the end of service. For want of descriptors there is no use in looking at the listener,
     /// which stays ready.
     fn wait(&mut self) {
-        let drain = self.door.drain.as_fd();
+        let drain = self.service.drain.as_fd();
         match self.is_starved {
             true => {
                 // If even this fails, the next accept says why.
                 let _ = poll(&mut [Watched::read(drain)], Some(limits::ACCEPT_PAUSE));
             }
-            false => self.turned_away.wait(&[drain, self.listener.as_fd()]),
+            false => self.rejected.wait(&[drain, self.listener.as_fd()]),
         }
     }
 
@@ -308,7 +315,7 @@ impl Acceptor<'_> {
             match self.listener.accept() {
                 Ok((client, peer)) => {
                     if std::mem::replace(&mut self.is_starved, false) {
-                        log!("front door: accepts connections again");
+                        log!("front service: accepts connections again");
                     }
                     self.admit(client, peer);
                 }
@@ -316,7 +323,7 @@ impl Acceptor<'_> {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_starved, true) {
-                        log!("front door: could not accept connections: {error}; goes on trying");
+                        log!("front service: could not accept connections: {error}; goes on trying");
                     }
                     return;
                 }
@@ -332,15 +339,15 @@ impl Acceptor<'_> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Shared, because a thread that cannot be started drops what was meant for it.
         let client = Arc::new(client);
-        if let Err(error) = start(self.door, self.handler.clone(), client.clone(), peer) {
-            self.turned_away.answer(client, peer, &error);
+        if let Err(error) = start(self.service, self.handler.clone(), client.clone(), peer) {
+            self.rejected.answer(client, peer, &error);
         }
     }
 }
 
 /// Starts a connection's thread.
-fn start(door: &Arc<Door>, handler: Arc<dyn Handler>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
-    let place = Place::take(door)?;
+fn start(service: &Arc<Service>, handler: Arc<dyn Handler>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
+    let place = Place::take(service)?;
     let serve = move || Connection::new(&place.0, &*handler, &client, peer).serve();
     let thread = std::thread::Builder::new().name("connection".into()).stack_size(limits::CONNECTION_STACK_BYTES);
     thread.spawn(serve).map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })

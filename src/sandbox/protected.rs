@@ -10,15 +10,15 @@ use crate::settings::Settings;
 
 /// Paths, absolute and free of symbolic links as far as they lead anywhere when the platform starts.
 #[derive(Debug, Default)]
-pub struct OffLimits {
+pub struct ProtectedPaths {
     /// The registry's files and the run dir: neither to read nor to write.
     pub hidden: Vec<PathBuf>,
     /// Where the runtimes' files and all scratch folders lie: to read, but not to write.
     kept: Vec<PathBuf>,
 }
 
-impl OffLimits {
-    pub fn new(settings: &Settings) -> OffLimits {
+impl ProtectedPaths {
+    pub fn new(settings: &Settings) -> ProtectedPaths {
         let registry = [settings.db.clone(), resolved(&settings.db)];
         let registry = registry.iter().flat_map(|path| {
             ["", "-wal", "-shm", "-journal"].map(|suffix| {
@@ -32,7 +32,7 @@ impl OffLimits {
         let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
         hidden.sort();
         hidden.dedup();
-        OffLimits { hidden, kept: vec![resolved(&settings.scratch_dir())] }
+        ProtectedPaths { hidden, kept: vec![resolved(&settings.scratch_dir())] }
     }
 
     /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.

@@ -1,4 +1,4 @@
-//! The front door over real sockets, with a handler that stands in for http_handler.
+//! The front service over real sockets, with a handler that stands in for http_handler.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,20 +8,20 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::super::answer::{Answer, Body};
-use super::super::client::Client as Caller;
-use super::super::http_handler::Reply;
-use super::super::request::Request;
+use super::handler::Client as Caller;
+use super::handler::Reply;
+use super::request::Request;
+use super::response::{Body, Response};
 use super::*;
 
 /// Longer than anything here takes; a test that waits for as long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BODY_MAX: usize = 1 << 20;
 
-// ---- The house behind the door ------------------------------------------------------------------------------------
+// ---- The house behind the service ------------------------------------------------------------------------------------
 
 struct House {
-    door: Arc<FrontDoor>,
+    service: Arc<HttpServer>,
     accepting: Option<JoinHandle<()>>,
     run_dir: PathBuf,
     /// A message lets one waiting handler go on.
@@ -41,7 +41,7 @@ impl House {
 
     fn open_with_spool(spool_bytes_max: u64, change: impl FnOnce(&mut Bounds)) -> House {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("faas-door-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("faas-service-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let run_dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&run_dir).unwrap();
         let settings = settings_for(0, &run_dir);
@@ -51,16 +51,16 @@ impl House {
         let handler = Arc::new(StandIn { area: area.clone(), gate: gate_receiver, news: news_sender });
         let mut bounds = Bounds { linger_max: Duration::from_millis(500), ..Bounds::default() };
         change(&mut bounds);
-        let door = Arc::new(FrontDoor::open_within(&settings, area, bounds).unwrap());
+        let service = Arc::new(HttpServer::open_within(&settings, area, bounds).unwrap());
         let accepting = std::thread::spawn({
-            let door = door.clone();
-            move || door.run(handler)
+            let service = service.clone();
+            move || service.run(handler)
         });
-        House { door, accepting: Some(accepting), run_dir, gate, news }
+        House { service, accepting: Some(accepting), run_dir, gate, news }
     }
 
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.door.address()).unwrap();
+        let stream = TcpStream::connect(self.service.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client { stream, received: Vec::new() }
     }
@@ -70,7 +70,7 @@ impl House {
     }
 
     fn connections(&self) -> usize {
-        self.door.door.open().connections
+        self.service.service.open().connections
     }
 }
 
@@ -79,7 +79,7 @@ impl Drop for House {
         for _ in 0..100 {
             let _ = self.gate.send(());
         }
-        self.door.drain(Instant::now() + PATIENCE);
+        self.service.drain(Instant::now() + PATIENCE);
         self.accepting.take().unwrap().join().unwrap();
         let _ = std::fs::remove_dir_all(&self.run_dir);
     }
@@ -105,16 +105,16 @@ struct StandIn {
 impl Handler for StandIn {
     fn handle(&self, request: &Request, client: &mut dyn Caller) -> Reply {
         let whole = |body: &[u8]| {
-            let mut answer = Answer::new(200);
+            let mut answer = Response::new(200);
             answer.body = Body::Bytes(body.to_vec());
-            Reply::Answer(answer)
+            Reply::Response(answer)
         };
-        let spooled = |write: &dyn Fn(&mut crate::gateway::spool::Spool)| {
-            let mut spool = crate::gateway::spool::Spool::new(&self.area);
+        let spooled = |write: &dyn Fn(&mut crate::http_handler::spool::Spool)| {
+            let mut spool = crate::http_handler::spool::Spool::new(&self.area);
             write(&mut spool);
-            let mut answer = Answer::new(200);
+            let mut answer = Response::new(200);
             answer.body = Body::Spool(spool);
-            Reply::Answer(answer)
+            Reply::Response(answer)
         };
         match request.head.path() {
             "/echo" => match request.body.memory() {
@@ -147,7 +147,7 @@ impl Handler for StandIn {
                 Reply::Gone
             }
             "/chunks" | "/broken" => {
-                client.begin(&Answer::new(200)).unwrap();
+                client.begin(&Response::new(200)).unwrap();
                 client.send(b"one").unwrap();
                 self.gate.recv().unwrap();
                 client.send(b"two").unwrap();
@@ -224,7 +224,7 @@ impl Client {
 
     fn receive(&mut self) -> bool {
         let mut buffer = [0; 65536];
-        let count = self.stream.read(&mut buffer).expect("something within the patience, and no reset");
+        let count = self.stream.read(&mut buffer).expect("something within the allowance, and no reset");
         self.received.extend_from_slice(&buffer[..count]);
         count > 0
     }
@@ -336,7 +336,7 @@ fn large_bodies_and_answers_travel_whole() {
         client.send(&format!("{:x}\r\n{piece}\r\n", piece.len()));
     }
     assert!(client.send("0\r\n\r\n").read_answer().1 == body);
-    wait_until("the spool is empty", || house.door.door.area.bytes_used() == 0);
+    wait_until("the spool is empty", || house.service.service.area.bytes_used() == 0);
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn the_413_reaches_a_client_that_sends_its_whole_body_first() {
     client.send("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     client.send(&format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
     assert_eq!(client.read_refusal(), 413);
-    assert_eq!(house.door.door.area.bytes_used(), 0);
+    assert_eq!(house.service.service.area.bytes_used(), 0);
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn a_body_for_which_the_spool_has_no_room_is_refused() {
     let mut client = house.connect();
     client.send(&format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY_MAX}\r\n\r\n{body}"));
     assert_eq!(client.read_refusal(), 503);
-    assert_eq!(house.door.door.area.bytes_used(), 0);
+    assert_eq!(house.service.service.area.bytes_used(), 0);
 }
 
 #[test]
@@ -431,11 +431,11 @@ fn a_low_limit_of_open_files_lowers_what_the_door_takes_on() {
     let full = Bounds::default().fit(20_000);
     assert_eq!((full.connections_max, full.requests_max), (limits::CONNECTIONS_MAX, limits::REQUESTS_MAX));
     for descriptors in [0, 64, 256, 1024, 4096] {
-        let Bounds { connections_max, requests_max, turned_away_max, .. } = Bounds::default().fit(descriptors);
-        assert!(connections_max >= 1 && requests_max >= 1 && turned_away_max >= 1);
+        let Bounds { connections_max, requests_max, rejected_max, .. } = Bounds::default().fit(descriptors);
+        assert!(connections_max >= 1 && requests_max >= 1 && rejected_max >= 1);
         let needed = connections_max * DESCRIPTORS_PER_CONNECTION
             + requests_max * limits::DESCRIPTORS_PER_REQUEST
-            + turned_away_max;
+            + rejected_max;
         let available = (descriptors as usize).saturating_sub(limits::DESCRIPTORS_RESERVED);
         assert!(needed <= available.max(12), "{needed} of {descriptors}");
     }
@@ -466,7 +466,7 @@ fn what_is_malformed_is_refused_with_problem_details_and_the_connection_ends() {
     assert_eq!(house.connect().send(&long_target).read_refusal(), 414);
     let long_head = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(limits::HEAD_BYTES_MAX));
     assert_eq!(house.connect().send(&long_head).read_refusal(), 431);
-    assert_eq!(house.door.under_way(), 0);
+    assert_eq!(house.service.under_way(), 0);
 }
 
 #[test]
@@ -501,9 +501,9 @@ fn a_client_that_does_not_take_its_answer_is_cut_off() {
     });
     let mut client = house.connect();
     client.get("/long");
-    wait_until("the long answer begins", || house.door.door.area.bytes_used() > 0);
+    wait_until("the long answer begins", || house.service.service.area.bytes_used() > 0);
     wait_until("the connection ends", || house.connections() == 0);
-    assert_eq!(house.door.door.area.bytes_used(), 0);
+    assert_eq!(house.service.service.area.bytes_used(), 0);
     drop(client);
 }
 
@@ -547,7 +547,7 @@ fn the_handler_is_told_when_the_client_goes_away() {
     drop(client);
     assert_eq!(house.next_news(), "saw the client go");
     wait_until("the connection ends", || house.connections() == 0);
-    assert_eq!(house.door.under_way(), 0);
+    assert_eq!(house.service.under_way(), 0);
     // The connection on which an answer was left unread is not used again.
     assert_eq!(house.connect().get("/next").read_answer().1, "/next");
 }
@@ -577,9 +577,9 @@ fn at_the_end_of_service_begun_requests_are_answered_and_idle_connections_closed
     // A byte that was sent is not one that has arrived: the answer to a later connection's request shows that it has.
     house.connect().get("/a").read_answer();
 
-    assert!(!house.door.drain(Instant::now() + Duration::from_millis(1)), "a request is still under way");
+    assert!(!house.service.drain(Instant::now() + Duration::from_millis(1)), "a request is still under way");
     assert_eq!(idle.read_to_end(), "");
-    wait_until("the port is closed", || TcpStream::connect(house.door.address()).is_err());
+    wait_until("the port is closed", || TcpStream::connect(house.service.address()).is_err());
     begun.send("TP/1.1\r\nHost: h\r\n\r\n");
     let (head, body) = begun.read_answer();
     assert!(head.contains("\r\nConnection: close\r\n") && body == "/begun", "{head}");
@@ -587,15 +587,18 @@ fn at_the_end_of_service_begun_requests_are_answered_and_idle_connections_closed
     let (head, body) = busy.read_answer();
     assert!(head.contains("\r\nConnection: close\r\n") && body == "through", "{head}");
     drop((begun, busy));
-    assert!(house.door.drain(Instant::now() + PATIENCE));
+    assert!(house.service.drain(Instant::now() + PATIENCE));
 }
 
 #[test]
 fn a_taken_port_is_reported_with_its_holder() {
     let house = House::open();
-    let settings = settings_for(house.door.address().port(), &house.run_dir);
-    let area = house.door.door.area.clone();
-    let error = FrontDoor::open(&settings, area).err().unwrap().to_string();
+    let settings = settings_for(house.service.address().port(), &house.run_dir);
+    let area = house.service.service.area.clone();
+    let error = HttpServer::open(&settings, area).err().unwrap().to_string();
     let holder = format!("(pid {})", std::process::id());
-    assert!(error.starts_with(&format!("{} is taken by ", house.door.address())) && error.contains(&holder), "{error}");
+    assert!(
+        error.starts_with(&format!("{} is taken by ", house.service.address())) && error.contains(&holder),
+        "{error}"
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::head::Head;
+use super::parser::Head;
 use super::spool::Spool;
 
 pub struct Request {

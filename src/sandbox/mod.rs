@@ -12,6 +12,10 @@
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
 //! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
 
+pub mod orphans;
+pub mod protected;
+pub mod readable;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,12 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use self::readable::Readable;
 use crate::error::{Error, Result};
 use crate::limits::{
     FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX,
 };
 use crate::procfs;
-use crate::readable::{self, Readable};
 use crate::settings::Settings;
 use crate::sys::{self, Confinement, SystemCalls};
 
@@ -157,7 +161,7 @@ impl Sandbox {
             };
             // Of what is open, so that no link can be laid in between.
             let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-            if self.readable.off_limits.overlaps(&real) {
+            if self.readable.protected.overlaps(&real) {
                 continue;
             }
             let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
@@ -185,7 +189,7 @@ impl Sandbox {
             return true;
         }
         let now = Instant::now();
-        let is_hidden = self.readable.off_limits.hidden.iter().all(|path| !user.can_look_at(path));
+        let is_hidden = self.readable.protected.hidden.iter().all(|path| !user.can_look_at(path));
         *seen_hidden() = is_hidden.then_some(now);
         is_hidden
     }

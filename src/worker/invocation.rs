@@ -29,8 +29,9 @@ use crate::limits::{
     SPOOL_MEMORY_MAX,
 };
 use crate::protocol::worker_protocol::{End, Invocation, Kind, Verdict};
+use crate::sandbox::{orphans, readable};
 use crate::sys::{self, Ended, EndedHow, Spawn, SpawnError, Spawned, Urgency, Watched};
-use crate::{log, orphans, procfs, readable};
+use crate::{log, procfs};
 
 /// Runs an invocation and sends what comes of it.
 ///

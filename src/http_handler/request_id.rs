@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::head::Head;
+use super::parser::Head;
 use crate::limits::REQUEST_ID_BYTES_MAX;
 
 /// The id for the request with this head; for one whose head could not be read, a new id.
@@ -43,7 +43,7 @@ fn mix(mut number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::head::parse_head;
+    use crate::http_handler::parser::parse_head;
 
     fn id_for(value: &str) -> String {
         let bytes = format!("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: {value}\r\n\r\n");

@@ -1,8 +1,8 @@
 //! Request smuggling: each row of the table is a first request that two readers could disagree about, and is followed by a
 //! marker request. Either both come out whole and unchanged, or the first is refused and nothing behind it is read.
 
-use super::super::head::{BodyFraming, parse_head};
 use super::chunked::{ChunkDecoder, Step};
+use super::parser::{BodyFraming, parse_head};
 use super::smuggling_table::{TABLE, first_request};
 use crate::error::{Error, Result};
 

@@ -10,40 +10,31 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, Body, Facts, OutputMode, Sink};
 use super::cgi::{self, Meta};
-use super::client::Client;
-use super::config_loader::Function;
-use super::kv::{Found, Kv};
-use super::request::Request;
+use super::function_output::{Facts, OutputMode, Sink};
 use super::scheduler::{Scheduler, Wish};
-use super::spool::{Spool, SpoolArea};
 use super::worker_link::Failure;
 use crate::error::{Error, Result};
+use crate::http_handler::handler::{Client, Handler, Reply};
+use crate::http_handler::request::Request;
+use crate::http_handler::response::{Body, Response};
+use crate::http_handler::spool::{Spool, SpoolArea};
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
 use crate::protocol::worker_protocol::{End, Invocation, Verdict};
+use crate::registry::config_loader::Function;
+use crate::registry::kv::{Found, Kv};
 use crate::sandbox::Sandbox;
 
-pub struct HttpHandler {
+pub struct Gateway {
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
     pub spool_area: Arc<SpoolArea>,
-    pub answer_bytes_max: u64,
+    pub response_bytes_max: u64,
     /// How functions are boxed in, for /healthz.
     pub sandbox: Sandbox,
     /// The public port, for SERVER_PORT.
     pub port: u16,
-}
-
-/// What comes of a request.
-pub enum Reply {
-    /// To be sent.
-    Answer(Answer),
-    /// It has been sent as the function wrote it; `false`: it broke off.
-    Streamed { complete: bool },
-    /// There is nobody to send it to.
-    Gone,
 }
 
 /// What is known of a request besides its answer.
@@ -53,12 +44,7 @@ struct Record {
     end: Option<End>,
 }
 
-/// Who makes answers; the front door's tests have another one.
-pub trait Handler: Send + Sync {
-    fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply;
-}
-
-impl Handler for HttpHandler {
+impl Handler for Gateway {
     /// Answers one request. Nothing that happens in here ends the thread.
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
         let began = Instant::now();
@@ -71,9 +57,9 @@ impl Handler for HttpHandler {
                 let reply = match error {
                     Error::ClientGone => Reply::Gone,
                     _ => {
-                        let mut answer = Answer::of_error(&error, &request.id);
+                        let mut answer = Response::of_error(&error, &request.id);
                         record.facts.add_to(&mut answer, record.end.as_ref());
-                        Reply::Answer(answer)
+                        Reply::Response(answer)
                     }
                 };
                 (reply, error.status(), format!(" error={}: {error}", error.kind()))
@@ -91,20 +77,20 @@ impl Handler for HttpHandler {
     }
 }
 
-impl HttpHandler {
+impl Gateway {
     fn answer(&self, request: &Request, record: &mut Record, client: &mut dyn Client) -> Result<(u16, Reply)> {
-        let whole = |answer: Answer| Ok((answer.status, Reply::Answer(answer)));
+        let whole = |answer: Response| Ok((answer.status, Reply::Response(answer)));
         let head = &request.head;
         let (method, path) = (head.method.as_str(), head.path());
         if path == "/healthz" {
             return match method {
                 "GET" | "HEAD" => whole(self.health()),
-                "OPTIONS" => whole(Answer::options("GET, HEAD, OPTIONS")),
+                "OPTIONS" => whole(Response::options("GET, HEAD, OPTIONS")),
                 _ => Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
             };
         }
         if path == "*" {
-            return whole(Answer::options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            return whole(Response::options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         match self.kv.find(method, path) {
             Found::Function { function, path_info_start } => {
@@ -115,7 +101,7 @@ impl HttpHandler {
                 record.route = route;
                 Err(Error::RowUnusable(fault))
             }
-            Found::MethodNotAllowed { allow } if method == "OPTIONS" => whole(Answer::options(&allow)),
+            Found::MethodNotAllowed { allow } if method == "OPTIONS" => whole(Response::options(&allow)),
             Found::MethodNotAllowed { allow } => Err(Error::MethodNotAllowed { allow }),
             Found::NotFound => Err(Error::NoRoute),
         }
@@ -142,7 +128,7 @@ impl HttpHandler {
             let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
             record.facts = Facts { worker: Some(worker), queue_ms, explanation: lease.explanation.take() };
             let body = Spool::new(&self.spool_area);
-            let mut sink = Sink::new(mode, client, &record.facts, body, self.answer_bytes_max);
+            let mut sink = Sink::new(mode, client, &record.facts, body, self.response_bytes_max);
             let result = lease.link.invoke(&invocation, &request.body, &mut sink);
             let fault = match &result {
                 Ok(end) => verdict_to_error(end, function),
@@ -185,7 +171,7 @@ impl HttpHandler {
                 }
                 (None, outcome) => outcome.map(|mut answer| {
                     record.facts.add_to(&mut answer, record.end.as_ref());
-                    (answer.status, Reply::Answer(answer))
+                    (answer.status, Reply::Response(answer))
                 }),
             };
         }
@@ -227,7 +213,7 @@ impl HttpHandler {
     }
 
     /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503; either way says what there is.
-    fn health(&self) -> Answer {
+    fn health(&self) -> Response {
         let workers: Vec<_> = self
             .scheduler
             .overview()
@@ -249,7 +235,7 @@ impl HttpHandler {
             "status": status, "routes": self.kv.len(), "generation": self.kv.generation(),
             "waiting": self.scheduler.waiting(), "workers": workers, "functions": self.sandbox.describe(),
         });
-        let mut answer = Answer::new(if is_ready { 200 } else { 503 });
+        let mut answer = Response::new(if is_ready { 200 } else { 503 });
         answer.add("Content-Type", "application/json");
         if !is_ready {
             answer.add("Retry-After", &RETRY_AFTER_S.start().to_string());

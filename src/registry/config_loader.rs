@@ -22,8 +22,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::limits;
-use crate::off_limits::OffLimits;
 use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
+use crate::sandbox::protected::ProtectedPaths;
 
 /// How a function's stdout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Function {
 pub struct Places {
     /// Where relative paths begin.
     pub module_root: PathBuf,
-    pub off_limits: OffLimits,
+    pub protected: ProtectedPaths,
 }
 
 /// What a path to write to must be.
@@ -265,7 +265,7 @@ impl Fields {
         let path = |text: &str| {
             let path = places.module_root.join(text);
             let real = fs::canonicalize(&path);
-            match places.off_limits.overlaps(real.as_ref().unwrap_or(&path)) {
+            match places.protected.overlaps(real.as_ref().unwrap_or(&path)) {
                 true => Err(fault(name, &text.into(), OFF_LIMITS)),
                 false => Ok(path),
             }
@@ -389,7 +389,7 @@ mod tests {
             "FAAS_SPOOL_DIR" => text("spool"),
             _ => None,
         });
-        let places = Places { module_root: folder.clone(), off_limits: OffLimits::new(&settings.unwrap()) };
+        let places = Places { module_root: folder.clone(), protected: ProtectedPaths::new(&settings.unwrap()) };
         let parsed = |path: &str| {
             let descriptor = format!(r#"{{"runtime":"php","module":"x.php","write":["data",{path:?}]}}"#);
             parse("GET:/x", &descriptor, &places, Arc::default())

@@ -52,10 +52,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
-use crate::gateway::config_loader::{self, Places};
-use crate::gateway::kv::{Kv, Route, Routes};
 use crate::limits;
-use crate::off_limits::OffLimits;
+use crate::registry::config_loader::{self, Places};
+use crate::registry::kv::{Kv, Route, Routes};
+use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 
 /// What SQLite appends to the name of a database for its write-ahead log and for its rollback journal.
@@ -131,7 +131,7 @@ impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
         Sync {
             db: settings.db.clone(),
-            places: Places { module_root: settings.module_root.clone(), off_limits: OffLimits::new(settings) },
+            places: Places { module_root: settings.module_root.clone(), protected: ProtectedPaths::new(settings) },
             copy: settings.run_dir.join("registry.copy"),
             kv,
             rows: HashMap::new(),
@@ -492,8 +492,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
-    use crate::gateway::config_loader::Function;
-    use crate::gateway::kv::Found;
+    use crate::registry::config_loader::Function;
+    use crate::registry::kv::Found;
 
     /// A folder of its own, with a registry, its reader and the routes that came of it.
     struct Fixture {

@@ -5,7 +5,7 @@
 //! CRLF behind a chunk's data is there, extensions have their syntax (and are then ignored), trailers are checked as
 //! header lines (and then dropped).
 
-use super::super::head::{check_field, is_control, is_token_byte};
+use super::parser::{check_field, is_control, is_token_byte};
 use crate::error::{Error, Result};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 

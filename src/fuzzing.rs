@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::cgi::{self, Meta};
-use super::config_loader::Output;
-use super::front_door::chunked::{ChunkDecoder, Step};
-use super::head::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::error::Error;
+use crate::gateway::cgi::{self, Meta};
+use crate::http_handler::chunked::{ChunkDecoder, Step};
+use crate::http_handler::parser::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::limits::HEAD_FIELDS_MAX;
 use crate::protocol::worker_protocol::{self, End, Invocation, Kind};
+use crate::registry::config_loader::Output;
 
 /// A request head: it reads the same whole and byte by byte, and what was understood, written down again, is understood
 /// as the same.

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::limits::{FOLDER_TIME_GRAIN, READABLE_ENTRIES_MAX};
-use crate::off_limits::OffLimits;
+use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 use crate::sys;
 
 pub struct Readable {
-    pub off_limits: OffLimits,
+    pub protected: ProtectedPaths,
     /// Guards the last ruleset; held while a new one is made, which others then need not make.
     last: Mutex<Option<Arc<Ruleset>>>,
 }
@@ -39,7 +39,7 @@ type Stamp = (u64, u64, i64, i64);
 
 impl Readable {
     pub fn new(settings: &Settings) -> Readable {
-        Readable { off_limits: OffLimits::new(settings), last: Mutex::new(None) }
+        Readable { protected: ProtectedPaths::new(settings), last: Mutex::new(None) }
     }
 
     /// The ruleset for a function that starts now.
@@ -50,7 +50,7 @@ impl Readable {
         }
         let landlock = sys::landlock_readable(sys::landlock_version())?;
         let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
-        ruleset.allow_beside(&self.off_limits.hidden, Path::new("/"))?;
+        ruleset.allow_beside(&self.protected.hidden, Path::new("/"))?;
         Ok(last.insert(Arc::new(ruleset)).clone())
     }
 }

@@ -400,7 +400,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Fields that speak about the connection to the client (RFC 9110, 7.6.1), which is the front door's alone, and those
+/// Fields that speak about the connection to the client (RFC 9110, 7.6.1), which is the front service's alone, and those
 /// that the gateway's parts use among themselves. X-Faas-Explain is a client's question.
 fn is_kept_back(name: &str) -> bool {
     const NAMES: [&str; 8] =
@@ -695,7 +695,7 @@ mod tests {
             format!("{start}{}\r\n\r\n", "y".repeat(bytes - start.len() - 4))
         };
         assert_eq!((status_of(sized(HEAD_BYTES_MAX)), status_of(sized(HEAD_BYTES_MAX + 1))), (200, 431));
-        // As the front door sees it: a full buffer, and no end.
+        // As the front service sees it: a full buffer, and no end.
         assert_eq!(parse_head(&sized(1 << 20).as_bytes()[..HEAD_BYTES_MAX]).unwrap_err().status(), 431);
         // A target without an end is refused before it has filled the buffer.
         let endless = format!("GET /{}", "x".repeat(TARGET_BYTES_MAX + 100));

@@ -21,7 +21,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::gateway::config_loader::{Function, Pattern};
+use crate::registry::config_loader::{Function, Pattern};
 
 /// What there is for a method and a path.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ impl Kv {
 mod tests {
 
     use super::*;
-    use crate::gateway::config_loader::{Places, parse};
+    use crate::registry::config_loader::{Places, parse};
 
     fn route(key: &str) -> Arc<Route> {
         let descriptor = r#"{"runtime":"php","module":"x.php"}"#;

@@ -11,26 +11,26 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::super::answer::{Answer, Body, Form, Framing};
-use super::super::client::Client;
-use super::super::head::{BodyFraming, Head, HeadScan, Version, has_begun, parse_complete};
-use super::super::http_handler::{Handler, Reply};
-use super::super::request::Request;
-use super::super::request_id::request_id;
-use super::super::spool::Spool;
-use super::Door;
+use super::Service;
 use super::buffer::Buffer;
 use super::chunked::{ChunkDecoder, Step};
-use super::patience::Patience;
+use super::handler::Client;
+use super::handler::{Handler, Reply};
+use super::parser::{BodyFraming, Head, HeadScan, Version, has_begun, parse_complete};
+use super::request::Request;
+use super::request_id::request_id;
+use super::response::{Body, Form, Framing, Response};
+use super::spool::Spool;
+use super::time_allowance::TimeAllowance;
 use crate::error::{Error, Result};
 use crate::limits::{BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, HEAD_BYTES_MAX, LINGER_BYTES_MAX, RETRY_PAUSE};
 use crate::log;
 use crate::sys::{Watched, poll, send_file};
 
-pub struct Connection<'door> {
-    door: &'door Door,
-    handler: &'door dyn Handler,
-    client: &'door TcpStream,
+pub struct Connection<'service> {
+    service: &'service Service,
+    handler: &'service dyn Handler,
+    client: &'service TcpStream,
     peer: SocketAddr,
     /// From the client, not used yet.
     inbound: Buffer,
@@ -50,16 +50,16 @@ enum After {
     Gone,
 }
 
-impl<'door> Connection<'door> {
+impl<'service> Connection<'service> {
     /// `client` must not block.
     pub fn new(
-        door: &'door Door,
-        handler: &'door dyn Handler,
-        client: &'door TcpStream,
+        service: &'service Service,
+        handler: &'service dyn Handler,
+        client: &'service TcpStream,
         peer: SocketAddr,
-    ) -> Connection<'door> {
+    ) -> Connection<'service> {
         let (inbound, outbound) = Default::default();
-        Connection { door, handler, client, peer, inbound, outbound, has_served: false, is_to_come_later: false }
+        Connection { service, handler, client, peer, inbound, outbound, has_served: false, is_to_come_later: false }
     }
 
     /// Serves requests until the client or the end of service ends it.
@@ -84,9 +84,9 @@ impl<'door> Connection<'door> {
         while !has_begun(self.inbound.bytes()) {
             let idle = since.elapsed();
             let left = self.idle_max().saturating_sub(idle);
-            let drain = match self.door.is_draining() {
+            let drain = match self.service.is_draining() {
                 true => Watched::nothing(),
-                false => Watched::read(self.door.drain.as_fd()),
+                false => Watched::read(self.service.drain.as_fd()),
             };
             let mut watched = [Watched::read(self.client.as_fd()), drain];
             let wait = if idle < BUFFERS_KEPT { left.min(BUFFERS_KEPT) } else { left };
@@ -114,15 +114,15 @@ impl<'door> Connection<'door> {
     fn pause_if_told_to_come_later(&mut self) {
         if std::mem::take(&mut self.is_to_come_later) {
             // If it fails there is no pause.
-            let _ = poll(&mut [Watched::read(self.door.drain.as_fd())], Some(RETRY_PAUSE));
+            let _ = poll(&mut [Watched::read(self.service.drain.as_fd())], Some(RETRY_PAUSE));
         }
     }
 
     /// How long this connection may be idle. At the end of service one that has served is closed at once, and a new one
     /// gets a moment, because its request is most likely on its way.
     fn idle_max(&self) -> Duration {
-        match (self.door.is_draining(), self.has_served) {
-            (false, _) => self.door.bounds.idle_max,
+        match (self.service.is_draining(), self.has_served) {
+            (false, _) => self.service.bounds.idle_max,
             (true, false) => DRAIN_FIRST_BYTE_MAX,
             (true, true) => Duration::ZERO,
         }
@@ -144,8 +144,8 @@ impl<'door> Connection<'door> {
         };
         head.append_forwarded_for(self.peer.ip());
         let request = Request { id: request_id(Some(&head)), head, peer: self.peer, body };
-        let door = self.door;
-        let place = match door.take_request() {
+        let service = self.service;
+        let place = match service.take_request() {
             Ok(place) => place,
             Err(error) => {
                 let keep_alive = self.keep_alive(&request.head);
@@ -161,7 +161,7 @@ impl<'door> Connection<'door> {
         match reply {
             Reply::Gone => After::Gone,
             Reply::Streamed { complete } => self.end_stream(stream, complete),
-            Reply::Answer(answer) => {
+            Reply::Response(answer) => {
                 let Request { head, id, body, .. } = request;
                 drop(body);
                 let keep_alive = self.keep_alive(&head);
@@ -172,22 +172,22 @@ impl<'door> Connection<'door> {
 
     fn receive_head(&mut self) -> Result<Head> {
         let mut scan = HeadScan::default();
-        let mut patience = Patience::deadline(self.door.bounds.head_deadline);
+        let mut allowance = TimeAllowance::deadline(self.service.bounds.head_deadline);
         loop {
             if let Some(end) = scan.end(self.inbound.bytes())? {
                 let head = parse_complete(&self.inbound.bytes()[..end])?;
                 self.inbound.consume(end);
                 return Ok(head);
             }
-            if self.receive(&mut patience, HEAD_BYTES_MAX, "its head did not arrive in time")? == 0 {
+            if self.receive(&mut allowance, HEAD_BYTES_MAX, "its head did not arrive in time")? == 0 {
                 return Err(Error::RequestMalformed("the connection ended before the head did"));
             }
         }
     }
 
     fn receive_body(&mut self, head: &Head) -> Result<Spool> {
-        let mut body = Spool::new(&self.door.area);
-        let max = self.door.body_bytes_max;
+        let mut body = Spool::new(&self.service.area);
+        let max = self.service.body_bytes_max;
         match head.framing {
             BodyFraming::None | BodyFraming::Length(0) => {}
             BodyFraming::Length(length) if length > max => return Err(Error::BodyTooLarge { max }),
@@ -206,13 +206,13 @@ impl<'door> Connection<'door> {
     /// Sends `100 Continue` to a client that waits for it. One that has begun to send does not.
     fn welcome_body(&mut self, head: &Head) -> Result<()> {
         if head.expect_continue && self.inbound.is_empty() {
-            send_all(self.client, b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.door.least_rate())?;
+            send_all(self.client, b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.service.least_rate())?;
         }
         Ok(())
     }
 
     fn receive_length(&mut self, length: u64, body: &mut Spool) -> Result<()> {
-        let mut patience = self.door.least_rate();
+        let mut allowance = self.service.least_rate();
         let mut left = length;
         loop {
             let count = self.inbound.bytes().len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -222,12 +222,12 @@ impl<'door> Connection<'door> {
             if left == 0 {
                 return Ok(());
             }
-            self.receive_body_bytes(&mut patience)?;
+            self.receive_body_bytes(&mut allowance)?;
         }
     }
 
     fn receive_chunks(&mut self, max: u64, body: &mut Spool) -> Result<()> {
-        let mut patience = self.door.least_rate();
+        let mut allowance = self.service.least_rate();
         let mut decoder = ChunkDecoder::new();
         loop {
             let (used, step) = decoder.step(self.inbound.bytes())?;
@@ -243,28 +243,28 @@ impl<'door> Connection<'door> {
                 return Ok(());
             }
             if starved {
-                self.receive_body_bytes(&mut patience)?;
+                self.receive_body_bytes(&mut allowance)?;
             }
         }
     }
 
-    fn receive_body_bytes(&mut self, patience: &mut Patience) -> Result<()> {
-        match self.receive(patience, HEAD_BYTES_MAX, "its body did not arrive at the least rate")? {
+    fn receive_body_bytes(&mut self, allowance: &mut TimeAllowance) -> Result<()> {
+        match self.receive(allowance, HEAD_BYTES_MAX, "its body did not arrive at the least rate")? {
             0 => Err(Error::RequestMalformed("the connection ended before the body did")),
             _ => Ok(()),
         }
     }
 
     /// Reads what the client sends next; returns 0 when it will not send any more.
-    fn receive(&mut self, patience: &mut Patience, bytes_max: usize, too_slow: &'static str) -> Result<usize> {
+    fn receive(&mut self, allowance: &mut TimeAllowance, bytes_max: usize, too_slow: &'static str) -> Result<usize> {
         loop {
             match self.inbound.fill(self.client, bytes_max) {
                 Ok(count) => {
-                    patience.earn(count);
+                    allowance.earn(count);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !patience.wait(Watched::read(self.client.as_fd())).map_err(cannot_poll)? {
+                    if !allowance.wait(Watched::read(self.client.as_fd())).map_err(cannot_poll)? {
                         return Err(Error::RequestTooSlow(too_slow));
                     }
                 }
@@ -279,7 +279,7 @@ impl<'door> Connection<'door> {
     /// Whether the connection goes on behind the answer to this request. At the end of service it does while requests
     /// that have arrived are waiting on it.
     fn keep_alive(&mut self, head: &Head) -> bool {
-        if !head.keep_alive || !self.door.is_draining() {
+        if !head.keep_alive || !self.service.is_draining() {
             return head.keep_alive;
         }
         if !has_begun(self.inbound.bytes()) {
@@ -290,7 +290,7 @@ impl<'door> Connection<'door> {
     }
 
     /// Sends an answer that is there; its connection goes on behind it where the client wants that.
-    fn deliver(&mut self, answer: &Answer, head: Option<&Head>, request_id: &str, keep_alive: bool) -> After {
+    fn deliver(&mut self, answer: &Response, head: Option<&Head>, request_id: &str, keep_alive: bool) -> After {
         let version = head.map_or(Version::Http11, |head| head.version);
         let framing = Framing::Length(answer.length());
         self.is_to_come_later = answer.asks_to_retry_later();
@@ -298,16 +298,16 @@ impl<'door> Connection<'door> {
         out.clear();
         answer.write_head(&mut out, Form { version, request_id, framing, keep_alive });
         let has_body = answer.has_body() && head.is_none_or(|head| head.method != "HEAD");
-        let mut patience = self.door.least_rate();
+        let mut allowance = self.service.least_rate();
         let memory = match &answer.body {
             Body::Bytes(bytes) => Some(bytes.as_slice()),
             Body::Spool(spool) => spool.memory(),
         };
         out.extend_from_slice(memory.filter(|_| has_body).unwrap_or_default());
-        let sent = send_all(self.client, &out, &mut patience);
+        let sent = send_all(self.client, &out, &mut allowance);
         self.outbound = out;
         let sent = sent.and_then(|()| match &answer.body {
-            Body::Spool(spool) if has_body && memory.is_none() => self.send_spool(spool, &mut patience),
+            Body::Spool(spool) if has_body && memory.is_none() => self.send_spool(spool, &mut allowance),
             _ => Ok(()),
         });
         match (sent, keep_alive) {
@@ -321,7 +321,7 @@ impl<'door> Connection<'door> {
     fn end_stream(&mut self, stream: Option<Stream>, complete: bool) -> After {
         let Some(mut stream) = stream else { return After::Gone };
         let last: &[u8] = if stream.has_body && stream.framing == Framing::Chunked { b"0\r\n\r\n" } else { b"" };
-        match complete && send_all(self.client, last, &mut stream.patience).is_ok() {
+        match complete && send_all(self.client, last, &mut stream.allowance).is_ok() {
             true if stream.keep_alive => After::NextRequest,
             true => After::Close,
             false if complete => After::Gone,
@@ -329,9 +329,9 @@ impl<'door> Connection<'door> {
         }
     }
 
-    fn send_spool(&self, spool: &Spool, patience: &mut Patience) -> Result<()> {
+    fn send_spool(&self, spool: &Spool, allowance: &mut TimeAllowance) -> Result<()> {
         let Some(file) = spool.file() else {
-            return send_all(self.client, spool.memory().unwrap_or_default(), patience);
+            return send_all(self.client, spool.memory().unwrap_or_default(), allowance);
         };
         let mut offset = 0;
         while offset < spool.len() {
@@ -340,22 +340,22 @@ impl<'door> Connection<'door> {
                 Ok(0) => return Err(Error::ClientGone),
                 Ok(count) => {
                     offset += count as u64;
-                    patience.earn(count);
+                    allowance.earn(count);
                 }
-                Err(error) => wait_to_send(self.client, &error, patience)?,
+                Err(error) => wait_to_send(self.client, &error, allowance)?,
             }
         }
         Ok(())
     }
 
-    /// Answers with the error, and logs it: what the front door turns away, nobody else knows of.
+    /// Answers with the error, and logs it: what the front service turns away, nobody else knows of.
     fn refuse(&mut self, error: &Error, head: Option<&Head>, close: bool) -> After {
         if matches!(error, Error::ClientGone) {
             return After::Gone;
         }
         let request_id = &request_id(head);
         log!("request={request_id} status={} peer={} {error}", error.status(), self.peer.ip());
-        self.deliver(&Answer::of_error(error, request_id), head, request_id, !close)
+        self.deliver(&Response::of_error(error, request_id), head, request_id, !close)
     }
 
     /// Closes so that the last answer arrives: closing while bytes of the client are unread, or still come, sends a reset,
@@ -364,11 +364,11 @@ impl<'door> Connection<'door> {
         if self.client.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let mut patience = Patience::deadline(self.door.bounds.linger_max);
+        let mut allowance = TimeAllowance::deadline(self.service.bounds.linger_max);
         let mut thrown_away = 0;
         while thrown_away < LINGER_BYTES_MAX {
             self.inbound.clear();
-            match self.receive(&mut patience, HEAD_BYTES_MAX, "") {
+            match self.receive(&mut allowance, HEAD_BYTES_MAX, "") {
                 Ok(0) | Err(_) => return,
                 Ok(count) => thrown_away += count,
             }
@@ -380,8 +380,8 @@ impl<'door> Connection<'door> {
 ///
 /// Its end of the connection closes either because it has gone or because it has sent all it wants to send; then the
 /// answer has a moment's grace.
-struct Waiting<'c, 'door> {
-    connection: &'c mut Connection<'door>,
+struct Waiting<'c, 'service> {
+    connection: &'c mut Connection<'service>,
     request: &'c Request,
     gone_at: Option<Instant>,
     stream: Option<Stream>,
@@ -392,7 +392,7 @@ struct Stream {
     framing: Framing,
     has_body: bool,
     keep_alive: bool,
-    patience: Patience,
+    allowance: TimeAllowance,
 }
 
 impl Client for Waiting<'_, '_> {
@@ -419,12 +419,12 @@ impl Client for Waiting<'_, '_> {
                 return Ok(false);
             }
             if watched[1].is_ready() {
-                self.gone_at = Some(now + self.connection.door.bounds.half_close_grace);
+                self.gone_at = Some(now + self.connection.service.bounds.half_close_grace);
             }
         }
     }
 
-    fn begin(&mut self, answer: &Answer) -> Result<()> {
+    fn begin(&mut self, answer: &Response) -> Result<()> {
         let head = &self.request.head;
         let has_body = answer.has_body() && head.method != "HEAD";
         // A 1.0 client knows no chunks: for it the end of the connection is the end of the body.
@@ -433,9 +433,9 @@ impl Client for Waiting<'_, '_> {
         let mut bytes = Vec::with_capacity(1024);
         let request_id = &self.request.id;
         answer.write_head(&mut bytes, Form { version: head.version, request_id, framing, keep_alive });
-        let mut patience = self.connection.door.least_rate();
-        send_all(self.connection.client, &bytes, &mut patience)?;
-        self.stream = Some(Stream { framing, has_body, keep_alive, patience });
+        let mut allowance = self.connection.service.least_rate();
+        send_all(self.connection.client, &bytes, &mut allowance)?;
+        self.stream = Some(Stream { framing, has_body, keep_alive, allowance });
         Ok(())
     }
 
@@ -449,13 +449,13 @@ impl Client for Waiting<'_, '_> {
             let _ = write!(chunk, "{:x}\r\n", piece.len());
             chunk.extend_from_slice(piece);
             chunk.extend_from_slice(b"\r\n");
-            send_all(self.connection.client, &chunk, &mut stream.patience)?;
+            send_all(self.connection.client, &chunk, &mut stream.allowance)?;
         } else {
-            send_all(self.connection.client, piece, &mut stream.patience)?;
+            send_all(self.connection.client, piece, &mut stream.allowance)?;
         }
         // The client's system took bytes: if nobody is there, it says so by a reset before the new grace is over.
         if let Some(at) = &mut self.gone_at {
-            *at = Instant::now() + self.connection.door.bounds.half_close_grace;
+            *at = Instant::now() + self.connection.service.bounds.half_close_grace;
         }
         Ok(())
     }
@@ -471,29 +471,29 @@ fn cannot_poll(cause: std::io::Error) -> Error {
 
 /// # Errors
 /// [`Error::ClientGone`], also where the client takes less than the least rate.
-fn send_all(mut client: &TcpStream, bytes: &[u8], patience: &mut Patience) -> Result<()> {
+fn send_all(mut client: &TcpStream, bytes: &[u8], allowance: &mut TimeAllowance) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match client.write(rest) {
             Ok(count) => {
                 rest = &rest[count..];
-                patience.earn(count);
+                allowance.earn(count);
             }
-            Err(error) => wait_to_send(client, &error, patience)?,
+            Err(error) => wait_to_send(client, &error, allowance)?,
         }
     }
     Ok(())
 }
 
 /// After a write that failed with `error`: waits where waiting helps.
-fn wait_to_send(client: &TcpStream, error: &std::io::Error, patience: &mut Patience) -> Result<()> {
+fn wait_to_send(client: &TcpStream, error: &std::io::Error, allowance: &mut TimeAllowance) -> Result<()> {
     if error.kind() == ErrorKind::Interrupted {
         return Ok(());
     }
     if error.kind() != ErrorKind::WouldBlock {
         return Err(Error::ClientGone);
     }
-    match patience.wait(Watched::write(client.as_fd())).map_err(cannot_poll)? {
+    match allowance.wait(Watched::write(client.as_fd())).map_err(cannot_poll)? {
         true => Ok(()),
         false => {
             log!("connection of {:?} cut off: it took its answer too slowly", client.peer_addr().ok());

@@ -10,15 +10,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::answer::{Answer, Body, Form, Framing};
-use super::super::head::Version;
-use super::super::request_id::request_id;
+use super::parser::Version;
+use super::request_id::request_id;
+use super::response::{Body, Form, Framing, Response};
 use crate::error::Error;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
 use crate::log;
 use crate::sys::{Watched, poll};
 
-pub struct TurnedAway {
+pub struct Rejected {
     count_max: usize,
     linger: Duration,
     /// In the order in which their time ends.
@@ -31,10 +31,10 @@ struct Lingering {
     bytes_left: usize,
 }
 
-impl TurnedAway {
+impl Rejected {
     /// Keeps up to `count_max` of them, each for `linger`.
-    pub fn new(count_max: usize, linger: Duration) -> TurnedAway {
-        TurnedAway { count_max, linger, lingering: VecDeque::new() }
+    pub fn new(count_max: usize, linger: Duration) -> Rejected {
+        Rejected { count_max, linger, lingering: VecDeque::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -45,7 +45,7 @@ impl TurnedAway {
     pub fn answer(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &Error) {
         let request_id = &request_id(None);
         log!("request {request_id} status={} peer={} {error}", error.status(), peer.ip());
-        let answer = Answer::of_error(error, request_id);
+        let answer = Response::of_error(error, request_id);
         let framing = Framing::Length(answer.length());
         let mut bytes = Vec::new();
         answer.write_head(&mut bytes, Form { version: Version::Http11, request_id, framing, keep_alive: false });

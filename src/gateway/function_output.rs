@@ -1,0 +1,140 @@
+//! A function's output on its way to the client: from the bytes that the worker passes on to a [`Response`].
+//!
+//! The output is looked at until it is clear whether it opens with a CGI head; the rest is its body. The body is
+//! collected whole, so that a failure can still become a clean error, unless the descriptor says `"stream": true` or the
+//! head says text/event-stream: then it goes out piece by piece as it comes, and a failure cuts it short.
+
+use super::cgi::{self, CgiHead, Opening};
+use crate::error::{Error, Result};
+use crate::http_handler::handler::Client;
+use crate::http_handler::response::{Body, Response};
+use crate::http_handler::spool::Spool;
+use crate::protocol::worker_protocol::End;
+use crate::registry::config_loader;
+
+/// What of an answer is the platform's to say.
+#[derive(Default)]
+pub struct Facts {
+    pub worker: Option<u32>,
+    pub queue_ms: f64,
+    pub explanation: Option<String>,
+}
+
+impl Facts {
+    pub fn add_to(&self, answer: &mut Response, end: Option<&End>) {
+        let Some(worker) = self.worker else { return };
+        answer.add("X-Faas-Worker", &worker.to_string());
+        if let Some(explanation) = &self.explanation {
+            answer.add("X-Faas-Explain", explanation);
+        }
+        let milliseconds = |us: u64| us as f64 / 1000.0;
+        let mut timing = format!("queue;dur={:.2}", self.queue_ms);
+        if let Some(end) = end {
+            let (spawn, exec) = (milliseconds(end.spawn_us), milliseconds(end.exec_us));
+            let start = if end.is_warm { "warm" } else { "cold" };
+            timing.push_str(&format!(", spawn;dur={spawn:.2};desc=\"{start}\", exec;dur={exec:.2}"));
+        }
+        answer.add("Server-Timing", &timing);
+    }
+}
+
+/// How a function's output is to be read.
+#[derive(Clone, Copy)]
+pub struct OutputMode {
+    pub output: config_loader::Output,
+    pub streams: bool,
+}
+
+/// Takes a function's output piece by piece.
+pub struct Sink<'a> {
+    mode: OutputMode,
+    pub client: &'a mut dyn Client,
+    facts: &'a Facts,
+    /// What came before it was clear what it is.
+    opening: Vec<u8>,
+    head: Option<CgiHead>,
+    body: Spool,
+    bytes: u64,
+    bytes_max: u64,
+    /// The status of an answer that is under way already.
+    pub streamed: Option<u16>,
+}
+
+impl<'a> Sink<'a> {
+    pub fn new(
+        mode: OutputMode,
+        client: &'a mut dyn Client,
+        facts: &'a Facts,
+        body: Spool,
+        bytes_max: u64,
+    ) -> Sink<'a> {
+        Sink { mode, client, facts, opening: Vec::new(), head: None, body, bytes: 0, bytes_max, streamed: None }
+    }
+
+    /// # Errors
+    /// [`Error::CgiMalformed`], [`Error::ResponseTooLarge`], [`Error::SpoolFull`], [`Error::ClientGone`]: the invocation is
+    /// to be cancelled.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > self.bytes_max {
+            return Err(Error::ResponseTooLarge { max: self.bytes_max });
+        }
+        if self.head.is_some() {
+            return self.write_body(bytes);
+        }
+        self.opening.extend_from_slice(bytes);
+        self.decide(false)
+    }
+
+    /// The answer, when all output is there; of one that is streamed, its head, which has gone out.
+    pub fn finish(mut self) -> Result<Response> {
+        if self.head.is_none() {
+            self.decide(true)?;
+        }
+        let head = self.head.take().expect("decide with all output settles the head");
+        Ok(response_of(head, Body::Spool(self.body)))
+    }
+
+    /// Finds out what the output opens with, if that can be told.
+    fn decide(&mut self, is_all: bool) -> Result<()> {
+        let is_demanded = self.mode.output == config_loader::Output::Cgi;
+        let opening = match self.mode.output {
+            config_loader::Output::Raw => Opening::NoHead,
+            _ => cgi::opening(&self.opening, is_all, is_demanded),
+        };
+        let (head, body_start) = match opening {
+            Opening::Undecided => return Ok(()),
+            Opening::Head(head, body_start) => (head, body_start),
+            Opening::NoHead => (CgiHead::ok(), 0),
+            Opening::Malformed(how) => return Err(Error::CgiMalformed(how)),
+        };
+        let opening = std::mem::take(&mut self.opening);
+        // A head without a type, and no body yet: write_body decides.
+        let head = match body_start < opening.len() || head.fields.is_empty() {
+            true => head.with_content_type(&opening[body_start..]),
+            false => head,
+        };
+        if self.mode.streams || head.is_event_stream() {
+            let mut answer = response_of(head.clone(), Body::Bytes(Vec::new()));
+            self.facts.add_to(&mut answer, None);
+            self.streamed = Some(head.status);
+            self.client.begin(&answer)?;
+        }
+        self.head = Some(head);
+        self.write_body(&opening[body_start..])
+    }
+
+    fn write_body(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.streamed.is_some() {
+            return self.client.send(bytes);
+        }
+        if self.body.len() == 0 && !bytes.is_empty() {
+            self.head = self.head.take().map(|head| head.with_content_type(bytes));
+        }
+        self.body.write(bytes)
+    }
+}
+
+fn response_of(head: CgiHead, body: Body) -> Response {
+    Response { status: head.status, reason: head.reason, fields: head.fields, body }
+}

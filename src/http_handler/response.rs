@@ -1,0 +1,121 @@
+//! Responses: what a client gets, from its status to the bytes on the connection.
+//!
+//! A response is composed once and never parsed again. Whoever makes one gives its status, fields and body; framing,
+//! date, request id and the life of the connection are added here, when the head is written.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use super::parser::Version;
+use super::problem;
+use super::spool::Spool;
+use crate::clock;
+use crate::error::Error;
+
+/// A whole answer, or the head of one that is streamed.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Empty: the standard phrase.
+    pub reason: String,
+    pub fields: Vec<(String, Vec<u8>)>,
+    pub body: Body,
+}
+
+#[derive(Debug)]
+pub enum Body {
+    Bytes(Vec<u8>),
+    Spool(Spool),
+}
+
+/// How the end of an answer's body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+    /// By the end of the connection, for a client of version 1.0.
+    Close,
+}
+
+/// What an answer's head depends on besides the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Form<'a> {
+    pub version: Version,
+    pub request_id: &'a str,
+    pub framing: Framing,
+    pub keep_alive: bool,
+}
+
+impl Response {
+    pub fn new(status: u16) -> Response {
+        Response { status, reason: String::new(), fields: Vec::new(), body: Body::Bytes(Vec::new()) }
+    }
+
+    pub fn add(&mut self, name: &str, value: &str) {
+        self.fields.push((name.to_string(), value.as_bytes().to_vec()));
+    }
+
+    /// What an OPTIONS request is answered that no function takes.
+    pub fn options(allow: &str) -> Response {
+        let mut answer = Response::new(204);
+        answer.add("Allow", allow);
+        answer
+    }
+
+    /// RFC 9457 problem+json.
+    pub fn of_error(error: &Error, request_id: &str) -> Response {
+        let mut answer = Response::new(error.status());
+        answer.add("Content-Type", problem::CONTENT_TYPE);
+        if let Some(seconds) = error.retry_after_s() {
+            answer.add("Retry-After", &seconds.to_string());
+        }
+        if let Error::MethodNotAllowed { allow } = error {
+            answer.add("Allow", allow);
+        }
+        answer.body = Body::Bytes(problem::body(error, request_id));
+        answer
+    }
+
+    pub fn length(&self) -> u64 {
+        match &self.body {
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Spool(spool) => spool.len(),
+        }
+    }
+
+    /// Whether a body may follow the head (RFC 9110, 6.4.1).
+    pub fn has_body(&self) -> bool {
+        self.status != 204 && self.status != 304
+    }
+
+    /// Whether the client is told to come back later.
+    pub fn asks_to_retry_later(&self) -> bool {
+        matches!(self.status, 429 | 503) && self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
+    }
+
+    /// Writes the head, with its empty line. Writing to a Vec cannot fail.
+    pub fn write_head(&self, out: &mut Vec<u8>, form: Form<'_>) {
+        let version = if form.version == Version::Http10 { "1.0" } else { "1.1" };
+        let reason = if self.reason.is_empty() { problem::reason(self.status) } else { &self.reason };
+        let _ = write!(out, "HTTP/{version} {} {reason}\r\n", self.status);
+        for (name, value) in &self.fields {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+        let date = clock::http_date(SystemTime::now());
+        let _ = write!(out, "X-Request-Id: {}\r\nDate: {date}\r\n", form.request_id);
+        let _ = match form.framing {
+            _ if !self.has_body() => Ok(()),
+            Framing::Length(length) => write!(out, "Content-Length: {length}\r\n"),
+            Framing::Chunked => write!(out, "Transfer-Encoding: chunked\r\n"),
+            Framing::Close => Ok(()),
+        };
+        out.extend_from_slice(match (form.keep_alive, form.version) {
+            (false, _) => b"Connection: close\r\n\r\n",
+            (true, Version::Http10) => b"Connection: keep-alive\r\n\r\n",
+            (true, Version::Http11) => b"\r\n",
+        });
+    }
+}

@@ -6,8 +6,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,9 +19,6 @@ use crate::table::{Outcome, failed};
 pub const SERVE: &str = "--serve-floor";
 /// A thread per connection that reads until the empty line and writes a ready-made answer.
 pub const ECHO: &str = "echo";
-/// tiny_http on a Unix socket, and a relay that passes bytes on to it and back without looking at them.
-pub const RELAYED_TINY_HTTP: &str = "relayed-tiny-http";
-
 /// One byte, and the same byte back, over a Unix socket.
 pub const BYTE: &str = "byte";
 /// Nothing, all the time.
@@ -136,17 +133,8 @@ pub fn serve(name: &str) {
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback is free");
     println!("{}", listener.local_addr().expect("a listener has an address"));
-    let name = name.to_string();
-    std::thread::spawn(move || match name.as_str() {
-        RELAYED_TINY_HTTP => relay_to_tiny_http(&listener),
-        _ => serve_each(&listener, answer_each),
-    });
+    std::thread::spawn(move || serve_each(&listener, answer_each));
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    let _ = std::fs::remove_file(private_socket());
-}
-
-fn private_socket() -> PathBuf {
-    std::env::temp_dir().join(format!("faas-bench-floor-{}.sock", std::process::id()))
 }
 
 fn serve_each(listener: &TcpListener, serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Copy + 'static) {
@@ -169,50 +157,6 @@ fn answer_each(mut client: TcpStream) -> std::io::Result<()> {
         if buffer[..filled].ends_with(b"\r\n\r\n") {
             filled = 0;
             client.write_all(answer.as_bytes())?;
-        }
-    }
-}
-
-fn relay_to_tiny_http(listener: &TcpListener) {
-    let private = UnixListener::bind(private_socket()).expect("the socket's path is ours alone");
-    let server = tiny_http::Server::from_listener(private, None).expect("tiny_http takes any listener");
-    let server = std::sync::Arc::new(server);
-    for _ in 0..4 {
-        let server = server.clone();
-        std::thread::spawn(move || {
-            while let Ok(request) = server.recv() {
-                let answer = tiny_http::Response::from_string("x".repeat(BODY_BYTES)).with_status_code(404);
-                let _ = request.respond(answer);
-            }
-        });
-    }
-    // Opened one at a time, and each with an answer before the next, as tiny_http wants it (see upstream.rs): so clients
-    // are to connect and be answered one after the other, which Load::run does.
-    for client in listener.incoming().flatten() {
-        let _ = client.set_nodelay(true);
-        let Ok(upstream) = UnixStream::connect(private_socket()) else { continue };
-        std::thread::spawn(move || relay(client, upstream).ok());
-    }
-}
-
-/// Passes bytes on in both directions until one side ends.
-fn relay(mut client: TcpStream, mut upstream: UnixStream) -> std::io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        let mut watched = [Watched::read(client.as_fd()), Watched::read(upstream.as_fd())];
-        poll(&mut watched, None)?;
-        let [from_client, from_upstream] = watched.map(|watched| watched.is_ready());
-        if from_client {
-            match client.read(&mut buffer)? {
-                0 => return Ok(()),
-                count => upstream.write_all(&buffer[..count])?,
-            }
-        }
-        if from_upstream {
-            match upstream.read(&mut buffer)? {
-                0 => return Ok(()),
-                count => client.write_all(&buffer[..count])?,
-            }
         }
     }
 }

@@ -162,6 +162,13 @@ impl Row {
         self
     }
 
+    /// A reference that this machine does not have, and why.
+    pub fn beside_missing(mut self, name: &str, why: &str) -> Row {
+        let next = format!("{name}: not measured: {why}");
+        self.floor = if self.floor == "–" { next } else { format!("{}<br>{next}", self.floor) };
+        self
+    }
+
     pub fn missing(what: &str, why: &str) -> Row {
         Row::without_goal(what, format!("not measured: {why}"))
     }
@@ -179,7 +186,10 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "| | goal | median (lowest–highest) | met | beside it in the same run; ours in parts of that |")?;
+        writeln!(
+            out,
+            "| | goal | ours: median (lowest–highest) | met | reference in the same run: median; ours ÷ reference |"
+        )?;
         writeln!(out, "|---|---|---|---|---|")?;
         for Row { what, goal, measured, is_met, floor } in &self.0 {
             let met = is_met.map_or("–", |is_met| if is_met { "yes" } else { "no" });

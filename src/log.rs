@@ -109,19 +109,27 @@ fn format_line(now: SystemTime, text: fmt::Arguments<'_>) -> String {
     let mut line = clock::rfc_3339(now);
     line.push(' ');
     let text = text.to_string();
-    if text.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
-        for character in text.chars() {
-            match character {
-                '\t' => line.push('\t'),
-                control if control.is_control() => line.extend(control.escape_default()),
-                other => line.push(other),
-            }
-        }
-    } else {
-        line.push_str(&text);
+    match text.bytes().all(|byte| matches!(byte, 0x20..0x7f)) {
+        true => line.push_str(&text),
+        false => text.chars().for_each(|character| match deceives(character) {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }),
     }
     line.push('\n');
     line
+}
+
+/// Characters that make a terminal or a pager show something else than the log holds: controls, C1 included, which some
+/// terminals obey; other ends of lines; marks that turn the direction of text (Unicode UAX #9, 2); the byte order mark.
+/// The tab is none of them.
+fn deceives(character: char) -> bool {
+    const TURNS_TEXT: [char; 12] = [
+        '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
+        '\u{2067}', '\u{2068}', '\u{2069}',
+    ];
+    let ends_line = matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}');
+    (character.is_control() && character != '\t') || ends_line || TURNS_TEXT.contains(&character)
 }
 
 #[cfg(test)]
@@ -133,5 +141,11 @@ mod tests {
     fn a_line_stays_one_line() {
         let line = format_line(UNIX_EPOCH, format_args!("a\nb\u{1b}[31mc\té"));
         assert_eq!(line, "1970-01-01T00:00:00.000Z a\\nb\\u{1b}[31mc\té\n");
+    }
+
+    #[test]
+    fn nothing_in_a_line_deceives_its_reader() {
+        let line = format_line(UNIX_EPOCH, format_args!("\u{9b}31m \u{202e}txt.exe\u{2069} \u{2028}é€😀"));
+        assert_eq!(line, "1970-01-01T00:00:00.000Z \\u{9b}31m \\u{202e}txt.exe\\u{2069} \\u{2028}é€😀\n");
     }
 }

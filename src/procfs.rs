@@ -107,9 +107,25 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * sys::page_bytes())
 }
 
+/// Memory that a memory cgroup would charge to a process whoever else has it mapped: anonymous and shared-memory pages,
+/// swapped ones included, and page tables. Pages of files do not count: the kernel takes them back when it needs them.
+pub fn charged_bytes(pid: Pid) -> Option<u64> {
+    let status = listing(format!("/proc/{pid}/status"))?;
+    let kib = |name| named_number(&status, name);
+    Some((kib("RssAnon:")? + kib("RssShmem:")? + kib("VmSwap:")? + kib("VmPTE:")?) * 1024)
+}
+
+/// The same, but a page that n processes share counts 1/n. Costs a walk over the page tables.
+pub fn charged_bytes_proportional(pid: Pid) -> Option<u64> {
+    let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
+    let status = listing(format!("/proc/{pid}/status"))?;
+    let kib = |name| named_number(&rollup, name);
+    Some((kib("Pss_Anon:")? + kib("Pss_Shmem:")? + kib("SwapPss:")? + named_number(&status, "VmPTE:")?) * 1024)
+}
+
 /// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
 pub fn proportional_bytes(pid: Pid) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
     named_number(&rollup, "Pss:").map(|kib| kib * 1024)
 }
 
@@ -194,6 +210,8 @@ mod tests {
         let own = std::process::id() as Pid;
         let (resident, proportional) = (resident_bytes(own).unwrap(), proportional_bytes(own).unwrap());
         assert!(proportional > 100_000 && proportional <= resident + 1_000_000, "{proportional} {resident}");
+        let charged = [charged_bytes(own).unwrap(), charged_bytes_proportional(own).unwrap()];
+        assert!(charged.iter().all(|bytes| (100_000..resident).contains(bytes)), "{charged:?} {resident}");
         assert!(cpu_ticks(own).is_some() && storage_bytes(own).is_some());
         assert!(cpu_ticks(Pid::MAX).is_none() && resident_bytes(Pid::MAX).is_none());
     }

@@ -94,7 +94,7 @@ hint_at_missing_programs() {
 
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
-    cargo build --release --locked --quiet
+    cargo build --release --locked
 }
 
 # faas-wasm takes minutes; PHP and native functions need not wait for it.
@@ -106,6 +106,16 @@ build_wasm_in_background() {
     # shellcheck disable=SC2016 # for the inner shell
     setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
+}
+
+# A build that start.sh has begun runs at the lowest priority. Who waits for it does better to go on with it at the usual one:
+# cargo keeps what is compiled.
+end_background_build() {
+    builder=$(running_pid wasm-build.pid) || return 0
+    say "going on with the build of faas-wasm that runs in the background as process $builder"
+    # It leads a session of its own, so this ends its compilers, too.
+    kill -TERM "-$builder" 2>/dev/null || return 0
+    while running_pid wasm-build.pid >/dev/null; do sleep 0.1; done
 }
 
 prepare() {
@@ -158,6 +168,7 @@ sudo=
 hint_at_line_endings
 if [ "$mode" = --prepare ]; then
     prepare
+    end_background_build
     runtimes/build.sh || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
     exit 0
 fi

@@ -17,6 +17,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 has_wasm() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-wasm" ] || have wasmer; }
 
+# Says what comes next.
+step() { printf 'test.sh: %s\n' "$*"; }
+
 # Counts one test that was not run, named $1, for the reason $2.
 skip() {
     echo "skipped: $1: $2"
@@ -76,19 +79,26 @@ leave() {
     [ "$failed" = 0 ] || exit 1
 }
 
-# Adds up what cargo test says of its test programs. Tests that cannot run here append "NAME: REASON" to the file
-# FAAS_TEST_SKIPS and end as if they had passed.
+# Shows and adds up what cargo test says of its test programs. Tests that cannot run here append "NAME: REASON" to the
+# file FAAS_TEST_SKIPS and end as if they had passed.
 run_cargo_tests() {
-    echo "running cargo test"
-    result=0
-    FAAS_TEST_SKIPS=$work/skips cargo test --locked --no-fail-fast >"$work/cargo.log" 2>&1 || result=$?
+    step 'cargo test: unit tests, then integration tests; about ten minutes on two cores'
+    {
+        result=0
+        FAAS_TEST_SKIPS=$work/skips cargo test --locked --no-fail-fast 2>&1 || result=$?
+        echo "$result" >"$work/cargo.result"
+    } | tee "$work/cargo.log"
+    result=$(cat "$work/cargo.result")
     sums=$(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$work/cargo.log" |
         awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
     passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
+    # It did not compile, or a test program did not reach its end: what it had not run counts as failed.
     if [ "$result" != 0 ]; then
-        cat "$work/cargo.log"
-        # It did not compile, or a test program did not reach its end.
-        [ "${sums#* }" != 0 ] || failed=$((failed + 1))
+        started=$(sed -n 's/^running \([0-9]*\) tests\{0,1\}$/\1/p' "$work/cargo.log" | awk '{ sum += $1 } END { print sum + 0 }')
+        ended=$(sed -n 's/^test result:.* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.*/\1 \2 \3/p' "$work/cargo.log" |
+            awk '{ sum += $1 + $2 + $3 } END { print sum + 0 }')
+        failed=$((failed + started - ended))
+        [ "$failed" != 0 ] || failed=1
     fi
     passed=$((passed - $(wc -l <"$work/skips")))
     sed -n 's/^test \(.*\) \.\.\. ignored.*/\1: marked as ignored/p' "$work/cargo.log" >>"$work/skips"
@@ -180,8 +190,11 @@ trap leave EXIT
 trap 'exit 1' HUP INT TERM
 touch "$work/skips"
 
+step '1 of 3: build what is not built yet'
 ./start.sh --prepare
+step '2 of 3: the tests of the code'
 run_cargo_tests
+step "3 of 3: the seed's curl and sqlite3 commands against an instance of its own"
 if ! have curl; then
     skip "the seed's curl commands" 'curl is not installed'
 elif ! start_own_instance; then

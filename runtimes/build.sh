@@ -26,8 +26,9 @@ if is_fresh; then exit 0; fi
 if ! echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
     export RUSTFLAGS="-C target-feature=-crt-static"
 fi
+echo "runtimes/build.sh: building faas-wasm; the first time this takes a few minutes"
 # A target folder of its own: else whoever calls cargo meanwhile would wait for this.
-(cd runtimes/wasm && cargo build --release --locked --quiet --target-dir "$target/wasm")
+(cd runtimes/wasm && cargo build --release --locked --target-dir "$target/wasm")
 mkdir -p "$target/release"
 # In one step, so that a worker finds all of it or nothing.
 cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed.new"

@@ -1,0 +1,81 @@
+//! Confinement of a function: what its process gives up before its exec. All of it runs by the rules of spawn.rs.
+//!
+//! Every confined process also dies with the thread that spawned it, collects its own orphans (sandbox/orphans.rs),
+//! gains no privileges by executing anything, and dumps no core.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::limits::lower_limit;
+use super::process::Pid;
+use super::seccomp::SystemCalls;
+use super::spawn::{Step, try_step};
+
+/// The bounds of a function's process.
+pub struct Confinement<'a> {
+    /// The program to execute, already open, where its path may lie in a folder that the new user cannot enter. It must
+    /// be a binary, not a script.
+    pub program_file: Option<BorrowedFd<'a>>,
+    /// RLIMIT_DATA in bytes: writable private memory (setrlimit(2)).
+    pub data_bytes_max: u64,
+    pub open_files_max: u64,
+    /// Processes and threads of the function's user, all together; root is exempt (setrlimit(2)).
+    pub processes_max: Option<u64>,
+    /// User and group to become, without any other group. Without one the process keeps its user, but no privilege.
+    pub user: Option<(u32, u32)>,
+    /// Landlock rulesets (landlock.rs). What one of them forbids is forbidden.
+    pub landlock: [Option<BorrowedFd<'a>>; 2],
+    pub system_calls: &'a SystemCalls,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64 capabilities in two parts.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Landlock and seccomp. Without privileges both demand no_new_privs.
+pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> Step<()> {
+    try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    for ruleset in confinement.landlock.iter().flatten() {
+        let call = libc::SYS_landlock_restrict_self;
+        try_step!("restrict its files", libc::syscall(call, ruleset.as_raw_fd(), 0u32));
+    }
+    let filter = confinement.system_calls.instructions();
+    if !filter.is_empty() {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+        try_step!("restrict its system calls", libc::syscall(call, mode, 0u32, &raw const program));
+    }
+    Ok(())
+}
+
+/// Limits, user, capabilities, and the death signal.
+pub(super) fn restrict_limits_and_user(confinement: &Confinement<'_>, parent: Pid) -> Step<()> {
+    lower_limit(libc::RLIMIT_DATA, confinement.data_bytes_max).or(Err("limit its memory"))?;
+    lower_limit(libc::RLIMIT_NOFILE, confinement.open_files_max).or(Err("limit its open files"))?;
+    lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;
+    if let Some((user, group)) = confinement.user {
+        try_step!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
+        try_step!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));
+        try_step!("change its user", libc::syscall(libc::SYS_setresuid, user, user, user));
+    }
+    // After the change of user: before it, a user that is over the limit already would make the exec fail.
+    if let Some(processes_max) = confinement.processes_max {
+        lower_limit(libc::RLIMIT_NPROC, processes_max).or(Err("limit its processes"))?;
+    }
+    give_up_capabilities()?;
+    try_step!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    // After the change of user, which clears it.
+    try_step!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
+    // A parent that died before the prctl sends no signal.
+    // SAFETY: getppid takes nothing and cannot fail.
+    if unsafe { libc::getppid() } != parent {
+        return Err("find its parent alive");
+    }
+    Ok(())
+}
+
+/// Clears all capabilities. With no_new_privs none comes back.
+fn give_up_capabilities() -> Step<()> {
+    let header = [CAPABILITY_VERSION, 0];
+    let none = [0u32; 6];
+    try_step!("give up capabilities", libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()));
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Processes by pidfd and by id: open, kill, wait.
+//!
+//! A process id may name another process once the first has been reaped; a pidfd never does. Functions that take an id
+//! therefore say what must hold, and the callers keep it: a child's id is free for reuse only after [`reap`].
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// A process id.
+pub type Pid = libc::pid_t;
+
+/// How a process ended, and the most memory it ever had resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub how: EndedHow,
+    pub resident_kib_max: u64,
+}
+
+/// An exit code, or the number of the signal that killed the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedHow {
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// This process's effective user id.
+pub fn own_uid() -> u32 {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Makes orphans among this process's descendants its children, instead of init's (prctl(2)).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: this prctl takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Opens a process for waiting and signalling.
+pub fn open_process(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as c_int)?;
+    // SAFETY: pidfd_open has just returned this descriptor, so it is open and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends SIGKILL to the process behind a pidfd. A process that has ended already is no error.
+pub fn kill_process(pidfd: BorrowedFd<'_>) {
+    let (call, no_info) = (libc::SYS_pidfd_send_signal, std::ptr::null::<c_void>());
+    // SAFETY: pidfd_send_signal takes integers and a siginfo that may be null.
+    unsafe { libc::syscall(call, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+}
+
+/// Sends SIGKILL to a child that has not been reaped, so that its id still names it.
+pub fn kill_child(pid: Pid) {
+    debug_assert!(pid > 0);
+    // SAFETY: kill takes two integers.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Sends SIGKILL to a process group whose leader or member is a child that has not been reaped.
+pub fn kill_group(group: Pid) {
+    debug_assert!(group > 1);
+    // SAFETY: kill takes two integers; a number below -1 names one group.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
+}
+
+/// The process group of `pid`.
+pub fn group_of(pid: Pid) -> io::Result<Pid> {
+    // SAFETY: getpgid takes an integer.
+    check(unsafe { libc::getpgid(pid) })
+}
+
+/// Reaps a child that has ended; `None` while it still runs.
+pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: a rusage is integers, for which all-zero is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: wait4 writes one integer and one rusage.
+    if check(unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) })? == 0 {
+        return Ok(None);
+    }
+    let how = if libc::WIFEXITED(status) {
+        EndedHow::Exited(libc::WEXITSTATUS(status))
+    } else {
+        EndedHow::Signaled(libc::WTERMSIG(status))
+    };
+    Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
+}
+
+/// True once a child has ended. The child stays to be reaped.
+pub fn has_ended(pid: Pid) -> io::Result<bool> {
+    // SAFETY: a siginfo_t is integers and pointers, for which all-zero is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid writes one siginfo_t.
+    check(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, options) })?;
+    // waitid leaves the pid zero while the child runs.
+    // SAFETY: waitid fills the SIGCHLD part of the union, or leaves it zero.
+    Ok(unsafe { info.si_pid() } == pid)
+}

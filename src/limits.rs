@@ -88,25 +88,8 @@ pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 
 // ---- The registry -----------------------------------------------------------------------------------------------
 
-/// The registry file and its -wal are looked at this often: half of the 100 ms that a commit may take to be in service.
-pub const SYNC_PERIOD: Duration = Duration::from_millis(50);
-/// A file time younger than this may hide a second change inside the clock's grain, so the file is read again.
-pub const SYNC_MTIME_GRAIN: Duration = Duration::from_millis(100);
 /// Routes that are taken from the registry. At about 600 bytes each this is 60 MB.
 pub const ROUTES_MAX: usize = 100_000;
-/// Bytes of the registry file and of its -wal, each: they are read whole when something moved. Four times what
-/// [`ROUTES_MAX`] routes take; a larger file holds something else, and its last good version stays in service.
-pub const REGISTRY_BYTES_MAX: u64 = 256 << 20;
-/// Attempts, one after the other, to read the registry's files while writers are busy; then again in the next period.
-/// Each takes about a millisecond with 10,000 routes, and sixteen outlast the write of any single sqlite3 program.
-pub const SYNC_TRIES_MAX: u32 = 16;
-/// A registry that could not be used, and that nobody touches, is tried again this often: the cause may lie outside.
-pub const SYNC_RETRY: Duration = Duration::from_millis(500);
-/// A fault of the registry is said in the log when it has lasted this long, so that a `cp` over it that is caught in
-/// the middle says nothing.
-pub const SYNC_PATIENCE: Duration = Duration::from_millis(300);
-/// Rows with a fault that are named in the log after one read; the rest is counted.
-pub const ROW_FAULTS_SAID_MAX: usize = 20;
 /// Bytes of a key and of a descriptor in the registry.
 pub const ROUTE_KEY_BYTES_MAX: usize = 2048;
 pub const DESCRIPTOR_BYTES_MAX: usize = 64 * 1024;

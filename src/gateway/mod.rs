@@ -33,8 +33,9 @@ use supervisor::Supervisor;
 use crate::error::{Error, Result};
 use crate::http_handler::HttpServer;
 use crate::http_handler::spool::SpoolArea;
+use crate::registry::create::create_registry;
 use crate::registry::kv::Kv;
-use crate::registry::kv_sqlite_sync::{self, Sync};
+use crate::registry::kv_sqlite_sync::Sync;
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
 use crate::{limits, log, sys};
@@ -206,7 +207,7 @@ pub fn init(settings: &Settings) -> Result<bool> {
         return Ok(false);
     }
     create_folder(&settings.db)?;
-    kv_sqlite_sync::create_registry(&settings.db)?;
+    create_registry(&settings.db)?;
     Ok(true)
 }
 

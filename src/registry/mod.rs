@@ -1,9 +1,18 @@
-//! The registry: the SQLite file that says which function serves which route, and its copy in RAM.
+//! The registry: the SQLite file that maps routes to functions, and its copy in memory.
 //!
 //! ```text
-//! row ⇒ kv_sqlite_sync (reads the file when it has changed) → config_loader (parses, checks) → kv (one swap)
+//! file ⇒ kv_sqlite_sync (looks) → stamps (moved?) → snapshot (reads) → config_loader (parses) → kv (one swap)
 //! ```
+//!
+//! Only this folder knows SQLite. The gateway never writes to a registry that exists; [`create`] makes a new one.
 
 pub mod config_loader;
+pub mod create;
+mod fault_log;
+mod files;
+#[cfg(test)]
+mod fixture;
 pub mod kv;
 pub mod kv_sqlite_sync;
+mod snapshot;
+mod stamps;

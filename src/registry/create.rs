@@ -1,0 +1,61 @@
+//! `gateway --init`: makes the registry from init.sql, so that the sqlite3 program is a convenience and not a need.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::files::{remove_database, remove_logs, with_suffix};
+use crate::error::{Error, Result};
+
+/// `gateway --init` and `sqlite3 faas_meta.db < init.sql` run the same text.
+pub(super) const INIT_SQL: &str = include_str!("../../init.sql");
+
+/// Makes the registry where no file of that name exists. It grows under another name and is linked to its own when it is
+/// complete, so no program sees half of it. A registry that another program makes meanwhile stays as it is.
+pub fn create_registry(db: &Path) -> Result<()> {
+    if db.exists() {
+        return Ok(());
+    }
+    let unfinished = with_suffix(db, &format!(".{}.new", std::process::id()));
+    remove_database(&unfinished);
+    let created = fill(&unfinished).and_then(|()| publish(&unfinished, db).map_err(|cause| cause.to_string()));
+    remove_database(&unfinished);
+    created.map_err(|cause| Error::Registry { path: db.to_path_buf(), cause })
+}
+
+fn fill(path: &Path) -> std::result::Result<(), String> {
+    create_private(path).map_err(|cause| cause.to_string())?;
+    run_init_sql(path).map_err(|cause| cause.to_string())
+}
+
+/// Only the owner may read it: descriptors can hold secrets, and functions run on the same machine. SQLite gives the
+/// files that it adds the same permissions.
+fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn run_init_sql(path: &Path) -> rusqlite::Result<()> {
+    let connection = Connection::open(path)?;
+    connection.execute_batch(INIT_SQL)?;
+    connection.close().map_err(|(_, cause)| cause)
+}
+
+/// Gives the finished database its name, unless another program has taken the name.
+fn publish(unfinished: &Path, db: &Path) -> io::Result<()> {
+    if !db.exists() {
+        // SQLite would take the -wal of a database that is gone for this one's.
+        remove_logs(db);
+    }
+    match fs::hard_link(unfinished, db) {
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // The file system may have no links.
+        Err(_) if !db.exists() => fs::rename(unfinished, db),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! A new registry: its contents, its neighbours, and CHECK constraints that agree with the parser.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::limits;
+use crate::registry::config_loader::{self, Places};
+use crate::registry::files::WAL;
+use crate::registry::fixture::{Fixture, execute, names_in, sqlite3};
+use crate::registry::kv::Found;
+
+#[test]
+fn init_registers_the_examples() {
+    let mut fixture = Fixture::empty();
+    create_registry(&fixture.db).unwrap();
+    assert_eq!(names_in(&fixture.folder), ["faas_meta.db"]);
+    assert!(fixture.sync.look());
+    let found = |method, path| match fixture.kv.find(method, path) {
+        Found::Function { function, .. } => (function.runtime.as_str(), function.module.clone()),
+        other => panic!("{method} {path}: {other:?}"),
+    };
+    for (method, path, runtime, module) in [
+        ("POST", "/api/hello", "php", "functions/hello.php"),
+        ("GET", "/api/info", "php", "functions/info.php"),
+        ("POST", "/resize", "wasm", "functions/resize.wasm"),
+        ("GET", "/ping", "wasm", "functions/ping.wasm"),
+        ("GET", "/api/env", "native", "functions/env.sh"),
+    ] {
+        assert_eq!(found(method, path), (runtime, fixture.folder.join(module)));
+    }
+    assert_eq!(fixture.kv.len(), 5);
+    let env = fixture.function("/api/env").unwrap();
+    assert_eq!((env.memory_mib, env.timeout.as_secs()), (64, 5));
+}
+
+#[test]
+fn init_keeps_an_existing_registry() {
+    let mut fixture = Fixture::empty();
+    create_registry(&fixture.db).unwrap();
+    execute(&fixture.db, "DELETE FROM functions WHERE k <> 'GET:/ping'");
+    create_registry(&fixture.db).unwrap();
+    fixture.sync.look();
+    assert_eq!(fixture.kv.len(), 1);
+    // The script itself adds what is missing, and keeps what was edited.
+    fixture.set("GET:/ping", r#""timeout":9"#);
+    assert!(sqlite3(&fixture.db, INIT_SQL).stderr.is_empty());
+    fixture.sync.look();
+    assert_eq!((fixture.kv.len(), fixture.timeout_s("/ping")), (5, 9));
+}
+
+#[test]
+fn init_removes_the_wal_of_a_deleted_registry() {
+    let mut fixture = Fixture::empty();
+    fs::write(with_suffix(&fixture.db, WAL), "left over").unwrap();
+    create_registry(&fixture.db).unwrap();
+    assert_eq!(names_in(&fixture.folder), ["faas_meta.db"]);
+    assert!(fixture.sync.look());
+}
+
+#[test]
+fn a_failed_init_names_the_registry() {
+    let error = create_registry(Path::new("/nonexistent/folder/r.db")).unwrap_err();
+    assert!(error.to_string().starts_with("could not use the registry /nonexistent/folder/r.db: "), "{error}");
+}
+
+#[test]
+fn plain_sqlite3_inserts_and_updates() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    let insert = r#"
+INSERT INTO functions (k, v, updated) VALUES (
+  'POST:/api/convert',
+  '{"name":"imageConverter","runtime":"wasm","module":"/opt/functions/convert.wasm","handler":"convert","memory":512,"timeout":30}',
+  strftime('%s','now')
+);
+"#;
+    let output = sqlite3(&fixture.db, insert);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let update = r#"UPDATE functions
+SET v='{"module":"/new/path.wasm","runtime":"wasm"}',
+    updated=strftime('%s','now')
+WHERE k='POST:/resize';"#;
+    assert!(sqlite3(&fixture.db, update).stderr.is_empty());
+    assert!(fixture.sync.look());
+    assert!(matches!(fixture.kv.find("POST", "/api/convert"), Found::Function { function, .. }
+            if function.name == "imageConverter" && function.handler == "convert"));
+    assert!(matches!(fixture.kv.find("POST", "/resize"), Found::Function { function, .. }
+            if function.module == Path::new("/new/path.wasm")));
+    let unfilled = update.replace(r#""runtime":"wasm""#, "...");
+    let message = String::from_utf8(sqlite3(&fixture.db, &unfilled).stderr).unwrap();
+    assert!(message.contains("CHECK constraint failed: v must be a JSON object"), "{message}");
+}
+
+#[test]
+fn sql_checks_agree_with_the_parser() {
+    let fixture = Fixture::with(INIT_SQL);
+    let connection = Connection::open(&fixture.db).unwrap();
+    let good = r#"{"runtime":"php","module":"x"}"#.to_string();
+    let with = |field: &str| format!(r#"{{"runtime":"php","module":"x",{field}}}"#);
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let ranges = [
+        ("memory", limits::MEMORY_MIB),
+        ("timeout", limits::TIMEOUT_S),
+        ("max_inflight", limits::MAX_INFLIGHT),
+        ("scratch", limits::SCRATCH_MIB),
+    ];
+    for (name, range) in ranges {
+        let below = *range.start() as i64 - 1;
+        for number in [below, *range.start() as i64, *range.end() as i64, *range.end() as i64 + 1] {
+            rows.push(("GET:/t".into(), with(&format!(r#""{name}":{number}"#))));
+        }
+        for other in "null -1 20.0 20.5 \"20\" true [20] 1e2 18446744073709551616".split(' ') {
+            rows.push(("GET:/t".into(), with(&format!(r#""{name}":{other}"#))));
+        }
+    }
+    for name in "name handler env output stream net write unknown".split(' ') {
+        for value in r#"null 1 true "" "raw" "Raw" {} []"#.split(' ') {
+            rows.push(("GET:/t".into(), with(&format!(r#""{name}":{value}"#))));
+        }
+    }
+    let texts = r#"| { | [] | 1 | null | "x" | {} | {"runtime":"php"} | {"module":"x"}
+        | {"runtime":"PHP","module":"x"} | {"runtime":"native","module":""} | {"runtime":1,"module":"x"}
+        | {"runtime":"wasm","module":["x"]}
+        | {"runtime":null,"module":null} | {"runtime":"wasm","module":"x"} "#;
+    rows.extend(texts.split('|').map(|text| ("GET:/t".into(), text.into())));
+    let keys = "|GET|GET:|:/x|GET:x|get:/x|GE T:/x|G1:/x|GET:/a b|GET:/é|GÉT:/|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
+        |GET:/a/**|GET:/\u{7f}|GET:/\t|GET:/healthz|POST:/healthz|GET:/healthz/x|GET:/|GET:/a/*|GET:/*|M-X:/a:b\
+        |GET:/a%20b";
+    rows.extend(keys.split('|').map(|key| (key.into(), good.clone())));
+    for filler in [limits::DESCRIPTOR_BYTES_MAX, limits::DESCRIPTOR_BYTES_MAX + 1] {
+        rows.push(("GET:/t".into(), format!("{good}{}", " ".repeat(filler - good.len()))));
+    }
+    for filler in [limits::ROUTE_KEY_BYTES_MAX, limits::ROUTE_KEY_BYTES_MAX + 1] {
+        rows.push((format!("GET:/{}", "x".repeat(filler - 5)), good.clone()));
+    }
+    for (key, text) in rows {
+        let parsed = config_loader::parse(&key, &text, &Places::default(), Arc::default());
+        let inserted = connection.execute("INSERT INTO functions VALUES (?1, ?2, 0)", (&key, &text));
+        assert_eq!(parsed.is_ok(), inserted.is_ok(), "{key:?} {text:?}\n{parsed:?}\n{inserted:?}");
+        connection.execute("DELETE FROM functions WHERE k = ?1", [&key]).unwrap();
+    }
+    assert!(connection.execute("INSERT INTO functions VALUES (NULL, ?1, 0)", [&good]).is_err());
+    assert!(connection.execute("INSERT INTO functions VALUES ('GET:/t', CAST(?1 AS BLOB), 0)", [&good]).is_err());
+}

@@ -1,0 +1,134 @@
+//! What the tests of this folder share: a registry in a folder of its own, and the plain sqlite3 program.
+
+use std::fs;
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rusqlite::Connection;
+
+use super::config_loader::Function;
+use super::kv::{Found, Kv};
+use super::kv_sqlite_sync::Sync;
+use crate::settings::Settings;
+
+/// A folder of its own, with a registry, its reader and the routes that came of it.
+pub struct Fixture {
+    pub folder: PathBuf,
+    pub db: PathBuf,
+    pub kv: Arc<Kv>,
+    pub sync: Sync,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The C original's table, which takes every row.
+pub const WITHOUT_CHECKS: &str = "PRAGMA journal_mode = WAL;
+    CREATE TABLE functions (k TEXT PRIMARY KEY, v TEXT NOT NULL, updated INTEGER);";
+
+/// What gives each row of a table many pages, so that a torn reading of them would show.
+pub const MANY_ROWS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+    INSERT INTO functions SELECT 'GET:/n/' || i, '{\"runtime\":\"php\",\"module\":\"x\",\"timeout\":1}', 0 FROM n;";
+
+impl Fixture {
+    /// Without a registry.
+    pub fn empty() -> Fixture {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("faas-sync-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        let db = folder.join("faas_meta.db");
+        let kv = Arc::new(Kv::new());
+        let sync = Sync::new(&settings(&db, &folder.join("run")), kv.clone());
+        Fixture { folder, db, kv, sync }
+    }
+
+    pub fn with(sql: &str) -> Fixture {
+        let mut fixture = Fixture::empty();
+        execute(&fixture.db, sql);
+        assert!(fixture.sync.look());
+        fixture
+    }
+
+    pub fn set(&self, key: &str, fields: &str) {
+        let sql = "INSERT INTO functions VALUES (?1, ?2, 0) ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+        let text = format!(r#"{{"runtime":"php","module":"x.php",{fields}}}"#);
+        Connection::open(&self.db).unwrap().execute(sql, (key, text)).unwrap();
+    }
+
+    pub fn function(&self, path: &str) -> Option<Arc<Function>> {
+        match self.kv.find("GET", path) {
+            Found::Function { function, .. } => Some(function),
+            _ => None,
+        }
+    }
+
+    pub fn timeout_s(&self, path: &str) -> u64 {
+        self.function(path).map_or(0, |function| function.timeout.as_secs())
+    }
+
+    pub fn fault(&self, path: &str) -> String {
+        match self.kv.find("GET", path) {
+            Found::Unusable { fault, .. } => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A second reader, as of a gateway that has just been started.
+    pub fn restarted(&self) -> Fixture {
+        let mut other = Fixture::empty();
+        other.sync = Sync::new(&settings(&self.db, &other.folder.join("run")), other.kv.clone());
+        assert!(other.sync.look());
+        other
+    }
+}
+
+pub fn settings(db: &Path, run_dir: &Path) -> Settings {
+    Settings::from_lookup(|name| match name {
+        "FAAS_DB" => Some(db.display().to_string()),
+        "FAAS_RUN_DIR" => Some(run_dir.display().to_string()),
+        _ => None,
+    })
+    .unwrap()
+}
+
+pub fn execute(db: &Path, sql: &str) {
+    Connection::open(db).unwrap().execute_batch(sql).unwrap();
+}
+
+/// The plain sqlite3 program, with `sql` on its standard input as in `sqlite3 faas_meta.db << EOF`.
+pub fn sqlite3(db: &Path, sql: &str) -> Output {
+    let mut child = session(db);
+    child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn session(db: &Path) -> Child {
+    let mut command = Command::new("sqlite3");
+    command.arg(db).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("these tests need the sqlite3 program")
+}
+
+/// Runs `sql` in a sqlite3 program and kills it as soon as it has done all of it.
+pub fn killed_after(db: &Path, sql: &str) {
+    let mut child = session(db);
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{sql}\nSELECT 'done';").unwrap();
+    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map(|line| line.unwrap()).any(|line| line == "done"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

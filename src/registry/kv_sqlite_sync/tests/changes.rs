@@ -1,0 +1,114 @@
+//! Inserts, edits and deletes, and rows with faults.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::registry::create::INIT_SQL;
+use crate::registry::fixture::{Fixture, WITHOUT_CHECKS, execute, settings};
+use crate::registry::kv::Found;
+use crate::registry::kv_sqlite_sync::Sync;
+
+#[test]
+fn changes_arrive_and_unchanged_rows_are_kept() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    fixture.set("GET:/a", r#""timeout":1"#);
+    fixture.set("GET:/b", r#""timeout":1"#);
+    assert!(fixture.sync.look());
+    let (a, b) = (fixture.function("/a").unwrap(), fixture.function("/b").unwrap());
+    fixture.set("GET:/b", r#""timeout":2"#);
+    assert!(fixture.sync.look());
+    let (a_after, b_after) = (fixture.function("/a").unwrap(), fixture.function("/b").unwrap());
+    assert!(Arc::ptr_eq(&a, &a_after));
+    assert_eq!((b.timeout.as_secs(), b_after.timeout.as_secs()), (1, 2));
+    assert!(Arc::ptr_eq(&b.inflight, &b_after.inflight), "the count of invocations belongs to the key");
+    execute(&fixture.db, "DELETE FROM functions WHERE k = 'GET:/a'");
+    assert!(fixture.sync.look());
+    assert!(matches!(fixture.kv.find("GET", "/a"), Found::NotFound));
+    assert_eq!((fixture.kv.len(), fixture.kv.generation()), (1, 4));
+}
+
+#[test]
+fn an_unmoved_registry_is_not_read() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.sync.look() {
+        assert!(Instant::now() < deadline, "the file grows old, and then it is not read again");
+    }
+    assert!(!fixture.sync.look());
+    assert_eq!(fixture.kv.generation(), 1, "to read the same again is no change");
+    execute(&fixture.db, "UPDATE functions SET updated = 7");
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.kv.generation(), 1, "the time of an edit alone is no change");
+}
+
+#[test]
+fn a_faulty_row_keeps_its_last_good_version() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    fixture.set("GET:/a", r#""timeout":1"#);
+    fixture.sync.look();
+    fixture.set("GET:/a", r#""timeout":0"#);
+    fixture.set("GET:/new", r#""timeout":0"#);
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.timeout_s("/a"), 1);
+    let fault = "timeout is 0; it must be a whole number of seconds from 1 to 3600";
+    assert_eq!(fixture.fault("/new"), fault);
+    let generation = fixture.kv.generation();
+    fixture.sync.seen = None;
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.kv.generation(), generation, "the same fault is neither taken over nor logged again");
+    fixture.set("GET:/a", r#""timeout":3"#);
+    fixture.set("GET:/new", r#""timeout":3"#);
+    fixture.sync.look();
+    assert_eq!((fixture.timeout_s("/a"), fixture.timeout_s("/new")), (3, 3));
+    execute(&fixture.db, "UPDATE functions SET v = '{}'; DELETE FROM functions WHERE k = 'GET:/a'");
+    fixture.sync.look();
+    assert!(matches!(fixture.kv.find("GET", "/a"), Found::NotFound), "a row that is gone has no last good version");
+    assert_eq!(fixture.timeout_s("/new"), 3);
+}
+
+#[test]
+fn a_row_fault_names_key_and_fault() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    let mut take = |key: &str, text: &str| fixture.sync.take_over_row(key.into(), text.into());
+    assert_eq!(take("GET:/a", r#"{"runtime":"php","module":"x"}"#), None);
+    let fault = "row GET:/a: runtime is missing; it must be php, wasm or native";
+    assert_eq!(take("GET:/a", "{}"), Some(format!("{fault}; its last good version stays in service")));
+    assert_eq!(take("GET:/b", "{}"), Some(fault.replace("/a", "/b")));
+    assert!(take("get:/c", r#"{"runtime":"php","module":"x"}"#).unwrap().starts_with("row get:/c: k is get:/c;"));
+}
+
+#[test]
+fn rows_that_are_no_routes_harm_no_other() {
+    let mut fixture = Fixture::with("CREATE TABLE functions (k, v, updated)");
+    let mut sql =
+        String::from("INSERT INTO functions (k, v) VALUES (NULL, NULL), (1, 2), (x'ff', x'ff'), ('get:/x', '{}')");
+    sql.push_str(", ('GET:/blob', x'7b7d'), ('GET:/ff', CAST(x'ff' AS TEXT)), ('GET:/long', hex(zeroblob(40000)))");
+    let row = |timeout: u32| format!(r#", ('GET:/a', '{{"runtime":"php","module":"x","timeout":{timeout}}}')"#);
+    sql.push_str(&(row(1) + &row(2)));
+    execute(&fixture.db, &sql);
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.timeout_s("/a"), 1, "of two rows with one key the first counts");
+    assert!(fixture.fault("/blob").starts_with("v is not JSON"));
+    assert!(fixture.fault("/ff").starts_with("v is not JSON"));
+    assert!(fixture.fault("/long").starts_with("v is longer than 65536 bytes"));
+    let generation = fixture.kv.generation();
+    fixture.sync.seen = None;
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.kv.generation(), generation);
+}
+
+#[test]
+fn the_thread_syncs_until_shutdown() {
+    let fixture = Fixture::with(INIT_SQL);
+    let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone());
+    let (stop, shutdown) = crossbeam_channel::bounded::<()>(0);
+    let thread = std::thread::spawn(move || sync.run(&shutdown));
+    fixture.set("GET:/a", r#""timeout":1"#);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.timeout_s("/a") == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    drop(stop);
+    thread.join().unwrap();
+}

@@ -1,0 +1,141 @@
+//! Registries that are damaged, replaced, locked, or in the way.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::limits;
+use crate::registry::create::INIT_SQL;
+use crate::registry::files::{WAL, with_suffix};
+use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute};
+
+#[test]
+fn a_damaged_registry_leaves_the_last_map_in_service() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    let whole = fs::read(&fixture.db).unwrap();
+    let mut zeros_within = whole.clone();
+    zeros_within[4096..8192].fill(0);
+    let damages: [&dyn Fn(&Path); 7] = [
+        &|db| fs::remove_file(db).unwrap(),
+        &|db| fs::write(db, "").unwrap(),
+        &|db| fs::write(db, "this is not a database ".repeat(1000)).unwrap(),
+        &|db| fs::write(db, &whole[..whole.len() / 2]).unwrap(),
+        &|db| fs::write(db, &zeros_within).unwrap(),
+        &|db| execute(db, "DROP TABLE functions"),
+        &|db| execute(db, "ALTER TABLE functions RENAME COLUMN v TO descriptor"),
+    ];
+    for (index, damage) in damages.iter().enumerate() {
+        damage(&fixture.db);
+        assert!(!fixture.sync.look(), "damage {index}");
+        assert_eq!(fixture.kv.len(), 5, "damage {index}");
+        fs::write(&fixture.db, &whole).unwrap();
+        fixture.set("GET:/mended", &format!(r#""timeout":{}"#, index + 1));
+        assert!(fixture.sync.look(), "damage {index}");
+        assert_eq!(fixture.timeout_s("/mended"), index as u64 + 1);
+        execute(&fixture.db, "DELETE FROM functions WHERE k = 'GET:/mended'");
+        assert!(fixture.sync.look(), "damage {index}");
+    }
+}
+
+#[test]
+fn a_fifo_or_folder_does_not_block() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    fs::remove_file(&fixture.db).unwrap();
+    fs::create_dir(&fixture.db).unwrap();
+    assert!(!fixture.sync.look());
+    fs::remove_dir(&fixture.db).unwrap();
+    assert!(Command::new("mkfifo").arg(&fixture.db).status().unwrap().success());
+    assert!(!fixture.sync.look());
+    assert_eq!(fixture.kv.len(), 5);
+}
+
+#[test]
+fn an_outside_fault_is_retried() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    // Its copy cannot be written: the cause lies outside of the registry, whose files will not move again.
+    fs::remove_dir_all(fixture.folder.join("run")).unwrap();
+    fs::write(fixture.folder.join("run"), "in the way").unwrap();
+    fixture.set("GET:/a", r#""timeout":1"#);
+    assert!(!fixture.sync.look());
+    fs::remove_file(fixture.folder.join("run")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.timeout_s("/a") == 0 {
+        fixture.sync.look();
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn too_many_rows_are_refused_as_a_whole() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    fixture.set("GET:/a", r#""timeout":1"#);
+    fixture.sync.look();
+    execute(&fixture.db, &MANY_ROWS.replace("2000", &limits::ROUTES_MAX.to_string()));
+    assert!(!fixture.sync.look());
+    assert_eq!((fixture.kv.len(), fixture.timeout_s("/a")), (1, 1));
+    execute(&fixture.db, "DELETE FROM functions WHERE k = 'GET:/a'");
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.kv.len(), limits::ROUTES_MAX);
+}
+
+#[test]
+fn a_replaced_file_goes_into_service() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    let other = fixture.folder.join("other.db");
+    execute(&other, WITHOUT_CHECKS);
+    let insert = |timeout: u32| {
+        let text = format!(r#"{{"runtime":"php","module":"x","timeout":{timeout}}}"#);
+        execute(&other, &format!("INSERT OR REPLACE INTO functions VALUES ('GET:/other', '{text}', 0)"));
+    };
+    insert(1);
+    fs::copy(&other, &fixture.db).unwrap();
+    assert!(fixture.sync.look());
+    assert_eq!((fixture.kv.len(), fixture.timeout_s("/other")), (1, 1));
+    insert(2);
+    fs::rename(&other, &fixture.db).unwrap();
+    assert!(fixture.sync.look());
+    assert_eq!((fixture.kv.len(), fixture.timeout_s("/other")), (1, 2));
+}
+
+#[test]
+fn a_symbolic_link_is_followed_to_its_wal() {
+    let mut fixture = Fixture::empty();
+    let target = fixture.folder.join("target.db");
+    execute(&target, WITHOUT_CHECKS);
+    std::os::unix::fs::symlink(&target, &fixture.db).unwrap();
+    assert!(fixture.sync.look());
+    let open = Connection::open(&target).unwrap();
+    open.execute("INSERT INTO functions VALUES ('GET:/a', '{\"runtime\":\"php\",\"module\":\"x\"}', 0)", []).unwrap();
+    assert!(fs::metadata(with_suffix(&target, WAL)).unwrap().len() > 0);
+    assert!(fixture.sync.look());
+    assert!(fixture.function("/a").is_some());
+}
+
+#[test]
+fn vacuum_and_journal_modes_are_survived() {
+    let mut fixture = Fixture::with(&format!("{INIT_SQL}{MANY_ROWS}"));
+    for (index, sql) in
+        ["VACUUM", "PRAGMA journal_mode = DELETE", "VACUUM", "PRAGMA journal_mode = PERSIST"].iter().enumerate()
+    {
+        execute(&fixture.db, &format!("DELETE FROM functions WHERE k LIKE 'GET:/n/{index}%'; {sql};"));
+        fixture.set("GET:/a", &format!(r#""timeout":{}"#, index + 1));
+        assert!(fixture.sync.look());
+        assert_eq!(fixture.timeout_s("/a"), index as u64 + 1, "after {sql}");
+    }
+}
+
+#[test]
+fn a_locked_database_is_read() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    for mode in ["WAL", "DELETE"] {
+        execute(&fixture.db, &format!("PRAGMA journal_mode = {mode}"));
+        let holder = Connection::open(&fixture.db).unwrap();
+        holder.execute_batch("BEGIN EXCLUSIVE; DELETE FROM functions").unwrap();
+        fixture.sync.seen = None;
+        assert!(fixture.sync.look());
+        assert_eq!(fixture.kv.len(), 5, "what is not committed is not seen");
+    }
+}

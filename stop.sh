@@ -1,6 +1,7 @@
 #!/bin/sh
-# Ends the gateway that runs in FAAS_RUN_DIR (run), and its workers, and a build that start.sh has left to go on. What is being answered is finished first, for at
-# most the FAAS_DRAIN_MS that the gateway was started with. No process is found by its name, so no other is ever hit.
+# Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, and a build that start.sh has left to go
+# on. What is being answered is finished first, for at most the FAAS_DRAIN_MS that the gateway was started with. No process
+# is found by its name, so no other is ever hit.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
 set -eu
@@ -93,8 +94,8 @@ end_build() {
 
 remove_leftovers() {
     if running_pid >/dev/null; then return 0; fi # somebody has started it again meanwhile
-    rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address"
-    for socket in "$run_dir"/worker_*.sock "$run_dir/metrics.sock" "$run_dir/http.sock"; do
+    rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address" "$run_dir/console.address"
+    for socket in "$run_dir"/worker_*.sock "$run_dir/metrics.sock" "$run_dir/status.sock"; do
         if [ -S "$socket" ]; then rm -f "$socket"; fi
     done
 }

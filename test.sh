@@ -111,6 +111,7 @@ start_own_instance() {
         unset "$name"
     done
     export FAAS_PORT=0 FAAS_HOST=127.0.0.1 FAAS_DB="$work/registry.db" FAAS_RUN_DIR="$work/run" FAAS_MODULE_ROOT="$PWD"
+    export FAAS_CONSOLE= # none, since its port may be taken
     if FAAS_INSTALL=0 ./start.sh >"$work/start.log" 2>&1; then
         url=http://$(cat "$work/run/gateway.address")
         return 0

@@ -13,11 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use faas::sys::raise_open_files_limit;
-use serde_json::Value;
 
 use crate::functions::compile;
 use crate::instance::{Instance, native_row};
-use crate::load::{self, Load, get};
+use crate::load::{Load, get};
 use crate::table::{Outcome, Row, Samples, Unit, failed, take_turns};
 
 const DRIBBLING: usize = 1000;
@@ -261,10 +260,9 @@ fn receive(stream: &mut TcpStream) -> Outcome<String> {
 fn time_until_calm(instance: &Instance) -> Outcome<Duration> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(30) {
-        let (_, body) = load::call(instance.address, &get("/healthz"))?;
-        let health: Value = serde_json::from_slice(&body).map_err(failed("read /healthz"))?;
-        let workers = health["workers"].as_array().ok_or("/healthz names no workers")?;
-        if health["waiting"] == 0 && workers.iter().all(|worker| worker["in_flight"] == 0) {
+        let status = instance.status().ok_or("the gateway does not say how it is")?;
+        let workers = status["workers"].as_array().ok_or("the gateway names no workers")?;
+        if status["waiting"] == 0 && workers.iter().all(|worker| worker["in_flight"] == 0) {
             return Ok(began.elapsed());
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -1,7 +1,9 @@
 //! A gateway with its workers, in a folder of its own, for as long as the value lives.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +12,6 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::load::{self, get};
 use crate::table::{Outcome, failed};
 
 /// How long the start, or the end, of an instance may take.
@@ -70,9 +71,18 @@ impl Instance {
     fn is_ready(&mut self, workers: u64) -> Option<bool> {
         let text = std::fs::read_to_string(self.run_dir().join("gateway.address")).ok()?;
         self.address = text.trim().parse().ok()?;
-        let (status, body) = load::call(self.address, &get("/healthz")).ok()?;
-        let health: Value = serde_json::from_slice(&body).ok()?;
-        Some(status == 200 && health["workers"].as_array().is_some_and(|all| all.len() as u64 >= workers))
+        let status = self.status()?;
+        let is_ready = status["status"] == "ready";
+        Some(is_ready && status["workers"].as_array().is_some_and(|all| all.len() as u64 >= workers))
+    }
+
+    /// What the gateway says of itself to its operator: one line of run/status.sock.
+    pub fn status(&self) -> Option<Value> {
+        let stream = UnixStream::connect(self.run_dir().join("status.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
     }
 }
 
@@ -101,6 +111,7 @@ fn command(folder: &Path, workers: u32) -> Command {
         .env("FAAS_PORT", "0")
         .env("FAAS_HOST", "127.0.0.1")
         .env("FAAS_WORKERS", workers.to_string())
+        .env("FAAS_CONSOLE", "")
         .env("FAAS_RUN_DIR", folder.join("run"))
         .env("FAAS_DB", folder.join("faas_meta.db"))
         .env("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR"))

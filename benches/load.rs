@@ -26,11 +26,6 @@ pub fn post(path: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// One request on a connection of its own: the status and the body.
-pub fn call(address: SocketAddr, request: &[u8]) -> Outcome<(u16, Vec<u8>)> {
-    Client::connect(address)?.call(request)
-}
-
 /// One keep-alive connection.
 pub struct Client {
     stream: TcpStream,

@@ -23,6 +23,7 @@
 //! |---|---|---|
 //! | [`gateway`] | the gateway process, from the public port to a worker and back | gateway.c, http_handler.c, kv.c, … |
 //! | [`worker`] | the worker process, from a frame to a function's process and back | worker.c, metrics_reader.c, … |
+//! | [`console`] | the console process: the state of the gateway, for its operator | the page of gateway.c |
 //! | [`protocol`] | what both sides share: frames and samples | metrics.h |
 //! | [`scheduler_config`] | weights of the score | scheduler_config.h |
 //! | [`settings`] | environment variables | the `#define`s |
@@ -35,9 +36,10 @@
 //! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
 //!
-//! Dependencies run one way: `gateway` and `worker` use everything below them and never each other.
+//! Dependencies run one way: `gateway`, `worker` and `console` use everything below them and never each other.
 
 pub mod clock;
+pub mod console;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;

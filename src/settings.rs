@@ -31,6 +31,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_DRAIN_MS", "10000", "how long SIGTERM waits for what runs"),
     ("FAAS_QUEUE_MAX", "256", "requests that may wait for a slot; more are answered 503"),
     ("FAAS_QUEUE_TIMEOUT_MS", "5000", "how long one may wait; then 503"),
+    ("FAAS_CONSOLE", "127.0.0.1:8081", "address and port of the console, for the operator; empty is off"),
     ("FAAS_ALPHA", "0.5", "weight of CPU in the score"),
     ("FAAS_BETA", "0.3", "weight of memory in the score"),
     ("FAAS_GAMMA", "0.2", "weight of I/O in the score"),
@@ -58,6 +59,8 @@ pub struct Settings {
     pub drain: Duration,
     pub queue_max: usize,
     pub queue_timeout: Duration,
+    /// Where the console listens; `None`: no console runs.
+    pub console: Option<SocketAddr>,
     pub weights: Weights,
 }
 
@@ -68,7 +71,7 @@ impl Settings {
         Settings::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// The same from any source of values. An empty value counts as not set.
+    /// The same from any source of values. An empty value counts as not set, except where empty means off.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Settings> {
         let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let (port_name, port_value) = match (get("FAAS_PORT"), get("PORT")) {
@@ -88,6 +91,12 @@ impl Settings {
         let spool_dir = match get("FAAS_SPOOL_DIR") {
             Some(folder) => absolute("FAAS_SPOOL_DIR", folder)?,
             None => std::env::temp_dir(),
+        };
+        let console = match lookup("FAAS_CONSOLE") {
+            Some(value) if value.is_empty() => None,
+            value => {
+                Some(parsed("FAAS_CONSOLE", value, "127.0.0.1:8081", "ADDRESS:PORT such as 127.0.0.1:8081, or empty")?)
+            }
         };
         let defaults = Weights::default();
         Ok(Settings {
@@ -110,6 +119,7 @@ impl Settings {
                 limits::QUEUE_TIMEOUT_MS_DEFAULT,
                 0..=3_600_000,
             )?),
+            console,
             weights: Weights {
                 alpha: factor("FAAS_ALPHA", defaults.alpha, 1000.0)?,
                 beta: factor("FAAS_BETA", defaults.beta, 1000.0)?,
@@ -140,6 +150,21 @@ impl Settings {
     /// Where compiled WASM modules are kept as long as the gateway runs.
     pub fn compiled_dir(&self) -> PathBuf {
         self.scratch_dir().join("compiled")
+    }
+
+    /// Where the gateway says every 500 ms how it is (gateway/status.rs).
+    pub fn status_socket(&self) -> PathBuf {
+        self.run_dir.join("status.sock")
+    }
+
+    /// `ADDRESS:PORT` and a newline: where the console listens.
+    pub fn console_address_file(&self) -> PathBuf {
+        self.run_dir.join("console.address")
+    }
+
+    /// The secret that every request to the console must show (gateway/operator_token.rs).
+    pub fn operator_token_file(&self) -> PathBuf {
+        self.run_dir.join("operator.token")
     }
 
     /// The pid file: the running gateway's process id in decimal, open and locked as long as it lives.
@@ -199,6 +224,7 @@ mod tests {
         assert_eq!(settings.address.to_string(), "0.0.0.0:8080");
         assert_eq!((settings.workers, settings.worker_slots), (4, 8));
         assert_eq!(settings.weights, Weights::default());
+        assert_eq!(settings.console.unwrap().to_string(), "127.0.0.1:8081");
         assert!(settings.db.is_absolute() && settings.db.ends_with("faas_meta.db"));
         assert_eq!(settings.module_root, settings.db.parent().unwrap());
     }
@@ -208,6 +234,12 @@ mod tests {
         assert_eq!(with(&[("PORT", "81")]).unwrap().address.port(), 81);
         assert_eq!(with(&[("PORT", "81"), ("FAAS_PORT", "82")]).unwrap().address.port(), 82);
         assert_eq!(with(&[("PORT", "81"), ("FAAS_PORT", "")]).unwrap().address.port(), 81);
+    }
+
+    #[test]
+    fn an_empty_console_address_is_off() {
+        assert_eq!(with(&[("FAAS_CONSOLE", "")]).unwrap().console, None);
+        assert_eq!(with(&[("FAAS_CONSOLE", "[::1]:0")]).unwrap().console.unwrap().to_string(), "[::1]:0");
     }
 
     #[test]
@@ -224,6 +256,8 @@ mod tests {
             ("FAAS_EMA", "NaN"),
             ("FAAS_ALPHA", "-0.1"),
             ("FAAS_QUEUE_MAX", "1e3"),
+            ("FAAS_CONSOLE", "8081"),
+            ("FAAS_CONSOLE", "localhost:8081"),
         ];
         for (name, value) in bad {
             let error = with(&[(name, value)]).unwrap_err();

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::cgi::{self, Meta};
 use super::function_output::{Facts, OutputMode, Sink};
 use super::scheduler::{Scheduler, Wish};
+use super::status::readiness;
 use super::worker_link::Failure;
 use crate::error::{Error, Result};
 use crate::http_handler::handler::{Client, Handler, Reply};
@@ -24,15 +25,12 @@ use crate::log;
 use crate::protocol::worker_protocol::{End, Invocation, Verdict};
 use crate::registry::config_loader::Function;
 use crate::registry::kv::{Found, Kv};
-use crate::sandbox::Sandbox;
 
 pub struct Gateway {
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
     pub spool_area: Arc<SpoolArea>,
     pub response_bytes_max: u64,
-    /// How functions are boxed in, for /healthz.
-    pub sandbox: Sandbox,
     /// The public port, for SERVER_PORT.
     pub port: u16,
 }
@@ -212,29 +210,12 @@ impl Gateway {
         })
     }
 
-    /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503; either way says what there is.
+    /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503 and the reason. Anybody may ask, so it
+    /// says nothing of processes, loads and paths; the console does.
     fn health(&self) -> Response {
-        let workers: Vec<_> = self
-            .scheduler
-            .overview()
-            .into_iter()
-            .map(|(sample, in_flight, is_fresh)| {
-                json!({
-                    "id": sample.id, "pid": sample.pid, "slots": sample.slots, "in_flight": in_flight,
-                    "cpu": sample.cpu, "mem": sample.mem, "io": sample.io, "score": sample.score, "fresh": is_fresh,
-                })
-            })
-            .collect();
-        let status = match (self.kv.is_loaded(), workers.is_empty()) {
-            (true, false) => "ready",
-            (false, _) => "the registry is not loaded",
-            (true, true) => "no worker is ready",
-        };
+        let status = readiness(&self.kv, &self.scheduler);
         let is_ready = status == "ready";
-        let text = json!({
-            "status": status, "routes": self.kv.len(), "generation": self.kv.generation(),
-            "waiting": self.scheduler.waiting(), "workers": workers, "functions": self.sandbox.describe(),
-        });
+        let text = json!({"status": status, "routes": self.kv.len(), "generation": self.kv.generation()});
         let mut answer = Response::new(if is_ready { 200 } else { 503 });
         answer.add("Content-Type", "application/json");
         if !is_ready {

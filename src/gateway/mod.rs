@@ -5,14 +5,19 @@
 //! front door       accepts; one thread per connection
 //! kv sync          copies the registry into RAM when it has changed
 //! metrics          takes in workers; one thread per worker
-//! supervisor       starts and restarts workers
+//! status           says how the gateway is, on run/status.sock
+//! supervisor       starts and restarts workers and the console
 //! ```
 
 pub mod cgi;
 mod function_output;
+// The twin of gateway.c keeps its name.
+#[allow(clippy::module_inception)]
 mod gateway;
 mod metrics_collector;
+mod operator_token;
 mod scheduler;
+mod status;
 mod supervisor;
 pub mod worker_link;
 
@@ -28,6 +33,7 @@ use std::time::Instant;
 use gateway::Gateway;
 use metrics_collector::MetricsCollector;
 use scheduler::Scheduler;
+use status::Status;
 use supervisor::Supervisor;
 
 use crate::error::{Error, Result};
@@ -67,7 +73,12 @@ pub fn run(settings: Settings) -> Result<()> {
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
     collector.start(&settings)?;
-    let supervisor = Supervisor::new(scheduler.clone(), settings.workers)?;
+    let status = Status::new(kv.clone(), scheduler.clone(), sandbox.describe());
+    status.start(&settings)?;
+    if settings.console.is_some() {
+        operator_token::provide(&settings.operator_token_file())?;
+    }
+    let supervisor = Supervisor::new(&settings, scheduler.clone(), status)?;
     let workers = {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
@@ -77,7 +88,6 @@ pub fn run(settings: Settings) -> Result<()> {
         scheduler,
         spool_area,
         response_bytes_max: settings.response_bytes_max,
-        sandbox,
         port: address.port(),
     });
     let accepting = door.clone();
@@ -153,7 +163,9 @@ impl<'a> RunDir<'a> {
 impl Drop for RunDir<'_> {
     fn drop(&mut self) {
         let settings = self.settings;
-        for path in [settings.metrics_socket(), address_file(settings), settings.pid_file()] {
+        let sockets = [settings.metrics_socket(), settings.status_socket()];
+        let files = [settings.console_address_file(), address_file(settings), settings.pid_file()];
+        for path in sockets.into_iter().chain(files) {
             let _ = std::fs::remove_file(path);
         }
         // The workers have removed their own parts; what one that was killed has left, the next start removes.

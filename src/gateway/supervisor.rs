@@ -1,75 +1,100 @@
-//! Starts the workers, and starts again those that die or hang.
+//! Starts the gateway's own programs, its workers and the console, and starts again those that die or hang.
 //!
-//! A worker that had announced itself is started again at once. One that dies before that is faulty or lacks something,
-//! so it is started again after a pause that doubles each time. One that lives but has sent no sample for
-//! [`SAMPLE_DEAD`] hangs, and is killed first.
+//! One mechanism serves both. A program announces itself, a worker by its first sample, the console by connecting to
+//! status.sock. One that dies after that is started again at once. One that dies before is faulty or lacks something, an
+//! address perhaps, so it is started again after a pause that doubles each time. One that lives but has not been heard
+//! of for [`SAMPLE_DEAD`] hangs, and is killed first.
+//!
+//! Calls need workers, however often one dies, but none needs the console: where it has ended five times within a minute,
+//! its pauses grow as well, until it has lived for a minute.
 //!
 //! What a dead worker's functions leave behind lands on the gateway, which ends it (orphans.rs); the main processes of its
 //! invocations have died with it.
 
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
+use super::status::Status;
 use crate::error::{Error, Result};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
 use crate::log;
 use crate::sandbox::orphans;
-use crate::sys::{self, EndedHow, EventFd, Spawn, Spawned, Watched};
+use crate::settings::Settings;
+use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, Spawned, Watched};
+
+/// The console is not started at once any more when it has ended that often within [`CONSOLE_STEADY`].
+const CONSOLE_ENDS_MAX: usize = 5;
+/// A console that has lived this long is in order again.
+const CONSOLE_STEADY: Duration = Duration::from_secs(60);
+/// Between two starts of a console that fails: the first and the longest. Its address may be taken for days.
+const CONSOLE_PAUSE: Duration = Duration::from_secs(1);
+const CONSOLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 pub struct Supervisor {
-    program: CString,
+    /// The folder of our own program, where the others lie.
+    folder: PathBuf,
     scheduler: Arc<Scheduler>,
-    count: u32,
-    /// Readable when no worker is to be started any more.
+    status: Arc<Status>,
+    roles: Vec<Role>,
+    console_address_file: PathBuf,
+    /// Readable when no program is to be started any more.
     stop: EventFd,
     /// Set then: when to kill the workers that have not ended by themselves.
     kill_at: OnceLock<Instant>,
 }
 
-/// One of the workers that the gateway starts itself.
+/// What a program is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Worker { id: u32 },
+    Console,
+}
+
+/// One of the programs that the gateway starts itself.
 struct Child {
-    id: u32,
+    role: Role,
     process: Option<Spawned>,
     started_at: Instant,
     has_announced: bool,
+    /// Its ends within the last [`CONSOLE_STEADY`], the latest last; at most [`CONSOLE_ENDS_MAX`].
+    ends: Vec<Instant>,
     pause: Duration,
     /// When to start it, where there is no process.
     start_at: Instant,
 }
 
 impl Supervisor {
-    /// `count` workers with the ids from 0 on. Their program lies beside ours.
-    pub fn new(scheduler: Arc<Scheduler>, count: u32) -> Result<Arc<Supervisor>> {
+    /// Workers with the ids from 0 on, and the console where there is to be one. Their programs lie beside ours.
+    ///
+    /// # Errors
+    /// Where the worker's program is missing. The console's may be: nothing depends on it.
+    pub fn new(settings: &Settings, scheduler: Arc<Scheduler>, status: Arc<Status>) -> Result<Arc<Supervisor>> {
         let own = std::env::current_exe().map_err(Error::io("find", "our own program"))?;
-        let program = worker_beside(own);
-        if !program.is_file() {
+        // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
+        let folder = own.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let worker = folder.join("worker");
+        if !worker.is_file() {
             let cause = std::io::ErrorKind::NotFound.into();
-            return Err(Error::Io { step: "find the worker program", subject: program.display().to_string(), cause });
+            return Err(Error::Io { step: "find the worker program", subject: worker.display().to_string(), cause });
         }
-        let program = CString::new(program.into_os_string().into_vec()).expect("paths hold no NUL");
-        Ok(Arc::new(Supervisor { program, scheduler, count, stop: EventFd::new()?, kill_at: OnceLock::new() }))
+        let workers = (0..settings.workers).map(|id| Role::Worker { id });
+        let roles = workers.chain(settings.console.map(|_| Role::Console)).collect();
+        let console_address_file = settings.console_address_file();
+        let (stop, kill_at) = (EventFd::new()?, OnceLock::new());
+        Ok(Arc::new(Supervisor { folder, scheduler, status, roles, console_address_file, stop, kill_at }))
     }
 
-    /// Keeps the workers alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
+    /// Keeps the programs alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
     /// Not to be called on the first thread (orphans.rs).
     pub fn run(&self) {
-        let now = Instant::now();
-        let mut children: Vec<Child> = (0..self.count)
-            .map(|id| Child {
-                id,
-                process: None,
-                started_at: now,
-                has_announced: false,
-                pause: Duration::ZERO,
-                start_at: now,
-            })
-            .collect();
+        let mut children: Vec<Child> = self.roles.iter().map(|role| Child::new(*role)).collect();
         loop {
             let kill_at = self.kill_at.get().copied();
             for child in &mut children {
@@ -94,8 +119,8 @@ impl Supervisor {
         }
     }
 
-    /// No worker is started from now on. Those that run are killed when `patience` is over; [`Supervisor::run`] returns
-    /// when all have ended.
+    /// No program is started from now on. The console is killed at once, workers that still run when `patience` is over;
+    /// [`Supervisor::run`] returns when all have ended.
     pub fn stop(&self, patience: Duration) {
         self.kill_at.get_or_init(|| Instant::now() + patience);
         self.stop.signal();
@@ -105,30 +130,29 @@ impl Supervisor {
     fn look_after(&self, child: &mut Child, kill_at: Option<Instant>) {
         let is_stopping = kill_at.is_some();
         if let Some(process) = &child.process {
-            let age = self.scheduler.sample_age(child.id, process.pid);
+            let age = self.last_heard(child.role, process.pid);
             child.has_announced |= age.is_some();
             let silent = age.unwrap_or_else(|| child.started_at.elapsed());
             if silent > SAMPLE_DEAD && !is_stopping {
-                log!("worker {}: silent for {} s; killing it", child.id, silent.as_secs());
+                log!("{}: silent for {} s; killing it", child.role, silent.as_secs());
                 sys::kill_process(process.pidfd.as_fd());
                 // Else the next look, which can be at once, would find it silent still.
                 let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
             }
-            if kill_at.is_some_and(|at| Instant::now() >= at) {
+            // The console has nothing to finish.
+            if kill_at.is_some_and(|at| child.role == Role::Console || Instant::now() >= at) {
                 sys::kill_process(process.pidfd.as_fd());
             }
-            match sys::reap(process.pid) {
+            let how = match sys::reap(process.pid) {
                 Ok(None) => return,
-                Ok(Some(ended)) if !is_stopping => log!("worker {}: {}", child.id, describe(ended.how)),
-                Ok(Some(_)) => {}
-                Err(error) => log!("worker {}: could not wait for it: {error}", child.id),
-            }
-            child.pause = match child.has_announced {
-                true => Duration::ZERO,
-                false => (child.pause * 2).clamp(RESTART_PAUSE, RESTART_PAUSE_MAX),
+                Ok(Some(ended)) => describe(ended.how),
+                Err(error) => format!("could not wait for it: {error}"),
             };
-            child.start_at = Instant::now() + child.pause;
             child.process = None;
+            child.pause_after_end();
+            if !is_stopping {
+                log!("{}: {how}{}", child.role, child.pause_described());
+            }
             orphans::end_all();
         }
         if !is_stopping && child.process.is_none() && Instant::now() >= child.start_at {
@@ -136,29 +160,45 @@ impl Supervisor {
         }
     }
 
+    /// How long ago a program last gave a sign of life; `None` where it has given none, or gives none any more.
+    fn last_heard(&self, role: Role, pid: Pid) -> Option<Duration> {
+        match role {
+            Role::Worker { id } => self.scheduler.sample_age(id, pid),
+            Role::Console => self.status.has_client(pid).then_some(Duration::ZERO),
+        }
+    }
+
     fn start(&self, child: &mut Child) {
         child.started_at = Instant::now();
         child.has_announced = false;
-        match self.spawn(child.id) {
+        if child.role == Role::Console {
+            // Else somebody could take the address of the one before for its own.
+            let _ = std::fs::remove_file(&self.console_address_file);
+        }
+        match self.spawn(child.role) {
             Ok(process) => child.process = Some(process),
             Err(error) => {
-                child.pause = (child.pause * 2).clamp(RESTART_PAUSE, RESTART_PAUSE_MAX);
-                child.start_at = Instant::now() + child.pause;
-                log!("worker {}: {error}; trying again in {} ms", child.id, child.pause.as_millis());
+                child.pause_after_end();
+                log!("{}: {error}{}", child.role, child.pause_described());
             }
         }
     }
 
-    /// A worker has a session of its own, so that Ctrl-C at the terminal reaches the gateway alone.
-    fn spawn(&self, id: u32) -> Result<Spawned> {
+    /// The program has a session of its own, so that Ctrl-C at the terminal reaches the gateway alone.
+    fn spawn(&self, role: Role) -> Result<Spawned> {
         let null = File::open("/dev/null").map_err(Error::io("open", "/dev/null"))?;
-        let number = CString::new(id.to_string()).expect("digits hold no NUL");
+        let (program, argument) = match role {
+            Role::Worker { id } => ("worker", Some(CString::new(id.to_string()).expect("digits hold no NUL"))),
+            Role::Console => ("console", None),
+        };
+        let program = CString::new(self.folder.join(program).into_os_string().into_vec()).expect("paths hold no NUL");
+        let arguments: Vec<CString> = std::iter::once(program.clone()).chain(argument).collect();
         let environment: Vec<CString> = std::env::vars_os()
             .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
             .collect();
         sys::spawn(&Spawn {
-            program: &self.program,
-            arguments: &[self.program.clone(), number],
+            program: &program,
+            arguments: &arguments,
             environment: &environment,
             folder: None,
             stdin: null.as_fd(),
@@ -171,9 +211,48 @@ impl Supervisor {
     }
 }
 
-fn worker_beside(gateway: PathBuf) -> PathBuf {
-    // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
-    gateway.with_file_name("worker")
+impl Child {
+    fn new(role: Role) -> Child {
+        let (now, ends, pause) = (Instant::now(), Vec::new(), Duration::ZERO);
+        Child { role, process: None, started_at: now, has_announced: false, ends, pause, start_at: now }
+    }
+
+    /// Sets when to start it again.
+    fn pause_after_end(&mut self) {
+        let now = Instant::now();
+        let (is_failing, first, longest) = match self.role {
+            Role::Worker { .. } => (!self.has_announced, RESTART_PAUSE, RESTART_PAUSE_MAX),
+            Role::Console => {
+                self.ends.retain(|end| now.duration_since(*end) < CONSOLE_STEADY);
+                self.ends.push(now);
+                if self.ends.len() > CONSOLE_ENDS_MAX {
+                    self.ends.remove(0);
+                }
+                let is_steady = now.duration_since(self.started_at) >= CONSOLE_STEADY;
+                let is_pausing = !self.pause.is_zero() && !is_steady;
+                let is_failing = !self.has_announced || self.ends.len() >= CONSOLE_ENDS_MAX || is_pausing;
+                (is_failing, CONSOLE_PAUSE, CONSOLE_PAUSE_MAX)
+            }
+        };
+        self.pause = if is_failing { (self.pause * 2).clamp(first, longest) } else { Duration::ZERO };
+        self.start_at = now + self.pause;
+    }
+
+    fn pause_described(&self) -> String {
+        match self.pause.as_millis() {
+            0 => String::new(),
+            pause_ms => format!("; trying again in {pause_ms} ms"),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Worker { id } => write!(f, "worker {id}"),
+            Role::Console => write!(f, "console"),
+        }
+    }
 }
 
 fn describe(how: EndedHow) -> String {
@@ -182,3 +261,7 @@ fn describe(how: EndedHow) -> String {
         EndedHow::Signaled(signal) => format!("was ended by signal {signal}"),
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

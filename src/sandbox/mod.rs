@@ -10,7 +10,7 @@
 //! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
-//! in the log and in /healthz. What the kernel lacks is left out and named there; it is no reason not to run.
+//! in the log and in the console. What the kernel lacks is left out and named there; it is no reason not to run.
 
 pub mod orphans;
 pub mod protected;
@@ -51,7 +51,7 @@ pub struct Sandbox {
     seen_hidden: Mutex<Option<Instant>>,
     /// Without network, and with it.
     system_calls: [SystemCalls; 2],
-    /// What is not as one would wish, in sentences for log and /healthz.
+    /// What is not as one would wish, in sentences for log and console.
     pub remarks: Vec<String>,
 }
 
@@ -130,7 +130,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// For /healthz: who functions run as, Landlock's version, and the remarks.
+    /// For the operator: who functions run as, Landlock's version, and the remarks.
     pub fn describe(&self) -> serde_json::Value {
         let user = self.user.as_ref().map_or("the gateway's own", |user| &user.name);
         serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks})

@@ -3,12 +3,14 @@
 //! Every confined process also dies with the thread that spawned it, collects its own orphans (sandbox/orphans.rs),
 //! gains no privileges by executing anything, and dumps no core.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::limits::lower_limit;
 use super::process::Pid;
 use super::seccomp::SystemCalls;
 use super::spawn::{Step, try_step};
+use crate::error::{Error, Result};
 
 /// The bounds of a function's process.
 pub struct Confinement<'a> {
@@ -78,4 +80,22 @@ fn give_up_capabilities() -> Step<()> {
     let none = [0u32; 6];
     try_step!("give up capabilities", libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()));
     Ok(())
+}
+
+/// Confines the calling program, one of ours that strangers can talk to: it keeps its user, but loses all capabilities,
+/// gains none by executing anything, dumps no core, has at most `data_bytes_max` of memory (RLIMIT_DATA), and dies with
+/// its parent. To be called while this process has one thread only: capabilities belong to threads.
+///
+/// # Errors
+/// Names the step that the kernel refused.
+pub fn confine_own_program(data_bytes_max: u64) -> Result<()> {
+    confine_self(data_bytes_max).map_err(|step| Error::io(step, "in this program")(io::Error::last_os_error()))
+}
+
+fn confine_self(data_bytes_max: u64) -> Step<()> {
+    try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    try_step!("tie its life to its parent's", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
+    give_up_capabilities()?;
+    lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;
+    lower_limit(libc::RLIMIT_DATA, data_bytes_max).or(Err("limit its memory"))
 }

@@ -234,7 +234,7 @@ fn a_warm_invocation_can_neither_signal_nor_look_into_the_fork_server_or_its_sib
     instance.function("GET:/x", "php", source, json!({}));
     instance.function("GET:/who", "php", WHO, json!({}));
     instance.warm("/x?pids=1");
-    if instance.get("/healthz").json()["functions"]["landlock"].as_u64().unwrap() < 6 {
+    if instance.status()["sandbox"]["landlock"].as_u64().unwrap() < 6 {
         return;
     }
     let others = instance.processes();

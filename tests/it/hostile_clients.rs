@@ -523,8 +523,8 @@ fn a_client_that_leaves_cancels_its_function_and_what_it_had_sent_behind_is_not_
     drop(stream);
     wait_until("it is gone", || instance.functions().is_empty());
     wait_until("its slot is free", || {
-        let health = instance.get("/healthz").json();
-        health["workers"].as_array().unwrap().iter().all(|worker| worker["in_flight"] == 0)
+        let status = instance.status();
+        status["workers"].as_array().unwrap().iter().all(|worker| worker["in_flight"] == 0)
     });
     assert!(!instance.shared("next-has-run").exists());
 }

@@ -162,13 +162,13 @@ fn scratch_folders(instance: &Instance) -> Vec<PathBuf> {
 fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
     let _alone = crate::alone();
     if std::env::var("CI").is_ok_and(|value| value == "true") {
-        let functions = &Instance::start().get("/healthz").json()["functions"];
-        assert!(functions["landlock"].as_u64() >= Some(6), "{functions}");
+        let sandbox = &Instance::start().status()["sandbox"];
+        assert!(sandbox["landlock"].as_u64() >= Some(6), "{sandbox}");
     }
 }
 
 fn has_landlock(instance: &Instance) -> bool {
-    instance.get("/healthz").json()["functions"]["landlock"].as_u64() >= Some(6)
+    instance.status()["sandbox"]["landlock"].as_u64() >= Some(6)
 }
 
 #[test]

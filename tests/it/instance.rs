@@ -1,9 +1,10 @@
 //! An instance of the platform in a temporary folder, and what tests do with it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -17,6 +18,7 @@ use crate::http::Answer;
 
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway");
 pub const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+pub const CONSOLE: &str = env!("CARGO_BIN_EXE_console");
 
 /// The longest that a test waits for a condition. Everything here takes milliseconds on an idle machine.
 const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -61,6 +63,7 @@ impl Instance {
             ("FAAS_HOST", "127.0.0.1".into()),
             ("FAAS_PORT", "0".into()),
             ("FAAS_WORKERS", "2".into()),
+            ("FAAS_CONSOLE", String::new()),
             ("FAAS_DB", inside("registry.db")),
             ("FAAS_RUN_DIR", inside("run")),
             ("FAAS_SPOOL_DIR", inside("spool")),
@@ -95,7 +98,7 @@ impl Instance {
     }
 
     fn copy_programs(&self) {
-        for program in [GATEWAY, WORKER].map(Path::new) {
+        for program in [GATEWAY, WORKER, CONSOLE].map(Path::new) {
             self.program(program.file_name().unwrap().to_str().unwrap(), fs::read(program).unwrap());
         }
     }
@@ -142,8 +145,7 @@ impl Instance {
     pub fn wait_until_ready(&self) {
         let count: usize = self.setting("FAAS_WORKERS").parse().unwrap();
         wait_until("the instance is ready", || {
-            let health = self.get("/healthz");
-            health.status == 200 && health.json()["workers"].as_array().unwrap().len() == count
+            self.get("/healthz").status == 200 && self.status()["workers"].as_array().unwrap().len() == count
         });
         wait_until("its start is logged", || !self.log_lines("gateway: listening on ").is_empty());
     }
@@ -329,10 +331,22 @@ impl Instance {
 
     // ---- Processes ------------------------------------------------------------------------------------------------
 
-    /// The gateway's answer to /healthz about worker `id`.
+    /// What the gateway says of itself to its operator: one line of run/status.sock.
+    pub fn status(&self) -> Value {
+        let read_line = || {
+            let stream = UnixStream::connect(self.run_dir().join("status.sock")).ok()?;
+            stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).ok()?;
+            serde_json::from_str(&line).ok()
+        };
+        // The gateway refuses more than a few clients at once.
+        wait_for("the gateway says how it is", read_line)
+    }
+
+    /// What it says of worker `id`.
     pub fn worker(&self, id: u32) -> Option<Value> {
-        let health = self.get("/healthz").json();
-        health["workers"].as_array()?.iter().find(|worker| worker["id"] == id).cloned()
+        self.status()["workers"].as_array()?.iter().find(|worker| worker["id"] == id).cloned()
     }
 
     pub fn worker_pid(&self, id: u32) -> u32 {
@@ -358,9 +372,9 @@ impl Instance {
     pub fn functions(&self) -> Vec<u32> {
         let is_platform = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let copies = [self.path("gateway"), self.path("worker")];
-            let is_own = program == Path::new(GATEWAY) || program == Path::new(WORKER) || copies.contains(&program);
-            is_own || is_fork_server(*pid)
+            let is_own = [GATEWAY, WORKER, CONSOLE].map(Path::new).contains(&program.as_path());
+            let is_copy = ["gateway", "worker", "console"].map(|name| self.path(name)).contains(&program);
+            is_own || is_copy || is_fork_server(*pid)
         };
         self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
     }

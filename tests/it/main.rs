@@ -12,6 +12,7 @@
 
 mod cgi;
 mod conformance;
+mod console;
 mod corpus;
 mod ending;
 mod examples;

@@ -25,9 +25,9 @@ fn assert_retry_after(answer: &Answer) {
 /// Until nothing runs and nothing waits.
 fn wait_until_calm(instance: &Instance) {
     wait_until("nothing runs or waits", || {
-        let health = instance.get("/healthz").json();
-        let workers = health["workers"].as_array().unwrap();
-        health["waiting"] == 0 && workers.iter().all(|worker| worker["in_flight"] == 0)
+        let status = instance.status();
+        let workers = status["workers"].as_array().unwrap();
+        status["waiting"] == 0 && workers.iter().all(|worker| worker["in_flight"] == 0)
     });
 }
 
@@ -66,10 +66,10 @@ fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         while !clients.iter().all(|client| client.is_finished()) {
-            let health = instance.get("/healthz").json();
-            assert!(health["waiting"].as_u64().unwrap() <= 16, "{health}");
-            for worker in health["workers"].as_array().unwrap() {
-                assert!(worker["in_flight"].as_u64().unwrap() <= 4, "{health}");
+            let status = instance.status();
+            assert!(status["waiting"].as_u64().unwrap() <= 16, "{status}");
+            for worker in status["workers"].as_array().unwrap() {
+                assert!(worker["in_flight"].as_u64().unwrap() <= 4, "{status}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -103,9 +103,9 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     };
     let mut first = ask();
     wait_until("it has started", || instance.shared("started").exists());
-    // The look at how many wait takes the last place for a moment, and must have given it back.
+    // The look at whether there is room takes the last place for a moment, and must have given it back.
     let mut others: Vec<_> = (2..max).map(|_| ask()).collect();
-    wait_until("all but one wait", || instance.get("/healthz").json()["waiting"] == max - 2);
+    wait_until("all but one wait", || instance.status()["waiting"] == max - 2);
     wait_until("there is no room for another", || {
         // The look itself may have had the last place when the client came.
         others.push(ask());

@@ -302,7 +302,7 @@ fn a_path_with_other_methods_answers_405_with_allow_options_204_and_head_the_get
 fn healthz_answers_503_until_the_registry_is_loaded_and_names_the_reason() {
     let mut instance = Instance::prepare(&[]);
     instance.launch();
-    wait_until("the workers are there", || instance.get("/healthz").json()["workers"].as_array().unwrap().len() == 2);
+    wait_until("the workers are there", || instance.status()["workers"].as_array().unwrap().len() == 2);
     let answer = instance.get("/healthz");
     assert_eq!((answer.status, answer.field("Retry-After")), (503, Some("1")));
     assert_eq!(answer.json()["status"], "the registry is not loaded");

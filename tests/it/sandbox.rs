@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::instance::{Instance, has, wait_until};
 
-/// What /healthz says of the box.
+/// What the gateway says of the sandbox.
 fn described(instance: &Instance) -> Value {
-    instance.get("/healthz").json()["functions"].clone()
+    instance.status()["sandbox"].clone()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
-use crate::instance::{GATEWAY, Instance, WORKER, run};
+use crate::instance::{CONSOLE, GATEWAY, Instance, WORKER, run};
 
 /// Asserts that a program refused to start with this exit code and one line, and returns the line.
 fn refusal(output: &Output, code: i32) -> String {
@@ -26,6 +26,7 @@ fn a_setting_that_cannot_be_used_ends_the_start_with_code_2_and_one_line_that_na
         ("FAAS_QUEUE_MAX", "100000"),
         ("FAAS_EMA", "1"),
         ("FAAS_ALPHA", "-1"),
+        ("FAAS_CONSOLE", "localhost"),
     ] {
         let instance = Instance::prepare(&[(name, value)]);
         for program in [GATEWAY, WORKER] {
@@ -44,7 +45,7 @@ fn an_unknown_argument_ends_the_start_with_code_2_and_says_where_to_look() {
 
 #[test]
 fn help_lists_every_setting_and_starts_nothing() {
-    for program in [GATEWAY, WORKER] {
+    for program in [GATEWAY, WORKER, CONSOLE] {
         let output = run(Command::new(program).arg("--help"));
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());
@@ -63,6 +64,7 @@ fn help_lists_every_setting_and_starts_nothing() {
             "FAAS_DRAIN_MS",
             "FAAS_QUEUE_MAX",
             "FAAS_QUEUE_TIMEOUT_MS",
+            "FAAS_CONSOLE",
             "FAAS_ALPHA",
             "FAAS_BETA",
             "FAAS_GAMMA",

@@ -47,7 +47,7 @@ fn a_full_queue_answers_503_with_retry_after_and_those_in_it_get_their_turn() {
     instance.script("GET:/wait", WAITER);
     std::thread::scope(|scope| {
         let requests = [(); 3].map(|()| scope.spawn(|| instance.get("/wait")));
-        wait_until("two wait", || instance.get("/healthz").json()["waiting"] == 2);
+        wait_until("two wait", || instance.status()["waiting"] == 2);
         let answer = instance.get("/wait");
         assert!(answer.problem(503, "queue-full").contains("FAAS_QUEUE_MAX"));
         assert_retry_after(&answer);

@@ -1,0 +1,46 @@
+//! Tests of the rules of access that need no server.
+
+use super::*;
+
+#[test]
+fn host_must_be_an_address_of_ours() {
+    let cases = [
+        ("127.0.0.1", "127.0.0.1:8081", true),
+        ("127.0.0.1", "127.0.0.1", true),
+        ("127.0.0.1", "localhost:9000", true),
+        ("127.0.0.1", "LOCALHOST", true),
+        ("127.0.0.1", "[::1]:8081", true),
+        ("127.0.0.1", "192.0.2.1:8081", false),
+        ("127.0.0.1", "localhost.evil.example", false),
+        ("127.0.0.1", "evil.example:8081", false),
+        ("127.0.0.1", "127.0.0.1.evil.example", false),
+        ("127.0.0.1", "", false),
+        ("192.0.2.1", "192.0.2.1:8081", true),
+        ("192.0.2.1", "127.0.0.1:8081", false),
+        ("0.0.0.0", "192.0.2.1:8081", true),
+        ("0.0.0.0", "evil.example", false),
+        ("::", "[2001:db8::1]:8081", true),
+    ];
+    let is_wrong = |(address, host, is_own): &&(&str, &str, bool)| {
+        Access::new("token", address.parse().unwrap()).is_own(host) != *is_own
+    };
+    let wrong: Vec<_> = cases.iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn tokens_are_equal_only_as_a_whole() {
+    assert!(is_equal(b"token", b"token"));
+    for other in ["", "toke", "tokens", "tokeN", "Token"] {
+        assert!(!is_equal(other.as_bytes(), b"token"), "{other}");
+    }
+}
+
+#[test]
+fn wrong_tries_are_counted_within_a_second() {
+    let access = Access::new("token", IpAddr::from([127, 0, 0, 1]));
+    let tries: Vec<bool> = (0..7).map(|_| access.may_try_again()).collect();
+    assert_eq!(tries, [true, true, true, true, true, false, false]);
+    access.wrong_tries.lock().unwrap().iter_mut().for_each(|at| *at -= TRIES_PERIOD);
+    assert!(access.may_try_again());
+}

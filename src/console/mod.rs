@@ -1,0 +1,127 @@
+//! The console process: tiny_http for the operator, on FAAS_CONSOLE.
+//!
+//! ```text
+//! main thread       takes requests, gives each a thread, and watches over what they take
+//! one per request   access.rs → answer.rs
+//! status            reads status.sock; the gateway's end is ours
+//! tiny_http's own   accept; one per connection
+//! ```
+//!
+//! No call depends on it. tiny_http has faults that no user of it can close: `GET / HTTP/2.0` leaves a thread and two
+//! descriptors behind for ever, a huge Content-Length aborts the process, and it has no timeouts. Therefore the console
+//! ends itself when it holds too much, and the gateway starts it again (supervisor.rs). Whatever it needs privileges for
+//! happens first: then it gives up all of them but its user, which the run dir belongs to.
+
+mod access;
+mod answer;
+mod status;
+
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tiny_http::{Request, Server};
+
+use access::Access;
+use status::Status;
+
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+use crate::{log, sys};
+
+/// Threads and open files of the whole process. Each connection has one thread and two descriptors; two browsers hold a
+/// dozen connections.
+const THREADS_MAX: usize = 64;
+const DESCRIPTORS_MAX: usize = 160;
+/// How often they are counted when no request comes.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+/// Bytes of memory of its own (RLIMIT_DATA): the stacks of [`THREADS_MAX`] threads take 128 MiB of it at most. It bounds
+/// the requests that tiny_http queues without end.
+const DATA_BYTES_MAX: u64 = 512 << 20;
+
+struct Console {
+    access: Access,
+    status: Arc<Status>,
+}
+
+/// Serves until the gateway ends, which ends this process.
+///
+/// # Errors
+/// Where it cannot serve, or holds too much to go on.
+pub fn run(settings: Settings) -> Result<()> {
+    let address = settings.console.ok_or_else(|| Error::Usage("FAAS_CONSOLE is empty: the console is off".into()))?;
+    let path = settings.operator_token_file();
+    let token = std::fs::read_to_string(&path).map_err(Error::io("read", path.display()))?;
+    let subject = || format!("the console's address {address} (FAAS_CONSOLE)");
+    let listener = TcpListener::bind(address).map_err(Error::io("listen on", subject()))?;
+    let address = listener.local_addr().map_err(Error::io("ask for", subject()))?;
+    // The gateway takes this connection for our being ready.
+    let (status, lines) = Status::connect(&settings.status_socket())?;
+    write_address(&settings, address)?;
+    sys::confine_own_program(DATA_BYTES_MAX)?;
+
+    // From here on there may be threads.
+    log::start();
+    let server = Server::from_listener(listener, None).map_err(|error| Error::Io {
+        step: "serve",
+        subject: subject(),
+        cause: std::io::Error::other(error),
+    })?;
+    // Never dropped: its drop connects to itself, and would wait for that where nothing is accepted any more.
+    let server = ManuallyDrop::new(server);
+    let console = Arc::new(Console { access: Access::new(token.trim_end(), address.ip()), status: status.clone() });
+    let reader = std::thread::Builder::new().name("status".into());
+    let reading = reader.spawn(move || {
+        if let Err(error) = status.follow(lines) {
+            log!("console: {error}");
+        }
+        log::flush();
+        std::process::exit(0)
+    });
+    reading.map_err(|cause| Error::Exhausted { step: "start a thread", cause })?;
+    log!("console: listening on http://{address}");
+    serve(&server, &console)
+}
+
+/// Whole or not at all, since somebody may read it at this moment.
+fn write_address(settings: &Settings, address: SocketAddr) -> Result<()> {
+    let path = settings.console_address_file();
+    let draft = path.with_extension("address.new");
+    let written = std::fs::write(&draft, format!("{address}\n")).and_then(|()| std::fs::rename(&draft, &path));
+    written.map_err(Error::io("write", path.display()))
+}
+
+/// Returns only with an error: then it is time to start anew.
+fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
+    loop {
+        let request = server.recv_timeout(WATCH_PERIOD).map_err(Error::io("accept", "a connection to the console"))?;
+        let (threads, descriptors) = (entries("/proc/self/task")?, entries("/proc/self/fd")?);
+        // Not to be dropped on this thread: that answers it, and waits for the rest of its body.
+        let request = request.map(ManuallyDrop::new);
+        if threads > THREADS_MAX || descriptors > DESCRIPTORS_MAX {
+            log!("console: {threads} threads and {descriptors} open files are too many; ending, to start anew");
+            return Ok(());
+        }
+        let Some(request) = request else { continue };
+        let console = console.clone();
+        let thread = std::thread::Builder::new().name("request".into());
+        let started = thread.spawn(move || console.answer(ManuallyDrop::into_inner(request)));
+        started.map_err(|cause| Error::Exhausted { step: "start a thread", cause })?;
+    }
+}
+
+impl Console {
+    fn answer(&self, request: Request) {
+        let response = match self.access.check(&request) {
+            Ok(()) => answer::route(&request, &self.status),
+            Err(refusal) => refusal,
+        };
+        // A client that has left is no fault.
+        let _ = request.respond(response);
+    }
+}
+
+fn entries(folder: &str) -> Result<usize> {
+    std::fs::read_dir(folder).map(Iterator::count).map_err(Error::io("count", folder))
+}

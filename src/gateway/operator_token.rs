@@ -1,0 +1,44 @@
+//! The operator's token: the secret that every request to the console must show.
+//!
+//! It is 32 bytes from the system's random numbers, as 64 hexadecimal digits in run/operator.token. The gateway makes it
+//! when it first starts with a console, and keeps it over restarts; to change it, remove the file and restart.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::log;
+
+const TOKEN_BYTES: usize = 32;
+
+/// Makes the file where there is none; what is no token, since somebody has emptied or edited the file, is replaced.
+pub fn provide(path: &Path) -> Result<()> {
+    match fs::read_to_string(path) {
+        Ok(text) if is_token(text.trim_end()) => {
+            let private = fs::set_permissions(path, Permissions::from_mode(0o600));
+            return private.map_err(Error::io("make private", path.display()));
+        }
+        Ok(_) => log!("gateway: {} holds no token; making a new one", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => log!("gateway: could not read {}: {error}; making a new one", path.display()),
+    }
+    create(path).map_err(Error::io("write the operator's token to", path.display()))
+}
+
+/// Whole or not at all: the file is renamed into its place.
+fn create(path: &Path) -> io::Result<()> {
+    let mut bytes = [0; TOKEN_BYTES];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let draft = path.with_extension("token.new");
+    let _ = fs::remove_file(&draft);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(format!("{digits}\n").as_bytes())?;
+    fs::rename(&draft, path)
+}
+
+fn is_token(text: &str) -> bool {
+    text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

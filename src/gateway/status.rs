@@ -1,0 +1,168 @@
+//! The gateway's word on itself for its operator: a JSON line to each client of run/status.sock, at connect and every 500 ms.
+//!
+//! ```text
+//! {"status":"ready","version":"0.1.0","uptime_s":7,"routes":5,"generation":1,"waiting":0,
+//!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
+//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
+//! ```
+//!
+//! The console is the usual client; any program that may enter the run dir can be one. A client that does not read is
+//! dropped, never waited for. Without clients no line is composed. The C original shows its state to whoever asks.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::scheduler::Scheduler;
+use crate::error::{Error, Result};
+use crate::registry::kv::Kv;
+use crate::settings::Settings;
+use crate::sys::{self, Pid, Watched};
+use crate::{log, procfs};
+
+/// The rhythm of the workers' samples; more often, a line would say the same again.
+const PERIOD: Duration = Duration::from_millis(500);
+/// The console, an operator's tools, and some to spare.
+const CLIENTS_MAX: usize = 8;
+/// After descriptors ran out, accepting goes on after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Parents that are followed from a client upwards; a function's process lies a handful below the gateway.
+const ANCESTORS_MAX: usize = 64;
+
+pub struct Status {
+    kv: Arc<Kv>,
+    scheduler: Arc<Scheduler>,
+    /// What the sandbox holds; it does not change while the gateway runs.
+    sandbox: Value,
+    started_at: Instant,
+    /// Guards the list of the connected clients' process ids.
+    connected: Mutex<Vec<Pid>>,
+}
+
+struct Client {
+    stream: UnixStream,
+    pid: Pid,
+}
+
+/// "ready" once the registry is loaded and a worker has announced itself; else the reason why not.
+pub fn readiness(kv: &Kv, scheduler: &Scheduler) -> &'static str {
+    match (kv.is_loaded(), scheduler.overview().is_empty()) {
+        (true, false) => "ready",
+        (false, _) => "the registry is not loaded",
+        (true, true) => "no worker is ready",
+    }
+}
+
+impl Status {
+    pub fn new(kv: Arc<Kv>, scheduler: Arc<Scheduler>, sandbox: Value) -> Arc<Status> {
+        Arc::new(Status { kv, scheduler, sandbox, started_at: Instant::now(), connected: Mutex::default() })
+    }
+
+    /// Opens status.sock and serves it on a thread of its own, until the process ends.
+    pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
+        let path = settings.status_socket();
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
+        listener.set_nonblocking(true).map_err(Error::io("prepare the socket", path.display()))?;
+        let status = self.clone();
+        let thread = std::thread::Builder::new().name("status".into());
+        let started = thread.spawn(move || status.serve(&listener));
+        started.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+    }
+
+    /// Whether the process with this id is a client.
+    pub fn has_client(&self, pid: Pid) -> bool {
+        self.connected.lock().expect("nothing panics under this lock").contains(&pid)
+    }
+
+    fn serve(&self, listener: &UnixListener) {
+        let mut clients: Vec<Client> = Vec::new();
+        let mut next = Instant::now();
+        loop {
+            let mut watched: Vec<_> = clients.iter().map(|client| Watched::hang_up(client.stream.as_fd())).collect();
+            watched.push(Watched::read(listener.as_fd()));
+            let wait = (!clients.is_empty()).then(|| next.saturating_duration_since(Instant::now()));
+            let _ = sys::poll(&mut watched, wait);
+            let has_news = watched.pop().is_some_and(|listener| listener.is_ready());
+            let has_left: Vec<bool> = watched.iter().map(Watched::is_ready).collect();
+            let mut has_left = has_left.into_iter();
+            clients.retain(|_| has_left.next() == Some(false));
+            if has_news {
+                self.accept(listener, &mut clients);
+            }
+            if Instant::now() >= next {
+                let line = self.line();
+                clients.retain(|client| client.takes(&line));
+                next = Instant::now() + PERIOD;
+            }
+            let pids = clients.iter().map(|client| client.pid).collect();
+            *self.connected.lock().expect("nothing panics under this lock") = pids;
+        }
+    }
+
+    /// Takes in one client, and gives it its first line.
+    fn accept(&self, listener: &UnixListener, clients: &mut Vec<Client>) {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                log!("status: could not accept a client: {error}; trying on");
+                let _ = sys::poll(&mut [], Some(ACCEPT_PAUSE));
+                return;
+            }
+        };
+        let Ok((pid, _)) = sys::peer(stream.as_fd()) else { return };
+        if clients.len() >= CLIENTS_MAX || is_function(pid) || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let client = Client { stream, pid };
+        if client.takes(&self.line()) {
+            clients.push(client);
+        }
+    }
+
+    /// With its newline.
+    fn line(&self) -> String {
+        let workers = self.scheduler.overview().into_iter().map(|(sample, in_flight, is_fresh)| {
+            json!({
+                "id": sample.id, "pid": sample.pid, "slots": sample.slots, "in_flight": in_flight,
+                "cpu": sample.cpu, "mem": sample.mem, "io": sample.io, "score": sample.score, "fresh": is_fresh,
+            })
+        });
+        let line = json!({
+            "status": readiness(&self.kv, &self.scheduler),
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started_at.elapsed().as_secs(),
+            "routes": self.kv.len(),
+            "generation": self.kv.generation(),
+            "waiting": self.scheduler.waiting(),
+            "workers": workers.collect::<Vec<_>>(),
+            "sandbox": self.sandbox,
+        });
+        format!("{line}\n")
+    }
+}
+
+impl Client {
+    /// Whether the whole line found room at once. A client that has left room for half of it has not read for long.
+    fn takes(&self, line: &str) -> bool {
+        (&self.stream).write(line.as_bytes()).is_ok_and(|count| count == line.len())
+    }
+}
+
+/// Whether a process belongs to an invocation: a function that runs as our own user can find the socket. The gateway's
+/// children are programs of ours; what descends from those is not.
+fn is_function(pid: Pid) -> bool {
+    let own = std::process::id() as Pid;
+    let mut ancestors = std::iter::successors(procfs::parent_of(pid), |pid| procfs::parent_of(*pid));
+    ancestors.next();
+    ancestors.take(ANCESTORS_MAX).any(|ancestor| ancestor == own)
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

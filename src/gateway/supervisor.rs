@@ -153,8 +153,8 @@ impl Supervisor {
     fn spawn(&self, id: u32) -> Result<Spawned> {
         let null = File::open("/dev/null").map_err(Error::io("open", "/dev/null"))?;
         let number = CString::new(id.to_string()).expect("digits hold no NUL");
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        let environment: Vec<u8> = std::env::vars_os()
+            .flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
             .collect();
         sys::spawn(&Spawn {
             program: &self.program,

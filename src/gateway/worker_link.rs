@@ -28,6 +28,17 @@ pub struct WorkerLink {
     idle: Mutex<Vec<Link>>,
 }
 
+/// What a worker is sent, besides the body.
+pub struct Call<'a> {
+    /// The function's settings, encoded (function_spec.rs).
+    pub settings: &'a [u8],
+    /// The block that cgi.rs has composed.
+    pub environment: &'a [u8],
+    pub request_id: &'a str,
+    /// The invocation's, from its spawn on.
+    pub timeout: Duration,
+}
+
 /// Why there is no verdict.
 #[derive(Debug)]
 pub enum Failure {
@@ -70,22 +81,19 @@ impl WorkerLink {
         WorkerLink { id, socket, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Runs an invocation. `output` gets the function's output piece by piece; an error from it cancels.
+    /// Runs an invocation. `sink` gets the function's output piece by piece; an error from it cancels.
     ///
     /// Takes at most the invocation's timeout, and what the worker needs to end it.
-    pub fn invoke(
-        &self,
-        invocation: &Invocation,
-        body: &Spool,
-        sink: &mut Sink<'_>,
-    ) -> std::result::Result<End, Failure> {
+    pub fn invoke(&self, call: &Call<'_>, body: &Spool, sink: &mut Sink<'_>) -> std::result::Result<End, Failure> {
         let file = body.open_read_only().map_err(Failure::Given)?;
-        let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
+        let memory = body.memory().unwrap_or(&[]);
+        let frame = Invocation::encode(call.settings, call.environment, call.request_id, memory);
+        let frame = frame.map_err(Failure::Given)?;
         let mut link = self.connect().map_err(Failure::NotStarted)?;
         link.invocations += 1;
         let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();
-        let deadline = Instant::now() + invocation.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
+        let deadline = Instant::now() + call.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
         while !rest.is_empty() {
             match sys::send_with_fds(link.stream.as_fd(), rest, &first) {
                 Ok(count) => {

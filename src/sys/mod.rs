@@ -505,7 +505,8 @@ pub fn has_ended(pid: Pid) -> io::Result<bool> {
 pub struct Spawn<'a> {
     pub program: &'a CStr,
     pub arguments: &'a [CString],
-    pub environment: &'a [CString],
+    /// `NAME=value` and a NUL, again and again. What stands behind the last NUL is left out.
+    pub environment: &'a [u8],
     pub folder: Option<&'a CStr>,
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
@@ -580,7 +581,9 @@ pub fn spawn(plan: &Spawn<'_>) -> std::result::Result<Spawned, SpawnError> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let arguments = pointers(plan.arguments);
-    let environment = pointers(plan.environment);
+    let variables = plan.environment.split_inclusive(|byte| *byte == 0).filter(|pair| pair.ends_with(&[0]));
+    let environment: Vec<*const c_char> =
+        variables.map(|pair| pair.as_ptr().cast()).chain([std::ptr::null()]).collect();
     let mut birth = Birth {
         plan,
         arguments: arguments.as_ptr(),
@@ -1008,7 +1011,7 @@ mod tests {
         let spawned = spawn(&Spawn {
             program,
             arguments: &arguments,
-            environment: &[c"A=b".to_owned()],
+            environment: b"A=b\0",
             folder: Some(c"/"),
             stdin: null.as_fd(),
             stdout: writer.as_fd(),

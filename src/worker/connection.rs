@@ -59,7 +59,7 @@ impl Connection {
         loop {
             if let Some((kind, payload, used)) = wire::decode(&self.inbox)? {
                 let invocation = match (kind, &self.note) {
-                    (Kind::Invoke, Some(_)) => Invocation::decode(payload)?,
+                    (Kind::Invoke, Some(_)) => Invocation::decode(payload.to_vec())?,
                     (Kind::Note, None) if self.descriptor.is_some() => {
                         self.note = self.descriptor.take().map(File::from);
                         self.inbox.drain(..used);

@@ -132,7 +132,7 @@ fn routes_that_agree_in_module_limits_and_env_share_a_fork_server_and_others_do_
     instance.warm("/one");
     assert!(instance.get("/other").is_warm());
     assert_eq!(instance.fork_servers().len(), 1);
-    for (count, target) in [(2, "/memory"), (3, "/net"), (4, "/env")] {
+    for (count, target) in [(2, "/memory"), (3, "/net")] {
         assert!(!instance.get(target).is_warm(), "{target}");
         instance.warm(target);
         assert_eq!(instance.fork_servers().len(), count);

@@ -127,7 +127,7 @@ impl Gateway {
         };
         let explain = request.head.field("x-faas-explain") == Some(b"1");
         let mode = OutputMode { output: function.output, streams: function.stream };
-        let mut wish = Wish { avoid: None, warm: function.warm.load(Ordering::Relaxed) };
+        let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
             let worker = lease.link.id;
@@ -152,9 +152,6 @@ impl Gateway {
             };
             // The slot is free again before the answer goes out.
             drop(lease);
-            if result.is_ok() && function.is_forked() {
-                function.warm.fetch_or(Wish::bit(worker), Ordering::Relaxed);
-            }
             let streamed = sink.streamed;
             let outcome = match (fault, result) {
                 (Some(error), result) => {

@@ -39,8 +39,6 @@ pub struct Function {
     /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
-    /// The workers that have its runtime started: see `Wish` in scheduler.rs.
-    pub warm: AtomicU64,
 }
 
 /// A function is its settings, and what only the gateway needs.
@@ -49,13 +47,6 @@ impl Deref for Function {
 
     fn deref(&self) -> &FunctionSpec {
         &self.spec
-    }
-}
-
-impl Function {
-    /// Whether workers keep its runtime started, and fork.
-    pub fn is_forked(&self) -> bool {
-        self.runtime != Runtime::Native && self.start == Start::Auto && self.engine == Engine::Auto
     }
 }
 
@@ -129,7 +120,6 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         env,
         max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
         inflight,
-        warm: AtomicU64::new(0),
     })
 }
 

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use faas::gateway::worker_link::give_note;
 use faas::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
 use faas::protocol::worker_protocol::{End, Invocation, Kind, Verdict, decode};
 use faas::sys;
@@ -25,7 +24,6 @@ const GOAL_US: f64 = 50.0;
 pub fn measure() -> Outcome<Vec<Row>> {
     let own = OwnWorker::start()?;
     let mut worker = UnixStream::connect(own.folder.join("worker_0.sock")).map_err(failed("reach a worker"))?;
-    let _note = give_note(&worker).map_err(failed("begin a connection"))?;
     let frame = frame()?;
     let mut floor = ByteServer::start()?;
     let mut measure = || {

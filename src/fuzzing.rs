@@ -68,7 +68,7 @@ pub fn frame(bytes: &[u8]) {
         match kind {
             Kind::Invoke => check_invocation(payload),
             Kind::End => check_end(payload),
-            Kind::Note | Kind::Output => {}
+            Kind::Output => {}
         }
         rest = &rest[used..];
     }
@@ -146,6 +146,7 @@ fn decoded(bytes: &[u8], size: usize) -> Decoded {
 }
 
 fn check_invocation(payload: &[u8]) {
+    let Some((_, payload)) = payload.split_last() else { return };
     let Ok(invocation) = Invocation::decode(payload.to_vec()) else { return };
     let (settings, environment) = (invocation.settings(), invocation.environment());
     let frame = Invocation::encode(settings, environment, invocation.request_id(), invocation.body());
@@ -153,7 +154,7 @@ fn check_invocation(payload: &[u8]) {
     let Ok(Some((Kind::Invoke, payload, _))) = worker_protocol::decode(&frame) else {
         panic!("{frame:?} is no INVOKE frame")
     };
-    assert_eq!(Invocation::decode(payload.to_vec()).ok(), Some(invocation.clone()));
+    assert_eq!(Invocation::decode(payload[..payload.len() - 1].to_vec()).ok(), Some(invocation.clone()));
     let Ok(spec) = FunctionSpec::decode(settings) else { return };
     assert_eq!(FunctionSpec::decode(&spec.encode()).ok(), Some(spec));
 }

@@ -3,25 +3,23 @@
 //! A connection carries one invocation at a time, and any number after one another:
 //!
 //! ```text
-//! gateway → worker   NOTE                      once, first, with a descriptor: the note
-//!                    INVOKE                    with a descriptor for a body of more than 64 KiB
+//! gateway → worker   INVOKE                    with a descriptor for a body of more than 64 KiB
 //! worker → gateway   OUTPUT  OUTPUT  …         the function's stdout, in order
 //!                    END                       how it went
 //! ```
 //!
 //! The gateway cancels by closing the connection.
 //!
-//! The note is a file in memory (memfd_create(2)) of eight bytes: which invocation of this connection the worker has started
-//! last, counted from 1, little-endian. It writes that before it lets the function have a process, and goes on only where the
-//! connection is still open then. The gateway looks only when the connection fails, after it has closed it: an invocation that
-//! is not noted by then never runs, so another worker may be asked. (A frame would say the same, and wake the gateway for it
-//! each time.)
+//! A worker leaves the last byte of an INVOKE frame unread until it lets the function have a process. The kernel tells the
+//! gateway the rest: where a worker dies, or closes the connection, with bytes unread, the gateway reads ECONNRESET; the
+//! function has not begun, so the gateway asks another worker. Where the worker has read all, the gateway reads end of file:
+//! the function may have run, so its client gets a 502.
 //!
 //! A frame is
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 NOTE, 3 OUTPUT, 4 END |
+//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -36,8 +34,9 @@
 //! | 12+s | e | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ; no name twice |
 //! | 12+s+e | r | the request id, for the log |
 //! | 12+s+e+r | rest | the request body, where it did not come as a descriptor |
+//! | end-1 | 1 | a zero: the byte that is read last |
 //!
-//! That of NOTE is empty, that of OUTPUT any bytes, that of END a JSON object with `verdict` and its particulars,
+//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars,
 //! `warm`, `spawn_us` and `exec_us`.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
@@ -56,28 +55,35 @@ pub const FRAME_HEAD_BYTES: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Invoke = 1,
-    Note = 2,
-    Output = 3,
-    End = 4,
+    Output = 2,
+    End = 3,
 }
 
-/// The first frame in `bytes`: its kind, its payload, and how many bytes it takes; `None` while it is not complete.
+/// What the head of a frame says: its kind, and how many bytes the payload has; `None` while it is not complete.
 ///
 /// # Errors
 /// [`Error::Protocol`] for an unknown kind or a payload over the bound.
-pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
+pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>> {
     let Some(head) = bytes.first_chunk::<FRAME_HEAD_BYTES>() else { return Ok(None) };
     let kind = match head[0] {
         1 => Kind::Invoke,
-        2 => Kind::Note,
-        3 => Kind::Output,
-        4 => Kind::End,
-        other => return Err(Error::Protocol(format!("there is no frame of kind {other}"))),
+        2 => Kind::Output,
+        3 => Kind::End,
+        other => return Err(Error::Protocol(format!("a frame has the unknown kind {other}"))),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > FRAME_BYTES_MAX {
         return Err(Error::Protocol(format!("a frame of {length} bytes is over the bound")));
     }
+    Ok(Some((kind, length)))
+}
+
+/// The first frame in `bytes`: its kind, its payload, and how many bytes it takes; `None` while it is not complete.
+///
+/// # Errors
+/// As [`decode_head`].
+pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
+    let Some((kind, length)) = decode_head(bytes)? else { return Ok(None) };
     let end = FRAME_HEAD_BYTES + length;
     Ok(bytes.get(FRAME_HEAD_BYTES..end).map(|payload| (kind, payload, end)))
 }
@@ -93,8 +99,8 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
 /// Bytes before the settings of an INVOKE: three lengths.
 const INVOKE_HEAD_BYTES: usize = 12;
 
-/// One call of a function, all but a body that travels as a descriptor: the payload of an INVOKE frame, which is taken apart
-/// where it lies.
+/// One call of a function, all but a body that travels as a descriptor: the payload of an INVOKE frame without its last byte,
+/// taken apart where it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     payload: Vec<u8>,
@@ -110,7 +116,7 @@ impl Invocation {
     /// [`Error::HeadTooLarge`] where it would be larger than a frame may be.
     pub fn encode(settings: &[u8], environment: &[u8], request_id: &str, body: &[u8]) -> Result<Vec<u8>> {
         let parts = [settings, environment, request_id.as_bytes()];
-        let length = INVOKE_HEAD_BYTES + parts.iter().map(|part| part.len()).sum::<usize>() + body.len();
+        let length = INVOKE_HEAD_BYTES + parts.iter().map(|part| part.len()).sum::<usize>() + body.len() + 1;
         if length > FRAME_BYTES_MAX {
             return Err(Error::HeadTooLarge("as environment variables it does not fit into a frame"));
         }
@@ -120,10 +126,11 @@ impl Invocation {
         parts.iter().for_each(|part| frame.extend_from_slice(&(part.len() as u32).to_le_bytes()));
         parts.iter().for_each(|part| frame.extend_from_slice(part));
         frame.extend_from_slice(body);
+        frame.push(0);
         Ok(frame)
     }
 
-    /// Takes the payload of an INVOKE frame apart.
+    /// Takes the payload of an INVOKE frame apart, which is all of it but the last byte.
     ///
     /// # Errors
     /// [`Error::Protocol`] where a length points past its end, or a block does not end with a NUL.
@@ -285,7 +292,7 @@ mod tests {
         let frame = frame();
         let (kind, payload, used) = decode(&frame).unwrap().unwrap();
         assert_eq!((kind, used), (Kind::Invoke, frame.len()));
-        let got = Invocation::decode(payload.to_vec()).unwrap();
+        let got = Invocation::decode(payload[..payload.len() - 1].to_vec()).unwrap();
         assert_eq!((got.settings(), got.environment(), got.request_id()), (SETTINGS, ENVIRONMENT, "r-1"));
         assert_eq!(got.body(), BODY);
     }
@@ -296,7 +303,7 @@ mod tests {
         for length in 0..frame.len() {
             assert!(decode(&frame[..length]).unwrap().is_none());
         }
-        let payload = &frame[FRAME_HEAD_BYTES..];
+        let payload = &frame[FRAME_HEAD_BYTES..frame.len() - 1];
         for length in 0..payload.len() - BODY.len() {
             assert!(Invocation::decode(payload[..length].to_vec()).is_err(), "{length}");
         }
@@ -306,10 +313,13 @@ mod tests {
     fn unknown_kinds_and_oversized_frames_are_refused() {
         assert!(decode(&[0, 0, 0, 0, 0]).is_err());
         assert!(decode(&[9, 0, 0, 0, 0]).is_err());
-        assert!(decode(&[3, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(decode(&[2, 0xff, 0xff, 0xff, 0xff]).is_err());
         assert!(Invocation::encode(SETTINGS, &[b'a'; FRAME_BYTES_MAX], "", &[]).is_err());
         let open = Invocation::encode(b"net=1", ENVIRONMENT, "", &[]).unwrap();
-        assert!(Invocation::decode(open[FRAME_HEAD_BYTES..].to_vec()).is_err(), "the last NUL is missing");
+        assert!(
+            Invocation::decode(open[FRAME_HEAD_BYTES..open.len() - 1].to_vec()).is_err(),
+            "the last NUL is missing"
+        );
     }
 
     #[test]

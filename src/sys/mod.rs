@@ -185,12 +185,6 @@ pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     Ok((count, fd))
 }
 
-/// A file that exists in memory only, as long as somebody holds it.
-pub fn memory_file(name: &CStr) -> io::Result<File> {
-    // SAFETY: the kernel reads the name, a C string, and makes a descriptor that nobody else owns.
-    check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) }).map(|fd| unsafe { File::from_raw_fd(fd) })
-}
-
 /// From now on the kernel says with each message that arrives at this Unix socket which process has sent it.
 pub fn ask_for_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
     let yes: c_int = 1;

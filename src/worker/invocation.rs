@@ -45,10 +45,11 @@ pub fn run(worker: &Worker, order: &Order, body: Option<OwnedFd>, connection: &m
     let (way, scratch) = match prepare(worker, &order.spec) {
         Ok(prepared) => prepared,
         Err(verdict) => {
+            connection.begin()?;
             return report(worker, connection, End { verdict, is_warm: false, spawn_us: 0, exec_us: 0 });
         }
     };
-    connection.note_start()?;
+    connection.begin()?;
     match Execution::begin(worker, order, way, scratch, body) {
         Err(verdict) => {
             report(worker, connection, End { verdict, is_warm: false, spawn_us: micros(begun.elapsed()), exec_us: 0 })

@@ -206,7 +206,7 @@ impl Worker {
     fn serve(&self, stream: UnixStream) -> Result<()> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
-            // What is not in the note goes to another worker.
+            // The gateway gives what has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
             let spec = self.specs.get(invocation.settings())?;
             invocation::run(self, &Order { invocation, spec }, body, &mut connection)?;

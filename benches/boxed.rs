@@ -91,7 +91,7 @@ fn spawn(program: &Path, confinement: Option<Confinement<'_>>) -> Outcome<()> {
     let child = sys::spawn(&Spawn {
         program: &program,
         arguments: std::slice::from_ref(&program),
-        environment: &[],
+        environment: b"",
         folder: Some(c"/"),
         stdin: null.as_fd(),
         stdout: for_child.as_fd(),

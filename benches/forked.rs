@@ -1,7 +1,6 @@
 //! Functions whose process is forked: PHP and WASM through the whole system, beside a bare fork server, which is the same
 //! parent driven over its socket without gateway and worker, and beside what others do for the same promise.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -12,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use faas::limits::MEMORY_MIB_DEFAULT;
-use faas::protocol::worker_protocol::Runtime;
+use faas::protocol::function_spec::Runtime;
 use faas::sandbox::Sandbox;
 use faas::settings::Settings;
 use faas::sys::{self, Spawn, Spawned, Watched};
@@ -30,7 +29,7 @@ const CHILDREN_AHEAD_MAX: usize = 8;
 pub struct BareForkServers {
     servers: Vec<(ForkServer, Spawned)>,
     folder: PathBuf,
-    environment: Vec<CString>,
+    environment: Vec<u8>,
     /// The body of each invocation.
     input: Vec<u8>,
     null: File,
@@ -52,10 +51,10 @@ impl BareForkServers {
             memory_mib: MEMORY_MIB_DEFAULT,
             net: true,
             dirs: Vec::new(),
-            environment: Vec::new(),
         };
         let command = server_command(&runtimes, &sandbox, &key)?;
         let environment = environment(input.len());
+        let path = [b"PATH=", std::env::var_os("PATH").unwrap_or_default().as_bytes(), b"\0"].concat();
         let null = File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let mut bare = BareForkServers { servers: Vec::new(), folder, environment, input: input.to_vec(), null };
         for _ in 0..count {
@@ -64,7 +63,7 @@ impl BareForkServers {
             let process = sys::spawn(&Spawn {
                 program: &command.program,
                 arguments: &command.arguments,
-                environment: &bare.environment[..1],
+                environment: &path,
                 folder: Some(c"/"),
                 stdin: bare.null.as_fd(),
                 stdout: std::io::stderr().as_fd(),
@@ -153,7 +152,7 @@ impl Drop for BareForkServers {
 }
 
 /// What a small request makes of it. The first is all that a fork server itself needs.
-fn environment(content_length: usize) -> Vec<CString> {
+fn environment(content_length: usize) -> Vec<u8> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let method = if content_length == 0 { "REQUEST_METHOD=GET" } else { "REQUEST_METHOD=POST" };
     let own = [[b"PATH=", path.as_bytes()].concat(), format!("CONTENT_LENGTH={content_length}").into_bytes()];
@@ -178,5 +177,5 @@ fn environment(content_length: usize) -> Vec<CString> {
         "TMPDIR=/tmp",
     ];
     let all = own.into_iter().chain(fixed.map(|pair| pair.as_bytes().to_vec()));
-    all.map(|pair| CString::new(pair).expect("variables hold no NUL")).collect()
+    all.flat_map(|pair| [pair, vec![0]].concat()).collect()
 }

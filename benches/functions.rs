@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use faas::protocol::worker_protocol::Runtime;
+use faas::protocol::function_spec::Runtime;
 
 use crate::floors::BareSpawn;
 use crate::forked::BareForkServers;

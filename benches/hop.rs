@@ -3,7 +3,6 @@
 //!
 //! A worker takes work from its gateway only, so this program is the gateway of a worker of its own.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use faas::gateway::worker_link::give_note;
-use faas::protocol::worker_protocol::{End, Engine, Invocation, Kind, Runtime, Sapi, Start, Verdict, decode};
+use faas::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
+use faas::protocol::worker_protocol::{End, Invocation, Kind, Verdict, decode};
 use faas::sys;
 
 use crate::floors::{ByteServer, Vigil};
@@ -25,13 +24,12 @@ const GOAL_US: f64 = 50.0;
 pub fn measure() -> Outcome<Vec<Row>> {
     let own = OwnWorker::start()?;
     let mut worker = UnixStream::connect(own.folder.join("worker_0.sock")).map_err(failed("reach a worker"))?;
-    let _note = give_note(&worker).map_err(failed("begin a connection"))?;
-    let invocation = invocation();
+    let frame = frame()?;
     let mut floor = ByteServer::start()?;
     let mut measure = || {
         take_turns(
             ROUNDS,
-            [&mut || median_us(|| invoke(&mut worker, &invocation)), &mut || {
+            [&mut || median_us(|| invoke(&mut worker, &frame)), &mut || {
                 median_us(|| ping(&mut floor.near).map_err(failed("send a byte")))
             }],
         )
@@ -92,35 +90,35 @@ fn median_us(mut trip: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     Ok(samples.median())
 }
 
-/// With an environment such as a browser's request makes it.
-fn invocation() -> Invocation {
-    let environment = (0..24).map(|n| CString::new(format!("HTTP_FIELD_{n}=a value of common length, {n}")));
-    Invocation {
-        request_id: "0123456789abcdef".into(),
-        function: "missing".into(),
+/// The frame of an invocation with an environment such as a browser's request makes it.
+fn frame() -> Outcome<Vec<u8>> {
+    let spec = FunctionSpec {
+        route: "GET:/missing".into(),
+        name: "missing".into(),
         runtime: Runtime::Native,
         module: "/nonexistent/module".into(),
         handler: String::new(),
         start: Start::Auto,
         engine: Engine::Auto,
-        sapi: Sapi::Cli,
-        scratch_mib: 1,
-        write: Vec::new(),
-        dirs: Vec::new(),
-        net: true,
+        output: Output::Auto,
         memory_mib: 128,
+        scratch_mib: 1,
         timeout: Duration::from_secs(30),
+        net: true,
         stream: false,
-        environment: environment.map(|pair| pair.expect("it holds no NUL")).collect(),
-        env_count: 0,
-        body: Vec::new(),
-    }
+        write: Vec::new(),
+        args: Vec::new(),
+        dirs: Vec::new(),
+        ini: Vec::new(),
+    };
+    let environment: String = (0..24).map(|n| format!("HTTP_FIELD_{n}=a value of common length, {n}\0")).collect();
+    let frame = Invocation::encode(&spec.encode(), environment.as_bytes(), "0123456789abcdef", b"{\"name\":\"Alice\"}");
+    frame.map_err(failed("encode an invocation"))
 }
 
 /// One invocation, as the gateway's worker link does it.
-fn invoke(worker: &mut UnixStream, invocation: &Invocation) -> Outcome<()> {
-    let frame = invocation.encode(b"{\"name\":\"Alice\"}").map_err(failed("encode an invocation"))?;
-    worker.write_all(&frame).map_err(failed("write to a worker"))?;
+fn invoke(worker: &mut UnixStream, frame: &[u8]) -> Outcome<()> {
+    worker.write_all(frame).map_err(failed("write to a worker"))?;
     let mut inbox = Vec::with_capacity(4096);
     let mut piece = [0; 4096];
     loop {

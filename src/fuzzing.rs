@@ -6,14 +6,15 @@
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use crate::error::Error;
 use crate::gateway::cgi::{self, Meta};
 use crate::http_handler::chunked::{ChunkDecoder, Step};
 use crate::http_handler::parser::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::limits::HEAD_FIELDS_MAX;
+use crate::protocol::function_spec::{FunctionSpec, Output, strings};
 use crate::protocol::worker_protocol::{self, End, Invocation, Kind};
-use crate::registry::config_loader::Output;
 
 /// A request head: it reads the same whole and byte by byte, and what was understood, written down again, is understood
 /// as the same.
@@ -67,7 +68,7 @@ pub fn frame(bytes: &[u8]) {
         match kind {
             Kind::Invoke => check_invocation(payload),
             Kind::End => check_end(payload),
-            Kind::Note | Kind::Output => {}
+            Kind::Output => {}
         }
         rest = &rest[used..];
     }
@@ -105,6 +106,7 @@ fn check_environment(head: &Head, path_info_start: usize) {
         request_id: "r",
         function: "f",
         handler: "h",
+        module: Path::new("/m"),
         output: Output::Auto,
         path_info_start,
         content_length: 0,
@@ -114,11 +116,12 @@ fn check_environment(head: &Head, path_info_start: usize) {
     };
     let Ok(environment) = cgi::environment(head, &meta) else { return };
     let name = |pair: &[u8]| pair.split(|byte| *byte == b'=').next().unwrap_or_default().to_vec();
-    let names: HashSet<Vec<u8>> = environment.iter().map(|pair| name(pair.as_bytes())).collect();
-    assert_eq!(names.len(), environment.len(), "a variable stands twice in {environment:?}");
-    assert!(!names.contains(b"HTTP_PROXY".as_slice()), "{environment:?}");
+    let all: Vec<Vec<u8>> = strings(&environment).expect("it ends with a NUL").map(name).collect();
+    let names: HashSet<Vec<u8>> = all.iter().cloned().collect();
+    assert_eq!(names.len(), all.len(), "a variable stands twice in {all:?}");
+    assert!(!names.contains(b"HTTP_PROXY".as_slice()), "{all:?}");
     let is_ours = |name: &Vec<u8>| name.starts_with(b"HTTP_X_FAAS_") && name != b"HTTP_X_FAAS_EXPLAIN";
-    assert!(!names.iter().any(is_ours), "{environment:?}");
+    assert!(!names.iter().any(is_ours), "{all:?}");
 }
 
 type Decoded = Result<(Vec<u8>, usize, bool), String>;
@@ -143,12 +146,17 @@ fn decoded(bytes: &[u8], size: usize) -> Decoded {
 }
 
 fn check_invocation(payload: &[u8]) {
-    let Ok(invocation) = Invocation::decode(payload) else { return };
-    let Ok(frame) = invocation.encode(&invocation.body) else { return };
+    let Some((_, payload)) = payload.split_last() else { return };
+    let Ok(invocation) = Invocation::decode(payload.to_vec()) else { return };
+    let (settings, environment) = (invocation.settings(), invocation.environment());
+    let frame = Invocation::encode(settings, environment, invocation.request_id(), invocation.body());
+    let Ok(frame) = frame else { return };
     let Ok(Some((Kind::Invoke, payload, _))) = worker_protocol::decode(&frame) else {
         panic!("{frame:?} is no INVOKE frame")
     };
-    assert_eq!(Invocation::decode(payload).ok(), Some(invocation));
+    assert_eq!(Invocation::decode(payload[..payload.len() - 1].to_vec()).ok(), Some(invocation.clone()));
+    let Ok(spec) = FunctionSpec::decode(settings) else { return };
+    assert_eq!(FunctionSpec::decode(&spec.encode()).ok(), Some(spec));
 }
 
 fn check_end(payload: &[u8]) {

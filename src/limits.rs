@@ -108,6 +108,9 @@ pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
 pub const WRITE_PATHS_MAX: usize = 64;
 /// Folders in `dirs`; each is a descriptor of the function's process.
 pub const DIRS_MAX: usize = 32;
+/// Strings in `args`, and directives in `ini`.
+pub const ARGS_MAX: usize = 64;
+pub const INI_DIRECTIVES_MAX: usize = 64;
 /// Variables in `env`.
 pub const ENV_VARIABLES_MAX: usize = 256;
 

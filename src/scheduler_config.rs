@@ -21,11 +21,6 @@ pub const IO_FULL_KB_PER_S: f64 = 10_000.0;
 /// to 500 ms old: 100 × in-flight ÷ slots.
 pub const INFLIGHT_FULL: f64 = 100.0;
 
-/// What the gateway takes off the score of a worker that has the function's runtime started, as a share of what one
-/// invocation in flight there would add: less than one, so that such a worker is passed over as soon as it has one more to do
-/// than another. Not the C original's, which starts all anew each time.
-pub const WARM_SHARE: f64 = 0.5;
-
 /// The factors in force.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {

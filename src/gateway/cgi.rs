@@ -1,13 +1,14 @@
 //! CGI/1.1 (RFC 3875) in both directions: a request becomes environment variables, and the head of a function's output
 //! becomes the head of an answer. Pure functions over bytes.
 
-use std::ffi::CString;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::http_handler::parser::{Head, Version};
 use crate::limits::CGI_HEAD_BYTES_MAX;
-use crate::registry::config_loader::Output;
+use crate::protocol::function_spec::Output;
 
 // ---- In: RFC 3875, section 4.1 ------------------------------------------------------------------------------------
 
@@ -16,6 +17,7 @@ pub struct Meta<'a> {
     pub request_id: &'a str,
     pub function: &'a str,
     pub handler: &'a str,
+    pub module: &'a Path,
     pub output: Output,
     /// Where in the path PATH_INFO begins.
     pub path_info_start: usize,
@@ -26,13 +28,13 @@ pub struct Meta<'a> {
     pub env: &'a [(String, String)],
 }
 
-/// The variables for one invocation, none of them twice.
+/// The variables for one invocation, none of them twice: `NAME=value` and a NUL, again and again, as in /proc/PID/environ.
 ///
 /// # Errors
 /// [`Error::RequestMalformed`] where the path holds an encoded NUL, which no variable can carry.
-pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<CString>> {
+pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     let (script_name, path_info) = head.path().split_at(meta.path_info_start);
-    let mut variables = Variables { pairs: Vec::with_capacity(32), overridden: meta.env };
+    let mut variables = Variables { block: Vec::with_capacity(2048), overridden: meta.env };
     variables.add("GATEWAY_INTERFACE", b"CGI/1.1")?;
     variables.add("SERVER_SOFTWARE", concat!("faas/", env!("CARGO_PKG_VERSION")).as_bytes())?;
     let protocol = match head.version {
@@ -45,6 +47,7 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<CString>> {
     variables.add("REQUEST_METHOD", head.method.as_bytes())?;
     variables.add("REQUEST_URI", head.target.as_bytes())?;
     variables.add("SCRIPT_NAME", &percent_decoded(script_name))?;
+    variables.add("SCRIPT_FILENAME", meta.module.as_os_str().as_bytes())?;
     variables.add("PATH_INFO", &percent_decoded(path_info))?;
     variables.add("QUERY_STRING", head.query().as_bytes())?;
     variables.add("REMOTE_ADDR", meta.peer.ip().to_string().as_bytes())?;
@@ -56,16 +59,16 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<CString>> {
     variables.add("FAAS_REQUEST_ID", meta.request_id.as_bytes())?;
     variables.add("FAAS_FUNCTION", meta.function.as_bytes())?;
     variables.add("FAAS_HANDLER", meta.handler.as_bytes())?;
-    variables.add("FAAS_OUTPUT", meta.output.name().as_bytes())?;
+    variables.add("FAAS_OUTPUT", meta.output.as_str().as_bytes())?;
     add_fields(&mut variables, head, meta.request_id)?;
     for (name, value) in meta.env {
         variables.push(name, value.as_bytes())?;
     }
-    Ok(variables.pairs)
+    Ok(variables.block)
 }
 
 struct Variables<'a> {
-    pairs: Vec<CString>,
+    block: Vec<u8>,
     overridden: &'a [(String, String)],
 }
 
@@ -79,8 +82,12 @@ impl Variables<'_> {
     }
 
     fn push(&mut self, name: &str, value: &[u8]) -> Result<()> {
-        let pair = CString::new([name.as_bytes(), b"=", value].concat());
-        self.pairs.push(pair.map_err(|_| Error::RequestMalformed("the path holds an encoded NUL"))?);
+        if value.contains(&0) {
+            return Err(Error::RequestMalformed("the path holds an encoded NUL"));
+        }
+        for part in [name.as_bytes(), b"=", value, b"\0"] {
+            self.block.extend_from_slice(part);
+        }
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::http_handler::handler::Client;
 use crate::http_handler::response::{Body, Response};
 use crate::http_handler::spool::Spool;
+use crate::protocol::function_spec::Output;
 use crate::protocol::worker_protocol::End;
-use crate::registry::config_loader;
 
 /// What of an answer is the platform's to say.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Facts {
 /// How a function's output is to be read.
 #[derive(Clone, Copy)]
 pub struct OutputMode {
-    pub output: config_loader::Output,
+    pub output: Output,
     pub streams: bool,
 }
 
@@ -97,9 +97,9 @@ impl<'a> Sink<'a> {
 
     /// Finds out what the output opens with, if that can be told.
     fn decide(&mut self, is_all: bool) -> Result<()> {
-        let is_demanded = self.mode.output == config_loader::Output::Cgi;
+        let is_demanded = self.mode.output == Output::Cgi;
         let opening = match self.mode.output {
-            config_loader::Output::Raw => Opening::NoHead,
+            Output::Raw => Opening::NoHead,
             _ => cgi::opening(&self.opening, is_all, is_demanded),
         };
         let (head, body_start) = match opening {

@@ -14,7 +14,7 @@ use super::cgi::{self, Meta};
 use super::function_output::{Facts, OutputMode, Sink};
 use super::scheduler::{Scheduler, Wish};
 use super::status::readiness;
-use super::worker_link::Failure;
+use super::worker_link::{Call, Failure};
 use crate::error::{Error, Result};
 use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
@@ -22,7 +22,7 @@ use crate::http_handler::response::{Body, Response};
 use crate::http_handler::spool::{Spool, SpoolArea};
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
-use crate::protocol::worker_protocol::{End, Invocation, Verdict};
+use crate::protocol::worker_protocol::{End, Verdict};
 use crate::registry::config_loader::Function;
 use crate::registry::kv::{Found, Kv};
 
@@ -116,10 +116,16 @@ impl Gateway {
     ) -> Result<(u16, Reply)> {
         let began = Instant::now();
         let _share = Share::take(function)?;
-        let invocation = self.invocation(function, path_info_start, request)?;
+        let environment = self.environment(function, path_info_start, request)?;
+        let call = Call {
+            settings: &function.settings,
+            environment: &environment,
+            request_id: &request.id,
+            timeout: function.timeout,
+        };
         let explain = request.head.field("x-faas-explain") == Some(b"1");
         let mode = OutputMode { output: function.output, streams: function.stream };
-        let mut wish = Wish { avoid: None, warm: function.warm.load(Ordering::Relaxed) };
+        let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
             let worker = lease.link.id;
@@ -127,7 +133,7 @@ impl Gateway {
             record.facts = Facts { worker: Some(worker), queue_ms, explanation: lease.explanation.take() };
             let body = Spool::new(&self.spool_area);
             let mut sink = Sink::new(mode, client, &record.facts, body, self.response_bytes_max);
-            let result = lease.link.invoke(&invocation, &request.body, &mut sink);
+            let result = lease.link.invoke(&call, &request.body, &mut sink);
             let fault = match &result {
                 Ok(end) => verdict_to_error(end, function),
                 Err(Failure::NotStarted(error)) => {
@@ -144,9 +150,6 @@ impl Gateway {
             };
             // The slot is free again before the answer goes out.
             drop(lease);
-            if result.is_ok() && function.is_forked() {
-                function.warm.fetch_or(Wish::bit(worker), Ordering::Relaxed);
-            }
             let streamed = sink.streamed;
             let outcome = match (fault, result) {
                 (Some(error), result) => {
@@ -176,11 +179,12 @@ impl Gateway {
         Err(Error::NoWorker)
     }
 
-    fn invocation(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Invocation> {
+    fn environment(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Vec<u8>> {
         let meta = Meta {
             request_id: &request.id,
             function: &function.name,
             handler: &function.handler,
+            module: &function.module,
             output: function.output,
             path_info_start,
             content_length: request.body.len(),
@@ -188,26 +192,7 @@ impl Gateway {
             port: self.port,
             env: &function.env,
         };
-        Ok(Invocation {
-            request_id: request.id.clone(),
-            function: function.name.clone(),
-            runtime: function.runtime,
-            module: function.module.clone(),
-            handler: function.handler.clone(),
-            start: function.start,
-            engine: function.engine,
-            sapi: function.sapi,
-            memory_mib: function.memory_mib,
-            scratch_mib: function.scratch_mib,
-            write: function.write.clone(),
-            dirs: function.dirs.clone(),
-            net: function.net,
-            timeout: function.timeout,
-            stream: function.stream,
-            environment: cgi::environment(&request.head, &meta)?,
-            env_count: function.env.len(),
-            body: Vec::new(),
-        })
+        cgi::environment(&request.head, &meta)
     }
 
     /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503 and the reason. Anybody may ask, so it

@@ -1,10 +1,8 @@
 //! Chooses the worker for an invocation: the one with the lowest score that has a free slot.
 //!
 //! The score comes from the worker itself (metrics.sock, every 500 ms). To it is added what the gateway knows better
-//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots; and off it is taken half of what one invocation adds where
-//! the worker has run the function before, and so has its runtime started: functions that are called now and then are warm
-//! when they are called, and take memory in one worker only. Scores that differ by less than a point are ties, since that is
-//! noise, and ties take turns.
+//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots. Scores that differ by less than a point are ties, since
+//! that is noise, and ties take turns.
 //!
 //! Where no slot is free, requests wait in line, in order of arrival, and a slot that becomes free is handed to the
 //! first of them; nobody who comes later can take it away. The line has a length and a patience (FAAS_QUEUE_MAX,
@@ -22,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::http_handler::handler::Client;
 use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
-use crate::scheduler_config::{INFLIGHT_FULL, WARM_SHARE};
+use crate::scheduler_config::INFLIGHT_FULL;
 use crate::sys::{EventFd, Watched};
 
 pub struct Scheduler {
@@ -53,10 +51,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn score(&self, wish: &Wish) -> f64 {
-        let of_one = INFLIGHT_FULL / f64::from(self.sample.slots);
-        let warm = if wish.is_warm_on(self.link.id) { WARM_SHARE } else { 0.0 };
-        self.sample.score + of_one * (f64::from(self.in_flight) - warm)
+    fn score(&self) -> f64 {
+        self.sample.score + INFLIGHT_FULL * f64::from(self.in_flight) / f64::from(self.sample.slots)
     }
 
     fn has_room(&self) -> bool {
@@ -69,20 +65,9 @@ impl Worker {
 pub struct Wish {
     /// A worker that did not start it, and when: it must not be on that one until a further sample says that it lives.
     pub avoid: Option<(Arc<WorkerLink>, Instant)>,
-    /// The workers that have the function's runtime started, each with its [`Wish::bit`].
-    pub warm: u64,
 }
 
 impl Wish {
-    /// Stands for a worker; workers whose ids differ by 64 share one, which costs now and then a start.
-    pub fn bit(id: u32) -> u64 {
-        1 << (id % u64::BITS)
-    }
-
-    fn is_warm_on(&self, id: u32) -> bool {
-        self.warm & Wish::bit(id) != 0
-    }
-
     fn avoids(&self, worker: &Worker) -> bool {
         self.avoid.as_ref().is_some_and(|(link, since)| Arc::ptr_eq(link, &worker.link) && worker.sampled_at <= *since)
     }
@@ -238,11 +223,10 @@ impl State {
         let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
         let candidate = |worker: &&mut Worker| worker.has_room() && !wish.avoids(worker);
         // Stale workers come last whatever their score: nobody knows how they are.
-        let key = |worker: &Worker| (!is_fresh(worker), worker.score(wish).round() as i64, worker.last_choice);
+        let key = |worker: &Worker| (!is_fresh(worker), worker.score().round() as i64, worker.last_choice);
         let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
-        let warm = if wish.is_warm_on(best.link.id) { ", warm" } else { "" };
         let stale = if is_fresh(best) { "" } else { ", though stale" };
-        let why = format!("lowest score {:.1}{warm}{stale}", best.score(wish));
+        let why = format!("lowest score {:.1}{stale}", best.score());
         self.choices += 1;
         best.last_choice = self.choices;
         best.in_flight += 1;
@@ -364,19 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn where_the_runtime_is_started_comes_first_as_long_as_no_more_is_to_do_there() {
-        let (scheduler, _) = scheduler(&[sample(0, 4, 5.0), sample(1, 4, 0.0)], 0, 0);
-        let take = |wish: &Wish| scheduler.acquire(wish, true, &mut stays()).unwrap();
-        let warm = Wish { warm: Wish::bit(0), ..Wish::default() };
-        let first = take(&warm);
-        // 5 + 100 × (0 - 1/2)/4
-        assert!(first.explanation.as_ref().unwrap().contains("chosen=0 why=\"lowest score -7.5, warm\""));
-        let second = take(&warm);
-        let other = take(&Wish::default());
-        assert_eq!([first.link.id, second.link.id, other.link.id], [0, 1, 1]);
-    }
-
-    #[test]
     fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
         let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
         let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
@@ -416,7 +387,7 @@ mod tests {
     #[test]
     fn who_avoids_a_worker_waits_for_its_next_sample_and_keeps_nobody_from_it() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())), ..Wish::default() };
+        let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())) };
         std::thread::scope(|scope| {
             let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, &mut stays()).map(drop));
             while scheduler.waiting() < 1 {

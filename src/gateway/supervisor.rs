@@ -193,8 +193,8 @@ impl Supervisor {
         };
         let program = CString::new(self.folder.join(program).into_os_string().into_vec()).expect("paths hold no NUL");
         let arguments: Vec<CString> = std::iter::once(program.clone()).chain(argument).collect();
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        let environment: Vec<u8> = std::env::vars_os()
+            .flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
             .collect();
         sys::spawn(&Spawn {
             program: &program,

@@ -3,11 +3,8 @@
 //! Connections are kept and used again; each carries one invocation at a time. A connection on which anything unexpected
 //! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -28,6 +25,17 @@ pub struct WorkerLink {
     idle: Mutex<Vec<Link>>,
 }
 
+/// What a worker is sent, besides the body.
+pub struct Call<'a> {
+    /// The function's settings, encoded (function_spec.rs).
+    pub settings: &'a [u8],
+    /// The block that cgi.rs has composed.
+    pub environment: &'a [u8],
+    pub request_id: &'a str,
+    /// The invocation's, from its spawn on.
+    pub timeout: Duration,
+}
+
 /// Why there is no verdict.
 #[derive(Debug)]
 pub enum Failure {
@@ -44,25 +52,6 @@ struct Link {
     /// Non-blocking.
     stream: UnixStream,
     inbox: Vec<u8>,
-    /// Where the worker writes which of the invocations it has started last.
-    note: File,
-    /// How many it was sent.
-    invocations: u64,
-}
-
-impl Link {
-    /// Gives the connection up, and says what became of its last invocation.
-    fn fail(&self, error: Error) -> Failure {
-        // First: a worker that has not noted it by now will not run it.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        let mut started = [0; size_of::<u64>()];
-        let is_known = self.note.read_exact_at(&mut started, 0).is_ok();
-        if is_known && u64::from_le_bytes(started) < self.invocations {
-            Failure::NotStarted(error)
-        } else {
-            Failure::Lost(error)
-        }
-    }
 }
 
 impl WorkerLink {
@@ -70,22 +59,18 @@ impl WorkerLink {
         WorkerLink { id, socket, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Runs an invocation. `output` gets the function's output piece by piece; an error from it cancels.
+    /// Runs an invocation. `sink` gets the function's output piece by piece; an error from it cancels.
     ///
     /// Takes at most the invocation's timeout, and what the worker needs to end it.
-    pub fn invoke(
-        &self,
-        invocation: &Invocation,
-        body: &Spool,
-        sink: &mut Sink<'_>,
-    ) -> std::result::Result<End, Failure> {
+    pub fn invoke(&self, call: &Call<'_>, body: &Spool, sink: &mut Sink<'_>) -> std::result::Result<End, Failure> {
         let file = body.open_read_only().map_err(Failure::Given)?;
-        let frame = invocation.encode(body.memory().unwrap_or(&[])).map_err(Failure::Given)?;
+        let memory = body.memory().unwrap_or(&[]);
+        let frame = Invocation::encode(call.settings, call.environment, call.request_id, memory);
+        let frame = frame.map_err(Failure::Given)?;
         let mut link = self.connect().map_err(Failure::NotStarted)?;
-        link.invocations += 1;
         let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();
-        let deadline = Instant::now() + invocation.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
+        let deadline = Instant::now() + call.timeout + 2 * KILL_WAIT_MAX + LINK_STALL_MAX;
         while !rest.is_empty() {
             match sys::send_with_fds(link.stream.as_fd(), rest, &first) {
                 Ok(count) => {
@@ -93,10 +78,11 @@ impl WorkerLink {
                     first.clear();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    wait(&link, Watched::write(link.stream.as_fd()), sink, deadline)?;
+                    wait(Watched::write(link.stream.as_fd()), sink, deadline, Failure::NotStarted)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(cause) => return Err(link.fail(self.io_error("write to", cause))),
+                // The worker starts nothing before it has the whole frame.
+                Err(cause) => return Err(Failure::NotStarted(self.io_error("write to", cause))),
             }
         }
         let end = self.listen(&mut link, deadline, sink)?;
@@ -109,39 +95,43 @@ impl WorkerLink {
         loop {
             let mut used_in_all = 0;
             loop {
-                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(|error| link.fail(error))?;
+                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(Failure::Lost)?;
                 let Some((kind, payload, used)) = frame else { break };
                 match kind {
                     Kind::Output => sink.write(payload).map_err(Failure::Given)?,
                     Kind::End => {
-                        let end = End::decode(payload).map_err(|error| link.fail(error))?;
+                        let end = End::decode(payload).map_err(Failure::Lost)?;
                         link.inbox.clear();
                         link.inbox.shrink_to(INBOX_KEPT_BYTES);
                         return Ok(end);
                     }
-                    Kind::Invoke | Kind::Note => {
-                        return Err(link.fail(Error::Protocol("a worker sends OUTPUT and END only".into())));
+                    Kind::Invoke => {
+                        return Err(Failure::Lost(Error::Protocol("a worker sends OUTPUT and END only".into())));
                     }
                 }
                 used_in_all += used;
             }
             link.inbox.drain(..used_in_all);
-            wait(link, Watched::read(link.stream.as_fd()), sink, deadline)?;
-            self.read_some(link).map_err(|error| link.fail(error))?;
+            wait(Watched::read(link.stream.as_fd()), sink, deadline, Failure::Lost)?;
+            self.read_some(link)?;
         }
     }
 
-    fn read_some(&self, link: &mut Link) -> Result<()> {
+    fn read_some(&self, link: &mut Link) -> std::result::Result<(), Failure> {
         let filled = link.inbox.len();
         // Grown as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
         link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
         let result = io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
         match result {
-            Ok(0) => Err(Error::Protocol(format!("worker {} closed the connection", self.id))),
+            Ok(0) => Err(Failure::Lost(Error::Protocol(format!("worker {} closed the connection", self.id)))),
             Ok(_) => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
-            Err(cause) => Err(self.io_error("read from", cause)),
+            // It has left bytes unread, so it has not begun (worker_protocol.rs).
+            Err(cause) if cause.kind() == ErrorKind::ConnectionReset => {
+                Err(Failure::NotStarted(self.io_error("read from", cause)))
+            }
+            Err(cause) => Err(Failure::Lost(self.io_error("read from", cause))),
         }
     }
 
@@ -156,9 +146,8 @@ impl WorkerLink {
             }
         }
         let stream = UnixStream::connect(&self.socket).map_err(|cause| self.io_error("connect to", cause))?;
-        let note = sys::set_nonblocking(stream.as_fd()).and_then(|()| give_note(&stream));
-        let note = note.map_err(|cause| self.io_error("connect to", cause))?;
-        Ok(Link { stream, inbox: Vec::new(), note, invocations: 0 })
+        sys::set_nonblocking(stream.as_fd()).map_err(|cause| self.io_error("connect to", cause))?;
+        Ok(Link { stream, inbox: Vec::new() })
     }
 
     fn io_error(&self, step: &'static str, cause: io::Error) -> Error {
@@ -171,28 +160,23 @@ impl WorkerLink {
     }
 }
 
-/// Begins a new connection to a worker: gives it the note.
-pub fn give_note(stream: &UnixStream) -> io::Result<File> {
-    let note = sys::memory_file(c"note")?;
-    note.write_all_at(&0u64.to_le_bytes(), 0)?;
-    let mut frame = Vec::new();
-    wire::encode(&mut frame, Kind::Note, &[]);
-    // It fits into the buffer of a new socket.
-    sys::send_with_fds(stream.as_fd(), &frame, &[note.as_fd()])?;
-    Ok(note)
-}
-
 /// Bytes asked for in one read: at first a short answer with its verdict, then up to a full OUTPUT frame.
 const READ_BYTES_MIN: usize = 4096;
 const READ_BYTES_MAX: usize = 64 * 1024 + 16;
 /// What an idle connection's buffer may keep.
 const INBOX_KEPT_BYTES: usize = READ_BYTES_MIN;
 
-fn wait(link: &Link, watched: Watched<'_>, sink: &mut Sink<'_>, deadline: Instant) -> std::result::Result<(), Failure> {
+/// `failure` is what it means where the worker does not get on in time.
+fn wait(
+    watched: Watched<'_>,
+    sink: &mut Sink<'_>,
+    deadline: Instant,
+    failure: fn(Error) -> Failure,
+) -> std::result::Result<(), Failure> {
     match sink.client.wait(watched, deadline.saturating_duration_since(Instant::now())) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(link.fail(Error::Protocol("the worker did not answer in time".into()))),
+        Ok(false) => Err(failure(Error::Protocol("the worker did not answer in time".into()))),
         Err(Error::ClientGone) => Err(Failure::Given(Error::ClientGone)),
-        Err(error) => Err(link.fail(error)),
+        Err(error) => Err(failure(error)),
     }
 }

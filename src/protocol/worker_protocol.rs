@@ -3,25 +3,23 @@
 //! A connection carries one invocation at a time, and any number after one another:
 //!
 //! ```text
-//! gateway → worker   NOTE                      once, first, with a descriptor: the note
-//!                    INVOKE                    with a descriptor for a body of more than 64 KiB
+//! gateway → worker   INVOKE                    with a descriptor for a body of more than 64 KiB
 //! worker → gateway   OUTPUT  OUTPUT  …         the function's stdout, in order
 //!                    END                       how it went
 //! ```
 //!
 //! The gateway cancels by closing the connection.
 //!
-//! The note is a file in memory (memfd_create(2)) of eight bytes: which invocation of this connection the worker has started
-//! last, counted from 1, little-endian. It writes that before it lets the function have a process, and goes on only where the
-//! connection is still open then. The gateway looks only when the connection fails, after it has closed it: an invocation that
-//! is not noted by then never runs, so another worker may be asked. (A frame would say the same, and wake the gateway for it
-//! each time.)
+//! A worker leaves the last byte of an INVOKE frame unread until it lets the function have a process. The kernel tells the
+//! gateway the rest: where a worker dies, or closes the connection, with bytes unread, the gateway reads ECONNRESET; the
+//! function has not begun, so the gateway asks another worker. Where the worker has read all, the gateway reads end of file:
+//! the function may have run, so its client gets a 502.
 //!
 //! A frame is
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 NOTE, 3 OUTPUT, 4 END |
+//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -29,28 +27,26 @@
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 4 | a: length of the facts, little-endian |
-//! | 4 | a | the facts: `name=value` and a NUL, again and again |
-//! | 4+a | 4 | b: length of the environment, little-endian |
-//! | 8+a | b | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ |
-//! | 8+a+b | rest | the request body, where it did not come as a descriptor |
+//! | 0 | 4 | s: length of the settings, little-endian |
+//! | 4 | 4 | e: length of the environment, little-endian |
+//! | 8 | 4 | r: length of the request id, little-endian |
+//! | 12 | s | the settings: `name=value` and a NUL, again and again (function_spec.rs) |
+//! | 12+s | e | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ; no name twice |
+//! | 12+s+e | r | the request id, for the log |
+//! | 12+s+e+r | rest | the request body, where it did not come as a descriptor |
+//! | end-1 | 1 | a zero: the byte that is read last |
 //!
-//! The facts are the fields of [`Invocation`] by their names: texts and paths as they are, numbers in decimal, yes and no as 1
-//! and 0; `write` comes once for each path, `dir_name` and `dir_path` once for each of `dirs`.
-//!
-//! That of NOTE is empty, that of OUTPUT any bytes, that of END a JSON object with `verdict` and its particulars,
+//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars,
 //! `warm`, `spawn_us` and `exec_us`.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
-//! end, a fact is missing or facts or environment do not end with a NUL. Whoever gets such a frame closes the connection.
+//! end or settings or environment do not end with a NUL. Whoever gets such a frame closes the connection.
 
-use std::ffi::{CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ops::Range;
 
 use serde_json::{Value, json};
 
+use super::function_spec::strings;
 use crate::error::{Error, Result};
 use crate::limits::FRAME_BYTES_MAX;
 
@@ -59,28 +55,35 @@ pub const FRAME_HEAD_BYTES: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Invoke = 1,
-    Note = 2,
-    Output = 3,
-    End = 4,
+    Output = 2,
+    End = 3,
 }
 
-/// The first frame in `bytes`: its kind, its payload, and how many bytes it takes; `None` while it is not complete.
+/// What the head of a frame says: its kind, and how many bytes the payload has; `None` while it is not complete.
 ///
 /// # Errors
 /// [`Error::Protocol`] for an unknown kind or a payload over the bound.
-pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
+pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>> {
     let Some(head) = bytes.first_chunk::<FRAME_HEAD_BYTES>() else { return Ok(None) };
     let kind = match head[0] {
         1 => Kind::Invoke,
-        2 => Kind::Note,
-        3 => Kind::Output,
-        4 => Kind::End,
-        other => return Err(Error::Protocol(format!("there is no frame of kind {other}"))),
+        2 => Kind::Output,
+        3 => Kind::End,
+        other => return Err(Error::Protocol(format!("a frame has the unknown kind {other}"))),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > FRAME_BYTES_MAX {
         return Err(Error::Protocol(format!("a frame of {length} bytes is over the bound")));
     }
+    Ok(Some((kind, length)))
+}
+
+/// The first frame in `bytes`: its kind, its payload, and how many bytes it takes; `None` while it is not complete.
+///
+/// # Errors
+/// As [`decode_head`].
+pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
+    let Some((kind, length)) = decode_head(bytes)? else { return Ok(None) };
     let end = FRAME_HEAD_BYTES + length;
     Ok(bytes.get(FRAME_HEAD_BYTES..end).map(|payload| (kind, payload, end)))
 }
@@ -93,257 +96,84 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A word in a descriptor, out of a few.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant),+
-        }
+/// Bytes before the settings of an INVOKE: three lengths.
+const INVOKE_HEAD_BYTES: usize = 12;
 
-        impl $name {
-            /// Each with its word.
-            pub const WORDS: &[(&str, $name)] = &[$(($word, $name::$variant)),+];
-
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $($name::$variant => $word),+
-                }
-            }
-
-            pub fn from_name(name: &str) -> Option<$name> {
-                $name::WORDS.iter().find(|(word, _)| *word == name).map(|(_, value)| *value)
-            }
-        }
-    };
-}
-
-words! {
-    /// What runs a function.
-    Runtime {
-        /// A script for PHP.
-        Php = "php",
-        /// A WASI preview 1 module.
-        Wasm = "wasm",
-        /// A program, or a script that names its interpreter in its first line.
-        Native = "native",
-    }
-}
-
-words! {
-    /// How a function's process comes to be.
-    Start {
-        /// Forked from a fork server where there is one (runtimes/README.md), else by exec.
-        Auto = "auto",
-        /// By exec, always.
-        Cold = "cold",
-    }
-}
-
-words! {
-    /// What runs a WASM function.
-    Engine {
-        /// faas-wasm of runtimes/wasm, where it is built, else wasmer.
-        Auto = "auto",
-        /// `wasmer run`.
-        Wasmer = "wasmer",
-    }
-}
-
-words! {
-    /// Which of its programs runs a PHP function.
-    Sapi {
-        /// `php`, with a prelude that makes it answer as CGI does.
-        Cli = "cli",
-        /// `php-cgi`, started anew each time.
-        Cgi = "cgi",
-    }
-}
-
-/// One call of a function, all but a body that travels as a descriptor.
-#[derive(Debug, Clone, PartialEq)]
+/// One call of a function, all but a body that travels as a descriptor: the payload of an INVOKE frame without its last byte,
+/// taken apart where it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    pub request_id: String,
-    /// The function's name, for the log.
-    pub function: String,
-    pub runtime: Runtime,
-    /// Absolute path.
-    pub module: PathBuf,
-    pub handler: String,
-    pub start: Start,
-    pub engine: Engine,
-    pub sapi: Sapi,
-    pub memory_mib: u64,
-    /// Of its scratch folder.
-    pub scratch_mib: u64,
-    /// Absolute paths that it may write to, or beneath, besides its scratch folder.
-    pub write: Vec<PathBuf>,
-    /// Folders that a WASM function finds: the name it knows, and the absolute path.
-    pub dirs: Vec<(String, PathBuf)>,
-    /// Whether it may use the network.
-    pub net: bool,
-    /// From the spawn on.
-    pub timeout: Duration,
-    /// Whether output is to be passed on as soon as it comes.
-    pub stream: bool,
-    /// `NAME=value`, no name twice.
-    pub environment: Vec<CString>,
-    /// How many of them, at the end, are the descriptor's own `env`: the same in every invocation.
-    pub env_count: usize,
-    /// Empty where the body comes as a descriptor.
-    pub body: Vec<u8>,
+    payload: Vec<u8>,
+    settings: Range<usize>,
+    environment: Range<usize>,
+    request_id: Range<usize>,
 }
 
 impl Invocation {
-    /// The INVOKE frame. `body` stands in for the field of the same name, so that the caller need not copy it there.
+    /// The INVOKE frame.
     ///
     /// # Errors
-    /// [`Error::HeadTooLarge`] where environment and body do not fit into a frame.
-    pub fn encode(&self, body: &[u8]) -> Result<Vec<u8>> {
-        let facts = self.facts();
-        let environment_bytes: usize = self.environment.iter().map(|pair| pair.as_bytes_with_nul().len()).sum();
-        let length = 8 + facts.len() + environment_bytes + body.len();
+    /// [`Error::HeadTooLarge`] where it would be larger than a frame may be.
+    pub fn encode(settings: &[u8], environment: &[u8], request_id: &str, body: &[u8]) -> Result<Vec<u8>> {
+        let parts = [settings, environment, request_id.as_bytes()];
+        let length = INVOKE_HEAD_BYTES + parts.iter().map(|part| part.len()).sum::<usize>() + body.len() + 1;
         if length > FRAME_BYTES_MAX {
             return Err(Error::HeadTooLarge("as environment variables it does not fit into a frame"));
         }
         let mut frame = Vec::with_capacity(FRAME_HEAD_BYTES + length);
         frame.push(Kind::Invoke as u8);
         frame.extend_from_slice(&(length as u32).to_le_bytes());
-        frame.extend_from_slice(&(facts.len() as u32).to_le_bytes());
-        frame.extend_from_slice(&facts);
-        frame.extend_from_slice(&(environment_bytes as u32).to_le_bytes());
-        for pair in &self.environment {
-            frame.extend_from_slice(pair.as_bytes_with_nul());
-        }
+        parts.iter().for_each(|part| frame.extend_from_slice(&(part.len() as u32).to_le_bytes()));
+        parts.iter().for_each(|part| frame.extend_from_slice(part));
         frame.extend_from_slice(body);
+        frame.push(0);
         Ok(frame)
     }
 
-    /// Reads the payload of an INVOKE frame.
-    pub fn decode(payload: &[u8]) -> Result<Invocation> {
+    /// Takes the payload of an INVOKE frame apart, which is all of it but the last byte.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where a length points past its end, or a block does not end with a NUL.
+    pub fn decode(payload: Vec<u8>) -> Result<Invocation> {
         let malformed = |what: &str| Error::Protocol(format!("INVOKE: {what}"));
-        let (facts, rest) = counted(payload).ok_or_else(|| malformed("the facts are cut off"))?;
-        let (environment, body) = counted(rest).ok_or_else(|| malformed("the environment is cut off"))?;
-        let facts = Facts::split(facts).ok_or_else(|| malformed("a fact has no name, or no end"))?;
-        let environment = pairs_of(environment).ok_or_else(|| malformed("the environment lacks its NUL"))?;
-        let environment: Vec<CString> =
-            environment.map(|pair| CString::new(pair).expect("split at every NUL")).collect();
-        let env_count = facts.number("env_count")? as usize;
-        if env_count > environment.len() {
-            return Err(malformed("env_count is more than there are"));
-        }
-        let dirs = facts.all("dir_name").zip(facts.all("dir_path"));
-        let dirs = dirs.map(|(name, path)| Some((String::from_utf8(name.to_vec()).ok()?, path_of(path))));
-        Ok(Invocation {
-            request_id: facts.text("request_id")?,
-            function: facts.text("function")?,
-            runtime: facts.word("runtime", Runtime::from_name)?,
-            module: path_of(facts.one("module")?),
-            handler: facts.text("handler")?,
-            start: facts.word("start", Start::from_name)?,
-            engine: facts.word("engine", Engine::from_name)?,
-            sapi: facts.word("sapi", Sapi::from_name)?,
-            memory_mib: facts.number("memory_mib")?,
-            scratch_mib: facts.number("scratch_mib")?,
-            write: facts.all("write").map(path_of).collect(),
-            dirs: dirs.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("dir_name is no UTF-8"))?,
-            net: facts.number("net")? != 0,
-            timeout: Duration::from_millis(facts.number("timeout_ms")?),
-            stream: facts.number("stream")? != 0,
-            environment,
-            env_count,
-            body: body.to_vec(),
-        })
-    }
-
-    /// All but environment and body, as `name=value` and a NUL each.
-    fn facts(&self) -> Vec<u8> {
-        let mut facts = Vec::with_capacity(512);
-        let mut add = |name: &str, value: &[u8]| {
-            facts.extend_from_slice(name.as_bytes());
-            facts.push(b'=');
-            facts.extend_from_slice(value);
-            facts.push(0);
+        let mut end = INVOKE_HEAD_BYTES;
+        let mut part = |number: usize| {
+            let length = payload.get(4 * number..)?.first_chunk::<4>()?;
+            let start = end;
+            end += u32::from_le_bytes(*length) as usize;
+            (end <= payload.len()).then_some(start..end)
         };
-        let timeout_ms = self.timeout.as_millis() as u64;
-        let texts = [("request_id", &self.request_id), ("function", &self.function), ("handler", &self.handler)];
-        let words = [
-            ("runtime", self.runtime.as_str()),
-            ("start", self.start.as_str()),
-            ("engine", self.engine.as_str()),
-            ("sapi", self.sapi.as_str()),
-        ];
-        let numbers = [
-            ("memory_mib", self.memory_mib),
-            ("scratch_mib", self.scratch_mib),
-            ("timeout_ms", timeout_ms),
-            ("env_count", self.env_count as u64),
-            ("net", self.net.into()),
-            ("stream", self.stream.into()),
-        ];
-        texts.iter().for_each(|(name, text)| add(name, text.as_bytes()));
-        words.iter().for_each(|(name, word)| add(name, word.as_bytes()));
-        numbers.iter().for_each(|(name, number)| add(name, number.to_string().as_bytes()));
-        add("module", self.module.as_os_str().as_bytes());
-        self.write.iter().for_each(|path| add("write", path.as_os_str().as_bytes()));
-        for (name, path) in &self.dirs {
-            add("dir_name", name.as_bytes());
-            add("dir_path", path.as_os_str().as_bytes());
-        }
-        facts
-    }
-}
-
-/// The facts of an INVOKE, each asked for by its name.
-struct Facts<'a>(Vec<(&'a [u8], &'a [u8])>);
-
-impl<'a> Facts<'a> {
-    fn split(block: &'a [u8]) -> Option<Facts<'a>> {
-        let name_and_value = |pair: &'a [u8]| {
-            let at = pair.iter().position(|byte| *byte == b'=')?;
-            Some((&pair[..at], &pair[at + 1..]))
+        let parts = (part(0), part(1), part(2));
+        let (Some(settings), Some(environment), Some(request_id)) = parts else {
+            return Err(malformed("it is cut off"));
         };
-        pairs_of(block)?.map(name_and_value).collect::<Option<Vec<_>>>().map(Facts)
+        if strings(&payload[settings.clone()]).is_none() || strings(&payload[environment.clone()]).is_none() {
+            return Err(malformed("a block lacks its last NUL"));
+        }
+        if std::str::from_utf8(&payload[request_id.clone()]).is_err() {
+            return Err(malformed("the request id is no text"));
+        }
+        Ok(Invocation { payload, settings, environment, request_id })
     }
 
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(other, _)| *other == name.as_bytes()).map(|(_, value)| *value)
+    /// For [`FunctionSpec::decode`](super::function_spec::FunctionSpec::decode).
+    pub fn settings(&self) -> &[u8] {
+        &self.payload[self.settings.clone()]
     }
 
-    fn one(&self, name: &str) -> Result<&'a [u8]> {
-        self.all(name).next().ok_or_else(|| Error::Protocol(format!("INVOKE: {name} is missing")))
+    /// `NAME=value` and a NUL, again and again.
+    pub fn environment(&self) -> &[u8] {
+        &self.payload[self.environment.clone()]
     }
 
-    /// A value in the form that `parse` takes.
-    fn word<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T> {
-        let value = std::str::from_utf8(self.one(name)?).ok().and_then(parse);
-        value.ok_or_else(|| Error::Protocol(format!("INVOKE: {name} has no value that we know")))
+    pub fn request_id(&self) -> &str {
+        std::str::from_utf8(&self.payload[self.request_id.clone()]).expect("decode has looked")
     }
 
-    fn text(&self, name: &str) -> Result<String> {
-        self.word(name, |text| Some(text.to_string()))
+    /// Empty where the body came as a descriptor.
+    pub fn body(&self) -> &[u8] {
+        &self.payload[self.request_id.end..]
     }
-
-    fn number(&self, name: &str) -> Result<u64> {
-        self.word(name, |text| text.parse().ok())
-    }
-}
-
-fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(bytes))
-}
-
-/// A length in four bytes, that many bytes, and what follows them.
-fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
-}
-
-/// What stands before each NUL; `None` where something stands behind the last one.
-fn pairs_of(block: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
-    let is_whole = block.last().is_none_or(|last| *last == 0);
-    is_whole.then(|| block.split(|byte| *byte == 0).take(block.iter().filter(|byte| **byte == 0).count()))
 }
 
 /// How an invocation went.
@@ -449,48 +279,33 @@ impl End {
 mod tests {
     use super::*;
 
-    fn invocation() -> Invocation {
-        Invocation {
-            request_id: "r-1".into(),
-            function: "hello".into(),
-            runtime: Runtime::Php,
-            module: "/srv/hello.php".into(),
-            handler: "main".into(),
-            start: Start::Cold,
-            engine: Engine::Wasmer,
-            sapi: Sapi::Cgi,
-            memory_mib: 128,
-            scratch_mib: 64,
-            write: vec!["/var/a".into()],
-            dirs: vec![("/data".into(), "/srv/data".into())],
-            net: false,
-            timeout: Duration::from_millis(30_000),
-            stream: false,
-            environment: vec![c"A=1".into(), CString::new(b"B=\xff\n".as_slice()).unwrap()],
-            env_count: 1,
-            body: b"{\"name\":\"Alice\"}\0\xff".to_vec(),
-        }
+    const SETTINGS: &[u8] = b"module=/srv/hello.php\0net=1\0";
+    const ENVIRONMENT: &[u8] = b"A=1\0B=\xff\n\0";
+    const BODY: &[u8] = b"{\"name\":\"Alice\"}\0\xff";
+
+    fn frame() -> Vec<u8> {
+        Invocation::encode(SETTINGS, ENVIRONMENT, "r-1", BODY).unwrap()
     }
 
     #[test]
     fn an_invocation_comes_back_as_it_was_sent() {
-        let sent = invocation();
-        let frame = sent.encode(&sent.body).unwrap();
+        let frame = frame();
         let (kind, payload, used) = decode(&frame).unwrap().unwrap();
         assert_eq!((kind, used), (Kind::Invoke, frame.len()));
-        assert_eq!(Invocation::decode(payload).unwrap(), sent);
+        let got = Invocation::decode(payload[..payload.len() - 1].to_vec()).unwrap();
+        assert_eq!((got.settings(), got.environment(), got.request_id()), (SETTINGS, ENVIRONMENT, "r-1"));
+        assert_eq!(got.body(), BODY);
     }
 
     #[test]
     fn every_shorter_piece_of_a_frame_is_incomplete_and_of_a_payload_an_error_or_shorter_body() {
-        let sent = invocation();
-        let frame = sent.encode(&sent.body).unwrap();
+        let frame = frame();
         for length in 0..frame.len() {
             assert!(decode(&frame[..length]).unwrap().is_none());
         }
-        let payload = &frame[FRAME_HEAD_BYTES..];
-        for length in 0..payload.len() - sent.body.len() {
-            assert!(Invocation::decode(&payload[..length]).is_err(), "{length}");
+        let payload = &frame[FRAME_HEAD_BYTES..frame.len() - 1];
+        for length in 0..payload.len() - BODY.len() {
+            assert!(Invocation::decode(payload[..length].to_vec()).is_err(), "{length}");
         }
     }
 
@@ -498,10 +313,13 @@ mod tests {
     fn unknown_kinds_and_oversized_frames_are_refused() {
         assert!(decode(&[0, 0, 0, 0, 0]).is_err());
         assert!(decode(&[9, 0, 0, 0, 0]).is_err());
-        assert!(decode(&[3, 0xff, 0xff, 0xff, 0xff]).is_err());
-        let mut huge = invocation();
-        huge.environment = vec![CString::new(vec![b'a'; FRAME_BYTES_MAX]).unwrap()];
-        assert!(huge.encode(&[]).is_err());
+        assert!(decode(&[2, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(Invocation::encode(SETTINGS, &[b'a'; FRAME_BYTES_MAX], "", &[]).is_err());
+        let open = Invocation::encode(b"net=1", ENVIRONMENT, "", &[]).unwrap();
+        assert!(
+            Invocation::decode(open[FRAME_HEAD_BYTES..open.len() - 1].to_vec()).is_err(),
+            "the last NUL is missing"
+        );
     }
 
     #[test]

@@ -13,88 +13,46 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::limits;
-use crate::protocol::worker_protocol::{Engine, Runtime, Sapi, Start};
+use crate::log;
+use crate::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
 use crate::sandbox::protected::ProtectedPaths;
-
-/// How a function's stdout is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// A CGI answer where it opens with a CGI header block, else all of it is the body.
-    Auto,
-    /// A CGI header block must open it.
-    Cgi,
-    /// All of it is the body.
-    Raw,
-}
-
-impl Output {
-    /// As the descriptor says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Output::Auto => "auto",
-            Output::Cgi => "cgi",
-            Output::Raw => "raw",
-        }
-    }
-}
 
 /// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
 #[derive(Debug)]
 pub struct Function {
-    /// The row's key, such as `GET:/api/*`.
-    pub route: String,
-    /// The descriptor's `name`; the key where it has none.
-    pub name: String,
-    pub runtime: Runtime,
-    /// Absolute: a relative one is taken from the module root.
-    pub module: PathBuf,
-    /// Empty where the descriptor has none.
-    pub handler: String,
-    pub start: Start,
-    /// Of a WASM function.
-    pub engine: Engine,
-    /// Of a PHP function.
-    pub sapi: Sapi,
-    pub memory_mib: u64,
-    /// Of its scratch folder.
-    pub scratch_mib: u64,
-    /// Absolute paths that it may write to, or beneath; relative ones are taken from the module root.
-    pub write: Vec<PathBuf>,
-    /// Folders that a WASM function finds: the name it knows, and the absolute path.
-    pub dirs: Vec<(String, PathBuf)>,
-    /// Whether it may use the network.
-    pub net: bool,
-    pub timeout: Duration,
+    pub spec: FunctionSpec,
+    /// The same, encoded: what every INVOKE frame carries.
+    pub settings: Vec<u8>,
     /// Added to the environment of each invocation.
     pub env: Vec<(String, String)>,
     /// Invocations at once over all workers; `None` is no limit but the slots.
     pub max_inflight: Option<u64>,
-    pub output: Output,
-    /// Whether the answer is sent while the function writes it.
-    pub stream: bool,
     /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
-    /// The workers that have its runtime started: see `Wish` in scheduler.rs.
-    pub warm: AtomicU64,
 }
 
-impl Function {
-    /// Whether workers keep its runtime started, and fork.
-    pub fn is_forked(&self) -> bool {
-        let is_cold = self.start == Start::Cold || self.engine == Engine::Wasmer || self.sapi == Sapi::Cgi;
-        self.runtime != Runtime::Native && !is_cold
+/// A function is its settings, and what only the gateway needs.
+impl Deref for Function {
+    type Target = FunctionSpec;
+
+    fn deref(&self) -> &FunctionSpec {
+        &self.spec
     }
 }
+
+/// Beginnings of variables that decide what code a runtime loads when it starts, or how. A fork server has started without
+/// them, so a function whose `env` has one is started by exec.
+const CHANGE_THE_START: [&str; 3] = ["LD_", "GLIBC_", "PHP"];
 
 /// What the paths of a descriptor are measured by.
 #[derive(Debug, Default)]
@@ -121,7 +79,15 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         Ok(_) => return Err(format!("v is {}; it must be a JSON object", shown(descriptor))),
         Err(cause) => return Err(format!("v is not JSON ({cause}); it must be a JSON object")),
     };
-    Ok(Function {
+    let env = fields.pairs("env", limits::ENV_VARIABLES_MAX)?;
+    let changes_the_start =
+        env.iter().any(|(name, _)| CHANGE_THE_START.iter().any(|beginning| name.starts_with(beginning)));
+    let start = fields.one_of("start", Start::WORDS)?.unwrap_or(Start::Auto);
+    if fields.get("sapi").is_some() && !SAPI_IS_TOLD.swap(true, Ordering::Relaxed) {
+        log!("registry: {key}: sapi has no effect any more; this is said once");
+    }
+    let dirs = fields.pairs("dirs", limits::DIRS_MAX)?;
+    let spec = FunctionSpec {
         route: key.to_string(),
         name: fields.text("name")?.unwrap_or(key).to_string(),
         runtime: fields
@@ -133,31 +99,32 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
             Some(path) => module_root.join(path),
         },
         handler: fields.text("handler")?.unwrap_or("").to_string(),
-        start: fields.one_of("start", Start::WORDS)?.unwrap_or(Start::Auto),
+        start: if changes_the_start { Start::Cold } else { start },
         engine: fields.one_of("engine", Engine::WORDS)?.unwrap_or(Engine::Auto),
-        sapi: fields.one_of("sapi", Sapi::WORDS)?.unwrap_or(Sapi::Cli),
+        output: fields.one_of("output", Output::WORDS)?.unwrap_or(Output::Auto),
         memory_mib: fields.whole("memory", limits::MEMORY_MIB, "MiB")?.unwrap_or(limits::MEMORY_MIB_DEFAULT),
         scratch_mib: fields.whole("scratch", limits::SCRATCH_MIB, "MiB")?.unwrap_or(limits::SCRATCH_MIB_DEFAULT),
-        write: fields.writable("write", places)?,
-        dirs: fields
-            .pairs("dirs", limits::DIRS_MAX)?
-            .into_iter()
-            .map(|(name, path)| (name, module_root.join(path)))
-            .collect(),
-        net: fields.truth("net")?.unwrap_or(true),
         timeout: Duration::from_secs(
             fields.whole("timeout", limits::TIMEOUT_S, "seconds")?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
         ),
-        env: fields.pairs("env", limits::ENV_VARIABLES_MAX)?,
-        max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
-        output: fields
-            .one_of("output", &[Output::Auto, Output::Cgi, Output::Raw].map(|output| (output.name(), output)))?
-            .unwrap_or(Output::Auto),
+        net: fields.truth("net")?.unwrap_or(true),
         stream: fields.truth("stream")?.unwrap_or(false),
+        write: fields.writable("write", places)?,
+        args: fields.texts("args", limits::ARGS_MAX)?.into_iter().map(str::to_string).collect(),
+        dirs: dirs.into_iter().map(|(name, path)| (name, module_root.join(path))).collect(),
+        ini: fields.pairs("ini", limits::INI_DIRECTIVES_MAX)?,
+    };
+    Ok(Function {
+        settings: spec.encode(),
+        spec,
+        env,
+        max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
         inflight,
-        warm: AtomicU64::new(0),
     })
 }
+
+/// Whether the log has said that `sapi`, which chose between two programs for PHP, has no effect any more.
+static SAPI_IS_TOLD: AtomicBool = AtomicBool::new(false);
 
 /// A key, taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -245,11 +212,11 @@ impl Fields {
         }
     }
 
-    fn texts(&self, name: &str) -> Result<Vec<&str>, String> {
-        let want = format_args!("an array of at most {} strings without NUL", limits::WRITE_PATHS_MAX);
+    fn texts(&self, name: &str, count_max: usize) -> Result<Vec<&str>, String> {
+        let want = format_args!("an array of at most {count_max} strings without NUL");
         let values = match self.get(name) {
             None => return Ok(Vec::new()),
-            Some(Value::Array(values)) if values.len() <= limits::WRITE_PATHS_MAX => values,
+            Some(Value::Array(values)) if values.len() <= count_max => values,
             Some(other) => return Err(fault(name, other, want)),
         };
         let text = |value: &'_ Value| match value.as_str() {
@@ -270,7 +237,7 @@ impl Fields {
                 false => Ok(path),
             }
         };
-        self.texts(name)?.into_iter().map(path).collect()
+        self.texts(name, limits::WRITE_PATHS_MAX)?.into_iter().map(path).collect()
     }
 
     /// An object of strings, as names and values.
@@ -373,6 +340,21 @@ mod tests {
         assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a name A=B;"));
         assert!(fault_of(r#""env":[]"#).starts_with("env is []; it must be an object"));
         assert!(fault_of(r#""handler":"a\u0000b""#).starts_with("handler is"));
+    }
+
+    #[test]
+    fn arguments_and_directives_are_taken_and_what_changes_the_start_is_started_anew() {
+        let with = |field: &str| parsed("GET:/x", &format!(r#"{{"runtime":"php","module":"x.php",{field}}}"#)).unwrap();
+        let function = with(r#""args":["-x","a b",""],"ini":{"precision":"3"},"sapi":"cgi""#);
+        assert_eq!(function.args, ["-x", "a b", ""]);
+        assert_eq!(function.ini, [("precision".to_string(), "3".to_string())]);
+        assert_eq!(FunctionSpec::decode(&function.settings).unwrap(), function.spec);
+        assert_eq!(function.start, Start::Auto);
+        for name in ["LD_PRELOAD", "GLIBC_TUNABLES", "PHPRC", "PHP_INI_SCAN_DIR"] {
+            assert_eq!(with(&format!(r#""env":{{"A":"1","{name}":"x"}}"#)).start, Start::Cold, "{name}");
+        }
+        assert!(fault_of(r#""args":"-x""#).starts_with(r#"args is "-x"; it must be an array of at most"#));
+        assert_eq!(fault_of(r#""ini":{"precision":3}"#), "ini.precision is 3; it must be a string without NUL");
     }
 
     #[test]

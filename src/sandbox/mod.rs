@@ -40,6 +40,8 @@ const LANDLOCK_WHOLE: u32 = 6;
 pub struct Sandbox {
     /// Whom functions run as; `None`: as we do.
     pub user: Option<User>,
+    /// Our own user's name.
+    own_name: String,
     /// How many processes and threads that user may have (RLIMIT_NPROC). Where it is our own, what there is of it already
     /// counts as well. Root has no such limit.
     pub processes_max: Option<u64>,
@@ -117,8 +119,18 @@ impl Sandbox {
             (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
         };
         let seen_hidden = Mutex::default();
-        let sandbox =
-            Sandbox { user, processes_max, landlock_version, devices, readable, seen_hidden, system_calls, remarks };
+        let own_name = user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name);
+        let sandbox = Sandbox {
+            user,
+            own_name,
+            processes_max,
+            landlock_version,
+            devices,
+            readable,
+            seen_hidden,
+            system_calls,
+            remarks,
+        };
         if landlock_version == 0
             && sandbox.user.is_some()
             && sandbox.may_read(&settings.db).is_ok()
@@ -128,6 +140,11 @@ impl Sandbox {
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
         Ok(sandbox)
+    }
+
+    /// The name of whom functions run as, for USER.
+    pub fn user_name(&self) -> &str {
+        self.user.as_ref().map_or(&self.own_name, |user| &user.name)
     }
 
     /// For the operator: who functions run as, Landlock's version, and the remarks.

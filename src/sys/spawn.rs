@@ -24,7 +24,8 @@ use super::signal;
 pub struct Spawn<'a> {
     pub program: &'a CStr,
     pub arguments: &'a [CString],
-    pub environment: &'a [CString],
+    /// `NAME=value` and a NUL, again and again. What stands behind the last NUL is left out.
+    pub environment: &'a [u8],
     pub folder: Option<&'a CStr>,
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
@@ -90,7 +91,9 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let arguments = pointers(plan.arguments);
-    let environment = pointers(plan.environment);
+    let variables = plan.environment.split_inclusive(|byte| *byte == 0).filter(|pair| pair.ends_with(&[0]));
+    let environment: Vec<*const c_char> =
+        variables.map(|pair| pair.as_ptr().cast()).chain([std::ptr::null()]).collect();
     let mut birth = Birth {
         plan,
         arguments: arguments.as_ptr(),

@@ -1,32 +1,24 @@
 //! The worker's end of a connection from the gateway: frames in, frames out, never blocking in the middle of a run.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::limits::{LINK_STALL_MAX, SPOOL_MEMORY_MAX};
-use crate::protocol::worker_protocol::{self as wire, Invocation, Kind};
+use crate::protocol::worker_protocol::{self as wire, FRAME_HEAD_BYTES, Invocation, Kind};
 use crate::sys::{self, Watched};
 
 /// Output beyond this leaves at once; below, it may wait for company.
 const OUTBOX_BYTES: usize = SPOOL_MEMORY_MAX;
-/// Bytes asked for in one read: most INVOKE frames are shorter.
-const READ_BYTES: usize = 8192;
-
 pub struct Connection {
     /// Non-blocking.
     stream: UnixStream,
+    /// What was read of the INVOKE frame that is coming.
     inbox: Vec<u8>,
-    /// The note, or a body, that came as a descriptor.
-    descriptor: Option<OwnedFd>,
-    /// Where we write which invocation we have started last; `None` until the gateway has given it.
-    note: Option<File>,
-    /// How many invocations have come.
-    invocations: u64,
+    /// A body that came as a descriptor.
+    body: Option<OwnedFd>,
     /// Frames that have not been sent, from `sent` on.
     outbox: Vec<u8>,
     sent: usize,
@@ -35,15 +27,7 @@ pub struct Connection {
 impl Connection {
     pub fn new(stream: UnixStream) -> Result<Connection> {
         sys::set_nonblocking(stream.as_fd()).map_err(Error::io("set up", "a connection from the gateway"))?;
-        Ok(Connection {
-            stream,
-            inbox: Vec::new(),
-            descriptor: None,
-            note: None,
-            invocations: 0,
-            outbox: Vec::new(),
-            sent: 0,
-        })
+        Ok(Connection { stream, inbox: Vec::new(), body: None, outbox: Vec::new(), sent: 0 })
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
@@ -51,68 +35,66 @@ impl Connection {
     }
 
     /// Waits for the next invocation and, where its body came as a descriptor, that; `None` when the gateway closed the
-    /// connection.
+    /// connection. The last byte of its frame stays unread: see [`Connection::begin`].
     ///
     /// # Errors
-    /// [`Error::Protocol`] for anything that is no INVOKE frame, or NOTE at first.
+    /// [`Error::Protocol`] for anything that is no INVOKE frame.
     pub fn receive(&mut self) -> Result<Option<(Invocation, Option<OwnedFd>)>> {
         loop {
-            if let Some((kind, payload, used)) = wire::decode(&self.inbox)? {
-                let invocation = match (kind, &self.note) {
-                    (Kind::Invoke, Some(_)) => Invocation::decode(payload)?,
-                    (Kind::Note, None) if self.descriptor.is_some() => {
-                        self.note = self.descriptor.take().map(File::from);
-                        self.inbox.drain(..used);
-                        continue;
-                    }
-                    _ => return Err(Error::Protocol("a worker takes NOTE with a descriptor, then INVOKE only".into())),
-                };
-                self.invocations += 1;
-                self.inbox.drain(..used);
-                self.inbox.shrink_to(READ_BYTES);
-                return Ok(Some((invocation, self.descriptor.take())));
+            let missing = match wire::decode_head(&self.inbox)? {
+                None => FRAME_HEAD_BYTES - self.inbox.len(),
+                Some((Kind::Invoke, length)) if length > 0 => FRAME_HEAD_BYTES + length - 1 - self.inbox.len(),
+                Some(_) => return Err(Error::Protocol("a worker takes INVOKE only".into())),
+            };
+            if missing == 0 {
+                let payload = self.inbox.split_off(FRAME_HEAD_BYTES);
+                self.inbox.clear();
+                return Ok(Some((Invocation::decode(payload)?, self.body.take())));
             }
-            // Between two invocations there is no bound: the gateway keeps idle connections, and closes them by dying.
-            let patience = (!self.inbox.is_empty()).then_some(LINK_STALL_MAX);
-            let ready = sys::poll(&mut [Watched::read(self.as_fd())], patience);
-            if ready.map_err(Error::io("wait for", "the gateway"))? == 0 {
-                return Err(Error::Protocol("a frame was not finished in time".into()));
-            }
-            if !self.read_some()? {
+            // Between two invocations no time is too long: the gateway keeps idle connections, and closes them by dying.
+            let timeout = (!self.inbox.is_empty()).then_some(LINK_STALL_MAX);
+            if !self.read(missing, timeout)? {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads what is there; false at the end of the stream.
-    fn read_some(&mut self) -> Result<bool> {
+    /// Reads the last byte of the invocation's frame: from here on the gateway does not give it to another worker.
+    ///
+    /// # Errors
+    /// [`Error::ClientGone`] where the gateway has closed the connection before it had sent that byte.
+    pub fn begin(&mut self) -> Result<()> {
+        let has_come = self.read(1, Some(LINK_STALL_MAX))?;
+        self.inbox.clear();
+        if has_come { Ok(()) } else { Err(Error::ClientGone) }
+    }
+
+    /// Reads at most `count` bytes into the inbox; false at the end of the stream.
+    fn read(&mut self, count: usize, timeout: Option<Duration>) -> Result<bool> {
         let filled = self.inbox.len();
-        self.inbox.resize(filled + READ_BYTES, 0);
-        let result = sys::receive_with_fd(self.stream.as_fd(), &mut self.inbox[filled..]);
-        let count = result.as_ref().map_or(0, |(count, _)| *count);
-        self.inbox.truncate(filled + count);
+        self.inbox.resize(filled + count, 0);
+        let result = loop {
+            match sys::receive_with_fd(self.stream.as_fd(), &mut self.inbox[filled..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let ready = sys::poll(&mut [Watched::read(self.stream.as_fd())], timeout);
+                    if ready.map_err(Error::io("wait for", "the gateway"))? == 0 {
+                        return Err(Error::Protocol("a frame was not finished in time".into()));
+                    }
+                }
+                result => break result,
+            }
+        };
+        self.inbox.truncate(filled + result.as_ref().map_or(0, |(count, _)| *count));
         match result {
             Ok((0, _)) => Ok(false),
             Ok((_, descriptor)) => {
-                self.descriptor = descriptor.or(self.descriptor.take());
+                self.body = descriptor.or(self.body.take());
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
             Err(cause) => Err(Error::Io { step: "read from", subject: "the gateway".into(), cause }),
         }
-    }
-
-    /// Writes into the gateway's note that the last invocation is started: it is not given to another worker from then on.
-    ///
-    /// # Errors
-    /// [`Error::ClientGone`] where the gateway has closed the connection before: then it may have been.
-    pub fn note_start(&mut self) -> Result<()> {
-        let note = self.note.as_ref().expect("an INVOKE frame is taken only behind a note");
-        note.write_all_at(&self.invocations.to_le_bytes(), 0).map_err(Error::io("write", "the gateway's note"))?;
-        let mut watched = [Watched::hang_up(self.as_fd())];
-        sys::poll(&mut watched, Some(Duration::ZERO)).map_err(Error::io("look at", "the gateway's connection"))?;
-        if watched[0].is_ready() { Err(Error::ClientGone) } else { Ok(()) }
     }
 
     /// Puts a frame into the outbox.
@@ -176,51 +158,52 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
-    fn frame(kind: Kind) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        wire::encode(&mut bytes, kind, &[]);
-        bytes
-    }
-
-    /// What a worker makes of these messages, each with a note or without, and then the end.
-    fn outcome(messages: &[(Kind, bool)]) -> Result<bool> {
-        let (gateway, ours) = UnixStream::pair().unwrap();
-        let note = sys::memory_file(c"note").unwrap();
-        for (kind, has_note) in messages {
-            let descriptors: &[BorrowedFd<'_>] = if *has_note { &[note.as_fd()] } else { &[] };
-            sys::send_with_fds(gateway.as_fd(), &frame(*kind), descriptors).unwrap();
-        }
-        drop(gateway);
-        Connection::new(ours)?.receive().map(|invocation| invocation.is_some())
+    fn frame() -> Vec<u8> {
+        Invocation::encode(b"net=1\0", b"A=1\0", "r", b"the body").unwrap()
     }
 
     #[test]
-    fn a_connection_begins_with_one_note_and_its_descriptor() {
-        assert!(matches!(outcome(&[(Kind::Note, true)]), Ok(false)), "then it ends, as an idle one does");
-        for wrong in [
-            &[(Kind::Note, false)][..],
-            &[(Kind::Invoke, false)],
-            &[(Kind::Invoke, true)],
-            &[(Kind::Note, true), (Kind::Note, true)],
-            &[(Kind::Note, true), (Kind::End, false)],
-        ] {
-            assert!(matches!(outcome(wrong), Err(Error::Protocol(_))), "{wrong:?}");
+    fn an_invocation_that_has_not_begun_is_known_by_the_reset_and_one_that_has_by_the_end() {
+        let frame = frame();
+        for length in 1..=frame.len() {
+            for begins in [false, true] {
+                let (mut gateway, ours) = UnixStream::pair().unwrap();
+                std::io::Write::write_all(&mut gateway, &frame[..length]).unwrap();
+                let mut connection = Connection::new(ours).unwrap();
+                if length >= frame.len() - 1 {
+                    let (invocation, _) = connection.receive().unwrap().unwrap();
+                    assert_eq!(invocation.body(), b"the body");
+                }
+                if begins && length == frame.len() {
+                    connection.begin().unwrap();
+                }
+                drop(connection);
+                let seen = gateway.read(&mut [0]).map_err(|error| error.kind());
+                let has_begun = begins && length == frame.len();
+                // All but the last byte was read, and that was never sent: the end of the stream, and a failed write.
+                let is_unsent = length == frame.len() - 1;
+                let expected = if has_begun || is_unsent { Ok(0) } else { Err(ErrorKind::ConnectionReset) };
+                assert_eq!(seen, expected, "{length} {begins}");
+                if length < frame.len() {
+                    assert!(std::io::Write::write_all(&mut gateway, &frame[length..]).is_err());
+                }
+            }
         }
     }
 
     #[test]
-    fn a_start_is_noted_and_refused_where_the_gateway_has_gone() {
+    fn a_worker_takes_invocations_only() {
+        for kind in [Kind::Output, Kind::End] {
+            let (gateway, ours) = UnixStream::pair().unwrap();
+            let mut bytes = Vec::new();
+            wire::encode(&mut bytes, kind, b"x");
+            sys::send_with_fds(gateway.as_fd(), &bytes, &[]).unwrap();
+            assert!(matches!(Connection::new(ours).unwrap().receive(), Err(Error::Protocol(_))), "{kind:?}");
+        }
         let (gateway, ours) = UnixStream::pair().unwrap();
-        let note = sys::memory_file(c"note").unwrap();
-        let mut connection = Connection::new(ours).unwrap();
-        connection.note = Some(note.try_clone().unwrap());
-        connection.invocations = 3;
-        connection.note_start().unwrap();
-        let mut started = [0; 8];
-        note.read_exact_at(&mut started, 0).unwrap();
-        assert_eq!(u64::from_le_bytes(started), 3);
         drop(gateway);
-        assert!(matches!(connection.note_start(), Err(Error::ClientGone)));
+        assert!(matches!(Connection::new(ours).unwrap().receive(), Ok(None)));
     }
 }

@@ -8,7 +8,6 @@
 //! the first, and the second shares memory with them: every wait has a bound, and the kernel vouches for process ids.
 
 use std::collections::VecDeque;
-use std::ffi::CString;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -211,13 +210,8 @@ impl Child {
     ///
     /// # Errors
     /// Where the child has died, or does not take it: it has run nothing of the function then.
-    pub fn start(mut self, environment: &[CString], descriptors: &[BorrowedFd<'_>]) -> io::Result<(Spawned, Channel)> {
-        let length: usize = environment.iter().map(|pair| pair.as_bytes_with_nul().len()).sum();
-        let mut message = Vec::with_capacity(4 + length);
-        message.extend_from_slice(&(length as u32).to_le_bytes());
-        for pair in environment {
-            message.extend_from_slice(pair.as_bytes_with_nul());
-        }
+    pub fn start(mut self, environment: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<(Spawned, Channel)> {
+        let message = [&(environment.len() as u32).to_le_bytes(), environment].concat();
         let deadline = Instant::now() + CHILD_TAKES_MAX;
         let (_, channel) = self.0.as_ref().expect("only this function takes it out, and consumes the child");
         let mut sent = 0;

@@ -28,7 +28,7 @@ use crate::limits::{
     KILL_WAIT_MAX,
 };
 use crate::log;
-use crate::protocol::worker_protocol::{Invocation, Runtime};
+use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::sys::{self, EventFd, Spawn, Spawned, Watched};
 
 /// What the children of a fork server have in common, because they inherit it. Invocations that agree in all of it share
@@ -43,8 +43,6 @@ pub struct Key {
     pub memory_mib: u64,
     pub net: bool,
     pub dirs: Vec<(String, PathBuf)>,
-    /// The descriptor's `env`, which can change how a runtime starts.
-    pub environment: Vec<CString>,
 }
 
 /// A file as it is now: device, inode, size, and the time of its last change, which includes that of its permissions, in
@@ -81,19 +79,17 @@ impl std::fmt::Display for Version {
 }
 
 impl Key {
-    pub fn new(invocation: &Invocation, version: Version) -> Key {
-        let own = invocation.environment.len() - invocation.env_count;
+    pub fn new(spec: &FunctionSpec, version: Version) -> Key {
         // Only WASM looks at its exports and opens folders ahead of time.
-        let is_wasm = invocation.runtime == Runtime::Wasm;
+        let is_wasm = spec.runtime == Runtime::Wasm;
         Key {
-            runtime: invocation.runtime,
-            module: invocation.module.clone(),
+            runtime: spec.runtime,
+            module: spec.module.clone(),
             version,
-            handler: if is_wasm { invocation.handler.clone() } else { String::new() },
-            memory_mib: invocation.memory_mib,
-            net: invocation.net,
-            dirs: if is_wasm { invocation.dirs.clone() } else { Vec::new() },
-            environment: invocation.environment[own..].to_vec(),
+            handler: if is_wasm { spec.handler.clone() } else { String::new() },
+            memory_mib: spec.memory_mib,
+            net: spec.net,
+            dirs: if is_wasm { spec.dirs.clone() } else { Vec::new() },
         }
     }
 }
@@ -279,16 +275,10 @@ impl Kept {
         sys::set_nonblocking(said.as_fd()).map_err(as_text("set up a pipe"))?;
         let folder = key.module.parent().map_or(b"/".as_slice(), |folder| folder.as_os_str().as_bytes());
         let folder = CString::new(folder).map_err(|_| "its path holds a NUL".to_string())?;
-        let is_overridden = |pair: &CString| {
-            let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
-            key.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
-        };
-        let inherited = worker.inherited_environment.iter().filter(|pair| !is_overridden(pair));
-        let environment: Vec<CString> = inherited.chain(&key.environment).cloned().collect();
         let process = sys::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,
-            environment: &environment,
+            environment: &worker.inherited_environment,
             folder: Some(&folder),
             stdin: worker.null.as_fd(),
             stdout: says.as_fd(),

@@ -20,6 +20,7 @@ use super::Worker;
 use super::connection::Connection;
 use super::fork_server::{Channel, Child, ForkServer};
 use super::fork_servers::Key;
+use super::order::Order;
 use super::runtime::{self, Command};
 use super::scratch::Scratch;
 use super::stderr_log::StderrLog;
@@ -28,7 +29,8 @@ use crate::limits::{
     FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD,
     SPOOL_MEMORY_MAX,
 };
-use crate::protocol::worker_protocol::{End, Invocation, Kind, Verdict};
+use crate::protocol::function_spec::FunctionSpec;
+use crate::protocol::worker_protocol::{End, Kind, Verdict};
 use crate::sandbox::{orphans, readable};
 use crate::sys::{self, Ended, EndedHow, Spawn, SpawnError, Spawned, Urgency, Watched};
 use crate::{log, procfs};
@@ -38,16 +40,17 @@ use crate::{log, procfs};
 /// # Errors
 /// Where the gateway has closed the connection, or breaks the protocol: the invocation is over then, its processes are
 /// gone, and the connection is of no more use.
-pub fn run(worker: &Worker, invocation: &Invocation, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
+pub fn run(worker: &Worker, order: &Order, body: Option<OwnedFd>, connection: &mut Connection) -> Result<()> {
     let begun = Instant::now();
-    let (way, scratch) = match prepare(worker, invocation) {
+    let (way, scratch) = match prepare(worker, &order.spec) {
         Ok(prepared) => prepared,
         Err(verdict) => {
+            connection.begin()?;
             return report(worker, connection, End { verdict, is_warm: false, spawn_us: 0, exec_us: 0 });
         }
     };
-    connection.note_start()?;
-    match Execution::begin(worker, invocation, way, scratch, body) {
+    connection.begin()?;
+    match Execution::begin(worker, order, way, scratch, body) {
         Err(verdict) => {
             report(worker, connection, End { verdict, is_warm: false, spawn_us: micros(begun.elapsed()), exec_us: 0 })
         }
@@ -76,17 +79,17 @@ enum Way {
 }
 
 /// All that can be found wrong before the function's process exists.
-fn prepare<'a>(worker: &'a Worker, invocation: &Invocation) -> std::result::Result<(Way, Scratch<'a>), Verdict> {
-    let version = runtime::version_of(&invocation.module)?;
+fn prepare<'a>(worker: &'a Worker, spec: &FunctionSpec) -> std::result::Result<(Way, Scratch<'a>), Verdict> {
+    let version = runtime::version_of(&spec.module)?;
     let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref()).map_err(exhausted("make a scratch folder"))?;
-    let key = runtime::can_fork(invocation).then(|| Key::new(invocation, version));
+    let key = runtime::can_fork(spec).then(|| Key::new(spec, version));
     if let Some((child, server)) = key.as_ref().and_then(|key| worker.fork_servers.take(key)) {
         return Ok((Way::Warm(child, server), scratch));
     }
-    runtime::check_readable(worker, &invocation.module)?;
-    let command = runtime::command(worker, invocation, scratch.path())?;
+    runtime::check_readable(worker, &spec.module)?;
+    let command = runtime::command(worker, spec, scratch.path())?;
     if let Some(key) = key
-        && runtime::is_built(worker, invocation.runtime)
+        && runtime::is_built(worker, spec.runtime)
     {
         worker.fork_servers.order(key);
     }
@@ -104,7 +107,7 @@ const READ_BYTES_FIRST: usize = 4096;
 /// A function that runs.
 struct Execution<'a> {
     worker: &'a Worker,
-    invocation: &'a Invocation,
+    order: &'a Order,
     child: Spawned,
     /// Whose child it is, if it was forked and not executed.
     fork_server: Option<Arc<ForkServer>>,
@@ -136,18 +139,18 @@ struct Execution<'a> {
 impl<'a> Execution<'a> {
     fn begin(
         worker: &'a Worker,
-        invocation: &'a Invocation,
+        order: &'a Order,
         way: Way,
         mut scratch: Scratch<'a>,
         body: Option<OwnedFd>,
     ) -> std::result::Result<Execution<'a>, Verdict> {
-        let (stdin_for_child, stdin) = feed(&invocation.body, body).map_err(exhausted("make a pipe"))?;
+        let (stdin_for_child, stdin) = feed(order.invocation.body(), body).map_err(exhausted("make a pipe"))?;
         let (stdout, stdout_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
         let (stderr, stderr_for_child) = output_pipe().map_err(exhausted("make a pipe"))?;
-        let ruleset = scratch.ruleset(&worker.sandbox, &invocation.write, invocation.net);
+        let ruleset = scratch.ruleset(&worker.sandbox, &order.spec.write, order.spec.net);
         let birth = Birth {
             worker,
-            invocation,
+            order,
             scratch: scratch.path(),
             ruleset: ruleset.map_err(exhausted("make a ruleset"))?,
             readable: worker.sandbox.readable().map_err(exhausted("make a ruleset"))?,
@@ -156,14 +159,14 @@ impl<'a> Execution<'a> {
         let (child, channel, fork_server) = match way {
             Way::Warm(child, server) => match birth.start_child(child) {
                 Some((child, channel)) => (child, Some(channel), Some(server)),
-                None => (birth.execute(&runtime::command(worker, invocation, scratch.path())?)?, None, None),
+                None => (birth.execute(&runtime::command(worker, &order.spec, scratch.path())?)?, None, None),
             },
             Way::Cold(command) => (birth.execute(&command)?, None, None),
         };
         let now = Instant::now();
         Ok(Execution {
             worker,
-            invocation,
+            order,
             child,
             fork_server,
             channel,
@@ -172,10 +175,10 @@ impl<'a> Execution<'a> {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            stderr_log: StderrLog::new(&invocation.request_id, &invocation.function),
+            stderr_log: StderrLog::new(order.invocation.request_id(), &order.spec.name),
             buffer: vec![0; READ_BYTES_FIRST],
-            deadline: now + invocation.timeout,
-            quiet_until: if invocation.stream { now } else { now + OUTPUT_HOLD },
+            deadline: now + order.spec.timeout,
+            quiet_until: if order.spec.stream { now } else { now + OUTPUT_HOLD },
             next_sample: now + SAMPLE_FIRST,
             sample_pause: SAMPLE_FIRST,
             hold_until: None,
@@ -204,7 +207,7 @@ impl<'a> Execution<'a> {
                 let deadline = *kill_deadline.get_or_insert(now + KILL_WAIT_MAX);
                 if now >= deadline {
                     // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
-                    log!("request={}: the process does not end though killed", self.invocation.request_id);
+                    log!("request={}: the process does not end though killed", self.order.invocation.request_id());
                     return Err(Error::Protocol("a process does not end".into()));
                 }
             }
@@ -293,7 +296,7 @@ impl<'a> Execution<'a> {
             return Some(Verdict::TooManyProcesses);
         }
         let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
-        let memory_max = self.invocation.memory_mib << 20;
+        let memory_max = self.order.spec.memory_mib << 20;
         if sum(procfs::resident_bytes) > memory_max {
             // A process can forbid the look at its proportional memory (PR_SET_DUMPABLE, prctl(2)); then all of it counts.
             let proportional = |pid| procfs::proportional_bytes(pid).or_else(|| procfs::resident_bytes(pid));
@@ -303,7 +306,7 @@ impl<'a> Execution<'a> {
         }
         // What was deleted but is still open lies on the disk as well.
         let deleted = procfs::deleted_bytes(&processes, self.scratch.path());
-        let scratch_max = (self.invocation.scratch_mib << 20).checked_sub(deleted);
+        let scratch_max = (self.order.spec.scratch_mib << 20).checked_sub(deleted);
         let is_over = scratch_max.is_none_or(|max| self.scratch.holds_more_than(max));
         is_over.then_some(Verdict::ScratchExceeded)
     }
@@ -353,7 +356,7 @@ impl<'a> Execution<'a> {
                 if count == self.buffer.len() {
                     self.buffer.resize(SPOOL_MEMORY_MAX, 0);
                 }
-                if held && !self.invocation.stream {
+                if held && !self.order.spec.stream {
                     self.hold_until.get_or_insert(Instant::now() + OUTPUT_HOLD);
                 }
                 count
@@ -401,7 +404,7 @@ impl<'a> Execution<'a> {
         if let Some(verdict) = self.killed.take() {
             return Ok(verdict);
         }
-        let over_limit = ended.resident_kib_max > self.invocation.memory_mib * 1024;
+        let over_limit = ended.resident_kib_max > self.order.spec.memory_mib * 1024;
         Ok(match ended.how {
             EndedHow::Exited(0) => Verdict::Exited { code: 0 },
             // A process that failed after it had more than its share, or says that it got no more, failed for that.
@@ -433,7 +436,7 @@ impl Drop for Execution<'_> {
 /// What a new process of an invocation gets, whichever way it comes to be.
 struct Birth<'b> {
     worker: &'b Worker,
-    invocation: &'b Invocation,
+    order: &'b Order,
     scratch: &'b Path,
     /// What it may write, and what it may read.
     ruleset: Option<Arc<OwnedFd>>,
@@ -445,8 +448,9 @@ struct Birth<'b> {
 impl Birth<'_> {
     /// The cold way.
     fn execute(&self, command: &Command) -> std::result::Result<Spawned, Verdict> {
-        let Birth { worker, invocation, streams, .. } = self;
-        let folder = invocation.module.parent().map(|folder| folder.as_os_str().as_bytes());
+        let Birth { worker, order, streams, .. } = self;
+        let spec = &order.spec;
+        let folder = spec.module.parent().map(|folder| folder.as_os_str().as_bytes());
         let folder = CString::new(folder.unwrap_or(b"/")).expect("descriptors are refused when they hold a NUL");
         let program_file = command.program_file.as_ref();
         let spawned = sys::spawn(&Spawn {
@@ -461,11 +465,11 @@ impl Birth<'_> {
             confinement: Some(worker.sandbox.confinement(
                 program_file,
                 command.data_mib_max,
-                invocation.net,
+                spec.net,
                 self.rulesets(),
             )),
         });
-        spawned.map_err(|error| refused(invocation, error))
+        spawned.map_err(|error| refused(spec, error))
     }
 
     /// The warm way; `None` where the child has died meanwhile, and so has run nothing of the function.
@@ -479,20 +483,31 @@ impl Birth<'_> {
         [self.ruleset.as_ref().map(|ruleset| ruleset.as_fd()), self.readable.as_ref().map(|it| it.landlock.as_fd())]
     }
 
-    /// What the gateway composed, the deadline, TMPDIR, what the runtime needs, and of our own PATH, LANG, TZ and HOME, where
-    /// the gateway's part does not name them.
-    fn environment(&self, of_runtime: &[CString]) -> Vec<CString> {
-        let Birth { worker, invocation, scratch, .. } = self;
-        let deadline = SystemTime::now() + invocation.timeout;
+    /// What the gateway composed, and ours where that does not name it: the deadline, the scratch folder, the functions' user,
+    /// PATH, LANG, TZ, and what the runtime needs.
+    fn environment(&self, of_runtime: &[CString]) -> Vec<u8> {
+        let Birth { worker, order, scratch, .. } = self;
+        let deadline = SystemTime::now() + order.spec.timeout;
         let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let own = [format!("FAAS_DEADLINE_MS={deadline_ms}"), format!("TMPDIR={}", scratch.display())];
-        let own = own.map(|pair| CString::new(pair).expect("neither digits nor paths hold a NUL"));
-        let is_named = |pair: &CString| {
-            let name_end = pair.as_bytes().iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
-            invocation.environment.iter().any(|other| other.as_bytes().starts_with(&pair.as_bytes()[..name_end]))
+        let given = order.invocation.environment();
+        let mut block = Vec::with_capacity(given.len() + 1024);
+        block.extend_from_slice(given);
+        let mut add = |pair: &[u8]| {
+            let name_end = pair.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+            let is_named = given.split(|byte| *byte == 0).any(|other| other.starts_with(&pair[..name_end]));
+            if !is_named {
+                block.extend_from_slice(pair);
+            }
         };
-        let ours = worker.inherited_environment.iter().chain(&own).chain(of_runtime);
-        ours.filter(|pair| !is_named(pair)).chain(&invocation.environment).cloned().collect()
+        let scratch = scratch.as_os_str().as_bytes();
+        let user = worker.sandbox.user_name().as_bytes();
+        add(format!("FAAS_DEADLINE_MS={deadline_ms}\0").as_bytes());
+        for (name, value) in [("TMPDIR", scratch), ("HOME", scratch), ("USER", user), ("LOGNAME", user)] {
+            add(&[name.as_bytes(), b"=", value, b"\0"].concat());
+        }
+        worker.inherited_environment.split_inclusive(|byte| *byte == 0).for_each(&mut add);
+        of_runtime.iter().for_each(|pair| add(pair.as_bytes_with_nul()));
+        block
     }
 }
 
@@ -549,12 +564,12 @@ fn exhausted(step: &'static str) -> impl FnOnce(io::Error) -> Verdict {
 }
 
 /// Why a spawn failed, as a verdict with a remedy.
-fn refused(invocation: &Invocation, error: SpawnError) -> Verdict {
-    let path = invocation.module.display().to_string();
+fn refused(spec: &FunctionSpec, error: SpawnError) -> Verdict {
+    let path = spec.module.display().to_string();
     let not_executable = |cause: String| Verdict::ModuleNotExecutable { path: path.clone(), cause };
     match (error.step, error.cause.raw_os_error()) {
         ("execute", Some(libc::EACCES)) => {
-            not_executable(format!("{}; try: chmod +x {}", error.cause, invocation.module.display()))
+            not_executable(format!("{}; try: chmod +x {}", error.cause, spec.module.display()))
         }
         ("execute", Some(libc::ENOEXEC)) => {
             not_executable("it is neither a program for this machine nor a script that begins with #!".into())

@@ -21,11 +21,11 @@ mod invocation;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;
+mod order;
 pub mod runtime;
 mod scratch;
 mod stderr_log;
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 use fork_servers::ForkServers;
+use order::{Order, Specs};
 use scratch::ScratchArea;
 
 use crate::error::{Error, Result};
@@ -65,8 +66,10 @@ struct Worker {
     null: File,
     /// The gateway's process id; nobody else may give us work.
     gateway: Pid,
-    /// What functions see of our own environment: PATH, LANG, TZ, HOME.
-    inherited_environment: Vec<CString>,
+    /// What functions see of our own environment, PATH, LANG and TZ: `NAME=value` and a NUL, again and again.
+    inherited_environment: Vec<u8>,
+    /// The settings of functions, decoded.
+    specs: Specs,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
     /// Readable when the worker is to end, in whatever way: wakes the accept loop.
@@ -99,6 +102,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         null: invocation::open_null()?,
         gateway,
         inherited_environment: inherited_environment(),
+        specs: Specs::default(),
         ending: OnceLock::new(),
         stop: EventFd::new()?,
         dying: EventFd::new()?,
@@ -202,9 +206,10 @@ impl Worker {
     fn serve(&self, stream: UnixStream) -> Result<()> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
-            // What is not in the note goes to another worker.
+            // The gateway gives what has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
-            invocation::run(self, &invocation, body, &mut connection)?;
+            let spec = self.specs.get(invocation.settings())?;
+            invocation::run(self, &Order { invocation, spec }, body, &mut connection)?;
         }
         Ok(())
     }
@@ -279,12 +284,9 @@ fn listen(worker: &Worker) -> Result<UnixListener> {
     Ok(listener)
 }
 
-fn inherited_environment() -> Vec<CString> {
-    let pair = |name: &str| {
-        let value = std::env::var_os(name)?;
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-    };
-    ["PATH", "LANG", "TZ", "HOME"].into_iter().filter_map(pair).collect()
+fn inherited_environment() -> Vec<u8> {
+    let pair = |name: &str| Some([name.as_bytes(), b"=", std::env::var_os(name)?.as_bytes(), b"\0"].concat());
+    ["PATH", "LANG", "TZ"].into_iter().filter_map(pair).flatten().collect()
 }
 
 fn start_thread(name: &'static str, worker: &Arc<Worker>, body: impl FnOnce(&Worker) + Send + 'static) -> Result<()> {

@@ -39,8 +39,16 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
     assert!(take("REMOTE_PORT").parse::<u16>().is_ok());
     assert!(take("SERVER_SOFTWARE").starts_with("faas/"));
     take("PATH");
-    take("HOME");
-    assert!(take("TMPDIR").starts_with(instance.path("spool").to_str().unwrap()), "the scratch folder");
+    let scratch = take("TMPDIR");
+    assert!(scratch.starts_with(instance.path("spool").to_str().unwrap()), "the scratch folder");
+    assert_eq!(take("HOME"), scratch);
+    let user = instance.get("/healthz").json()["functions"]["user"].as_str().unwrap().to_string();
+    for name in ["USER", "LOGNAME"] {
+        let value = take(name);
+        assert!(value == user || user == "the gateway's own", "{value}");
+    }
+    let module = take("SCRIPT_FILENAME");
+    assert!(module.starts_with(instance.path("").to_str().unwrap()) && module.ends_with(".native"), "{module}");
     // A shell sets these itself.
     variables.remove("PWD");
     variables.remove("OLDPWD");

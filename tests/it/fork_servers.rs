@@ -36,21 +36,6 @@ fn every_warm_invocation_is_a_process_of_its_own_and_a_child_of_the_worker() {
 }
 
 #[test]
-fn a_function_that_is_called_now_and_then_stays_where_it_is_warm() {
-    if !has(&["php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "4")]);
-    instance.function("GET:/who", "php", WHO, json!({}));
-    let first = instance.get("/who");
-    for _ in 0..20 {
-        let answer = instance.warm("/who");
-        assert_eq!(answer.field("X-Faas-Worker"), first.field("X-Faas-Worker"));
-    }
-    assert_eq!(instance.fork_servers().len(), 1);
-}
-
-#[test]
 fn a_fork_server_that_is_asked_often_hands_down_what_is_used() {
     if !has(&["php"]) {
         return;
@@ -132,7 +117,7 @@ fn routes_that_agree_in_module_limits_and_env_share_a_fork_server_and_others_do_
     instance.warm("/one");
     assert!(instance.get("/other").is_warm());
     assert_eq!(instance.fork_servers().len(), 1);
-    for (count, target) in [(2, "/memory"), (3, "/net"), (4, "/env")] {
+    for (count, target) in [(2, "/memory"), (3, "/net")] {
         assert!(!instance.get(target).is_warm(), "{target}");
         instance.warm(target);
         assert_eq!(instance.fork_servers().len(), count);

@@ -58,7 +58,8 @@ impl Instance {
         let folder = tempfile::Builder::new().prefix("faas-it-").tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name).display().to_string();
         let mut environment: Vec<(String, String)> = [
-            ("PATH", path_with_programs()),
+            // With the folder in it, since a fork server has nothing else by which it can be told from those of others.
+            ("PATH", format!("{}:{}", path_with_programs(), folder.path().display())),
             ("HOME", std::env::var("HOME").unwrap_or("/".into())),
             ("FAAS_HOST", "127.0.0.1".into()),
             ("FAAS_PORT", "0".into()),

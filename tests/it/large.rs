@@ -105,7 +105,7 @@ fn a_client_that_leaves_in_the_middle_of_a_large_answer_costs_nothing() {
         stream.get_mut().write_all(b"GET /large HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
         assert_eq!(Answer::read_head(&mut stream).unwrap().status, 200);
     }
-    // To each of the two workers a connection stays, with its note.
+    // To each of the two workers a connection stays.
     wait_until("its descriptors are closed", || descriptors() <= before + 4);
     wait_until("its processes are gone", || instance.functions().is_empty());
 }

@@ -104,3 +104,40 @@ fn without_any_worker_healthz_says_so_and_requests_wait_for_the_next_one() {
         wait_until("it is back", || instance.worker(0).is_some_and(|worker| worker["pid"] != killed));
     }
 }
+
+#[test]
+fn workers_killed_at_any_moment_run_nothing_twice_and_what_had_not_begun_is_tried_again() {
+    const ROUNDS: u64 = 30;
+    let instance = Instance::with(&[("FAAS_WORKERS", "2"), ("FAAS_WORKER_SLOTS", "2")]);
+    instance.script("POST:/run", "read id; echo \"$id\" >>\"$IT_FOLDER/runs\"; echo \"$id\"");
+    let mut answers = Vec::new();
+    for round in 0..ROUNDS {
+        let killed = [0, 1].map(|id| instance.worker_pid(id));
+        let is_back = |id: u32| instance.worker(id).is_some_and(|worker| worker["pid"] != killed[id as usize]);
+        let victim = (round % 2) as usize;
+        std::thread::scope(|scope| {
+            let clients = [0, 1, 2].map(|client| {
+                let id = 10 * round + client;
+                let instance = &instance;
+                scope.spawn(move || (id, instance.post("/run", format!("{id}\n"))))
+            });
+            // Each time a little later, from before the first byte to after the last.
+            std::thread::sleep(std::time::Duration::from_micros(200 * round));
+            signal("KILL", killed[victim]);
+            answers.extend(clients.map(|client| client.join().unwrap()));
+        });
+        wait_until("it is back", || is_back(victim as u32));
+    }
+    let runs = std::fs::read_to_string(instance.shared("runs")).unwrap();
+    for (id, answer) in &answers {
+        let count = runs.lines().filter(|line| *line == id.to_string()).count();
+        match answer.status {
+            200 => assert_eq!((count, answer.text()), (1, format!("{id}\n")), "{id}"),
+            _ => {
+                answer.problem(502, "worker-lost");
+                assert!(count <= 1, "{id} ran twice");
+            }
+        }
+    }
+    assert!(answers.iter().filter(|(_, answer)| answer.status == 200).count() as u64 > ROUNDS);
+}

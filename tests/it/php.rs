@@ -399,32 +399,6 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn php_cgi_takes_uploads_and_keeps_sessions() {
-    if !has(&["php-cgi"]) {
-        return;
-    }
-    let instance = Instance::start();
-    let source = "<?php session_start(); $_SESSION['a'] = 1; $to = getenv('TMPDIR') . '/moved';\n\
-        echo json_encode([move_uploaded_file($_FILES['f']['tmp_name'], $to), file_get_contents($to), $_FILES['f']['name'], PHP_SAPI, $_POST, session_save_path() === getenv('TMPDIR')]);";
-    instance.function("POST:/upload", "php", source, json!({"sapi": "cgi"}));
-    let body = "--xyz\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nthe file\r\n--xyz\r\nContent-Disposition: form-data; name=\"b\"\r\n\r\n2\r\n--xyz--\r\n";
-    let answer = instance.request("POST", "/upload", MULTIPART, body.as_bytes());
-    assert_eq!(answer.json(), json!([true, "the file", "a.txt", "cgi-fcgi", {"b": "2"}, true]));
-    assert!(answer.field("Set-Cookie").unwrap().starts_with("PHPSESSID="));
-
-    // A query string that looks like an option changes no setting.
-    instance.function(
-        "GET:/limit",
-        "php",
-        "<?php echo ini_get('memory_limit'), $argc ?? '';",
-        json!({"sapi": "cgi", "memory": 77}),
-    );
-    for query in ["", "?-s", "?-dmemory_limit=-1", "?%2ds"] {
-        assert_eq!(instance.get(&format!("/limit{query}")).text(), "77M", "{query}");
-    }
-}
-
-#[test]
 fn forked_php_finds_the_world_that_php_started_anew_finds() {
     if !has(&["php"]) {
         return;

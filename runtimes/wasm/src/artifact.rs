@@ -9,16 +9,20 @@
 //! instantiation, `compile` turns it into an export, and who runs the module calls that first.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use wasmtime::{Config, Engine, Module, OptLevel};
 
 use crate::error::{Error, Result};
 use crate::limits::WASM_STACK_BYTES_MAX;
+use crate::settings::Settings;
 use crate::sys;
 
 /// The name under which the start function is exported. It cannot be a name that compilers give.
 pub const START_EXPORT: &str = "faas-wasm:start";
+
+/// Permission to write for a file's group or for all.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The engine, the same for compiling and for running: an artifact fits only the settings that it was made with.
 pub fn engine() -> Result<Engine> {
@@ -37,24 +41,40 @@ pub fn engine() -> Result<Engine> {
 pub fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
     let mut module = Vec::new();
     input.read_to_end(&mut module).map_err(Error::io("read the module"))?;
-    // The text format's errors have several lines, with a picture of the place.
-    let module = wat::parse_bytes(&module).map_err(|cause| Error::Module(one_line(&cause.to_string())))?;
-    let module = start_as_export(&module).unwrap_or_else(|| module.into_owned());
+    let module = runnable(&module)?;
     let artifact =
         engine()?.precompile_module(&module).map_err(|cause| Error::Module(one_line(&format!("{cause:#}"))))?;
     output.write_all(&artifact).and_then(|()| output.flush()).map_err(Error::io("write the artifact"))
 }
 
-/// Maps an artifact.
+/// Maps the module's artifact; compiles the module where no artifact is named.
 ///
 /// # Errors
-/// `Error::ForeignArtifact` where it was not made by this program on this machine.
-pub fn load(engine: &Engine, artifact: &Path) -> Result<Module> {
-    std::fs::File::open(artifact).map_err(Error::file("open the artifact", artifact))?;
-    sys::map_artifact(engine, artifact).map_err(|cause| Error::ForeignArtifact {
-        path: artifact.to_path_buf(),
-        cause: one_line(&format!("{cause:#}")),
-    })
+/// `Error::ForeignArtifact` where it was not made by this program on this machine, or could have been changed by a function.
+pub fn load(engine: &Engine, settings: &Settings, owner: u32) -> Result<Module> {
+    let Some(path) = &settings.artifact else {
+        let module = std::fs::read(&settings.module).map_err(Error::file("read", settings.module.as_ref()))?;
+        let module = runnable(&module)?;
+        return Module::new(engine, &module).map_err(|cause| Error::Module(one_line(&format!("{cause:#}"))));
+    };
+    let foreign = |cause: String| Error::ForeignArtifact { path: path.clone(), cause: one_line(&cause) };
+    // Not of what a link names: who makes links may exchange them.
+    let mut options = std::fs::File::options();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(Error::file("open the artifact", path))?;
+    let metadata = file.metadata().map_err(Error::file("look at the artifact", path))?;
+    // An artifact is machine code. A function's user may be the worker's own: then Landlock keeps functions from writing.
+    if !metadata.is_file() || ![0, owner].contains(&metadata.uid()) || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(foreign("others than the worker's user may write to it".into()));
+    }
+    sys::map_artifact(engine, file).map_err(|cause| foreign(format!("{cause:#}")))
+}
+
+/// What is compiled: the module in binary form, its start function as an export.
+fn runnable(module: &[u8]) -> Result<Vec<u8>> {
+    // The text format's errors have several lines, with a picture of the place.
+    let module = wat::parse_bytes(module).map_err(|cause| Error::Module(one_line(&cause.to_string())))?;
+    Ok(start_as_export(&module).unwrap_or_else(|| module.into_owned()))
 }
 
 fn one_line(text: &str) -> String {

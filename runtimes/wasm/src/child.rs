@@ -5,13 +5,19 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_child_subreaper, set_parent_process_death_signal,
+    setrlimit,
+};
 
 use crate::error::{Error, Result};
-use crate::limits::{DESCRIPTORS_MAX, ENVIRONMENT_BYTES_MAX};
-use crate::program::Program;
+use crate::limits::{DESCRIPTORS_MAX, ENVIRONMENT_BYTES_MAX, SETTINGS_BYTES_MAX};
+use crate::program::{Invocation, Loader};
+use crate::server::Prepared;
+use crate::settings::Settings;
 use crate::sys;
 
 /// The status of a child that could not begin.
@@ -20,47 +26,85 @@ const STATUS_NOT_BEGUN: u8 = 127;
 /// What most invocations fit into, so that they come with one call.
 const FIRST_READ_BYTES: usize = 4096;
 
+/// Length of what precedes the settings: two numbers of four bytes.
+const HEADER_BYTES: usize = 8;
+
 /// Serves the invocation that comes on the channel, and ends the process.
-pub fn serve(channel: OwnedFd, program: &mut Program) -> ! {
-    match receive(&channel) {
+pub fn serve(server: Pid, channel: OwnedFd, loader: &Loader, prepared: &mut Prepared) -> ! {
+    let inherited = prepared.iter().map(|(_, program)| program.memory_bytes()).sum();
+    let (settings, environment) = match begin(server, &channel, inherited) {
+        Ok(Some(invocation)) => invocation,
         Ok(None) => sys::end(0),
-        Ok(Some((environment, descriptors))) => {
-            let begun = become_invocation(descriptors).and_then(|()| {
-                let host = program.host();
-                host.environment = environment;
-                host.channel = Some(channel);
-                program.open_folders()
-            });
-            match begun {
-                Ok(()) => program.run(),
-                Err(error) => fail(&error),
-            }
-        }
         Err(error) => fail(&error),
-    }
+    };
+    let mut loaded;
+    let program = match prepared.iter_mut().find(|(version, _)| *version == settings.version) {
+        Some((_, program)) => program,
+        None => match loader.load(&settings) {
+            Ok(program) => {
+                loaded = program;
+                &mut loaded
+            }
+            // Where the artifact is to be made anew, the worker does so on the way by exec.
+            Err(Error::ForeignArtifact { .. } | Error::Io { .. }) => {
+                let _ = rustix::io::write(&channel, b"E");
+                sys::end(0)
+            }
+            Err(error) => end(&error),
+        },
+    };
+    let Err(error) = program.run(Invocation { settings, environment, channel: Some(channel) });
+    end(&error)
 }
 
+/// Ends a process whose invocation could not begin.
 pub fn fail(error: &Error) -> ! {
     eprintln!("faas-wasm: {error}");
     sys::end(STATUS_NOT_BEGUN)
 }
 
-/// Says that we are here and waits for the invocation: its environment and descriptors, or `None` if none is to come.
-fn receive(channel: &OwnedFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let io = |step| move |cause: rustix::io::Errno| Error::io(step)(cause.into());
-    // Where nobody listens, nothing will come either.
-    let _ = rustix::io::write(channel, b"H");
+fn end(error: &Error) -> ! {
+    eprintln!("faas-wasm: {error}");
+    sys::end(error.exit_status())
+}
+
+/// Ties this process's life to its parent's.
+pub fn die_with(parent: Pid) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(Error::os("tie its life to its parent's"))?;
+    match getppid() == Some(parent) {
+        true => Ok(()),
+        // It may have ended before: then no signal will ever come.
+        false => Err(Error::Protocol(format!("the parent, process {}, has ended", parent.as_raw_nonzero()))),
+    }
+}
+
+/// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation is to come.
+fn begin(server: Pid, channel: &OwnedFd, inherited: usize) -> Result<Option<(Settings, Vec<u8>)>> {
+    sys::close_all_but(&mut [channel.as_raw_fd()]);
+    die_with(server)?;
+    sys::unblock_signals().map_err(Error::io("let signals through"))?;
+    let Some((settings, environment, descriptors)) = receive(channel)? else { return Ok(None) };
+    become_invocation(&settings, descriptors, inherited)?;
+    if !settings.folder.as_os_str().is_empty() {
+        let failed = Error::file("change to the folder", &settings.folder);
+        rustix::process::chdir(&settings.folder).map_err(|cause| failed(cause.into()))?;
+    }
+    Ok(Some((settings, environment)))
+}
+
+/// Waits for the invocation: its settings, environment and descriptors.
+fn receive(channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>, Vec<OwnedFd>)>> {
     let mut message = vec![0; FIRST_READ_BYTES];
     let mut descriptors = Vec::new();
     let mut received = 0;
-    let mut wanted = 4;
+    let (mut settings_end, mut wanted) = (0, HEADER_BYTES);
     while received < wanted {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX), ScmCredentials(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(&mut message[received..])];
         let count = match recvmsg(channel, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => continue,
-            result => result.map_err(io("read the invocation"))?.bytes,
+            result => result.map_err(Error::os("read the invocation"))?.bytes,
         };
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = part {
@@ -72,39 +116,54 @@ fn receive(channel: &OwnedFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
             0 => return Err(Error::Protocol("the invocation ends before its environment does".into())),
             count => received += count,
         }
-        if received >= 4 && wanted == 4 {
-            let length = u32::from_le_bytes([message[0], message[1], message[2], message[3]]) as usize;
-            if length > ENVIRONMENT_BYTES_MAX {
+        if received >= HEADER_BYTES && wanted == HEADER_BYTES {
+            let number = |at: usize| u32::from_le_bytes(message[at..at + 4].try_into().expect("it is four bytes"));
+            let (settings, environment) = (number(0) as usize, number(4) as usize);
+            if settings > SETTINGS_BYTES_MAX || environment > ENVIRONMENT_BYTES_MAX {
                 return Err(Error::Protocol(format!(
-                    "an environment of {length} bytes is announced; at most {ENVIRONMENT_BYTES_MAX} are taken"
+                    "{settings} bytes of settings and {environment} of environment are announced; at most \
+                     {SETTINGS_BYTES_MAX} and {ENVIRONMENT_BYTES_MAX} are taken"
                 )));
             }
-            wanted = 4 + length;
+            settings_end = HEADER_BYTES + settings;
+            wanted = settings_end + environment;
             message.resize(wanted.max(FIRST_READ_BYTES), 0);
         }
     }
+    let settings = Settings::parse(&message[HEADER_BYTES..settings_end])?;
     message.truncate(wanted);
-    message.drain(..4);
-    Ok(Some((message, descriptors)))
+    message.drain(..settings_end);
+    Ok(Some((settings, message, descriptors)))
 }
 
-/// Steps 4 and 5 of the protocol: what makes this process the invocation's.
-fn become_invocation(descriptors: Vec<OwnedFd>) -> Result<()> {
-    let count = descriptors.len();
-    let mut descriptors = descriptors.into_iter();
-    let mut next = || descriptors.next();
-    let (Some(stdin), Some(stdout), Some(stderr)) = (next(), next(), next()) else {
-        return Err(Error::Protocol(format!("the invocation came with {count} descriptors; it takes at least 3")));
-    };
-    let io = |step| move |cause: rustix::io::Errno| Error::io(step)(cause.into());
-    rustix::process::setsid().map_err(io("begin a session"))?;
-    sys::become_subreaper().map_err(Error::io("become a subreaper"))?;
-    sys::die_with_parent().map_err(Error::io("tie the function's life to the worker's"))?;
-    // All that follow the three.
-    for ruleset in descriptors {
+/// Steps 2 and 3: makes this process the invocation's. `inherited` bytes of memory belong to prepared modules; it cannot use
+/// them, but the kernel counts them as its own.
+fn become_invocation(settings: &Settings, descriptors: Vec<OwnedFd>, inherited: usize) -> Result<()> {
+    let (streams, rulesets) = descriptors.split_first_chunk::<3>().ok_or_else(|| {
+        let count = descriptors.len();
+        Error::Protocol(format!("the invocation came with {count} descriptors; it takes at least 3"))
+    })?;
+    rustix::process::setsid().map_err(Error::os("begin a session"))?;
+    set_child_subreaper(Some(getpid())).map_err(Error::os("become a subreaper"))?;
+    let [stdin, stdout, stderr] = streams;
+    rustix::stdio::dup2_stdin(stdin).map_err(Error::os("put stdin into place"))?;
+    rustix::stdio::dup2_stdout(stdout).map_err(Error::os("put stdout into place"))?;
+    rustix::stdio::dup2_stderr(stderr).map_err(Error::os("put stderr into place"))?;
+    if let Some(mib) = settings.data_mib_max {
+        lower_data_limit((mib << 20) + inherited as u64).map_err(Error::os("lower the limit of its memory"))?;
+    }
+    if !settings.net {
+        sys::cut_network().map_err(Error::io("cut the network"))?;
+    }
+    for ruleset in rulesets {
         sys::restrict_by(ruleset.as_fd()).map_err(Error::io("restrict the function by Landlock"))?;
     }
-    rustix::stdio::dup2_stdin(stdin).map_err(io("put stdin into place"))?;
-    rustix::stdio::dup2_stdout(stdout).map_err(io("put stdout into place"))?;
-    rustix::stdio::dup2_stderr(stderr).map_err(io("put stderr into place"))
+    Ok(())
+}
+
+/// A limit that is lower already stays.
+fn lower_data_limit(bytes: u64) -> rustix::io::Result<()> {
+    let now = getrlimit(Resource::Data).maximum;
+    let limit = Some(now.map_or(bytes, |now| now.min(bytes)));
+    setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit })
 }

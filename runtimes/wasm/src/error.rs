@@ -41,6 +41,10 @@ impl Error {
         move |cause| Error::Io { step, path: None, cause }
     }
 
+    pub fn os(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
+        move |cause| Error::io(step)(cause.into())
+    }
+
     pub fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |cause| Error::Io { step, path: Some(path.to_path_buf()), cause }
     }

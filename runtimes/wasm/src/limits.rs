@@ -1,7 +1,23 @@
-//! Every bound of this program, with its unit and its reason. Time is not among them: who starts us ends us.
+//! Every bound of this program, with its unit and its reason. Time is bounded by the worker, but for preparing.
 
-/// The environment of an invocation, in bytes. Far above what a request can bring (headers are bounded by the gateway);
-/// it keeps a wrong length from being taken for an order to reserve 4 GiB.
+/// A packet on the control socket, in bytes: an order to prepare names two paths of at most 4 KiB each.
+pub const PACKET_BYTES_MAX: usize = 16 << 10;
+
+/// Modules prepared at a time. Each adds some ten mappings to every fork, of about 0.1 µs each.
+pub const PREPARED_MAX: usize = 32;
+
+/// Processor time to prepare one module, in ms. Mapping and instantiating takes less than one; the compiler bounds what
+/// an artifact can ask for, and this bounds what it does not.
+pub const PREPARE_CPU_MS_MAX: u32 = 2000;
+
+/// Memory that a prepared module begins with, in MiB. One that needs more is loaded by each child.
+pub const PREPARE_MEMORY_MIB_MAX: usize = 64;
+
+/// The settings of an invocation, in bytes. They keep a wrong length from being taken for an order to reserve 4 GiB, and
+/// are far above what a descriptor holds.
+pub const SETTINGS_BYTES_MAX: usize = 1 << 20;
+
+/// The environment of an invocation, in bytes. Far above what a request can bring (headers are bounded by the gateway).
 pub const ENVIRONMENT_BYTES_MAX: usize = 4 << 20;
 
 /// Descriptors that come with an invocation: three streams, and rulesets, of which the kernel takes 16 at most; the worker

@@ -12,7 +12,7 @@ use crate::limits::TABLE_ELEMENT_BYTES;
 pub struct MemoryLimit {
     pub limit_mib: usize,
     /// All memories and tables, as they were last admitted.
-    bytes: usize,
+    pub bytes: usize,
     /// Whether more was asked for than there is.
     pub refused: bool,
 }
@@ -20,6 +20,12 @@ pub struct MemoryLimit {
 impl MemoryLimit {
     pub fn new(limit_mib: usize) -> MemoryLimit {
         MemoryLimit { limit_mib, bytes: 0, refused: false }
+    }
+
+    /// Changes the limit; says whether what was admitted before is within it.
+    pub fn set(&mut self, limit_mib: usize) -> bool {
+        self.limit_mib = limit_mib;
+        self.admit(0)
     }
 
     fn admit(&mut self, more: usize) -> bool {

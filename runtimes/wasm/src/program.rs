@@ -1,40 +1,100 @@
-//! A function that is ready to run: its module instantiated, its entry found, none of its code run.
+//! A module that is ready to run: mapped, instantiated, none of its code run. It serves one invocation.
 //!
 //! The entry is `_start`, of a command; where a module has none, the function named as the handler, of a reactor, whose
 //! `_initialize` is called before. A start function precedes both (see artifact.rs).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use wasmtime::{Engine, Instance, Linker, Module, Store, Trap, TypedFunc};
 
 use crate::artifact::{self, START_EXPORT};
+use crate::child;
 use crate::error::{Error, Result};
+use crate::limits::{PREPARE_CPU_MS_MAX, PREPARE_MEMORY_MIB_MAX};
+use crate::settings::Settings;
+use crate::sys;
 use crate::wasi::{self, Host};
 
 /// What the process ends with when the module trapped: as one that abort(3) ended, 128 + SIGABRT, in a shell's count.
 const STATUS_TRAP: u8 = 134;
 
-/// What the command line says of a function.
-#[derive(Debug)]
-pub struct Function {
-    pub memory_mib: usize,
-    pub handler: Option<String>,
-    /// Folders opened to the module: by which name, and which.
-    pub folders: Vec<(OsString, PathBuf)>,
-    pub artifact: PathBuf,
-    /// The module's path: argv[0].
-    pub module: OsString,
+/// What an invocation brings for the program.
+pub struct Invocation {
+    pub settings: Settings,
+    /// `NAME=value` and a NUL, again and again.
+    pub environment: Vec<u8>,
+    /// To whom the exit status is told, besides the parent.
+    pub channel: Option<OwnedFd>,
+}
+
+/// Makes programs of modules: all that does not depend on the module, made once.
+pub struct Loader {
+    engine: Engine,
+    linker: Linker<Host>,
+    /// The user whose artifacts are trusted.
+    owner: u32,
+}
+
+impl Loader {
+    pub fn new(owner: u32) -> Result<Loader> {
+        let engine = artifact::engine()?;
+        let linker = wasi::linker(&engine)?;
+        // The signal stack, which a trap's handler needs; else each child would make it.
+        Engine::tls_eager_initialize();
+        Ok(Loader { engine, linker, owner })
+    }
+
+    /// Loads a module for children that are forked later. A module that takes longer than is allowed ends the process.
+    pub fn prepare(&self, settings: &Settings) -> Result<Program> {
+        sys::limit_cpu_time(PREPARE_CPU_MS_MAX);
+        let artifact = settings.artifact.as_ref();
+        // To compile one would take too long here.
+        let program = artifact
+            .ok_or_else(|| Error::Protocol("no artifact is named".into()))
+            .and_then(|_| self.instantiate(settings, PREPARE_MEMORY_MIB_MAX));
+        sys::limit_cpu_time(0);
+        program
+    }
+
+    /// Loads a module for this process's own invocation.
+    pub fn load(&self, settings: &Settings) -> Result<Program> {
+        self.instantiate(settings, settings.memory_mib)
+    }
+
+    fn instantiate(&self, settings: &Settings, memory_mib: usize) -> Result<Program> {
+        let module = artifact::load(&self.engine, settings, self.owner)?;
+        let mut store = Store::new(&self.engine, Host::new(memory_mib));
+        store.limiter(|host| &mut host.memory_limit);
+        let instance = match self.linker.instantiate(&mut store, &module) {
+            Ok(instance) => instance,
+            Err(_) if store.data().memory_limit.refused => return Err(Error::OutOfMemory { limit_mib: memory_mib }),
+            Err(cause) => return Err(Error::NotRunnable(format!("{cause:#}").replace('\n', " "))),
+        };
+        store.data_mut().memory = instance.get_memory(&mut store, "memory");
+        let mut plain = |name: &str| match instance.get_func(&mut store, name) {
+            Some(function) => function.typed(&store).map(Some).map_err(Error::engine("call _start or _initialize")),
+            None => Ok(None),
+        };
+        let begin = plain(START_EXPORT)?;
+        let command = plain("_start")?;
+        let initialize = if command.is_none() { plain("_initialize")? } else { None };
+        Ok(Program { store, module, instance, first: [begin, initialize], command })
+    }
 }
 
 pub struct Program {
     store: Store<Host>,
+    module: Module,
+    instance: Instance,
     /// What is called before the entry.
-    preparations: Vec<TypedFunc<(), ()>>,
-    entry: Entry,
-    folders: Vec<(OsString, PathBuf)>,
+    first: [Option<TypedFunc<(), ()>>; 2],
+    /// `_start`.
+    command: Option<TypedFunc<(), ()>>,
 }
 
 enum Entry {
@@ -45,70 +105,36 @@ enum Entry {
 }
 
 impl Program {
-    pub fn prepare(function: Function) -> Result<Program> {
-        let engine = artifact::engine()?;
-        let module = artifact::load(&engine, &function.artifact)?;
-        let host = Host::new(function.memory_mib, function.module.as_bytes().to_vec());
-        let (mut store, instance) = instantiate(&engine, &module, host)?;
-        store.data_mut().memory = instance.get_memory(&mut store, "memory");
-        let mut preparations = Vec::new();
-        let mut prepare = |store: &mut Store<Host>, name| {
-            if let Some(function) = instance.get_func(&mut *store, name) {
-                preparations.push(function.typed(&*store).map_err(Error::engine("call _initialize"))?);
-            }
-            Ok(())
-        };
-        prepare(&mut store, START_EXPORT)?;
-        let entry = match instance.get_func(&mut store, "_start") {
-            Some(start) => Entry::Plain(start.typed(&store).map_err(Error::engine("call _start"))?),
-            None => {
-                let entry = handler(&mut store, instance, &module, function.handler.as_deref())?;
-                prepare(&mut store, "_initialize")?;
-                entry
-            }
-        };
-        Ok(Program { store, preparations, entry, folders: function.folders })
-    }
-
-    pub fn host(&mut self) -> &mut Host {
-        self.store.data_mut()
-    }
-
-    /// Opens to the module its folders, with the permissions and restrictions that the process now has: the scratch
-    /// folder under its own path, those of the command line under the names given there, and as `.`, where relative
-    /// paths begin, the scratch folder, unless the command line gives another.
-    ///
-    /// wasi-libc takes a path that no other folder's name begins for relative to `.`: so `/etc/passwd` is looked for
-    /// as `etc/passwd` in the scratch folder, and not found.
-    pub fn open_folders(&mut self) -> Result<()> {
-        let host = self.store.data_mut();
-        let scratch = host.environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"TMPDIR="));
-        let scratch = scratch.map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(path)));
-        let is_named = |name: &str| self.folders.iter().any(|(other, _)| other == name);
-        let mut folders = Vec::new();
-        if let Some(scratch) = &scratch {
-            folders.push((scratch.as_os_str(), scratch));
-        }
-        folders.extend(self.folders.iter().map(|(name, path)| (name.as_os_str(), path)));
-        if let (Some(scratch), false) = (&scratch, is_named(".")) {
-            folders.push((".".as_ref(), scratch));
-        }
-        for (name, path) in folders {
-            let os = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let folder = rustix::fs::open(path, os, Mode::empty());
-            let folder = folder.map_err(|cause| Error::file("open the folder", path)(cause.into()))?;
-            host.files.add_folder(folder, name.as_bytes().to_vec());
-        }
-        Ok(())
+    /// Bytes of memory that it begins with.
+    pub fn memory_bytes(&self) -> usize {
+        self.store.data().memory_limit.bytes
     }
 
     /// Runs the function, and ends the process as it says.
-    pub fn run(&mut self) -> ! {
-        let prepared = self.preparations.iter().try_for_each(|function| function.call(&mut self.store, ()));
-        let outcome = prepared.and_then(|()| match &self.entry {
-            Entry::Plain(function) => function.call(&mut self.store, ()).map(|()| 0),
-            Entry::Status(function) => function.call(&mut self.store, ()),
-        });
+    ///
+    /// # Errors
+    /// Where it cannot be run. None of its code has run then.
+    pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
+        let Invocation { settings, environment, channel } = invocation;
+        let entry = match &self.command {
+            Some(start) => Entry::Plain(start.clone()),
+            None => handler(&mut self.store, self.instance, &self.module, settings.handler.as_deref())?,
+        };
+        let host = self.store.data_mut();
+        if !host.memory_limit.set(settings.memory_mib) {
+            return Err(Error::OutOfMemory { limit_mib: settings.memory_mib });
+        }
+        for (name, path) in folders(&settings, &environment) {
+            let os = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::open(&path, os, Mode::empty()) {
+                Ok(folder) => host.files.add_folder(folder, name),
+                Err(cause) => child::fail(&Error::file("open the folder", &path)(cause.into())),
+            }
+        }
+        host.arguments = settings.argv().map(|word| word.as_bytes().to_vec()).collect();
+        host.environment = environment;
+        host.channel = channel;
+        let outcome = self.call(&entry);
         let status = outcome.map_or_else(
             |error| {
                 match error.downcast_ref::<Trap>() {
@@ -123,20 +149,34 @@ impl Program {
         );
         self.store.data_mut().end(status)
     }
+
+    fn call(&mut self, entry: &Entry) -> wasmtime::Result<i32> {
+        for function in self.first.iter().flatten() {
+            function.call(&mut self.store, ())?;
+        }
+        match entry {
+            Entry::Plain(function) => function.call(&mut self.store, ()).map(|()| 0),
+            Entry::Status(function) => function.call(&mut self.store, ()),
+        }
+    }
 }
 
-fn instantiate(engine: &Engine, module: &Module, host: Host) -> Result<(Store<Host>, Instance)> {
-    let mut linker = Linker::new(engine);
-    wasi::link(&mut linker).map_err(Error::engine("link the system's functions"))?;
-    let mut store = Store::new(engine, host);
-    store.limiter(|host| &mut host.memory_limit);
-    match linker.instantiate(&mut store, module) {
-        Ok(instance) => Ok((store, instance)),
-        Err(_) if store.data().memory_limit.refused => {
-            Err(Error::OutOfMemory { limit_mib: store.data().memory_limit.limit_mib })
-        }
-        Err(cause) => Err(Error::NotRunnable(format!("{cause:#}").replace('\n', " "))),
+/// The folders that are opened to a module, as (name, path): the scratch folder under its own path, each `dir` under the
+/// name given there, and as `.`, where relative paths begin, the scratch folder, unless a `dir` is `.` or `/`.
+///
+/// wasi-libc takes a path that no other folder's name begins for relative to `.`: so `/etc/passwd` is looked for as
+/// `etc/passwd` in the scratch folder, and not found. A `/` among the names must therefore not be followed by `.`.
+pub fn folders(settings: &Settings, environment: &[u8]) -> Vec<(Vec<u8>, PathBuf)> {
+    let scratch = environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"TMPDIR="));
+    let scratch = |name: &[u8]| scratch.map(|path| (name.to_vec(), PathBuf::from(OsStr::from_bytes(path))));
+    let is_named = |name: &str| settings.folders.iter().any(|(other, _)| other == name);
+    let mut folders = Vec::new();
+    folders.extend(scratch(b"").map(|(_, path)| (path.clone().into_os_string().into_vec(), path)));
+    folders.extend(settings.folders.iter().map(|(name, path)| (name.as_bytes().to_vec(), path.clone())));
+    if !is_named(".") && !is_named("/") {
+        folders.extend(scratch(b"."));
     }
+    folders
 }
 
 /// The function that the handler names.

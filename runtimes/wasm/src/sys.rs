@@ -2,11 +2,12 @@
 //!
 //! Each function takes and returns owned or borrowed descriptors, and says by which fact its unsafe call is sound.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::Pid;
 use wasmtime::{Engine, Module};
 
 /// Where a fork server finds its control socket.
@@ -26,38 +27,137 @@ pub fn take_control() -> Option<OwnedFd> {
 
 /// On which side of a fork the caller is.
 pub enum Forked {
-    Server,
+    /// With the child's id and pidfd.
+    Server(Pid, OwnedFd),
     Child,
 }
 
-/// Forks a child whose parent is our parent.
+/// Forks.
 ///
 /// Must be called with one thread only: another one could hold a lock, malloc's for instance, that nobody would ever
-/// release in the child.
-pub fn fork_for_parent() -> io::Result<Forked> {
-    // SAFETY: all-zero is a valid clone_args, it means a plain fork.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    // No exit signal: CLONE_PARENT takes over ours, and clone3(2) refuses one beside it.
-    arguments.flags = libc::CLONE_PARENT as u64;
-    // SAFETY: without CLONE_VM the child has a copy of everything, its stack too, and goes on where we do.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
-        _ => Ok(Forked::Server),
+/// release in the child. Not fork(3), which would write to a dozen more pages, each of which then has to be copied, and not
+/// clone3(2), which the worker's filter forbids.
+pub fn fork() -> io::Result<Forked> {
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has a copy of everything, its stack too, and goes on where we do; the kernel
+    // writes one integer, the pidfd, in the parent.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    check(pid)?;
+    Ok(match Pid::from_raw(pid as i32) {
+        // SAFETY: the kernel has just given us this descriptor, close-on-exec.
+        Some(child) => Forked::Server(child, unsafe { OwnedFd::from_raw_fd(pidfd) }),
+        None => Forked::Child,
+    })
+}
+
+/// The set that has SIGCHLD alone.
+fn ended_signal() -> libc::sigset_t {
+    // SAFETY: sigemptyset makes a valid set of the zeroed one, and sigaddset adds to it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        set
     }
 }
 
-/// Makes this process the one that orphaned descendants fall to.
-pub fn become_subreaper() -> io::Result<()> {
-    // SAFETY: it changes an attribute of this process and takes no pointer.
-    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into())
+/// A descriptor that is readable once a child has ended. The signal itself no longer comes.
+pub fn ended_children() -> io::Result<OwnedFd> {
+    let set = ended_signal();
+    // SAFETY: sigprocmask reads the set.
+    check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }.into())?;
+    // SAFETY: signalfd reads the set and makes a descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check(fd.into())?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has the kernel kill this process when its parent ends.
-pub fn die_with_parent() -> io::Result<()> {
-    // SAFETY: it changes an attribute of this process and takes no pointer.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }.into())
+/// What [`ended_children`] has blocked comes again.
+pub fn unblock_signals() -> io::Result<()> {
+    let set = ended_signal();
+    // SAFETY: sigprocmask reads the set.
+    check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) }.into())
+}
+
+/// A child that has ended.
+pub struct Ended {
+    pub pid: Pid,
+    /// As wait(2) gives it.
+    pub status: i32,
+    pub user_us: u64,
+    pub system_us: u64,
+    pub resident_kib_max: u64,
+}
+
+/// Reaps a child that has ended, if there is one.
+pub fn reap() -> Option<Ended> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one integer and one rusage.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    let pid = Pid::from_raw(pid.max(0))?;
+    let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Some(Ended {
+        pid,
+        status,
+        user_us: microseconds(usage.ru_utime),
+        system_us: microseconds(usage.ru_stime),
+        resident_kib_max: usage.ru_maxrss as u64,
+    })
+}
+
+/// Closes all descriptors besides 0, 1, 2 and `kept`. For a child that will not use, nor drop, what owns them.
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for end in kept.iter().copied().chain([RawFd::MAX]) {
+        if first < end {
+            // SAFETY: their owners are values of the fork server, which this process, its child, never uses again.
+            unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+        }
+        first = end.saturating_add(1);
+    }
+}
+
+/// Has SIGPROF end this process when it has used that much more processor time, in ms; 0 switches that off.
+pub fn limit_cpu_time(ms: u32) {
+    let seconds = libc::timeval { tv_sec: (ms / 1000).into(), tv_usec: (ms % 1000 * 1000).into() };
+    let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: seconds };
+    // SAFETY: setitimer reads one itimerval.
+    unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
+}
+
+/// What seccomp calls this machine: linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// Leaves this process Unix sockets only, for good. The fork server's own filter, which holds as well, has refused calls by
+/// other machines' numbers, and io_uring.
+pub fn cut_network() -> io::Result<()> {
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |at: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    // Jumps count the instructions that are left out.
+    let unless = |k: u32, jump: u8| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, jump);
+    let answer = |k: u32| step(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    // Offsets are those of struct seccomp_data: 0 number, 4 machine, 16 first argument (its lower half).
+    let filter = [
+        load(4),
+        unless(AUDIT_ARCH, 5),
+        load(0),
+        unless(libc::SYS_socket as u32, 2),
+        load(16),
+        unless(libc::AF_UNIX as u32, 1),
+        answer(libc::SECCOMP_RET_ALLOW),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads the program and its instructions, which outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
 }
 
 /// Puts this process under a Landlock ruleset, for good.
@@ -76,10 +176,10 @@ pub fn end(status: u8) -> ! {
 ///
 /// # Errors
 /// Where it is not one, or was made by another version or for another processor.
-pub fn map_artifact(engine: &Engine, artifact: &Path) -> wasmtime::Result<Module> {
-    // SAFETY: an artifact is machine code, and is trusted as the program itself is: the worker keeps artifacts in a
-    // folder that only it writes to, and replaces them by rename, so that a mapped one never changes.
-    unsafe { Module::deserialize_file(engine, artifact) }
+pub fn map_artifact(engine: &Engine, artifact: File) -> wasmtime::Result<Module> {
+    // SAFETY: an artifact is machine code, and is trusted as the program itself is: the caller has seen that only the
+    // worker's user may write to it, and the worker replaces artifacts by rename, so that a mapped one never changes.
+    unsafe { Module::deserialize_open_file(engine, artifact) }
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -8,8 +8,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use driver::{Folder, Idle, Server, compile};
-use rustix::process::{WaitOptions, waitpid};
+use driver::{Call, Folder, Idle, Server, compile};
 
 /// How long a measurement takes.
 const SPAN: Duration = Duration::from_secs(3);
@@ -18,7 +17,7 @@ const SPAN: Duration = Duration::from_secs(3);
 const AHEAD: usize = 2;
 
 /// One caller's calls, one after the other, and how long each took, in µs.
-fn calls(server: &Server, scratch: &str) -> Vec<u128> {
+fn calls(server: &Server, version: &str, artifact: &str, call: &Call) -> Vec<u128> {
     let null = std::fs::File::open("/dev/null").unwrap();
     let mut ahead: VecDeque<Idle> = (0..AHEAD).map(|_| server.fork()).collect();
     let end = Instant::now() + SPAN;
@@ -27,9 +26,8 @@ fn calls(server: &Server, scratch: &str) -> Vec<u128> {
         let mut idle = ahead.pop_front().unwrap();
         let begun = Instant::now();
         let (mut stdout, from_stdout) = std::io::pipe().unwrap();
-        let environment = [scratch, "REQUEST_METHOD=GET", "PATH_INFO=/ping", "FAAS_FUNCTION=ping"];
         let streams = [null.as_fd(), from_stdout.as_fd(), from_stdout.as_fd()];
-        driver::send(idle.channel.as_fd(), &driver::message(&environment), &streams);
+        driver::send(idle.channel.as_fd(), &driver::message(version, artifact, call), &streams);
         drop(from_stdout);
         let mut said = [0; 2];
         idle.channel.read_exact(&mut said).unwrap();
@@ -37,7 +35,7 @@ fn calls(server: &Server, scratch: &str) -> Vec<u128> {
         assert!(stdout.read(&mut output).unwrap() > 0);
         assert_eq!(&said, b"X\0");
         times.push(begun.elapsed().as_micros());
-        waitpid(Some(idle.pid), WaitOptions::empty()).unwrap();
+        idle.await_end().unwrap();
         ahead.push_back(server.fork());
     }
     times
@@ -47,17 +45,28 @@ fn calls(server: &Server, scratch: &str) -> Vec<u128> {
 #[ignore = "a measurement"]
 fn calls_of_ping() {
     let folder = Folder::new();
-    let artifact = compile(&std::fs::read("../../functions/ping.wasm").unwrap(), &folder.0);
+    let artifact = folder.path("artifact");
+    compile(&std::fs::read("../../functions/ping.wasm").unwrap(), artifact.as_ref()).unwrap();
     let scratch = format!("TMPDIR={}", folder.0.display());
-    for callers in [1, 2, 4] {
-        let server = Server::start(&[], &artifact);
-        let mut times: Vec<u128> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(|| calls(&server, &scratch))).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        times.sort();
-        let per_second = times.len() as f64 / SPAN.as_secs_f64();
-        let at = |part: usize| times[times.len() * part / 100];
-        println!("{callers} callers: {per_second:.0}/s, median {} µs, 99 % within {} µs", at(50), at(99));
+    let call = [&scratch, "REQUEST_METHOD=GET", "PATH_INFO=/ping", "FAAS_FUNCTION=ping"];
+    let call = call.into_iter().fold(Call::default().set("net", "1").set("folder", "/"), Call::env);
+    let server = Server::start();
+    server.prepare("1", &artifact);
+    for (what, version, call) in [
+        ("prepared", "1", &call),
+        ("prepared, without network", "1", &call.clone().set("net", "0")),
+        ("not prepared", "2", &call),
+    ] {
+        for callers in [1, 4] {
+            let mut times: Vec<u128> = std::thread::scope(|scope| {
+                let one = || calls(&server, version, &artifact, call);
+                let threads: Vec<_> = (0..callers).map(|_| scope.spawn(one)).collect();
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            });
+            times.sort();
+            let per_second = times.len() as f64 / SPAN.as_secs_f64();
+            let at = |part: usize| times[times.len() * part / 100];
+            println!("{what}, {callers} callers: {per_second:.0}/s, median {} µs, 99 % {} µs", at(50), at(99));
+        }
     }
 }

@@ -14,7 +14,7 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
     let spawned = spawn(&Spawn {
         program,
         arguments: &arguments,
-        environment: &[c"A=b".to_owned()],
+        environment: b"A=b\0",
         folder: Some(c"/"),
         stdin: null.as_fd(),
         stdout: writer.as_fd(),

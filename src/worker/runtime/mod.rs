@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use super::Worker;
 use super::fork_servers::{Key, Version};
 use crate::error::{self, Error};
-use crate::protocol::worker_protocol::{Invocation, Runtime, Start, Verdict};
+use crate::protocol::function_spec::{FunctionSpec, Runtime, Start};
+use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::Sandbox;
 
 /// What comes instead of a command is the verdict to send.
@@ -61,29 +62,22 @@ impl Runtimes {
 ///
 /// # Errors
 /// The verdict to send instead, where the runtime's program is missing or does not take the module.
-pub(super) fn command(worker: &Worker, invocation: &Invocation, scratch: &Path) -> Result<Command> {
-    match invocation.runtime {
-        Runtime::Php => php::command(worker, invocation, scratch),
-        Runtime::Wasm => wasm::command(worker, invocation, scratch),
-        Runtime::Native => native::command(invocation),
+pub(super) fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path) -> Result<Command> {
+    match spec.runtime {
+        Runtime::Php => php::command(worker, spec, scratch),
+        Runtime::Wasm => wasm::command(worker, spec, scratch),
+        Runtime::Native => native::command(spec),
     }
 }
 
-/// Beginnings of variables that decide what code a runtime loads when it starts, or how. A fork server is not confined to
-/// files, so it must not start with them in a descriptor's `env`.
-const CHANGE_THE_START: [&str; 3] = ["LD_", "GLIBC_", "PHP"];
-
 /// Whether an invocation could have a process forked from a fork server, if there is one.
-pub(super) fn can_fork(invocation: &Invocation) -> bool {
-    let has_server = match invocation.runtime {
-        Runtime::Php => php::can_fork(invocation),
-        Runtime::Wasm => wasm::can_fork(invocation),
+pub(super) fn can_fork(spec: &FunctionSpec) -> bool {
+    let has_server = match spec.runtime {
+        Runtime::Php => true,
+        Runtime::Wasm => wasm::can_fork(spec),
         Runtime::Native => false,
     };
-    let own = &invocation.environment[invocation.environment.len() - invocation.env_count..];
-    let changes_the_start =
-        |pair: &CString| CHANGE_THE_START.iter().any(|name| pair.as_bytes().starts_with(name.as_bytes()));
-    has_server && invocation.start == Start::Auto && !own.iter().any(changes_the_start)
+    has_server && spec.start == Start::Auto
 }
 
 /// Whether the fork server's program is there: faas-wasm is built while others are served.

@@ -1,5 +1,4 @@
-//! PHP: the module is a script for the `php` program (php-cli), which a prelude makes behave as php-cgi does; or, with
-//! `"sapi": "cgi"`, for php-cgi itself.
+//! PHP: the module is a script for the `php` program (php-cli), which a prelude makes behave as php-cgi does.
 //!
 //! The prelude and the fork server are PHP (runtimes/php/). They are built into this program, and written where functions
 //! can read them and only we write.
@@ -18,7 +17,8 @@ use super::{Command, c_string, find_program};
 use crate::error::{self, Error};
 use crate::limits::{MEMORY_GRACE_MIB, PHP_LOOK_MAX};
 use crate::log;
-use crate::protocol::worker_protocol::{Invocation, Sapi, Verdict};
+use crate::protocol::function_spec::FunctionSpec;
+use crate::protocol::worker_protocol::Verdict;
 use crate::worker::Worker;
 use crate::worker::fork_servers::{Key, Version};
 
@@ -58,8 +58,6 @@ struct Facts {
 pub struct Files {
     prelude: PathBuf,
     server: PathBuf,
-    /// The folder of the settings for php-cgi.
-    cgi_folder: PathBuf,
     /// For the version of the program that it was asked of. Held while that is asked.
     facts: Mutex<Option<(Version, Arc<Facts>)>>,
 }
@@ -76,14 +74,7 @@ impl Files {
             fs::rename(&unfinished, &path).map_err(failed())?;
             Ok(path)
         };
-        let cgi_folder = folder.join("php-cgi.d");
-        let failed = || Error::io("make the folder", cgi_folder.display().to_string());
-        fs::create_dir_all(&cgi_folder).map_err(failed())?;
-        fs::set_permissions(&cgi_folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
-        // In one step, as php-cgi reads all that ends in .ini.
-        place("php-cgi.d/faas.ini", &cgi_settings())?;
         Ok(Files {
-            cgi_folder,
             prelude: place("prelude.php", include_str!("../../../runtimes/php/prelude.php"))?,
             // server.php reads memory.php from its own folder.
             server: {
@@ -141,10 +132,6 @@ fn ask(program: &Path) -> io::Result<Facts> {
     Ok(Facts { version: said[0].as_u64().unwrap_or(0), disabled: text(1), prepended: text(2) })
 }
 
-pub(super) fn can_fork(invocation: &Invocation) -> bool {
-    invocation.sapi == Sapi::Cli
-}
-
 /// The command of the fork server: that of the cold way, and the setting that has the prelude become one.
 pub(super) fn server_command(files: &Files, key: &Key) -> Result<Command, String> {
     let (program, file) = find_program("php", "").map_err(|_| "php is not installed")?;
@@ -156,51 +143,18 @@ pub(super) fn server_command(files: &Files, key: &Key) -> Result<Command, String
     settings.extend(prelude_settings(files, &facts));
     settings.extend(OPCACHE.map(String::from));
     settings.push(format!("faas.server={}", files.server.display()));
-    Ok(php("php", (program, file), &settings, Some(&key.module), key.memory_mib))
+    Ok(php("php", (program, file), &settings, Some(&key.module), &[], key.memory_mib))
 }
 
-pub(super) fn command(worker: &Worker, invocation: &Invocation, _: &Path) -> Result<Command, Verdict> {
-    if invocation.sapi == Sapi::Cgi {
-        return cgi_command(worker, invocation);
-    }
+pub(super) fn command(worker: &Worker, spec: &FunctionSpec, _: &Path) -> Result<Command, Verdict> {
     let (program, file) = find_program("php", "apt-get install php-cli")?;
     let files = &worker.runtimes.php;
     let facts = files.facts(Path::new(&*program.to_string_lossy()));
-    let mut settings = settings(&format!("{}M", invocation.memory_mib));
+    let mut settings = settings(&format!("{}M", spec.memory_mib));
     if facts.version >= PRELUDE_VERSION_MIN {
         settings.extend(prelude_settings(files, &facts));
     }
-    Ok(php("php", (program, file), &settings, Some(&invocation.module), invocation.memory_mib))
-}
-
-/// php-cgi finds its script in the environment, and runs it only where it is told that a server has called it. Its settings
-/// come by a file, since it takes none from its arguments where the query string begins with a hyphen: it could be mistaken
-/// for arguments.
-fn cgi_command(worker: &Worker, invocation: &Invocation) -> Result<Command, Verdict> {
-    let program = find_program("php-cgi", "apt-get install php-cgi")?;
-    let mut command = php("php-cgi", program, &[], None, invocation.memory_mib);
-    command.environment = vec![
-        c_string("REDIRECT_STATUS=200"),
-        c_string(format!("SCRIPT_FILENAME={}", invocation.module.display())),
-        // Before the colon stands the folder that php-cgi was built with.
-        c_string(format!("PHP_INI_SCAN_DIR=:{}", worker.runtimes.php.cgi_folder.display())),
-        c_string(format!("FAAS_MEMORY={}M", invocation.memory_mib)),
-    ];
-    Ok(command)
-}
-
-/// What php-cgi is told; the variables are those of its environment.
-fn cgi_settings() -> String {
-    let mut settings = settings("${FAAS_MEMORY}");
-    settings.extend([
-        "expose_php=0".into(),
-        // Its memory would end with the process, and it wants to write a lock file where functions cannot.
-        "opcache.enable=0".into(),
-        // Uploads and sessions last as long as the invocation, where the function does not say otherwise.
-        "upload_tmp_dir=${TMPDIR}".into(),
-        "session.save_path=${TMPDIR}".into(),
-    ]);
-    settings.join("\n") + "\n"
+    Ok(php("php", (program, file), &settings, Some(&spec.module), &spec.args, spec.memory_mib))
 }
 
 /// The oldest PHP whose language the prelude is written in: 8.1.
@@ -238,6 +192,7 @@ fn php(
     (program, file): (std::ffi::CString, File),
     settings: &[String],
     module: Option<&Path>,
+    args: &[String],
     memory_mib: u64,
 ) -> Command {
     let mut arguments = vec![c_string(name)];
@@ -246,6 +201,8 @@ fn php(
     }
     if let Some(module) = module {
         arguments.extend([c_string("-f"), c_string(module)]);
+        arguments.extend((!args.is_empty()).then(|| c_string("--")));
+        arguments.extend(args.iter().map(c_string));
     }
     let data_mib_max = memory_mib + MEMORY_GRACE_MIB;
     Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }

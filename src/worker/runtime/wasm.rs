@@ -18,7 +18,8 @@ use crate::limits::{
     COMPILE_MAX, COMPILE_MEMORY_MIB, COMPILE_SAYS_BYTES_MAX, KILL_WAIT_MAX, MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB,
     WASM_CACHE_MAX,
 };
-use crate::protocol::worker_protocol::{Engine, Invocation, Verdict};
+use crate::protocol::function_spec::{Engine, FunctionSpec};
+use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::Sandbox;
 use crate::sys::{self, EndedHow, Spawn, Watched};
 use crate::worker::Worker;
@@ -30,15 +31,11 @@ const INSTALL_WASMER: &str =
 /// What start.sh does in the background.
 const BUILD_RUNNER: &str = "./start.sh, which builds it (a few minutes; run/wasm-build.log tells)";
 
-pub(super) fn command(
-    worker: &Worker,
-    invocation: &Invocation,
-    scratch: &Path,
-) -> std::result::Result<Command, Verdict> {
-    let module = &invocation.module;
+pub(super) fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path) -> std::result::Result<Command, Verdict> {
+    let module = &spec.module;
     let refused =
         |error: Error| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() };
-    if invocation.engine == Engine::Auto
+    if spec.engine == Engine::Auto
         && let Some((program, file)) = worker.runtimes.wasm.open_runner()
     {
         let version = Version::of_path(module);
@@ -49,11 +46,11 @@ pub(super) fn command(
                 compile(&worker.sandbox, runner, module, target)
             })
             .map_err(refused)?;
-        let (handler, dirs) = (&invocation.handler, &invocation.dirs);
-        return Ok(runner_command("run", (program, file), invocation.memory_mib, handler, dirs, &compiled, module));
+        let (handler, dirs) = (&spec.handler, &spec.dirs);
+        return Ok(runner_command("run", (program, file), spec.memory_mib, handler, dirs, &compiled, module));
     }
     let (program, file) = match find_program("wasmer", INSTALL_WASMER) {
-        Err(_) if invocation.engine == Engine::Auto => {
+        Err(_) if spec.engine == Engine::Auto => {
             return Err(Verdict::RuntimeMissing { program: "faas-wasm".into(), install: BUILD_RUNNER.into() });
         }
         found => found?,
@@ -64,19 +61,19 @@ pub(super) fn command(
     });
     // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
     let arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).into_iter();
-    let dirs = invocation.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display())));
+    let dirs = spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display())));
     Ok(Command {
         program,
         program_file: Some(file),
         arguments: arguments.chain(dirs).chain([c_string(compiled.map_err(refused)?)]).collect(),
-        data_mib_max: invocation.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
+        data_mib_max: spec.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
         environment: vec![wasmer_dir(scratch)],
     })
 }
 
 /// Only faas-wasm forks.
-pub(super) fn can_fork(invocation: &Invocation) -> bool {
-    invocation.engine == Engine::Auto
+pub(super) fn can_fork(spec: &FunctionSpec) -> bool {
+    spec.engine == Engine::Auto
 }
 
 pub(super) fn is_built(cache: &Cache) -> bool {
@@ -229,10 +226,11 @@ fn run_compiler(
     let (program, file) = open_program(program).ok_or_else(|| failed()(std::io::ErrorKind::NotFound.into()))?;
     let ruleset = sandbox.ruleset(scratch, &[], true).map_err(failed())?;
     let readable = sandbox.readable().map_err(failed())?;
+    let environment = scratch.map(wasmer_dir);
     let spawned = sys::spawn(&Spawn {
         program: &program,
         arguments,
-        environment: &scratch.map(wasmer_dir).into_iter().collect::<Vec<_>>(),
+        environment: environment.as_ref().map_or(&[], |pair| pair.as_bytes_with_nul()),
         folder: Some(c"/"),
         stdin,
         stdout,

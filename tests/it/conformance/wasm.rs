@@ -12,7 +12,7 @@ use super::run::conform;
 use crate::instance::{WORKER, has, run};
 
 /// Variables that belong to one call, and those that a runtime needs for itself.
-const OWN: &[&str] = &["TMPDIR=", "FAAS_DEADLINE_MS=", "REMOTE_PORT=", "WASMER_DIR="];
+const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_DEADLINE_MS=", "REMOTE_PORT=", "WASMER_DIR="];
 
 /// Whether there is the runner of runtimes/wasm, beside the worker or in PATH. wasmer starts each function anew.
 pub fn can_run() -> bool {

@@ -6,7 +6,7 @@ use super::run::conform;
 use crate::instance::has;
 
 /// Variables that belong to one call.
-const OWN: &[&str] = &["TMPDIR=", "FAAS_DEADLINE_MS=", "REMOTE_PORT="];
+const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_DEADLINE_MS=", "REMOTE_PORT="];
 /// What every function must find in its environment, and what only the gateway may.
 const FOUND: &[&str] = &[
     "IT_ANSWER=42",

@@ -3,7 +3,7 @@
 //! A module's descriptor is an index into a table, not the kernel's number: so a module can only reach what is in the
 //! table. The table holds the three streams, then the folders opened to the module, then what it opens itself; flags,
 //! kinds and positions are the kernel's to know. Rights, which preview 1 has and its successors gave up, are not kept:
-//! they are reported as complete, and the kernel judges by how a file was opened.
+//! those that are reported follow from a file's kind and from how it was opened, by which the kernel judges.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,8 +17,14 @@ use super::errno::{self, Errno};
 use super::guest::Guest;
 
 const RIGHTS_ALL: u64 = (1 << 30) - 1;
+pub const RIGHT_READ: u64 = 1 << 1;
+pub const RIGHT_WRITE: u64 = 1 << 6;
 /// FD_SEEK and FD_TELL. By their absence wasi-libc knows a terminal (isatty).
 const RIGHTS_OF_POSITION: u64 = 1 << 2 | 1 << 5;
+/// What is done to a file's content, and so never to a folder: reading, writing, positions, allocation, size.
+const RIGHTS_OF_CONTENT: u64 = RIGHT_READ | RIGHT_WRITE | RIGHTS_OF_POSITION | 1 << 8 | 1 << 22;
+/// path_filestat_set_size, which no function of preview 1 is.
+const RIGHT_SIZE_BY_PATH: u64 = 1 << 19;
 
 /// The flags that a descriptor can have, as (WASI's, the kernel's).
 pub const FLAGS: [(u32, OFlags); 5] =
@@ -134,12 +140,12 @@ impl Host {
         let kind = kind(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode));
         let os_flags = rustix::fs::fcntl_getfl(fd)?;
         let flags = FLAGS.iter().filter(|(_, os)| os_flags.contains(*os)).map(|(flag, _)| *flag).sum::<u32>();
-        let rights = if kind == KIND_CHARACTER_DEVICE { RIGHTS_ALL & !RIGHTS_OF_POSITION } else { RIGHTS_ALL };
+        let (rights, inheriting) = rights(kind, os_flags);
         let mut stat = [0; 24];
         stat[0] = kind;
         stat[2..4].copy_from_slice(&(flags as u16).to_le_bytes());
         stat[8..16].copy_from_slice(&rights.to_le_bytes());
-        stat[16..].copy_from_slice(&RIGHTS_ALL.to_le_bytes());
+        stat[16..].copy_from_slice(&inheriting.to_le_bytes());
         guest.put(result, &stat)
     }
 
@@ -150,9 +156,9 @@ impl Host {
         Ok(rustix::fs::fcntl_setfl(fd, (rustix::fs::fcntl_getfl(fd)? & !settable) | wanted)?)
     }
 
-    /// Rights can only be given up, and are not kept: there is nothing to do.
+    /// Rights are not kept, so none can be given up; who asks is told so.
     pub(super) fn fd_fdstat_set_rights(&mut self, _: Guest, fd: u32, _: u64, _: u64) -> Result<(), Errno> {
-        self.files.get(fd).map(|_| ())
+        self.files.get(fd).and(Err(errno::NOTSUP))
     }
 
     pub(super) fn fd_filestat_get(&mut self, mut guest: Guest, fd: u32, result: u32) -> Result<(), Errno> {
@@ -276,11 +282,11 @@ impl Host {
             2 => SeekFrom::End(by),
             _ => return Err(errno::INVAL),
         };
-        guest.put_u64(result, rustix::fs::seek(self.files.get(fd)?, to)?)
+        guest.put_u64(result, rustix::fs::seek(not_a_folder(self.files.get(fd)?)?, to)?)
     }
 
     pub(super) fn fd_tell(&mut self, mut guest: Guest, fd: u32, result: u32) -> Result<(), Errno> {
-        guest.put_u64(result, rustix::fs::tell(self.files.get(fd)?)?)
+        guest.put_u64(result, rustix::fs::tell(not_a_folder(self.files.get(fd)?)?)?)
     }
 
     // Nothing that is opened to a module is a socket.
@@ -302,13 +308,34 @@ impl Host {
     }
 }
 
+/// The rights of an open file, and of what is opened through it.
+fn rights(kind: u8, os_flags: OFlags) -> (u64, u64) {
+    let not_opened_for = match os_flags & OFlags::RWMODE {
+        _ if kind == KIND_DIRECTORY => return (RIGHTS_ALL & !RIGHTS_OF_CONTENT & !RIGHT_SIZE_BY_PATH, RIGHTS_ALL),
+        OFlags::WRONLY => RIGHT_READ,
+        OFlags::RDONLY => RIGHT_WRITE,
+        _ => 0,
+    };
+    let position = if kind == KIND_CHARACTER_DEVICE { RIGHTS_OF_POSITION } else { 0 };
+    (RIGHTS_ALL & !not_opened_for & !position, RIGHTS_ALL & !not_opened_for)
+}
+
+/// The kernel would move a folder's position, which fd_readdir uses.
+fn not_a_folder(fd: BorrowedFd<'_>) -> Result<BorrowedFd<'_>, Errno> {
+    match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
+        FileType::Directory => Err(errno::BADF),
+        _ => Ok(fd),
+    }
+}
+
 const KIND_CHARACTER_DEVICE: u8 = 2;
+const KIND_DIRECTORY: u8 = 3;
 
 pub fn kind(kind: FileType) -> u8 {
     match kind {
         FileType::BlockDevice => 1,
         FileType::CharacterDevice => KIND_CHARACTER_DEVICE,
-        FileType::Directory => 3,
+        FileType::Directory => KIND_DIRECTORY,
         FileType::RegularFile => 4,
         FileType::Socket => 6,
         FileType::Symlink => 7,

@@ -30,11 +30,12 @@ use std::os::fd::OwnedFd;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
-use wasmtime::{Caller, Linker, Memory};
+use wasmtime::{Caller, Engine, Linker, Memory};
 
 use self::descriptors::Files;
 use self::errno::Errno;
 use self::guest::Guest;
+use crate::error::Error;
 use crate::memory::MemoryLimit;
 use crate::sys;
 
@@ -45,7 +46,7 @@ pub struct Host {
     pub memory_limit: MemoryLimit,
     /// The memory that the module exports for us.
     pub memory: Option<Memory>,
-    /// argv, of which a function has one: its module's path.
+    /// argv: the module's path, and what follows it.
     pub arguments: Vec<Vec<u8>>,
     /// `NAME=value` and a NUL, again and again.
     pub environment: Vec<u8>,
@@ -55,11 +56,11 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(memory_limit_mib: usize, module: Vec<u8>) -> Host {
+    pub fn new(memory_limit_mib: usize) -> Host {
         Host {
             memory_limit: MemoryLimit::new(memory_limit_mib),
             memory: None,
-            arguments: vec![module],
+            arguments: Vec::new(),
             environment: Vec::new(),
             files: Files::new(),
             channel: None,
@@ -171,8 +172,14 @@ macro_rules! link {
     };
 }
 
-/// Makes all functions known to the linker.
-pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+/// A linker that knows all functions.
+pub fn linker(engine: &Engine) -> Result<Linker<Host>, Error> {
+    let mut linker = Linker::new(engine);
+    link(&mut linker).map_err(Error::engine("link the system's functions"))?;
+    Ok(linker)
+}
+
+fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(MODULE, "proc_exit", |mut caller: Caller<'_, Host>, status: u32| -> () {
         // The low byte, as wait(2) gives it for any process.
         caller.data_mut().end(status as u8);

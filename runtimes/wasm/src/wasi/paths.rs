@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
 use rustix::io::Errno as Os;
 
 use super::Host;
-use super::descriptors::{file_stat, kind, os_flags, times};
+use super::descriptors::{RIGHT_READ, RIGHT_WRITE, file_stat, kind, os_flags, times};
 use super::errno::{self, Errno};
 use super::guest::Guest;
 use crate::limits::ENTRIES_BYTES;
@@ -23,9 +23,6 @@ const CREATE: u32 = 1;
 const DIRECTORY: u32 = 2;
 const EXCLUSIVE: u32 = 4;
 const TRUNCATE: u32 = 8;
-
-const RIGHT_READ: u64 = 1 << 1;
-const RIGHT_WRITE: u64 = 1 << 6;
 
 impl Host {
     pub(super) fn path_open(
@@ -56,7 +53,9 @@ impl Host {
             if how & CREATE != 0 {
                 return Err(errno::INVAL);
             }
-            // A folder is only ever read, whatever rights are asked for along with it.
+            if base & RIGHT_WRITE != 0 {
+                return Err(errno::ISDIR);
+            }
             os = (os - OFlags::RWMODE) | OFlags::DIRECTORY;
         }
         if follow & FOLLOW == 0 {

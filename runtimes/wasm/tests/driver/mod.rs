@@ -6,17 +6,18 @@
 use std::io::{IoSlice, IoSliceMut, PipeReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, WaitOptions, waitpid};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_faas-wasm");
+pub const MODULE: &str = "/functions/test.wasm";
 
 /// A folder of one test, removed at its end.
 pub struct Folder(pub PathBuf);
@@ -30,6 +31,10 @@ impl Folder {
         std::fs::create_dir(&path).unwrap();
         Folder(path)
     }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
 }
 
 impl Drop for Folder {
@@ -38,80 +43,151 @@ impl Drop for Folder {
     }
 }
 
-/// Compiles a module and returns where the artifact is.
-pub fn compile(module: &[u8], folder: &Path) -> PathBuf {
-    let path = folder.join("artifact");
-    let mut child = Command::new(PROGRAM)
-        .arg("compile")
-        .stdin(Stdio::piped())
-        .stdout(std::fs::File::create(&path).unwrap())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(module).unwrap();
-    assert!(child.wait().unwrap().success());
-    path
+/// Compiles a module to `artifact`; what the compiler says is the error.
+pub fn compile(module: &[u8], artifact: &Path) -> Result<(), String> {
+    let file = std::fs::File::create(artifact).unwrap();
+    file.set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new(PROGRAM);
+    let mut child =
+        command.arg("compile").stdin(Stdio::piped()).stdout(file).stderr(Stdio::piped()).spawn().unwrap();
+    // One that refuses the module early may read no more of it.
+    let _ = child.stdin.take().unwrap().write_all(module);
+    let output = child.wait_with_output().unwrap();
+    match output.status.code() {
+        Some(0) => Ok(()),
+        code => Err(format!("{code:?}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// What the worker says of an invocation.
+#[derive(Clone, Default)]
+pub struct Call {
+    /// Beside module and version.
+    pub settings: Vec<(String, String)>,
+    pub environment: Vec<String>,
+    pub stdin: Vec<u8>,
+}
+
+impl Call {
+    pub fn set(mut self, name: &str, value: &str) -> Call {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn env(mut self, pair: &str) -> Call {
+        self.environment.push(pair.into());
+        self
+    }
+
+    pub fn stdin(mut self, bytes: &[u8]) -> Call {
+        self.stdin = bytes.into();
+        self
+    }
+}
+
+/// How an invocation ended.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub status: i32,
+}
+
+/// One invocation by exec.
+pub fn run(artifact: &str, call: &Call) -> Outcome {
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "--artifact", artifact]);
+    for (name, value) in call.settings.iter().filter(|(name, _)| name != "arg") {
+        command.arg(format!("--{}", name.replace('_', "-"))).arg(value);
+    }
+    command.arg(MODULE).args(call.settings.iter().filter(|(name, _)| name == "arg").map(|(_, value)| value));
+    let environment = call.environment.iter().map(|pair| pair.split_once('=').unwrap());
+    command.env_clear().envs(environment).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(&call.stdin));
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        Outcome { stdout: output.stdout, stderr, status: output.status.code().unwrap_or(-1) }
+    })
 }
 
 pub struct Server {
     pub process: Child,
-    pub control: UnixStream,
+    pub control: OwnedFd,
+}
+
+pub fn block(pairs: &[(&str, &str)]) -> Vec<u8> {
+    pairs.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes()).collect()
 }
 
 impl Server {
-    /// Starts one and waits until it is ready.
-    pub fn start(arguments: &[&str], artifact: &Path) -> Server {
-        let mut server = Server::begin(arguments, artifact);
-        let mut byte = [0];
-        server.control.read_exact(&mut byte).unwrap();
-        assert_eq!(&byte, b"R");
-        server
-    }
-
-    /// Starts one. The shell makes of its stdin the descriptor 3, which needs no unsafe code here.
-    pub fn begin(arguments: &[&str], artifact: &Path) -> Server {
-        let (control, theirs) = UnixStream::pair().unwrap();
-        let process = Command::new("sh")
-            .args(["-c", r#"exec "$@" 3<&0 </dev/null"#, "sh", PROGRAM, "serve", "--memory-mib", "64"])
-            .args(arguments)
-            .arg(artifact)
-            .arg("/functions/test.wasm")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
+    /// Starts one and waits until it is ready. The shell makes of its stdin the descriptor 3, which needs no unsafe code.
+    pub fn start() -> Server {
+        let (control, theirs) = pair(SocketType::SEQPACKET);
+        let process = Command::new("setpriv")
+            .args(["--no-new-privs", "sh", "-c", r#"exec "$@" 3<&0 </dev/null"#, "sh", PROGRAM, "serve"])
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Server { process, control }
+        let server = Server { process, control };
+        assert_eq!(receive(&server.control).0, b"R");
+        server
     }
 
-    /// Orders a child and waits until it is there.
+    /// Orders a module to be prepared; returns the answer.
+    pub fn prepare(&self, version: &str, artifact: &str) -> Vec<u8> {
+        let settings = block(&[("module", MODULE), ("version", version), ("artifact", artifact)]);
+        send(self.control.as_fd(), &[b"P", &settings[..]].concat(), &[]);
+        receive(&self.control).0
+    }
+
+    /// Orders a child and waits until it is reported.
     pub fn fork(&self) -> Idle {
-        let (channel, theirs) = UnixStream::pair().unwrap();
-        rustix::net::sockopt::set_socket_passcred(&channel, true).unwrap();
-        send(self.control.as_fd(), b"F", &[theirs.as_fd()]);
-        drop(theirs);
-        let mut byte = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut buffers = [IoSliceMut::new(&mut byte)];
-        let count = recvmsg(&channel, &mut buffers, &mut control, RecvFlags::empty()).unwrap().bytes;
-        let pid = control.drain().find_map(|part| match part {
-            RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid),
-            _ => None,
-        });
-        assert_eq!((count, &byte), (1, b"H"));
-        Idle { channel, pid: pid.expect("SO_PASSCRED is on") }
+        let ((channel, theirs), (report, to_report)) = (pair(SocketType::STREAM), pair(SocketType::SEQPACKET));
+        send(self.control.as_fd(), b"F", &[theirs.as_fd(), to_report.as_fd()]);
+        drop((theirs, to_report));
+        let (packet, pidfd) = receive(&report);
+        assert_eq!((packet.len(), packet[0]), (5, b'B'));
+        let pid = u32::from_le_bytes(packet[1..].try_into().unwrap());
+        Idle { channel: channel.into(), report, pid, pidfd: pidfd.expect("it comes with the report") }
     }
 
     /// Runs one invocation through.
-    pub fn call(&self, environment: &[&str], stdin: &[u8]) -> Outcome {
-        self.fork().begin(environment).finish(stdin)
+    pub fn call(&self, version: &str, artifact: &str, call: &Call) -> Outcome {
+        let said = self.fork().begin(version, artifact, call).finish(&call.stdin);
+        let (outcome, channel) = said;
+        if channel != b"E" && channel != [b'X', outcome.status as u8] {
+            assert_eq!(channel, b"", "{outcome:?}");
+        }
+        outcome
+    }
+
+    /// What it wrote until its end, and its exit status.
+    pub fn end(mut self) -> (String, Option<i32>) {
+        let mut stderr = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (stderr, self.process.wait().unwrap().code())
+    }
+
+    /// Entries of a folder under its /proc.
+    pub fn count(&self, what: &str) -> usize {
+        std::fs::read_dir(format!("/proc/{}/{what}", self.process.id())).unwrap().count()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.control.shutdown(std::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
         let _ = self.process.wait();
     }
+}
+
+fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
 }
 
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
@@ -121,25 +197,56 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
     assert_eq!(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap(), bytes.len());
 }
 
+/// A packet, and the descriptor that came with it; nothing at the end.
+pub fn receive(socket: &OwnedFd) -> (Vec<u8>, Option<OwnedFd>) {
+    let mut packet = vec![0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [IoSliceMut::new(&mut packet)];
+    let count = recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).map_or(0, |message| message.bytes);
+    packet.truncate(count);
+    let fd = control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    (packet, fd)
+}
+
 /// A child that waits for its invocation.
 pub struct Idle {
     pub channel: UnixStream,
-    pub pid: Pid,
+    pub report: OwnedFd,
+    pub pid: u32,
+    pub pidfd: OwnedFd,
 }
 
-pub fn message(environment: &[&str]) -> Vec<u8> {
-    let block: Vec<u8> = environment.iter().flat_map(|pair| pair.bytes().chain([0])).collect();
-    [&(block.len() as u32).to_le_bytes(), &block[..]].concat()
+pub fn message(version: &str, artifact: &str, call: &Call) -> Vec<u8> {
+    let settings = call.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let settings = [("module", MODULE), ("version", version), ("artifact", artifact)].into_iter().chain(settings);
+    let settings = block(&settings.collect::<Vec<_>>());
+    let environment: Vec<u8> = call.environment.iter().flat_map(|pair| pair.bytes().chain([0])).collect();
+    let lengths = [settings.len(), environment.len()].map(|len| (len as u32).to_le_bytes());
+    [lengths.as_flattened(), &settings, &environment].concat()
 }
 
 impl Idle {
-    pub fn begin(self, environment: &[&str]) -> Running {
+    pub fn begin(self, version: &str, artifact: &str, call: &Call) -> Running {
         let (stdin, to_stdin) = std::io::pipe().unwrap();
         let (stdout, from_stdout) = std::io::pipe().unwrap();
         let (stderr, from_stderr) = std::io::pipe().unwrap();
         let streams = [stdin.as_fd(), from_stdout.as_fd(), from_stderr.as_fd()];
-        send(self.channel.as_fd(), &message(environment), &streams);
+        send(self.channel.as_fd(), &message(version, artifact, call), &streams);
         Running { child: self, stdin: Some(to_stdin), stdout, stderr }
+    }
+
+    /// The wait status, and µs in user mode, in the kernel, and KiB at the most; `None` if the server dies before.
+    pub fn await_end(&self) -> Option<(i32, [u64; 3])> {
+        let (packet, _) = receive(&self.report);
+        let (b'D', rest) = packet.split_first()? else { panic!("{packet:?}") };
+        let (status, numbers) = rest.split_first_chunk().unwrap();
+        let numbers = numbers.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect::<Vec<_>>();
+        assert_eq!(receive(&self.report).0, b"");
+        Some((i32::from_le_bytes(*status), numbers.try_into().unwrap()))
     }
 }
 
@@ -150,18 +257,9 @@ pub struct Running {
     pub stderr: PipeReader,
 }
 
-/// How an invocation ended.
-#[derive(Debug, PartialEq)]
-pub struct Outcome {
-    pub stdout: Vec<u8>,
-    pub stderr: String,
-    pub status: i32,
-    /// What it wrote to its channel at the end.
-    pub said: Vec<u8>,
-}
-
 impl Running {
-    pub fn finish(mut self, input: &[u8]) -> Outcome {
+    /// How it ends, and what it wrote to its channel.
+    pub fn finish(mut self, input: &[u8]) -> (Outcome, Vec<u8>) {
         let mut stdin = self.stdin.take();
         let (mut stdout, mut stderr, mut said) = (Vec::new(), String::new(), Vec::new());
         std::thread::scope(|scope| {
@@ -170,8 +268,9 @@ impl Running {
             self.stdout.read_to_end(&mut stdout).unwrap();
         });
         self.child.channel.read_to_end(&mut said).unwrap();
-        let (_, status) = waitpid(Some(self.child.pid), WaitOptions::empty()).unwrap().unwrap();
-        let status = status.exit_status().unwrap_or_else(|| -status.terminating_signal().unwrap());
-        Outcome { stdout, stderr, status, said }
+        let (status, _) = self.child.await_end().expect("the server lives");
+        // Exited, with the status in the second byte; else ended by a signal.
+        let status = if status & 0x7f == 0 { status >> 8 } else { -(status & 0x7f) };
+        (Outcome { stdout, stderr, status }, said)
     }
 }

@@ -1,0 +1,357 @@
+/* How PHP code is compiled; code.h has the interface. */
+
+#define _GNU_SOURCE
+#include "code.h"
+#include "sapi.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "php_main.h"
+#include "zend_exceptions.h"
+#include "zend_extensions.h"
+#include "zend_interfaces.h"
+#include "zend_virtual_cwd.h"
+#include "ext/standard/basic_functions.h"
+#include "ext/standard/file.h"
+
+/* What a prepared module was compiled from. */
+struct prepared {
+    char *version;
+    struct stat file;
+};
+
+/* More than these are not kept: each costs every fork a little. */
+#define PREPARED_MAX 256
+/* With less of opcache's memory left, nothing more is prepared. One module takes some ten times the size of its file. */
+#define BYTES_FREE_MIN (2 << 20)
+
+static HashTable prepared;
+static zend_long bytes_free = BYTES_FREE_MIN;
+static int lock_descriptor = -1;
+
+/* ---- Who compiles ------------------------------------------------------------------------------------------------------ */
+
+static zend_op_array *(*compile_cached)(zend_file_handle *handle, int type);
+static zend_op_array *(*compile_plainly)(zend_file_handle *handle, int type);
+static zend_result (*start_opcache)(void);
+
+static zend_op_array *compile(zend_file_handle *handle, int type)
+{
+    if (handle->primary_script) {
+        CG(skip_shebang) = 1;
+        zend_op_array *code = compile_cached(handle, type);
+        CG(skip_shebang) = 0;
+        return code;
+    }
+    /* Opcache's way to open a file opens nothing where it has the code. */
+    if (handle->type == ZEND_HANDLE_FILENAME
+        && php_stream_open_for_zend_ex(handle, USE_PATH | REPORT_ERRORS | STREAM_OPEN_FOR_INCLUDE) != SUCCESS) {
+        if (!EG(exception)) {
+            zend_message_dispatcher(type == ZEND_REQUIRE ? ZMSG_FAILED_REQUIRE_FOPEN : ZMSG_FAILED_INCLUDE_FOPEN,
+                ZSTR_VAL(handle->filename));
+        }
+        return NULL;
+    }
+    return compile_plainly(handle, type);
+}
+
+/* PHP calls this right before opcache takes its place among the compilers. */
+static zend_result note_compiler(void)
+{
+    compile_plainly = zend_compile_file;
+    return start_opcache ? start_opcache() : SUCCESS;
+}
+
+static int take_turn(zend_extension *extension)
+{
+    (void)extension;
+    start_opcache = zend_post_startup_cb;
+    zend_post_startup_cb = note_compiler;
+    /* PHP then forgets this extension without a word. */
+    return FAILURE;
+}
+
+/* The only way to be called between the start of opcache and its taking of the compiler is to be an extension, too. */
+void code_take_turn(void)
+{
+    static zend_extension turn = {.name = "faas-php", .startup = take_turn};
+    zend_register_extension(&turn, NULL);
+}
+
+void code_after_start(void)
+{
+    zend_hash_init(&prepared, 64, NULL, NULL, 1);
+    compile_cached = zend_compile_file;
+    zend_compile_file = compile;
+}
+
+/* ---- Memory that is nobody else's --------------------------------------------------------------------------------------- */
+
+static bool is_empty(const char *page, size_t size)
+{
+    for (size_t at = 0; at < size; at += sizeof(long)) {
+        if (*(const long *)(page + at))
+            return false;
+    }
+    return true;
+}
+
+static bool copy_to_private(char *from, size_t size)
+{
+    size_t page = (size_t)getpagesize();
+    char *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *is_used = malloc(size / page);
+    if (copy == MAP_FAILED || !is_used || mincore(from, size, is_used) != 0)
+        return false;
+    for (size_t at = 0; at < size; at += page) {
+        if ((is_used[at / page] & 1) && !is_empty(from + at, page))
+            memcpy(copy + at, from + at, page);
+    }
+    free(is_used);
+    return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, from) == from;
+}
+
+/* The name that Linux gives to anonymous memory that is shared. */
+static const char SHARED[] = "/dev/zero";
+
+static bool make_private(const char **why)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512];
+    bool is_good = maps != NULL;
+    *why = "opcache's memory cannot be made private";
+    while (is_good && fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        char rights[5];
+        if (sscanf(line, "%lx-%lx %4s", &from, &to, rights) == 3 && rights[1] == 'w' && rights[3] == 's')
+            is_good = strstr(line, SHARED) && copy_to_private((char *)from, to - from);
+    }
+    if (maps)
+        fclose(maps);
+    return is_good;
+}
+
+/* The lock file has been removed, and is empty. */
+static int find_lock(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int found = -1;
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        char target[256];
+        ssize_t length = readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = '\0';
+        if (strstr(target, "/.ZendSem."))
+            found = atoi(entry->d_name);
+    }
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+static bool has_opcache(void)
+{
+    return zend_hash_str_exists(CG(function_table), "opcache_invalidate", 18);
+}
+
+bool code_make_private(const char **why)
+{
+    if (!has_opcache())
+        return true;
+    lock_descriptor = find_lock();
+    return make_private(why);
+}
+
+int code_lock_descriptor(void)
+{
+    return lock_descriptor;
+}
+
+bool code_replace_lock(void)
+{
+    if (lock_descriptor < 0)
+        return true;
+    int file = memfd_create("lock", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    bool is_good = file >= 0 && dup3(file, lock_descriptor, O_CLOEXEC) >= 0
+        && fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0;
+    if (file >= 0)
+        close(file);
+    return is_good;
+}
+
+/* ---- Preparing ---------------------------------------------------------------------------------------------------------- */
+
+/* A function of opcache's, by its name. `result` is to be freed. */
+static void ask_opcache(const char *name, zval *arguments, uint32_t count, zval *result)
+{
+    zend_function *function = zend_hash_str_find_ptr(CG(function_table), name, strlen(name));
+    ZVAL_NULL(result);
+    if (function)
+        zend_call_known_function(function, NULL, NULL, result, count, arguments, NULL);
+}
+
+static void drop(zend_string *path)
+{
+    zval arguments[2], result;
+    ZVAL_STR(&arguments[0], path);
+    ZVAL_TRUE(&arguments[1]);
+    ask_opcache("opcache_invalidate", arguments, 2, &result);
+}
+
+static bool is_cached(zend_string *path)
+{
+    zval argument, result;
+    ZVAL_STR(&argument, path);
+    ask_opcache("opcache_is_script_cached", &argument, 1, &result);
+    return Z_TYPE(result) == IS_TRUE;
+}
+
+static void look_for_room(void)
+{
+    zval argument, status;
+    ZVAL_FALSE(&argument);
+    ask_opcache("opcache_get_status", &argument, 1, &status);
+    zval *memory = Z_TYPE(status) == IS_ARRAY ? zend_hash_str_find(Z_ARRVAL(status), "memory_usage", 12) : NULL;
+    zval *bytes = memory && Z_TYPE_P(memory) == IS_ARRAY ? zend_hash_str_find(Z_ARRVAL_P(memory), "free_memory", 11) : NULL;
+    bytes_free = bytes ? zval_get_long(bytes) : 0;
+    zval_ptr_dtor(&status);
+}
+
+static char reason[512];
+
+static void note_exception(void)
+{
+    zval space, *message = zend_read_property(EG(exception)->ce, EG(exception), "message", 7, true, &space);
+    snprintf(reason, sizeof reason, "%s", Z_TYPE_P(message) == IS_STRING ? Z_STRVAL_P(message) : "an exception");
+    zend_clear_exception();
+}
+
+static void compile_module(const char *module)
+{
+    zend_string *name = zend_string_init(module, strlen(module), 0);
+    zend_string *path = zend_resolve_path(name);
+    if (!path) {
+        snprintf(reason, sizeof reason, "the module cannot be found");
+        return;
+    }
+    drop(path);
+    zend_file_handle handle;
+    zend_stream_init_filename_ex(&handle, name);
+    handle.primary_script = 1;
+    zend_op_array *code = zend_compile_file(&handle, ZEND_INCLUDE);
+    zend_destroy_file_handle(&handle);
+    if (code) {
+        destroy_op_array(code);
+        efree_size(code, sizeof *code);
+    }
+    if (EG(exception))
+        note_exception();
+    else if (!code)
+        snprintf(reason, sizeof reason, "the module cannot be read");
+    else if (!is_cached(path))
+        snprintf(reason, sizeof reason, "opcache does not keep it");
+    look_for_room();
+}
+
+const char *code_compile(const char *module)
+{
+    reason[0] = '\0';
+    if (!has_opcache())
+        return "opcache is not loaded";
+    memset(&SG(request_info), 0, sizeof SG(request_info));
+    SG(server_context) = NULL;
+    if (php_request_startup() != SUCCESS)
+        return "PHP does not start a request";
+    EG(error_reporting) = 0;
+    bool is_through = false;
+    zend_try {
+        compile_module(module);
+        is_through = true;
+    } zend_end_try();
+    if (!is_through)
+        snprintf(reason, sizeof reason, "%s", PG(last_error_message) ? ZSTR_VAL(PG(last_error_message)) : "a fatal error");
+    /* Children find nothing of this but the code. */
+    php_clear_stat_cache(1, NULL, 0);
+    php_request_shutdown(NULL);
+    realpath_cache_clean();
+    return reason[0] ? reason : NULL;
+}
+
+static bool is_same_file(const struct stat *one, const struct stat *other)
+{
+    return one->st_dev == other->st_dev && one->st_ino == other->st_ino && one->st_size == other->st_size
+        && one->st_mtim.tv_sec == other->st_mtim.tv_sec && one->st_mtim.tv_nsec == other->st_mtim.tv_nsec
+        && one->st_ctim.tv_sec == other->st_ctim.tv_sec && one->st_ctim.tv_nsec == other->st_ctim.tv_nsec;
+}
+
+static void forget(const char *path)
+{
+    struct prepared *entry = zend_hash_str_find_ptr(&prepared, path, strlen(path));
+    if (!entry)
+        return;
+    zend_hash_str_del(&prepared, path, strlen(path));
+    free(entry->version);
+    free(entry);
+}
+
+const char *code_prepare(const char *module, const char *version)
+{
+    struct stat before, after;
+    char path[PATH_MAX];
+    struct prepared *entry = calloc(1, sizeof *entry);
+    if (!entry || !(entry->version = strdup(version)))
+        return "there is no memory";
+    const char *why = NULL;
+    if (!realpath(module, path) || stat(path, &before) != 0)
+        why = strerror(errno);
+    else if (!(why = code_compile(path)) && (stat(path, &after) != 0 || !is_same_file(&before, &after)))
+        why = "the file has changed meanwhile";
+    if (why) {
+        free(entry->version);
+        free(entry);
+        return why;
+    }
+    forget(path);
+    entry->file = after;
+    zend_hash_str_update_ptr(&prepared, path, strlen(path), entry);
+    return NULL;
+}
+
+bool code_is_full(void)
+{
+    return zend_hash_num_elements(&prepared) >= PREPARED_MAX || bytes_free < BYTES_FREE_MIN;
+}
+
+void code_forget(void)
+{
+    struct prepared *entry;
+    if (php_request_startup() == SUCCESS) {
+        zval result;
+        ask_opcache("opcache_reset", NULL, 0, &result);
+        php_request_shutdown(NULL);
+    }
+    bytes_free = BYTES_FREE_MIN;
+    ZEND_HASH_FOREACH_PTR(&prepared, entry) {
+        free(entry->version);
+        free(entry);
+    } ZEND_HASH_FOREACH_END();
+    zend_hash_clean(&prepared);
+}
+
+void code_check(zend_string *path, const char *version, bool is_usable)
+{
+    struct prepared *entry = zend_hash_find_ptr(&prepared, path);
+    struct stat file;
+    if (!entry)
+        return;
+    if (is_usable && version && strcmp(version, entry->version) == 0 && stat(ZSTR_VAL(path), &file) == 0
+        && is_same_file(&file, &entry->file))
+        return;
+    drop(path);
+}

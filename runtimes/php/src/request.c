@@ -1,0 +1,188 @@
+/* One request; request.h has the interface. */
+
+#define _GNU_SOURCE
+#include "request.h"
+#include "code.h"
+#include "directives.h"
+#include "handler.h"
+#include "sapi.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "php_main.h"
+#include "php_output.h"
+#include "php_streams.h"
+#include "php_variables.h"
+#include "fopen_wrappers.h"
+#include "zend_exceptions.h"
+
+/* A module that is not there, or may not be read. */
+#define EXIT_NO_MODULE 127
+
+/* ---- Beginning --------------------------------------------------------------------------------------------------------- */
+
+bool request_begin_ahead(void)
+{
+    /* Both look at the request as soon as one begins. */
+    if (zend_ini_long("session.auto_start", 18, 0) || zend_ini_long("zlib.output_compression", 23, 0))
+        return false;
+    return php_request_startup() == SUCCESS;
+}
+
+bool request_can_serve(const struct settings *settings, bool is_begun)
+{
+    if (is_begun && directives_shape_request(settings))
+        php_request_shutdown(NULL);
+    return directives_alter(settings);
+}
+
+/* $argv is there as in the command line program, unless `ini` says register_argc_argv: then it is PHP's own, of the query. */
+static void set_arguments(const struct settings *settings)
+{
+    static struct strings arguments;
+    bool is_own = settings->arguments.count > 0;
+    for (size_t at = 0; at < settings->ini.count; at++)
+        is_own = is_own || strncmp(settings->ini.items[at], "register_argc_argv=", 19) != 0;
+    if (settings->ini.count > 0 && !is_own)
+        return;
+    strings_add(&arguments, (char *)settings->module);
+    for (size_t at = 0; at < settings->arguments.count; at++)
+        strings_add(&arguments, settings->arguments.items[at]);
+    SG(request_info).argc = (int)arguments.count;
+    SG(request_info).argv = arguments.items;
+}
+
+static bool begin(const struct settings *settings, bool is_begun)
+{
+    if (is_begun)
+        sapi_deactivate();
+    sapi_read_request(settings);
+    set_arguments(settings);
+    if (!is_begun)
+        return php_request_startup() == SUCCESS;
+    volatile bool is_good = false;
+    zend_try {
+        sapi_activate();
+        php_hash_environment();
+        is_good = true;
+    } zend_end_try();
+    return is_good;
+}
+
+/* The constants of the command line program. The descriptors stay open when PHP frees the streams. */
+static void define_stream(const char *name, int descriptor, const char *mode)
+{
+    zval value;
+    php_stream *stream = php_stream_fopen_from_fd(descriptor, mode, NULL);
+    if (!stream)
+        return;
+    stream->flags |= PHP_STREAM_FLAG_NO_RSCR_DTOR_CLOSE;
+    php_stream_to_zval(stream, &value);
+    zend_register_constant(&(zend_constant){.value = value, .name = zend_string_init_interned(name, strlen(name), 0)});
+}
+
+/* ---- Running ----------------------------------------------------------------------------------------------------------- */
+
+static bool open_module(zend_file_handle *handle, const struct settings *settings)
+{
+    zend_string *name = zend_string_init(settings->module, strlen(settings->module), 0);
+    zend_string *path = zend_resolve_path(name);
+    zend_stream_init_filename_ex(handle, name);
+    handle->primary_script = 1;
+    zend_string_release(name);
+    if (!path)
+        return false;
+    code_check(path, settings->version, !directives_shape_code(settings));
+    zend_string_release(path);
+    if (zend_stream_open(handle) != SUCCESS)
+        return false;
+    if (handle->type == ZEND_HANDLE_FILENAME) {
+        /* Nothing was opened, since the code is there. Resources are numbered as if it had been. */
+        zend_resource *place = zend_register_resource(NULL, -1);
+        zend_hash_index_del(&EG(regular_list), place->handle);
+    }
+    return true;
+}
+
+static void run_file(const char *path)
+{
+    zend_file_handle handle;
+    if (!path || !*path)
+        return;
+    zend_stream_init_filename(&handle, path);
+    zend_execute_scripts(ZEND_REQUIRE, NULL, 1, &handle);
+    zend_destroy_file_handle(&handle);
+}
+
+/* What the module has left unanswered: an exception goes to the script's handler, or to the log. */
+static void end_exception(void)
+{
+    zend_exception_restore();
+    if (EG(exception) && Z_TYPE(EG(user_exception_handler)) != IS_UNDEF)
+        zend_user_exception_handler();
+    if (EG(exception))
+        zend_exception_error(EG(exception), E_ERROR);
+}
+
+/* As php_execute_script(), which does not tell what the module returns. */
+static void run_module(zend_file_handle *handle, const struct settings *settings)
+{
+    zval returned;
+    ZVAL_UNDEF(&returned);
+    if (!handle->opened_path && handle->type != ZEND_HANDLE_FILENAME) {
+        char path[MAXPATHLEN];
+        if (expand_filepath(ZSTR_VAL(handle->filename), path)) {
+            handle->opened_path = zend_string_init(path, strlen(path), 0);
+            zend_hash_add_empty_element(&EG(included_files), handle->opened_path);
+        }
+    }
+    run_file(PG(auto_prepend_file));
+    if (EG(exception))
+        return;
+    if (zend_execute_scripts(ZEND_REQUIRE, &returned, 1, handle) != SUCCESS)
+        return;
+    if (settings->handler && *settings->handler) {
+        handler_call(settings->handler, &returned);
+        end_exception();
+    }
+    zval_ptr_dtor(&returned);
+    run_file(PG(auto_append_file));
+}
+
+/* ---- Ending ------------------------------------------------------------------------------------------------------------ */
+
+int request_serve(const struct settings *settings, bool is_begun)
+{
+    zend_file_handle handle;
+    volatile bool is_open = false;
+    volatile int status = 0;
+    response = (struct response){.is_open = true, .output = settings->output, .are_errors_shown = settings->are_errors_shown};
+    is_begun = is_begun && !directives_shape_request(settings);
+    if (!begin(settings, is_begun))
+        return 255;
+    zend_try {
+        PG(during_request_startup) = 0;
+        is_open = open_module(&handle, settings);
+        if (!is_open) {
+            fprintf(stderr, "the module %s cannot be opened: %s\n", settings->module, strerror(errno));
+            EG(exit_status) = EXIT_NO_MODULE;
+        } else {
+            define_stream("STDIN", STDIN_FILENO, "rb");
+            define_stream("STDOUT", STDOUT_FILENO, "wb");
+            define_stream("STDERR", STDERR_FILENO, "wb");
+            run_module(&handle, settings);
+        }
+    } zend_end_try();
+    if (EG(exception)) {
+        zend_try {
+            zend_exception_error(EG(exception), E_ERROR);
+        } zend_end_try();
+    }
+    if (is_open)
+        zend_destroy_file_handle(&handle);
+    php_request_shutdown(NULL);
+    status = EG(exit_status);
+    return status & 0xff;
+}

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! No call depends on it. tiny_http has faults that no user of it can close: `GET / HTTP/2.0` leaves a thread and two
-//! descriptors behind for ever, a huge Content-Length aborts the process, and it has no timeouts. Therefore the console
-//! ends itself when it holds too much, and the gateway starts it again (supervisor.rs). Whatever it needs privileges for
-//! happens first: then it gives up all of them but its user, which the run dir belongs to.
+//! descriptors behind for ever, a huge Content-Length aborts the process, its accept thread panics without a word when
+//! descriptors run out, and it has no timeouts. Therefore the console ends itself when it holds too much or a thread
+//! panics, and the gateway starts it again (supervisor.rs). Whatever it needs privileges for happens first: then it gives
+//! up all of them but its user, which the run dir belongs to.
 
 mod access;
 mod answer;
@@ -63,6 +64,11 @@ pub fn run(settings: Settings) -> Result<()> {
 
     // From here on there may be threads.
     log::start();
+    std::panic::set_hook(Box::new(|panic| {
+        log!("console: {panic}; ending, to start anew");
+        log::flush();
+        std::process::exit(1)
+    }));
     let server = Server::from_listener(listener, None).map_err(|error| Error::Io {
         step: "serve",
         subject: subject(),

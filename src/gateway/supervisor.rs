@@ -94,6 +94,7 @@ impl Supervisor {
     /// Keeps the programs alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
     /// Not to be called on the first thread (orphans.rs).
     pub fn run(&self) {
+        self.forget_console_address();
         let mut children: Vec<Child> = self.roles.iter().map(|role| Child::new(*role)).collect();
         loop {
             let kill_at = self.kill_at.get().copied();
@@ -149,6 +150,9 @@ impl Supervisor {
                 Err(error) => format!("could not wait for it: {error}"),
             };
             child.process = None;
+            if child.role == Role::Console {
+                self.forget_console_address();
+            }
             child.pause_after_end();
             if !is_stopping {
                 log!("{}: {how}{}", child.role, child.pause_described());
@@ -158,6 +162,11 @@ impl Supervisor {
         if !is_stopping && child.process.is_none() && Instant::now() >= child.start_at {
             self.start(child);
         }
+    }
+
+    /// Another program could listen there now, and would be shown the token.
+    fn forget_console_address(&self) {
+        let _ = std::fs::remove_file(&self.console_address_file);
     }
 
     /// How long ago a program last gave a sign of life; `None` where it has given none, or gives none any more.
@@ -171,10 +180,6 @@ impl Supervisor {
     fn start(&self, child: &mut Child) {
         child.started_at = Instant::now();
         child.has_announced = false;
-        if child.role == Role::Console {
-            // Else somebody could take the address of the one before for its own.
-            let _ = std::fs::remove_file(&self.console_address_file);
-        }
         match self.spawn(child.role) {
             Ok(process) => child.process = Some(process),
             Err(error) => {

@@ -169,10 +169,16 @@ fn console_that_is_attacked_comes_back_and_calls_go_on() {
         let second = wait_for_another(&instance, first);
         instance.wait_for_log("open files are too many; ending, to start anew", 1);
         let before = calls.load(Ordering::Relaxed);
-        let huge = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000000000000000\r\n\r\n";
-        connect(&instance).unwrap().write_all(huge.as_bytes()).unwrap();
-        wait_for_another(&instance, second);
-        instance.wait_for_log("console: was ended by signal 6", 1);
+        let mut last = second;
+        for (length, log) in [
+            ("9000000000000000000", "console: was ended by signal 6"),
+            ("18446744073709551615", "capacity overflow; ending, to start anew"),
+        ] {
+            let huge = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+            connect(&instance).unwrap().write_all(huge.as_bytes()).unwrap();
+            last = wait_for_another(&instance, last);
+            instance.wait_for_log(log, 1);
+        }
         wait_until("calls have gone on", || calls.load(Ordering::Relaxed) > before || done.load(Ordering::Relaxed));
         assert!(!done.swap(true, Ordering::Relaxed), "a call has failed");
     });

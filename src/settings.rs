@@ -67,7 +67,12 @@ pub struct Settings {
 impl Settings {
     /// Reads the settings from the process's environment. Paths become absolute, so that a later change of the working
     /// folder changes nothing.
+    ///
+    /// # Errors
+    /// Where a value cannot be used, and where a name that begins with FAAS_ is no setting: it is misspelt, most likely.
     pub fn from_env() -> Result<Settings> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        refuse_unknown(names)?;
         Settings::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
@@ -173,6 +178,34 @@ impl Settings {
     }
 }
 
+/// Names that begin with FAAS_ as well, and are read by scripts, tests and measurements.
+const OTHERS: [&str; 2] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S"];
+const OF_TESTS: &str = "FAAS_TEST_";
+
+fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {
+    let known = || TABLE.iter().map(|(name, ..)| *name).chain(OTHERS);
+    let is_unknown = |name: &String| {
+        name.starts_with("FAAS_") && !name.starts_with(OF_TESTS) && known().all(|other| other != name.as_str())
+    };
+    let Some(name) = names.into_iter().find(is_unknown) else { return Ok(()) };
+    let nearest = known().min_by_key(|other| distance(&name, other)).unwrap_or_default();
+    Err(Error::Usage(format!("{name} is no setting; is {nearest} meant?")))
+}
+
+/// How many letters must be added, removed or changed to make one text of the other (Levenshtein's distance).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, letter_there) in other.bytes().enumerate() {
+            let change = diagonal + usize::from(letter != letter_there);
+            diagonal = row[column + 1];
+            row[column + 1] = change.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 /// The settings part of `--help`.
 pub fn help() -> String {
     let mut text = String::from("Settings (environment variables):\n");
@@ -227,6 +260,20 @@ mod tests {
         assert_eq!(settings.console.unwrap().to_string(), "127.0.0.1:8081");
         assert!(settings.db.is_absolute() && settings.db.ends_with("faas_meta.db"));
         assert_eq!(settings.module_root, settings.db.parent().unwrap());
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_refused_with_the_nearest_name() {
+        let refused = |name: &str| refuse_unknown([name.to_string()].into_iter()).err().map(|error| error.to_string());
+        for (name, meant) in
+            [("FAAS_PRT", "FAAS_PORT"), ("FAAS_WORKER", "FAAS_WORKERS"), ("FAAS_DRAIN", "FAAS_DRAIN_MS")]
+        {
+            let text = refused(name).unwrap();
+            assert!(text.starts_with(&format!("{name} is no setting; is {meant} meant?")), "{text}");
+        }
+        for name in ["FAAS_PORT", "FAAS_INSTALL", "FAAS_TEST_SOAK", "PATH", "faas_port"] {
+            assert_eq!(refused(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -37,6 +37,10 @@ fn run() -> Result<()> {
             print!("{USAGE}\n{}", settings::help());
             Ok(())
         }
+        [version] if version == "--version" || version == "-V" => {
+            println!("console {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
         other => Err(Error::Usage(format!("console does not know {other:?}"))),
     }
 }

@@ -48,6 +48,7 @@ fn run() -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::from(!is_ready)));
         }
         ["--help" | "-h"] => print!("{USAGE}\n{}", settings::help()),
+        ["--version" | "-V"] => println!("gateway {}", env!("CARGO_PKG_VERSION")),
         other => return Err(Error::Usage(format!("gateway does not know {other:?}"))),
     }
     Ok(ExitCode::SUCCESS)

@@ -34,6 +34,10 @@ fn run() -> Result<()> {
             print!("{USAGE}\n{}", settings::help());
             return Ok(());
         }
+        [version] if version == "--version" || version == "-V" => {
+            println!("worker {}", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
         [id] => Some(id.parse().map_err(|_| Error::Usage(format!("worker: {id:?} is no worker id")))?),
         _ => return Err(Error::Usage("worker takes one id at most".into())),
     };

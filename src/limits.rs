@@ -7,80 +7,79 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-// ---- Bodies and answers -----------------------------------------------------------------------------------------
+// ---- Bodies of requests and responses ---------------------------------------------------------------------------
 
-/// Bytes of a request body or an answer that stay in memory; what is longer waits in an unlinked file (spool.rs).
+/// Bytes of a body that stay in memory; a longer one waits in an unlinked file (spool.rs).
 /// 64 KiB is what a pipe holds, so a body of that size is handed to a function without a thread that feeds it.
 pub const SPOOL_MEMORY_MAX: usize = 64 * 1024;
-/// Bytes of a request body, default of FAAS_BODY_MAX. More is answered 413.
+/// Bytes of a request body, default of FAAS_BODY_MAX. More gets 413.
 pub const BODY_MAX_DEFAULT: u64 = 64 << 20;
-/// Bytes of an answer, default of FAAS_ANSWER_MAX. More is answered 502.
+/// Bytes of a response body, default of FAAS_ANSWER_MAX. More becomes 502.
 pub const RESPONSE_MAX_DEFAULT: u64 = 1 << 30;
-/// Bytes of all bodies and answers that wait in files, default of FAAS_SPOOL_MAX. Full is answered 503.
+/// Bytes of all bodies that wait in files, default of FAAS_SPOOL_MAX. Over it: 503.
 pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
 
-// ---- The front door ---------------------------------------------------------------------------------------------
+// ---- The HTTP server --------------------------------------------------------------------------------------------
 
 /// Connections at once. Each costs a thread (about 20 KB of real memory while idle) and one descriptor, two while a
 /// request is under way. Over it: 503 with Retry-After, at once.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// Requests at once on their way through the gateway: each can hold a slot and files.
-/// All slots of 16 workers of 8, the default queue, and room for what is answered without a worker.
+/// Requests in the handler at once: each can hold a slot and files. Enough for all slots of 16 workers of 8, the default
+/// queue, and requests that need no worker.
 pub const REQUESTS_MAX: usize = 512;
 /// Bytes of a request head: request line and header lines. 64 KiB is four times what browsers and proxies send at
-/// most (8 to 16 KiB of cookies); more is answered 431.
+/// most (8 to 16 KiB of cookies); more gets 431.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Header lines in one head; more is answered 431. Apache's default, LimitRequestFields, is the same 100.
+/// Header lines in one head; more gets 431. Apache's default, LimitRequestFields, is the same 100.
 pub const HEAD_FIELDS_MAX: usize = 100;
-/// Bytes of the request target; more is answered 414. RFC 9110 4.1 asks for at least 8,000.
+/// Bytes of the request target; more gets 414. RFC 9110 4.1 asks for at least 8,000.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of the method; the longest registered one, UPDATEREDIRECTREF, has 17. More is answered 400.
+/// Bytes of the method; the longest registered one, UPDATEREDIRECTREF, has 17. More gets 400.
 pub const METHOD_BYTES_MAX: usize = 32;
-/// Bytes of a client's X-Request-Id that is taken over; a W3C traceparent has 55.
+/// Bytes of a client's X-Request-Id that stays the request's id; a W3C traceparent has 55.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
-/// From a request's first byte to the end of its head; later is answered 408.
+/// From a request's first byte to the end of its head; later gets 408.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A connection without a request under way is closed after this.
+/// A connection without a request is closed after this time.
 pub const IDLE_MAX: Duration = Duration::from_secs(60);
-/// A body or an answer may be as slow as this many bytes per second, counted over the time that we wait for the client,
-/// after a grace of [`RATE_GRACE`]; a client that is slower is cut off (408 while it sends). A 56k modem does 7,000.
-/// A client that was faster may stand still for longer, up to [`IDLE_MAX`].
+/// Least rate of a body in bytes per second, after a grace of [`RATE_GRACE`]. Only time spent waiting for the client counts.
+/// A slower client is cut off (408 while it sends). A 56k modem does 7,000. A client that was faster may pause for longer,
+/// up to [`IDLE_MAX`].
 pub const RATE_MIN_BYTES_PER_S: u64 = 1024;
-/// Before the least rate is asked for: a client may stand still this long.
+/// A client may pause this long before the least rate applies.
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
-/// After a last answer the connection is half-closed and what still comes is read and thrown away, so that a reset does
-/// not destroy the answer on its way: at most this many bytes, and waiting this long. Many clients read nothing before
-/// they have sent their whole body, so a 413 reaches them only if a body somewhat over the default maximum is taken.
+/// After its last response a connection is half-closed, and what the client still sends is discarded, so that a reset does
+/// not destroy the response on its way: at most this many bytes, and waiting this long. Many clients read nothing before
+/// they have sent their whole body, so a 413 reaches them only if a body somewhat over the default maximum is read.
 pub const LINGER_BYTES_MAX: usize = 256 << 20;
 pub const LINGER_MAX: Duration = Duration::from_secs(2);
 /// One chunk-size line, extensions included, and all trailers of a chunked body together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
-/// How long `gateway --healthz` waits for an answer.
+/// Time that `gateway --healthz` waits for a response.
 pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(2);
-/// A client that closes its sending side may have gone, or may wait for the answer (nc, ncat and socat do that): the two
-/// look the same. The answer may take this much longer; then the client counts as gone and its invocation is cancelled.
+/// A client that closes its sending side may have left, or may wait for the response (nc, ncat and socat do that): the two
+/// look the same. The response may take this much longer; then the client counts as gone and its invocation is cancelled.
 pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// Bytes that a connection's buffers start with: most heads and many answers fit. They grow to [`HEAD_BYTES_MAX`] where
+/// Bytes that a connection's buffers start with: most heads and many responses fit. They grow to [`HEAD_BYTES_MAX`] where
 /// reads fill them. The allocator keeps what idle connections give back, so this, not their peak, is what they cost.
 pub const RELAY_BYTES: usize = 4 * 1024;
 /// An idle connection keeps its buffers this long, so that a busy one does not allocate for each request.
 pub const BUFFERS_KEPT: Duration = Duration::from_secs(1);
-/// Connections that the kernel holds until they are accepted (it cuts this to net.core.somaxconn). What does not fit is
-/// tried again by its client after a second, so there is room for a burst as large as the door takes.
+/// Connections that the kernel holds until they are accepted (it cuts this to net.core.somaxconn). A client whose
+/// connection does not fit tries again after a second, so this holds a burst of [`CONNECTIONS_MAX`].
 pub const BACKLOG_MAX: i32 = 4096;
 /// When descriptors or memory ran out, accepting goes on after this.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that were turned away with 503 and are kept until the client has had time to read it; the oldest goes
-/// first.
+/// Rejected connections that stay until the client has had time to read its 503; the oldest goes first.
 pub const REJECTED_MAX: usize = 128;
-/// A client that connected just before the end of service, but has not sent a byte, is waited for this long.
+/// A client that connected just before the end of service has this long to send its first byte.
 pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
-/// A client that was told to come back later (Retry-After) has its next request on the same connection taken up after this
-/// pause, however soon it sends it: each then asks ten times a second, not thousands of times.
+/// Pause before the next request of a connection whose client was told to retry later (Retry-After). Each such client then
+/// asks ten times a second, not thousands of times.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Descriptors that one request can need: two for body and answer in files, three towards the worker; and what the
-/// gateway needs besides requests and connections. Under a low limit of open files the front door takes less on.
+/// Descriptors that one request can need: two for its bodies in files, three towards the worker. And those that the gateway
+/// needs besides requests and connections. A low limit of open files lowers the bounds above.
 pub const DESCRIPTORS_PER_REQUEST: usize = 5;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.

@@ -1,16 +1,16 @@
-//! Bytes that were received and are not used yet.
+//! Bytes that were received and are not used yet. An idle connection costs no buffer.
 
 use std::io::{self, Read};
 
 use crate::limits::RELAY_BYTES;
 
-/// Takes no memory until it is filled, and none after [`Buffer::release`].
+/// Holds no memory before the first [`Buffer::fill`], and none after [`Buffer::release`].
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled it.
+    /// The last read filled all the room.
     is_narrow: bool,
 }
 
@@ -36,16 +36,15 @@ impl Buffer {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Gives the memory back, if no bytes are in it.
+    /// Frees the memory, if no bytes are in it.
     pub fn release(&mut self) {
         if self.is_empty() {
             *self = Buffer::default();
         }
     }
 
-    /// Reads once, behind the bytes that are here. Grows where there is no room, and where the last read has taken all the
-    /// room there was, up to `bytes_max`; the caller makes sure that there are fewer bytes than that. Returns 0 at the end
-    /// of the stream.
+    /// Reads once, behind the bytes that it holds, and returns the number of bytes read: 0 at the end of the stream. Grows
+    /// up to `bytes_max` when it is full, or when the last read took all the room. It must hold fewer bytes than that.
     pub fn fill(&mut self, mut source: impl Read, bytes_max: usize) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_in_order_while_the_buffer_grows_to_its_bound() {
+    fn bytes_keep_their_order_while_it_grows() {
         let content: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
         let mut source = content.as_slice();
         let mut buffer = Buffer::default();

@@ -1,15 +1,18 @@
 //! Chunked bodies (RFC 9112, 7.1): a decoder that is fed pieces of any size. Knows bytes only.
 //!
 //! It keeps one line at most, so its memory is bounded by [`CHUNK_LINE_BYTES_MAX`] and [`TRAILER_BYTES_MAX`]. It is as
-//! strict as the head's parser, for the same reason: sizes are hexadecimal digits only, every line ends with CRLF, the
-//! CRLF behind a chunk's data is there, extensions have their syntax (and are then ignored), trailers are checked as
-//! header lines (and then dropped).
+//! strict as the parser of heads, for the same reason:
+//!
+//! - A size is hexadecimal digits only.
+//! - Every line ends with CRLF, and so does a chunk's data.
+//! - An extension must have its syntax, and is then ignored.
+//! - A trailer must be a valid header line, and is then dropped.
 
 use super::parser::{check_field, is_control, is_token_byte};
 use crate::error::{Error, Result};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
-/// What the next bytes of the body are.
+/// Kind of the next bytes of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     SizeLine,
@@ -21,11 +24,11 @@ enum Expected {
     Nothing,
 }
 
-/// What one step found.
+/// Result of one step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     Data(&'a [u8]),
-    /// All of the input is used and the body has not ended.
+    /// The input is used up and the body has not ended.
     More,
     End,
 }
@@ -33,7 +36,7 @@ pub enum Step<'a> {
 #[derive(Debug)]
 pub struct ChunkDecoder {
     expected: Expected,
-    /// The part of the current line that has come.
+    /// The part of the current line that has arrived.
     line: Vec<u8>,
     /// The last byte was a CR that ends the line if LF follows.
     after_cr: bool,
@@ -45,7 +48,8 @@ impl ChunkDecoder {
         ChunkDecoder { expected: Expected::SizeLine, line: Vec::new(), after_cr: false, trailer_bytes: 0 }
     }
 
-    /// Takes bytes from the front of `input`, and says how many and what they were. Behind the end none is taken.
+    /// Takes bytes from the front of `input`; returns their number and what they are. Takes none behind the end of the
+    /// body.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Step<'a>)> {
         let mut used = 0;
         loop {
@@ -70,7 +74,7 @@ impl ChunkDecoder {
         }
     }
 
-    /// Moves bytes into `line` up to and without its CRLF.
+    /// Moves bytes into `line` up to and without its CRLF. Returns the number of bytes taken, and true at the CRLF.
     fn take_line(&mut self, input: &[u8]) -> Result<(usize, bool)> {
         for (index, &byte) in input.iter().enumerate() {
             match (self.after_cr, byte) {
@@ -161,7 +165,7 @@ fn skip_token(text: &[u8]) -> Option<&[u8]> {
     (count > 0).then(|| &text[count..])
 }
 
-/// The rest of a quoted string, from behind its opening quote (RFC 9110, 5.6.4).
+/// Skips a quoted string, from behind its opening quote (RFC 9110, 5.6.4).
 fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         text = match text {
@@ -177,7 +181,8 @@ fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    /// Feeds `bytes` in pieces of `size`; returns the data and how many bytes the body took, or the error's status.
+    /// Feeds `bytes` in pieces of `size`; returns the data, the length of the body and true at its end, or the error's
+    /// status.
     fn decode(bytes: &[u8], size: usize) -> std::result::Result<(Vec<u8>, usize, bool), u16> {
         let mut decoder = ChunkDecoder::new();
         let (mut data, mut taken) = (Vec::new(), 0);

@@ -1,5 +1,5 @@
-//! The seam between HTTP and what requests are for: this folder receives requests and sends responses, and asks a
-//! [`Handler`] in between. The gateway is one; the tests of this folder have another.
+//! The interface between HTTP and the gateway: this folder receives requests and sends responses, and calls a [`Handler`]
+//! in between. The gateway is one; the tests of this folder have another.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use super::response::Response;
 use crate::error::Result;
 use crate::sys::Watched;
 
-/// Makes a response of a request, on the thread of its connection.
+/// Makes a response for a request, on the thread of its connection.
 pub trait Handler: Send + Sync {
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply;
 }
 
-/// What comes of a request.
+/// Outcome of a request.
 pub enum Reply {
-    /// To be sent.
+    /// A whole response, not sent yet.
     Response(Response),
-    /// It has been sent as the function wrote it; `false`: it broke off.
+    /// The response has been sent through [`Client`]; `complete` is false where the function failed on the way.
     Streamed { complete: bool },
-    /// There is nobody to send it to.
+    /// The client has left.
     Gone,
 }
 
-/// The client of one request, as a handler sees it: it waits, may leave, and may be sent a response piece by piece.
+/// The client of one request, as a handler sees it: it may leave, and it takes a response piece by piece.
 pub trait Client {
-    /// Waits until `other` is ready, at most `timeout`; says whether it is.
+    /// Waits until `other` is ready (true) or `timeout` has passed (false).
     ///
     /// # Errors
     /// [`crate::error::Error::ClientGone`] when the client has left.
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool>;
 
-    /// Sends the head of an answer whose body follows in pieces.
+    /// Sends the head of a response whose body follows in pieces.
     fn begin(&mut self, head: &Response) -> Result<()>;
 
     /// Sends a piece of that body.

@@ -1,12 +1,12 @@
-//! Who holds a TCP port: for the line that tells why the gateway cannot start.
+//! The process that holds a TCP port, for the error that the gateway cannot listen on it.
 //!
-//! /proc/net/tcp names the inode of each listening socket, and a link in /proc/PID/fd which process has it open. Of
-//! other users' processes only root sees the links; then the answer is that it is not known.
+//! /proc/net/tcp names the inode of each listening socket, and a link in /proc/PID/fd tells which process has it open. Only
+//! root sees the links of other users' processes; for others the holder stays unknown.
 
 use std::fs;
 use std::path::Path;
 
-/// ` by NAME (pid PID)`, or nothing where that cannot be found out.
+/// ` by NAME (pid PID)`, or nothing where the holder is unknown.
 pub fn port_holder(port: u16) -> String {
     listening_inodes(port).iter().find_map(|inode| holder_of(inode)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! An [`Error`] as an answer: problem details in JSON (RFC 9457), and the reason phrases.
+//! An [`Error`] as a response: problem details in JSON (RFC 9457), and the reason phrases.
 
 use crate::error::Error;
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_is_json_whatever_the_error_says() {
+    fn any_error_text_makes_valid_json() {
         let error = Error::ModuleMissing { path: "a\"b\\\n".into(), cause: "\u{1}".into() };
         let problem: serde_json::Value = serde_json::from_slice(&body(&error, "id-1")).unwrap();
         assert_eq!(problem["type"], "urn:faas:module-missing");

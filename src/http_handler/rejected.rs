@@ -1,7 +1,7 @@
-//! Connections that got a 503 instead of a thread.
+//! Rejected connections: they got a 503 instead of a thread.
 //!
-//! The accept loop cannot wait for any of them, and closing at once could destroy the answer by a reset, so they are kept
-//! for a moment, and what they send is read and thrown away. They are few, and the oldest makes room for the newest.
+//! The accept loop cannot wait for any of them, and closing at once could destroy the response by a reset. So each stays
+//! for a moment, and what it sends is read and discarded. Their number is bounded: the oldest makes room for the newest.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ use crate::sys::{Watched, poll};
 pub struct Rejected {
     count_max: usize,
     linger: Duration,
-    /// In the order in which their time ends.
+    /// Ordered by the end of their time.
     lingering: VecDeque<Lingering>,
 }
 
@@ -32,7 +32,7 @@ struct Lingering {
 }
 
 impl Rejected {
-    /// Keeps up to `count_max` of them, each for `linger`.
+    /// Keeps up to `count_max` connections, each for `linger`.
     pub fn new(count_max: usize, linger: Duration) -> Rejected {
         Rejected { count_max, linger, lingering: VecDeque::new() }
     }
@@ -41,15 +41,15 @@ impl Rejected {
         self.lingering.is_empty()
     }
 
-    /// Answers with the error, without waiting; `client` must not block. The answer fits into any socket's buffer.
-    pub fn answer(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &Error) {
+    /// Responds with the error, without waiting; `client` must not block. The response fits into any socket's buffer.
+    pub fn reject(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &Error) {
         let request_id = &request_id(None);
         log!("request {request_id} status={} peer={} {error}", error.status(), peer.ip());
-        let answer = Response::of_error(error, request_id);
-        let framing = Framing::Length(answer.length());
+        let response = Response::of_error(error, request_id);
+        let framing = Framing::Length(response.length());
         let mut bytes = Vec::new();
-        answer.write_head(&mut bytes, Form { version: Version::Http11, request_id, framing, keep_alive: false });
-        if let Body::Bytes(body) = &answer.body {
+        response.write_head(&mut bytes, Form { version: Version::Http11, request_id, framing, keep_alive: false });
+        if let Body::Bytes(body) = &response.body {
             bytes.extend_from_slice(body);
         }
         let sent = (&*client).write_all(&bytes);
@@ -63,12 +63,12 @@ impl Rejected {
         self.lingering.push_back(Lingering { client, until, bytes_left: LINGER_BYTES_MAX });
     }
 
-    /// Waits until one of `others` can be read, or something is to be done here, and does that.
+    /// Waits until one of `others` is readable, or a rejected connection has sent bytes or is due. Serves the latter.
     pub fn wait(&mut self, others: &[BorrowedFd<'_>]) {
         let left = self.lingering.front().map(|first| first.until.saturating_duration_since(Instant::now()));
         let clients = self.lingering.iter().map(|lingering| lingering.client.as_fd());
         let mut watched: Vec<Watched<'_>> = others.iter().copied().chain(clients).map(Watched::read).collect();
-        // A poll that fails for want of memory must not become a busy loop; nothing is lost by the wait.
+        // A poll that fails because memory ran out must not become a busy loop.
         if poll(&mut watched, left).is_err() {
             std::thread::sleep(crate::limits::ACCEPT_PAUSE);
         }
@@ -76,15 +76,15 @@ impl Rejected {
         let mut ready = ready.into_iter();
         let now = Instant::now();
         self.lingering.retain_mut(|lingering| {
-            let has_come = ready.next().unwrap_or(false);
-            now < lingering.until && (!has_come || lingering.throw_away())
+            let has_bytes = ready.next().unwrap_or(false);
+            now < lingering.until && (!has_bytes || lingering.discard())
         });
     }
 }
 
 impl Lingering {
-    /// Reads once; `false` when it is over.
-    fn throw_away(&mut self) -> bool {
+    /// Reads once; returns false when the connection can be closed.
+    fn discard(&mut self) -> bool {
         let mut buffer = [0; RELAY_BYTES];
         match (&*self.client).read(&mut buffer) {
             Ok(0) => false,

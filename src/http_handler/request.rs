@@ -8,7 +8,7 @@ use super::spool::Spool;
 pub struct Request {
     pub head: Head,
     pub peer: SocketAddr,
-    /// The client's X-Request-Id where it is sane, else one of ours.
+    /// The client's X-Request-Id where it is valid, else a new id (request_id.rs).
     pub id: String,
     pub body: Spool,
 }

@@ -1,9 +1,9 @@
-//! The id that one request carries through log, answer and function: the client's X-Request-Id where it is sane, else
-//! one of our own.
+//! The id that one request carries through log, response and function: the client's X-Request-Id where it is valid, else a
+//! new one.
 //!
-//! Sane means that it can stand in a log line, a header and an environment variable as it is, and is of bounded length.
-//! Own ids are 16 hexadecimal digits: a counter, mixed so that neighbours look different, from a random start, so that
-//! two runs of the gateway do not hand out the same ones. They are no secret and need no cryptography.
+//! A valid id can stand in a log line, a header and an environment variable as it is, and has a bounded length. New ids
+//! are 16 hexadecimal digits: a counter, mixed so that neighbours look different. The counter starts at random, so that two
+//! runs of the gateway do not mint the same ids. They are no secret and need no cryptography.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
@@ -14,13 +14,13 @@ use crate::limits::REQUEST_ID_BYTES_MAX;
 
 /// The id for the request with this head; for one whose head could not be read, a new id.
 pub fn request_id(head: Option<&Head>) -> String {
-    head.and_then(|head| head.field("X-Request-Id")).and_then(sane).map_or_else(mint, str::to_string)
+    head.and_then(|head| head.field("X-Request-Id")).and_then(valid).map_or_else(mint, str::to_string)
 }
 
-fn sane(value: &[u8]) -> Option<&str> {
+fn valid(value: &[u8]) -> Option<&str> {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/+=-".contains(byte);
-    let is_sane = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()) && value.iter().all(is_allowed);
-    is_sane.then(|| std::str::from_utf8(value).ok()).flatten()
+    let is_valid = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()) && value.iter().all(is_allowed);
+    is_valid.then(|| std::str::from_utf8(value).ok()).flatten()
 }
 
 fn mint() -> String {
@@ -51,12 +51,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_id_is_kept_and_any_other_is_replaced() {
+    fn a_valid_id_is_kept_any_other_is_replaced() {
         assert_eq!(id_for("Root=1-67891233-abc/7:+_."), "Root=1-67891233-abc/7:+_.");
         assert_eq!(id_for(&"x".repeat(128)), "x".repeat(128));
-        for insane in ["", "a b", "a\"b", "a\u{e9}", "a;b", &"x".repeat(129)] {
-            let id = id_for(insane);
-            assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{insane:?} became {id}");
+        for invalid in ["", "a b", "a\"b", "a\u{e9}", "a;b", &"x".repeat(129)] {
+            let id = id_for(invalid);
+            assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{invalid:?} became {id}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! Responses: what a client gets, from its status to the bytes on the connection.
+//! Responses, from the status to the bytes on the connection.
 //!
-//! A response is composed once and never parsed again. Whoever makes one gives its status, fields and body; framing,
-//! date, request id and the life of the connection are added here, when the head is written.
+//! A response is composed once and never parsed again. Its maker gives status, fields and body. Framing, date, request id
+//! and the connection's persistence are added here, when the head is written.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -12,11 +12,11 @@ use super::spool::Spool;
 use crate::clock;
 use crate::error::Error;
 
-/// A whole answer, or the head of one that is streamed.
+/// A whole response, or the head of one that is streamed.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    /// Empty: the standard phrase.
+    /// Empty for the standard phrase.
     pub reason: String,
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Body,
@@ -28,16 +28,16 @@ pub enum Body {
     Spool(Spool),
 }
 
-/// How the end of an answer's body is told.
+/// How the client finds the end of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Length(u64),
     Chunked,
-    /// By the end of the connection, for a client of version 1.0.
+    /// The end of the connection, for a client of version 1.0.
     Close,
 }
 
-/// What an answer's head depends on besides the answer.
+/// What a response's head depends on besides the response.
 #[derive(Debug, Clone, Copy)]
 pub struct Form<'a> {
     pub version: Version,
@@ -55,25 +55,25 @@ impl Response {
         self.fields.push((name.to_string(), value.as_bytes().to_vec()));
     }
 
-    /// What an OPTIONS request is answered that no function takes.
+    /// The response to an OPTIONS request that no function takes.
     pub fn options(allow: &str) -> Response {
-        let mut answer = Response::new(204);
-        answer.add("Allow", allow);
-        answer
+        let mut response = Response::new(204);
+        response.add("Allow", allow);
+        response
     }
 
-    /// RFC 9457 problem+json.
+    /// The response to a failed request: problem details (RFC 9457).
     pub fn of_error(error: &Error, request_id: &str) -> Response {
-        let mut answer = Response::new(error.status());
-        answer.add("Content-Type", problem::CONTENT_TYPE);
+        let mut response = Response::new(error.status());
+        response.add("Content-Type", problem::CONTENT_TYPE);
         if let Some(seconds) = error.retry_after_s() {
-            answer.add("Retry-After", &seconds.to_string());
+            response.add("Retry-After", &seconds.to_string());
         }
         if let Error::MethodNotAllowed { allow } = error {
-            answer.add("Allow", allow);
+            response.add("Allow", allow);
         }
-        answer.body = Body::Bytes(problem::body(error, request_id));
-        answer
+        response.body = Body::Bytes(problem::body(error, request_id));
+        response
     }
 
     pub fn length(&self) -> u64 {
@@ -83,12 +83,12 @@ impl Response {
         }
     }
 
-    /// Whether a body may follow the head (RFC 9110, 6.4.1).
+    /// True where a body may follow the head (RFC 9110, 6.4.1).
     pub fn has_body(&self) -> bool {
         self.status != 204 && self.status != 304
     }
 
-    /// Whether the client is told to come back later.
+    /// True where the client is told to retry later.
     pub fn asks_to_retry_later(&self) -> bool {
         matches!(self.status, 429 | 503) && self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
     }

@@ -1,5 +1,5 @@
-//! Request smuggling: each row of the table is a first request that two readers could disagree about, and is followed by a
-//! marker request. Either both come out whole and unchanged, or the first is refused and nothing behind it is read.
+//! Request smuggling: each row of the table is a first request that two readers could read differently, and a marker request
+//! follows it. Either both come out whole and unchanged, or the first is refused.
 
 use super::chunked::{ChunkDecoder, Step};
 use super::parser::{BodyFraming, parse_head};
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 const MARKER: &[u8] = b"GET /marker HTTP/1.1\r\nHost: m\r\n\r\n";
 
-/// Reads one request, as a connection does, and says what it is and how many bytes it took.
+/// Reads one request, as a connection does; returns its first line, its body and its length.
 fn read_request(bytes: &[u8]) -> Result<(String, Vec<u8>, usize)> {
     let (head, mut used) = parse_head(bytes)?.ok_or(Error::RequestMalformed("the head does not end"))?;
     let mut body = Vec::new();
@@ -37,7 +37,7 @@ fn read_request(bytes: &[u8]) -> Result<(String, Vec<u8>, usize)> {
 }
 
 #[test]
-fn a_doubtful_request_is_refused_and_a_good_one_leaves_the_next_untouched() {
+fn every_row_has_one_reading() {
     assert!(TABLE.len() >= 80);
     for (row, expected) in TABLE {
         let first = first_request(row);

@@ -1,5 +1,5 @@
-//! Request smuggling, as a table: requests that two readers could disagree about, each with the status that it must get, 200
-//! for one that is good. smuggling.rs feeds it to the parsers, tests/it/smuggling.rs to a running gateway.
+//! Request smuggling, as a table: requests that two readers could read differently, each with the status that it must get.
+//! 200 stands for a good one. smuggling.rs feeds it to the parsers, tests/it/smuggling.rs to a running gateway.
 
 /// `+` in front of fields stands for a POST of version 1.1 with a Host.
 #[rustfmt::skip]

@@ -1,10 +1,10 @@
-//! Where a request body or an answer waits: in memory up to 64 KiB, beyond that in an unlinked file.
+//! Spools: where a body waits, in memory up to 64 KiB, beyond that in an unlinked file.
 //!
-//! Why files: bodies are received whole before a slot is taken, and answers before they are sent, so a thousand slow
-//! clients could otherwise fill the memory. Why unlinked: whatever ends this process, the space comes back.
+//! Why files: the gateway receives a request's body whole before it takes a slot, and a response's before it sends it. A
+//! thousand slow clients could otherwise fill the memory. Why unlinked: whatever ends this process, the space comes back.
 //!
-//! All spools together take at most FAAS_SPOOL_MAX bytes of FAAS_SPOOL_DIR; over that, or when the disk is full,
-//! writing fails with [`Error::SpoolFull`] and what had been written is given back.
+//! All spools together take at most FAAS_SPOOL_MAX bytes of FAAS_SPOOL_DIR. Over that, or when the disk is full, writing
+//! fails with [`Error::SpoolFull`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::limits::SPOOL_MEMORY_MAX;
 
-/// The folder that spools share, and how much of it they use.
+/// The folder that spools share, and the bytes that they use of it.
 #[derive(Debug)]
 pub struct SpoolArea {
     folder: PathBuf,
@@ -26,7 +26,7 @@ pub struct SpoolArea {
 }
 
 impl SpoolArea {
-    /// Fails where no file can be made in `folder`, so that a wrong FAAS_SPOOL_DIR shows at the start.
+    /// Fails where no file can be made in `folder`, so that a wrong FAAS_SPOOL_DIR is found at the start.
     pub fn new(folder: &Path, bytes_max: u64) -> Result<Arc<SpoolArea>> {
         let area = SpoolArea { folder: folder.to_path_buf(), bytes_max, bytes_used: AtomicU64::new(0) };
         area.open_file().map_err(Error::io("create a spool file in", folder.display()))?;
@@ -53,11 +53,11 @@ impl SpoolArea {
     }
 }
 
-/// One body or answer.
+/// The body of one request or response.
 #[derive(Debug)]
 pub struct Spool {
     area: Arc<SpoolArea>,
-    /// All of it, while it is short; empty as soon as there is a file.
+    /// The whole body, while it is short; empty once `file` exists.
     memory: Vec<u8>,
     file: Option<File>,
     len: u64,
@@ -93,13 +93,13 @@ impl Spool {
         self.file.is_none().then_some(&self.memory)
     }
 
-    /// The file, where the bytes are in one. Its offset is nobody's: read it with `read_at` or a descriptor of your own.
+    /// The file, where the bytes are in one. Its offset moves with each write: read it with `read_at` or sendfile.
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()
     }
 
-    /// Opens the file once more, for reading only and at its start, so that a function that gets the descriptor as its
-    /// stdin can neither change it nor move another reader's offset.
+    /// Opens the file once more, for reading only and at its start. A function that gets the descriptor as its stdin can
+    /// neither change the file nor move another reader's offset.
     pub fn open_read_only(&self) -> Result<Option<File>> {
         let Some(file) = &self.file else { return Ok(None) };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn short_content_stays_in_memory_and_long_content_goes_to_a_file_in_order() {
+    fn long_content_moves_to_a_file_in_order() {
         let area = area(1 << 20);
         let mut spool = Spool::new(&area);
         let content: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_area_refuses_and_gives_everything_back() {
+    fn a_full_area_refuses_and_recovers() {
         let area = area(100_000);
         let mut first = Spool::new(&area);
         first.write(&[1; 90_000]).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_read_only_copy_starts_at_the_beginning_and_cannot_be_written() {
+    fn the_read_only_descriptor_starts_at_the_beginning() {
         use std::io::Read;
         let mut spool = Spool::new(&area(1 << 20));
         spool.write(&[7; 70_000]).unwrap();

@@ -1,13 +1,15 @@
-//! How long a client may yet keep us waiting.
+//! Time left for the client to send or receive.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::sys::{Watched, poll};
 
-/// An account of waiting time. Waiting is paid from it, and each byte that moves pays in, so that it is empty when the
-/// client has stood still for too long or was slower than the least rate. Only time that was spent waiting for the client
-/// counts: a function that thinks between two lines of an event stream takes nothing from its reader's account.
+/// An account of waiting time. Waiting draws on it, and each byte that moves pays in. It is empty when the client has sent
+/// or read nothing for too long, or was slower than the least rate.
+///
+/// Only time spent waiting for the client counts. A function that works between two lines of an event stream takes nothing
+/// from its reader's account.
 #[derive(Debug)]
 pub struct TimeAllowance {
     left: Duration,
@@ -16,23 +18,24 @@ pub struct TimeAllowance {
 }
 
 impl TimeAllowance {
-    /// For something that must be there in this time, however fast it comes.
+    /// For bytes that must have moved within `time`, however many they are.
     pub fn deadline(time: Duration) -> TimeAllowance {
         TimeAllowance { left: time, max: time, per_byte: Duration::ZERO }
     }
 
-    /// Begins with `grace`. A client that was fast may save up to `max`.
+    /// Begins with `grace`. A fast client can save up to `max`.
     pub fn least_rate(bytes_per_s: u64, grace: Duration, max: Duration) -> TimeAllowance {
         let per_byte = Duration::from_secs(1) / u32::try_from(bytes_per_s.max(1)).unwrap_or(u32::MAX);
         TimeAllowance { left: grace, max: max.max(grace), per_byte }
     }
 
+    /// Pays in for bytes that moved.
     pub fn earn(&mut self, bytes: usize) {
         let earned = self.per_byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.left = self.left.saturating_add(earned).min(self.max);
     }
 
-    /// Waits until `watched` is ready; `false` when the allowance has run out.
+    /// Waits until `watched` is ready (true) or the allowance has run out (false).
     pub fn wait(&mut self, watched: Watched<'_>) -> io::Result<bool> {
         let since = Instant::now();
         let ready = poll(&mut [watched], Some(self.left))?;
@@ -46,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fast_client_saves_time_and_a_slow_one_runs_out_of_it() {
+    fn bytes_earn_time_up_to_the_maximum() {
         let second = Duration::from_secs(1);
         let mut allowance = TimeAllowance::least_rate(1000, second, 3 * second);
         allowance.earn(500);

@@ -1,0 +1,85 @@
+//! The client of one request while the handler works: the handler waits through it, and streams to it.
+//!
+//! Each wait also watches for the client's hang-up, so that an invocation whose response no client awaits is cancelled.
+//! A client closes its sending side when it leaves, or when it has sent all that it wants to send. The two look the same,
+//! so from then on the response has [`half_close_grace`](crate::http_handler::Bounds::half_close_grace) to come.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::sender::Stream;
+use super::{Connection, cannot_poll};
+use crate::error::{Error, Result};
+use crate::http_handler::handler::Client;
+use crate::http_handler::request::Request;
+use crate::http_handler::response::Response;
+use crate::sys::{Watched, poll};
+
+pub struct WaitingClient<'c, 'service> {
+    connection: &'c mut Connection<'service>,
+    request: &'c Request,
+    /// End of the grace, once the client has closed its sending side.
+    gone_at: Option<Instant>,
+    stream: Option<Stream>,
+}
+
+impl<'c, 'service> WaitingClient<'c, 'service> {
+    pub fn new(connection: &'c mut Connection<'service>, request: &'c Request) -> WaitingClient<'c, 'service> {
+        WaitingClient { connection, request, gone_at: None, stream: None }
+    }
+
+    /// The stream, if the handler began one.
+    pub fn into_stream(self) -> Option<Stream> {
+        self.stream
+    }
+
+    fn grace_end(&self) -> Instant {
+        Instant::now() + self.connection.service.bounds.half_close_grace
+    }
+}
+
+impl Client for WaitingClient<'_, '_> {
+    fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        let mut watched = [other, Watched::nothing()];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (client, left) = match self.gone_at {
+                None => (Watched::hang_up(self.connection.client.as_fd()), left),
+                Some(at) => (Watched::nothing(), left.min(at.saturating_duration_since(Instant::now()))),
+            };
+            watched[1] = client;
+            let ready = poll(&mut watched, Some(left)).map_err(cannot_poll)?;
+            if watched[0].is_ready() {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            // The poll asks for no readable data of the client, so "readable" here means a reset, which leaves no doubt.
+            if watched[1].is_readable() || self.gone_at.is_some_and(|at| now >= at) {
+                return Err(Error::ClientGone);
+            }
+            if ready == 0 && now >= deadline {
+                return Ok(false);
+            }
+            if watched[1].is_ready() {
+                self.gone_at = Some(self.grace_end());
+            }
+        }
+    }
+
+    fn begin(&mut self, response: &Response) -> Result<()> {
+        let keep_alive = self.connection.decide_keep_alive(&self.request.head);
+        self.stream = Some(self.connection.sender.begin_stream(response, self.request, keep_alive)?);
+        Ok(())
+    }
+
+    fn send(&mut self, piece: &[u8]) -> Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let has_sent = stream.send(self.connection.client, piece)?;
+        if has_sent && self.gone_at.is_some() {
+            // The client's system took bytes. If the client has left, a reset says so before the new grace is over.
+            self.gone_at = Some(self.grace_end());
+        }
+        Ok(())
+    }
+}

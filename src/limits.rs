@@ -1,8 +1,7 @@
-//! Every bound of the system, with its unit and its reason.
+//! The bounds that several files share, and those that tests make smaller, each with its unit and its reason.
 //!
-//! Nothing in this program waits, grows or repeats without a bound, and every bound stands here, so that one page
-//! answers "how much can it take, and what happens then?". What a user may change is a setting (settings.rs) whose
-//! default or permitted range stands here.
+//! Nothing in this program waits, grows or repeats without a bound. A bound that one file alone uses stands in that file.
+//! What a user may change is a setting (settings.rs); its default or permitted range stands here.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The HTTP server: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
 //!
-//! A connection's thread receives a request whole, checks it, and calls the [`Handler`](handler::Handler) itself, which
+//! A connection's thread receives a request whole, checks it, and calls the `Handler` (handler.rs) itself, which
 //! is the gateway.
 //!
 //! | file | holds |

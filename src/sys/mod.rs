@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`poll`](mod@poll) | waiting for descriptors: poll(2), eventfd(2), non-blocking mode |
 //! | [`socket`] | what std's sockets lack: descriptor passing, peer credentials, sendfile(2) |
-//! | [`file`] | files without a name and descriptors without rights |
+//! | [`file`](mod@file) | files without a name and descriptors without rights |
 //! | [`lock`] | byte-range locks that name their holder |
 //! | [`signal`] | signal sets and masks, SIGTERM and SIGINT |
 //! | [`process`] | pidfds, kill, wait |

@@ -11,7 +11,7 @@ pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", tar
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
-    /// Always forbids [`PERSISTENT_OBJECT_CALLS`], and calls by another machine's numbers, which would bypass the filter.
+    /// Always forbids `PERSISTENT_OBJECT_CALLS`, and calls by another machine's numbers, which would bypass the filter.
     /// `cut_network` leaves Unix sockets only, `keep_permissions` forbids chmod and its like. Both forbid io_uring, whose
     /// operations no filter sees.
     pub fn new(cut_network: bool, keep_permissions: bool) -> SystemCalls {

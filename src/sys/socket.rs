@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{Pid, check, check_count};
 
-/// Number of descriptors that can travel with one message. Eight take 48 bytes of [`Ancillary`].
+/// Number of descriptors that can travel with one message. Eight take 48 bytes of `Ancillary`.
 pub const DESCRIPTORS_SENT_MAX: usize = 8;
 
 const ANCILLARY_BYTES: usize = 64;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::request::RequestError;
 use crate::gateway::cgi::{self, Meta};
 use crate::http_handler::chunked::{ChunkDecoder, Step};
 use crate::http_handler::parser::{BodyFraming, Head, HeadScan, Version, parse_complete};
@@ -74,7 +74,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-fn text(error: Error) -> String {
+fn text(error: RequestError) -> String {
     error.to_string()
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits;
 use crate::scheduler_config::Weights;
 
@@ -189,7 +189,7 @@ fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {
     };
     let Some(name) = names.into_iter().find(is_unknown) else { return Ok(()) };
     let nearest = known().min_by_key(|other| distance(&name, other)).unwrap_or_default();
-    Err(Error::Usage(format!("{name} is no setting; is {nearest} meant?")))
+    Err(StartError::Usage(format!("{name} is no setting; is {nearest} meant?")))
 }
 
 /// How many letters must be added, removed or changed to make one text of the other (Levenshtein's distance).
@@ -221,7 +221,7 @@ fn whole(name: &'static str, value: Option<String>, default: u64, range: std::op
         Ok(number) if range.contains(&number) => Ok(number),
         _ => {
             let want = format!("a whole number from {} to {}", range.start(), range.end());
-            Err(Error::Setting { name, value, want })
+            Err(StartError::Setting { name, value, want })
         }
     }
 }
@@ -230,17 +230,17 @@ fn fraction(name: &'static str, value: Option<String>, default: f64, below: f64)
     let Some(value) = value else { return Ok(default) };
     match value.parse::<f64>() {
         Ok(number) if (0.0..below).contains(&number) => Ok(number),
-        _ => Err(Error::Setting { name, value, want: format!("a number from 0 to below {below}") }),
+        _ => Err(StartError::Setting { name, value, want: format!("a number from 0 to below {below}") }),
     }
 }
 
 fn parsed<T: FromStr>(name: &'static str, value: Option<String>, default: &str, want: &str) -> Result<T> {
     let value = value.unwrap_or_else(|| default.to_string());
-    value.parse().map_err(|_| Error::Setting { name, value, want: want.to_string() })
+    value.parse().map_err(|_| StartError::Setting { name, value, want: want.to_string() })
 }
 
 fn absolute(name: &'static str, path: String) -> Result<PathBuf> {
-    std::path::absolute(&path).map_err(|_| Error::Setting { name, value: path, want: "a path".into() })
+    std::path::absolute(&path).map_err(|_| StartError::Setting { name, value: path, want: "a path".into() })
 }
 
 #[cfg(test)]

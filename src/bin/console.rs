@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use faas::error::{Error, Result};
+use faas::error::start::{Result, StartError};
 use faas::settings::{self, Settings};
 use faas::{console, log};
 
@@ -41,6 +41,6 @@ fn run() -> Result<()> {
             println!("console {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        other => Err(Error::Usage(format!("console does not know {other:?}"))),
+        other => Err(StartError::Usage(format!("console does not know {other:?}"))),
     }
 }

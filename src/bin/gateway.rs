@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use faas::error::{Error, Result};
+use faas::error::start::{Result, StartError};
 use faas::settings::{self, Settings};
 use faas::{gateway, log, sys};
 
@@ -49,7 +49,7 @@ fn run() -> Result<ExitCode> {
         }
         ["--help" | "-h"] => print!("{USAGE}\n{}", settings::help()),
         ["--version" | "-V"] => println!("gateway {}", env!("CARGO_PKG_VERSION")),
-        other => return Err(Error::Usage(format!("gateway does not know {other:?}"))),
+        other => return Err(StartError::Usage(format!("gateway does not know {other:?}"))),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use faas::error::{Error, Result};
+use faas::error::start::{Result, StartError};
 use faas::settings::{self, Settings};
 use faas::{log, sys, worker};
 
@@ -38,11 +38,14 @@ fn run() -> Result<()> {
             println!("worker {}", env!("CARGO_PKG_VERSION"));
             return Ok(());
         }
-        [id] => Some(id.parse().map_err(|_| Error::Usage(format!("worker: {id:?} is no worker id")))?),
-        _ => return Err(Error::Usage("worker takes one id at most".into())),
+        [id] => Some(id.parse().map_err(|_| StartError::Usage(format!("worker: {id:?} is no worker id")))?),
+        _ => return Err(StartError::Usage("worker takes one id at most".into())),
     };
     sys::block_ending_signals();
     let settings = Settings::from_env()?;
     log::start();
-    worker::run(settings, id)
+    worker::run(settings, id).map_err(|error| match error {
+        faas::error::Error::Start(error) => error,
+        other => StartError::Usage(other.to_string()),
+    })
 }

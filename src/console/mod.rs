@@ -27,7 +27,7 @@ use tiny_http::{Request, Server};
 use access::Access;
 use status::Status;
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::settings::Settings;
 use crate::{log, sys};
 
@@ -51,16 +51,18 @@ struct Console {
 /// # Errors
 /// Where it cannot serve, or holds too much to go on.
 pub fn run(settings: Settings) -> Result<()> {
-    let address = settings.console.ok_or_else(|| Error::Usage("FAAS_CONSOLE is empty: the console is off".into()))?;
+    let address =
+        settings.console.ok_or_else(|| StartError::Usage("FAAS_CONSOLE is empty: the console is off".into()))?;
     let path = settings.operator_token_file();
-    let token = std::fs::read_to_string(&path).map_err(Error::io("read", path.display()))?;
+    let token = std::fs::read_to_string(&path).map_err(StartError::io("read", path.display()))?;
     let subject = || format!("the console's address {address} (FAAS_CONSOLE)");
-    let listener = TcpListener::bind(address).map_err(Error::io("listen on", subject()))?;
-    let address = listener.local_addr().map_err(Error::io("ask for", subject()))?;
+    let listener = TcpListener::bind(address).map_err(StartError::io("listen on", subject()))?;
+    let address = listener.local_addr().map_err(StartError::io("ask for", subject()))?;
     // The gateway takes this connection for our being ready.
     let (status, lines) = Status::connect(&settings.status_socket())?;
     write_address(&settings, address)?;
-    sys::confine_own_program(DATA_BYTES_MAX)?;
+    sys::confine_own_program(DATA_BYTES_MAX)
+        .map_err(|error| StartError::io(error.step, "in this program")(error.cause))?;
 
     // From here on there may be threads.
     log::start();
@@ -69,7 +71,7 @@ pub fn run(settings: Settings) -> Result<()> {
         log::flush();
         std::process::exit(1)
     }));
-    let server = Server::from_listener(listener, None).map_err(|error| Error::Io {
+    let server = Server::from_listener(listener, None).map_err(|error| StartError::Io {
         step: "serve",
         subject: subject(),
         cause: std::io::Error::other(error),
@@ -85,7 +87,7 @@ pub fn run(settings: Settings) -> Result<()> {
         log::flush();
         std::process::exit(0)
     });
-    reading.map_err(|cause| Error::Exhausted { step: "start a thread", cause })?;
+    reading.map_err(|cause| StartError::Thread { cause })?;
     log!("console: listening on http://{address}");
     serve(&server, &console)
 }
@@ -95,13 +97,14 @@ fn write_address(settings: &Settings, address: SocketAddr) -> Result<()> {
     let path = settings.console_address_file();
     let draft = path.with_extension("address.new");
     let written = std::fs::write(&draft, format!("{address}\n")).and_then(|()| std::fs::rename(&draft, &path));
-    written.map_err(Error::io("write", path.display()))
+    written.map_err(StartError::io("write", path.display()))
 }
 
 /// Returns only with an error: then it is time to start anew.
 fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
     loop {
-        let request = server.recv_timeout(WATCH_PERIOD).map_err(Error::io("accept", "a connection to the console"))?;
+        let request =
+            server.recv_timeout(WATCH_PERIOD).map_err(StartError::io("accept", "a connection to the console"))?;
         let (threads, descriptors) = (entries("/proc/self/task")?, entries("/proc/self/fd")?);
         // Not to be dropped on this thread: that answers it, and waits for the rest of its body.
         let request = request.map(ManuallyDrop::new);
@@ -113,7 +116,7 @@ fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
         let console = console.clone();
         let thread = std::thread::Builder::new().name("request".into());
         let started = thread.spawn(move || console.answer(ManuallyDrop::into_inner(request)));
-        started.map_err(|cause| Error::Exhausted { step: "start a thread", cause })?;
+        started.map_err(|cause| StartError::Thread { cause })?;
     }
 }
 
@@ -129,5 +132,5 @@ impl Console {
 }
 
 fn entries(folder: &str) -> Result<usize> {
-    std::fs::read_dir(folder).map(Iterator::count).map_err(Error::io("count", folder))
+    std::fs::read_dir(folder).map(Iterator::count).map_err(StartError::io("count", folder))
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 
 /// Bytes of one line; with 256 workers it has about 40,000.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -25,9 +25,9 @@ pub type Lines = BufReader<UnixStream>;
 impl Status {
     /// Connects, and waits for the first line, so that there is always one to show.
     pub fn connect(socket: &Path) -> Result<(Arc<Status>, Lines)> {
-        let stream = UnixStream::connect(socket).map_err(Error::io("reach a gateway at", socket.display()))?;
+        let stream = UnixStream::connect(socket).map_err(StartError::io("reach a gateway at", socket.display()))?;
         let mut lines = BufReader::new(stream);
-        let ended = || Error::Io {
+        let ended = || StartError::Io {
             step: "read",
             subject: socket.display().to_string(),
             cause: std::io::ErrorKind::UnexpectedEof.into(),
@@ -59,7 +59,8 @@ impl Status {
 /// The next line; `None` at the end, also where that cuts a line short.
 fn read(lines: &mut Lines) -> Result<Option<Value>> {
     let mut line = String::new();
-    let count = lines.take(LINE_BYTES_MAX).read_line(&mut line).map_err(Error::io("read", "the gateway's status"))?;
+    let count =
+        lines.take(LINE_BYTES_MAX).read_line(&mut line).map_err(StartError::io("read", "the gateway's status"))?;
     if (count as u64) < LINE_BYTES_MAX && !line.ends_with('\n') {
         return Ok(None);
     }
@@ -67,7 +68,7 @@ fn read(lines: &mut Lines) -> Result<Option<Value>> {
         Ok(value @ Value::Object(_)) => Ok(Some(value)),
         _ => {
             let cause = std::io::ErrorKind::InvalidData.into();
-            Err(Error::Io { step: "understand", subject: "the gateway's status".into(), cause })
+            Err(StartError::Io { step: "understand", subject: "the gateway's status".into(), cause })
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::parser::{Head, Version};
 use crate::limits::CGI_HEAD_BYTES_MAX;
 use crate::protocol::function_spec::Output;
@@ -31,7 +31,7 @@ pub struct Meta<'a> {
 /// The variables for one invocation, none of them twice: `NAME=value` and a NUL, again and again, as in /proc/PID/environ.
 ///
 /// # Errors
-/// [`Error::RequestMalformed`] where the path holds an encoded NUL, which no variable can carry.
+/// [`RequestError::RequestMalformed`] where the path holds an encoded NUL, which no variable can carry.
 pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     let (script_name, path_info) = head.path().split_at(meta.path_info_start);
     let mut variables = Variables { block: Vec::with_capacity(2048), overridden: meta.env };
@@ -83,7 +83,7 @@ impl Variables<'_> {
 
     fn push(&mut self, name: &str, value: &[u8]) -> Result<()> {
         if value.contains(&0) {
-            return Err(Error::RequestMalformed("the path holds an encoded NUL"));
+            return Err(RequestError::RequestMalformed("the path holds an encoded NUL"));
         }
         for part in [name.as_bytes(), b"=", value, b"\0"] {
             self.block.extend_from_slice(part);

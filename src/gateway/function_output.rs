@@ -5,7 +5,7 @@
 //! head says text/event-stream: then it goes out piece by piece as it comes, and a failure cuts it short.
 
 use super::cgi::{self, CgiHead, Opening};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::Client;
 use crate::http_handler::response::{Body, Response};
 use crate::http_handler::spool::Spool;
@@ -72,12 +72,12 @@ impl<'a> Sink<'a> {
     }
 
     /// # Errors
-    /// [`Error::CgiMalformed`], [`Error::ResponseTooLarge`], [`Error::SpoolFull`], [`Error::ClientGone`]: the invocation is
+    /// [`RequestError::CgiMalformed`], [`RequestError::ResponseTooLarge`], [`RequestError::SpoolFull`], [`RequestError::ClientGone`]: the invocation is
     /// to be cancelled.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         if self.bytes > self.bytes_max {
-            return Err(Error::ResponseTooLarge { max: self.bytes_max });
+            return Err(RequestError::ResponseTooLarge { max: self.bytes_max });
         }
         if self.head.is_some() {
             return self.write_body(bytes);
@@ -106,7 +106,7 @@ impl<'a> Sink<'a> {
             Opening::Undecided => return Ok(()),
             Opening::Head(head, body_start) => (head, body_start),
             Opening::NoHead => (CgiHead::ok(), 0),
-            Opening::Malformed(how) => return Err(Error::CgiMalformed(how)),
+            Opening::Malformed(how) => return Err(RequestError::CgiMalformed(how)),
         };
         let opening = std::mem::take(&mut self.opening);
         // A head without a type, and no body yet: write_body decides.

@@ -15,7 +15,7 @@ use super::function_output::{Facts, OutputMode, Sink};
 use super::scheduler::{Scheduler, Wish};
 use super::status::readiness;
 use super::worker_link::{Call, Failure};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
 use crate::http_handler::response::{Body, Response};
@@ -48,12 +48,11 @@ impl Handler for Gateway {
         let began = Instant::now();
         let mut record = Record { route: "-".into(), facts: Facts::default(), end: None };
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.answer(request, &mut record, client)));
-        let panicked = || Error::Protocol("the gateway's code panicked; this is a defect of the gateway".into());
-        let (reply, status, reason) = match outcome.unwrap_or_else(|_| Err(panicked())) {
+        let (reply, status, reason) = match outcome.unwrap_or(Err(RequestError::Panicked)) {
             Ok((status, reply)) => (reply, status, String::new()),
             Err(error) => {
                 let reply = match error {
-                    Error::ClientGone => Reply::Gone,
+                    RequestError::ClientGone => Reply::Gone,
                     _ => {
                         let mut answer = Response::of_error(&error, &request.id);
                         record.facts.add_to(&mut answer, record.end.as_ref());
@@ -84,7 +83,7 @@ impl Gateway {
             return match method {
                 "GET" | "HEAD" => whole(self.health()),
                 "OPTIONS" => whole(Response::options("GET, HEAD, OPTIONS")),
-                _ => Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
+                _ => Err(RequestError::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
             };
         }
         if path == "*" {
@@ -97,11 +96,11 @@ impl Gateway {
             }
             Found::Unusable { route, fault } => {
                 record.route = route;
-                Err(Error::RowUnusable(fault))
+                Err(RequestError::RowUnusable(fault))
             }
             Found::MethodNotAllowed { allow } if method == "OPTIONS" => whole(Response::options(&allow)),
-            Found::MethodNotAllowed { allow } => Err(Error::MethodNotAllowed { allow }),
-            Found::NotFound => Err(Error::NoRoute),
+            Found::MethodNotAllowed { allow } => Err(RequestError::MethodNotAllowed { allow }),
+            Found::NotFound => Err(RequestError::NoRoute),
         }
     }
 
@@ -144,9 +143,9 @@ impl Gateway {
                 }
                 Err(Failure::Lost(error)) => {
                     log!("request={} worker {worker}: {error}", request.id);
-                    Some(Error::WorkerLost { worker })
+                    Some(RequestError::WorkerLost { worker })
                 }
-                Err(Failure::Given(_)) => None,
+                Err(Failure::Cancelled(_)) => None,
             };
             // The slot is free again before the answer goes out.
             drop(lease);
@@ -156,7 +155,7 @@ impl Gateway {
                     record.end = result.ok();
                     Err(error)
                 }
-                (None, Err(Failure::Given(error))) => Err(error),
+                (None, Err(Failure::Cancelled(error))) => Err(error),
                 (None, result) => {
                     let answer = sink.finish();
                     record.end = result.ok();
@@ -176,7 +175,7 @@ impl Gateway {
                 }),
             };
         }
-        Err(Error::NoWorker)
+        Err(RequestError::NoWorker)
     }
 
     fn environment(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Vec<u8>> {
@@ -223,7 +222,7 @@ impl Share<'_> {
         let share = Share(function);
         match function.max_inflight {
             Some(max_inflight) if before >= max_inflight => {
-                Err(Error::FunctionBusy { max_inflight, retry_after_s: *RETRY_AFTER_S.start() })
+                Err(RequestError::FunctionBusy { max_inflight, retry_after_s: *RETRY_AFTER_S.start() })
             }
             _ => Ok(share),
         }
@@ -237,18 +236,18 @@ impl Drop for Share<'_> {
 }
 
 /// What the worker's verdict means for the client; `None` where all went well.
-fn verdict_to_error(end: &End, function: &Function) -> Option<Error> {
+fn verdict_to_error(end: &End, function: &Function) -> Option<RequestError> {
     Some(match end.verdict.clone() {
         Verdict::Exited { code: 0 } => return None,
-        Verdict::Exited { code } => Error::Exited { code },
-        Verdict::Signaled { signal } => Error::Signaled { signal },
-        Verdict::TimedOut => Error::TimedOut { timeout_s: function.timeout.as_secs() },
-        Verdict::MemoryExceeded => Error::MemoryExceeded { memory_mib: function.memory_mib },
-        Verdict::ScratchExceeded => Error::ScratchExceeded { scratch_mib: function.scratch_mib },
-        Verdict::TooManyProcesses => Error::TooManyProcesses { max: FUNCTION_PROCESSES_MAX },
-        Verdict::ModuleMissing { path, cause } => Error::ModuleMissing { path, cause },
-        Verdict::ModuleNotExecutable { path, cause } => Error::ModuleNotExecutable { path, cause },
-        Verdict::RuntimeMissing { program, install } => Error::RuntimeMissing { program, install },
-        Verdict::Exhausted { step, cause } => Error::WorkerExhausted { step, cause },
+        Verdict::Exited { code } => RequestError::Exited { code },
+        Verdict::Signaled { signal } => RequestError::Signaled { signal },
+        Verdict::TimedOut => RequestError::TimedOut { timeout_s: function.timeout.as_secs() },
+        Verdict::MemoryExceeded => RequestError::MemoryExceeded { memory_mib: function.memory_mib },
+        Verdict::ScratchExceeded => RequestError::ScratchExceeded { scratch_mib: function.scratch_mib },
+        Verdict::TooManyProcesses => RequestError::TooManyProcesses { max: FUNCTION_PROCESSES_MAX },
+        Verdict::ModuleMissing { path, cause } => RequestError::ModuleMissing { path, cause },
+        Verdict::ModuleNotExecutable { path, cause } => RequestError::ModuleNotExecutable { path, cause },
+        Verdict::RuntimeMissing { program, install } => RequestError::RuntimeMissing { program, install },
+        Verdict::Exhausted { step, cause } => RequestError::WorkerExhausted { step, cause },
     })
 }

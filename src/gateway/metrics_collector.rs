@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use super::scheduler::Scheduler;
 use super::worker_link::WorkerLink;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, METRICS_LINE_BYTES_MAX, WORKERS};
 use crate::log;
 use crate::protocol::metrics::{DRAIN_LINE, Sample};
@@ -37,14 +37,14 @@ impl MetricsCollector {
     pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
         let path = settings.pid_file();
         // Never closed again: that would give up our own lock on it.
-        let pid_file = File::open(&path).map_err(Error::io("open", path.display()))?;
+        let pid_file = File::open(&path).map_err(StartError::io("open", path.display()))?;
         let path = settings.metrics_socket();
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
+        let listener = UnixListener::bind(&path).map_err(StartError::io("open the socket", path.display()))?;
         let collector = self.clone();
         let thread = std::thread::Builder::new().name("metrics".into());
         let started = thread.spawn(move || collector.accept(&listener, &pid_file));
-        started.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+        started.map(drop).map_err(|cause| StartError::Thread { cause })
     }
 
     /// Tells every worker to finish what runs and exit.
@@ -83,17 +83,17 @@ impl MetricsCollector {
                 continue;
             }
             if let Err(error) = self.take_in(number, stream) {
-                log!("metrics: turned a worker away: {error}");
+                log!("metrics: could not take in a worker: {error}");
             }
         }
     }
 
-    fn take_in(self: &Arc<Self>, number: u64, stream: UnixStream) -> Result<()> {
-        let own = stream.try_clone().map_err(Error::io("keep", "a worker's stream"))?;
+    fn take_in(self: &Arc<Self>, number: u64, stream: UnixStream) -> std::io::Result<()> {
+        let own = stream.try_clone()?;
         {
             let mut streams = self.streams.lock().expect("nothing panics under this lock");
             if streams.len() >= *WORKERS.end() as usize {
-                return Err(Error::Protocol("there are too many".into()));
+                return Err(std::io::Error::other("all worker ids are taken"));
             }
             streams.insert(number, own);
         }
@@ -103,9 +103,8 @@ impl MetricsCollector {
             collector.listen(stream);
             collector.streams.lock().expect("nothing panics under this lock").remove(&number);
         });
-        started.map(drop).map_err(|cause| {
+        started.map(drop).inspect_err(|_| {
             self.streams.lock().expect("nothing panics under this lock").remove(&number);
-            Error::Exhausted { step: "start a thread", cause }
         })
     }
 
@@ -137,7 +136,7 @@ impl MetricsCollector {
             self.scheduler.remove(&link);
             match fault {
                 None => log!("worker {}: gone", link.id),
-                Some(fault) => log!("worker {}: turned away: {fault}", link.id),
+                Some(fault) => log!("worker {}: rejected: {fault}", link.id),
             }
         }
     }

@@ -36,7 +36,7 @@ use scheduler::Scheduler;
 use status::Status;
 use supervisor::Supervisor;
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::http_handler::HttpServer;
 use crate::http_handler::spool::SpoolArea;
 use crate::registry::create::create_registry;
@@ -53,8 +53,8 @@ use crate::{limits, log, sys};
 pub fn run(settings: Settings) -> Result<()> {
     // The order: first what another instance would object to, then what needs no worker, then workers, then the door.
     let run_dir = RunDir::take(&settings)?;
-    let open_files = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
-    sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
+    let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
+    sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
     let door = Arc::new(HttpServer::open(&settings, spool_area.clone())?);
@@ -116,7 +116,7 @@ pub fn run(settings: Settings) -> Result<()> {
 
 fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(body);
-    thread.map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+    thread.map_err(|cause| StartError::Thread { cause })
 }
 
 /// The run dir while this instance has it: mode 0700, with our process id in gateway.pid, whose first byte we have
@@ -129,21 +129,21 @@ struct RunDir<'a> {
 
 impl<'a> RunDir<'a> {
     /// # Errors
-    /// [`Error::AlreadyRuns`] where another gateway has it.
+    /// [`StartError::AlreadyRuns`] where another gateway has it.
     fn take(settings: &'a Settings) -> Result<RunDir<'a>> {
         let folder = &settings.run_dir;
-        let failed = |step| Error::io(step, folder.display());
+        let failed = |step| StartError::io(step, folder.display());
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create the run dir"))?;
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(folder, private).map_err(failed("make private the run dir"))?;
         let path = settings.pid_file();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let pid_file = options.open(&path).map_err(Error::io("open", path.display()))?;
-        if !sys::try_lock(&pid_file, 0).map_err(Error::io("lock", path.display()))? {
+        let pid_file = options.open(&path).map_err(StartError::io("open", path.display()))?;
+        if !sys::try_lock(&pid_file, 0).map_err(StartError::io("lock", path.display()))? {
             let holder = sys::lock_holder(&pid_file, 0).ok().flatten();
             let holder = holder.map_or("a gateway".to_string(), |pid| format!("a gateway, process {pid},"));
-            return Err(Error::AlreadyRuns { run_dir: folder.clone(), holder });
+            return Err(StartError::AlreadyRuns { run_dir: folder.clone(), holder });
         }
         let number = format!("{}\n", std::process::id());
         pid_file
@@ -156,7 +156,7 @@ impl<'a> RunDir<'a> {
     /// Leaves word of the public address, which the kernel may have chosen.
     fn write_address(&self, address: SocketAddr) -> Result<()> {
         let path = address_file(self.settings);
-        std::fs::write(&path, format!("{address}\n")).map_err(Error::io("write", path.display()))
+        std::fs::write(&path, format!("{address}\n")).map_err(StartError::io("write", path.display()))
     }
 }
 
@@ -191,10 +191,10 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
     use std::net::TcpStream;
 
     let path = address_file(settings);
-    let address =
-        std::fs::read_to_string(&path).map_err(Error::io("find a running gateway: could not read", path.display()))?;
+    let address = std::fs::read_to_string(&path);
+    let address = address.map_err(|_| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     let mut address: SocketAddr =
-        address.trim().parse().map_err(|_| Error::Protocol(format!("{address:?} is no address")))?;
+        address.trim().parse().map_err(|_| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
@@ -202,7 +202,7 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
         });
     }
     let patience = crate::limits::HEALTH_WAIT_MAX;
-    let failed = || Error::io("ask", address);
+    let failed = || StartError::io("ask", address);
     let mut stream = TcpStream::connect_timeout(&address, patience).map_err(failed())?;
     stream.set_read_timeout(Some(patience)).map_err(failed())?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -225,5 +225,5 @@ pub fn init(settings: &Settings) -> Result<bool> {
 
 fn create_folder(file: &Path) -> Result<()> {
     let folder = file.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder.display()))
+    std::fs::create_dir_all(folder).map_err(StartError::io("create the folder", folder.display()))
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::log;
 
 const TOKEN_BYTES: usize = 32;
@@ -18,13 +18,13 @@ pub fn provide(path: &Path) -> Result<()> {
     match fs::read_to_string(path) {
         Ok(text) if is_token(text.trim_end()) => {
             let private = fs::set_permissions(path, Permissions::from_mode(0o600));
-            return private.map_err(Error::io("make private", path.display()));
+            return private.map_err(StartError::io("make private", path.display()));
         }
         Ok(_) => log!("gateway: {} holds no token; making a new one", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => log!("gateway: could not read {}: {error}; making a new one", path.display()),
     }
-    create(path).map_err(Error::io("write the operator's token to", path.display()))
+    create(path).map_err(StartError::io("write the operator's token to", path.display()))
 }
 
 /// Whole or not at all: the file is renamed into its place.

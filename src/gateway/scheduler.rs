@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::worker_link::WorkerLink;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::Client;
 use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
@@ -162,8 +162,8 @@ impl Scheduler {
     /// Takes a slot on the best worker, waiting in line where none is free.
     ///
     /// # Errors
-    /// [`Error::QueueFull`], [`Error::NoSlotInTime`], [`Error::NoWorker`] (the same, with no worker at all), and
-    /// [`Error::ClientGone`].
+    /// [`RequestError::QueueFull`], [`RequestError::NoSlotInTime`], [`RequestError::NoWorker`] (the same, with no worker at all), and
+    /// [`RequestError::ClientGone`].
     pub fn acquire(self: &Arc<Self>, wish: &Wish, explain: bool, client: &mut dyn Client) -> Result<Lease> {
         let ticket = {
             let mut state = self.state();
@@ -173,9 +173,10 @@ impl Scheduler {
                 return Ok(self.lease(granted, explain, &state));
             }
             if state.waiting.len() >= self.queue_max {
-                return Err(Error::QueueFull { retry_after_s: state.retry_after_s() });
+                return Err(RequestError::QueueFull { retry_after_s: state.retry_after_s() });
             }
-            let ticket = Arc::new(Ticket { called: EventFd::new()?, wish: wish.clone(), lease: Mutex::new(None) });
+            let called = EventFd::new().map_err(|cause| RequestError::Exhausted { step: "make an eventfd", cause })?;
+            let ticket = Arc::new(Ticket { called, wish: wish.clone(), lease: Mutex::new(None) });
             state.waiting.push_back(ticket.clone());
             // Who is before it in the line may wait for one worker only, while another has a slot.
             state.call_waiting();
@@ -190,8 +191,8 @@ impl Scheduler {
         }
         waited?;
         match () {
-            () if state.workers.iter().all(|worker| worker.is_gone) => Err(Error::NoWorker),
-            () => Err(Error::NoSlotInTime { retry_after_s: state.retry_after_s() }),
+            () if state.workers.iter().all(|worker| worker.is_gone) => Err(RequestError::NoWorker),
+            () => Err(RequestError::NoSlotInTime { retry_after_s: state.retry_after_s() }),
         }
     }
 
@@ -300,7 +301,7 @@ mod tests {
     impl Client for Patron {
         fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
             match self.has_left {
-                true => Err(Error::ClientGone),
+                true => Err(RequestError::ClientGone),
                 false => Ok(crate::sys::poll(&mut [other], Some(timeout)).unwrap() > 0),
             }
         }
@@ -353,7 +354,7 @@ mod tests {
         let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
         assert!(matches!(
             scheduler.acquire(&Wish::default(), false, &mut stays()),
-            Err(Error::QueueFull { retry_after_s: 1 })
+            Err(RequestError::QueueFull { retry_after_s: 1 })
         ));
         drop(lease);
         assert!(scheduler.acquire(&Wish::default(), false, &mut stays()).is_ok());
@@ -404,11 +405,14 @@ mod tests {
     fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
         let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
         let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(Error::NoSlotInTime { .. })));
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut leaves()), Err(Error::ClientGone)));
+        assert!(matches!(
+            scheduler.acquire(&Wish::default(), false, &mut stays()),
+            Err(RequestError::NoSlotInTime { .. })
+        ));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut leaves()), Err(RequestError::ClientGone)));
         assert_eq!(scheduler.waiting(), 0);
         scheduler.remove(&links[0]);
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(Error::NoWorker)));
+        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(RequestError::NoWorker)));
         drop(lease);
         assert!(scheduler.overview().is_empty());
     }

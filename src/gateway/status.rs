@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::scheduler::Scheduler;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::registry::kv::Kv;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Watched};
@@ -66,12 +66,12 @@ impl Status {
     pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
         let path = settings.status_socket();
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
-        listener.set_nonblocking(true).map_err(Error::io("prepare the socket", path.display()))?;
+        let listener = UnixListener::bind(&path).map_err(StartError::io("open the socket", path.display()))?;
+        listener.set_nonblocking(true).map_err(StartError::io("prepare the socket", path.display()))?;
         let status = self.clone();
         let thread = std::thread::Builder::new().name("status".into());
         let started = thread.spawn(move || status.serve(&listener));
-        started.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+        started.map(drop).map_err(|cause| StartError::Thread { cause })
     }
 
     /// Whether the process with this id is a client.

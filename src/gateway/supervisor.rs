@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
 use super::status::Status;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
 use crate::log;
 use crate::sandbox::orphans;
 use crate::settings::Settings;
-use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, Spawned, Watched};
+use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, SpawnError, Spawned, Watched};
 
 /// The console is not started at once any more when it has ended that often within [`CONSOLE_STEADY`].
 const CONSOLE_ENDS_MAX: usize = 5;
@@ -76,18 +76,22 @@ impl Supervisor {
     /// # Errors
     /// Where the worker's program is missing. The console's may be: nothing depends on it.
     pub fn new(settings: &Settings, scheduler: Arc<Scheduler>, status: Arc<Status>) -> Result<Arc<Supervisor>> {
-        let own = std::env::current_exe().map_err(Error::io("find", "our own program"))?;
+        let own = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
         // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
         let folder = own.parent().unwrap_or(Path::new("/")).to_path_buf();
         let worker = folder.join("worker");
         if !worker.is_file() {
             let cause = std::io::ErrorKind::NotFound.into();
-            return Err(Error::Io { step: "find the worker program", subject: worker.display().to_string(), cause });
+            return Err(StartError::Io {
+                step: "find the worker program",
+                subject: worker.display().to_string(),
+                cause,
+            });
         }
         let workers = (0..settings.workers).map(|id| Role::Worker { id });
         let roles = workers.chain(settings.console.map(|_| Role::Console)).collect();
         let console_address_file = settings.console_address_file();
-        let (stop, kill_at) = (EventFd::new()?, OnceLock::new());
+        let (stop, kill_at) = (EventFd::new().map_err(StartError::io("make", "an eventfd"))?, OnceLock::new());
         Ok(Arc::new(Supervisor { folder, scheduler, status, roles, console_address_file, stop, kill_at }))
     }
 
@@ -184,14 +188,14 @@ impl Supervisor {
             Ok(process) => child.process = Some(process),
             Err(error) => {
                 child.pause_after_end();
-                log!("{}: {error}{}", child.role, child.pause_described());
+                log!("{}: could not {}: {}{}", child.role, error.step, error.cause, child.pause_described());
             }
         }
     }
 
     /// The program has a session of its own, so that Ctrl-C at the terminal reaches the gateway alone.
-    fn spawn(&self, role: Role) -> Result<Spawned> {
-        let null = File::open("/dev/null").map_err(Error::io("open", "/dev/null"))?;
+    fn spawn(&self, role: Role) -> Result<Spawned, SpawnError> {
+        let null = File::open("/dev/null").map_err(|cause| SpawnError { step: "open /dev/null", cause })?;
         let (program, argument) = match role {
             Role::Worker { id } => ("worker", Some(CString::new(id.to_string()).expect("digits hold no NUL"))),
             Role::Console => ("console", None),
@@ -212,7 +216,6 @@ impl Supervisor {
             control: None,
             confinement: None,
         })
-        .map_err(|error| Error::Exhausted { step: error.step, cause: error.cause })
     }
 }
 

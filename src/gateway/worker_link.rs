@@ -3,6 +3,7 @@
 //! Connections are kept and used again; each carries one invocation at a time. A connection on which anything unexpected
 //! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::function_output::Sink;
-use crate::error::{Error, Result};
+use crate::error::request::RequestError;
 use crate::http_handler::spool::Spool;
 use crate::limits::{KILL_WAIT_MAX, LINK_STALL_MAX};
+use crate::protocol::ProtocolError;
 use crate::protocol::worker_protocol::{self as wire, End, Invocation, Kind};
 use crate::sys::{self, Watched};
 
@@ -40,11 +42,36 @@ pub struct Call<'a> {
 #[derive(Debug)]
 pub enum Failure {
     /// The worker died, or broke the protocol, before it had started the invocation: another worker may be asked.
-    NotStarted(Error),
+    NotStarted(LinkError),
     /// The same, after that.
-    Lost(Error),
-    /// This side did not want to go on: the client went away, or the answer could not be taken.
-    Given(Error),
+    Lost(LinkError),
+    /// This side did not want to go on: the client went away, or the output could not be taken.
+    Cancelled(RequestError),
+}
+
+/// What went wrong on the way to a worker and back; for the log.
+#[derive(Debug)]
+pub enum LinkError {
+    Io {
+        step: &'static str,
+        cause: io::Error,
+    },
+    /// The worker closed the connection in the middle of an invocation.
+    Closed,
+    /// The worker was silent past the deadline.
+    Silent,
+    Protocol(ProtocolError),
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkError::Io { step, cause } => write!(f, "could not {step} it: {cause}"),
+            LinkError::Closed => write!(f, "it closed the connection"),
+            LinkError::Silent => write!(f, "it did not answer in time"),
+            LinkError::Protocol(error) => write!(f, "it broke the protocol: {error}"),
+        }
+    }
 }
 
 /// A connection to the worker.
@@ -62,11 +89,12 @@ impl WorkerLink {
     /// Runs an invocation. `sink` gets the function's output piece by piece; an error from it cancels.
     ///
     /// Takes at most the invocation's timeout, and what the worker needs to end it.
-    pub fn invoke(&self, call: &Call<'_>, body: &Spool, sink: &mut Sink<'_>) -> std::result::Result<End, Failure> {
-        let file = body.open_read_only().map_err(Failure::Given)?;
+    pub fn invoke(&self, call: &Call<'_>, body: &Spool, sink: &mut Sink<'_>) -> Result<End, Failure> {
+        let file = body.open_read_only().map_err(Failure::Cancelled)?;
         let memory = body.memory().unwrap_or(&[]);
         let frame = Invocation::encode(call.settings, call.environment, call.request_id, memory);
-        let frame = frame.map_err(Failure::Given)?;
+        let too_large = RequestError::HeadTooLarge("as environment variables it does not fit into a frame");
+        let frame = frame.map_err(|_| Failure::Cancelled(too_large))?;
         let mut link = self.connect().map_err(Failure::NotStarted)?;
         let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();
@@ -82,7 +110,7 @@ impl WorkerLink {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The worker starts nothing before it has the whole frame.
-                Err(cause) => return Err(Failure::NotStarted(self.io_error("write to", cause))),
+                Err(cause) => return Err(Failure::NotStarted(LinkError::Io { step: "write to", cause })),
             }
         }
         let end = self.listen(&mut link, deadline, sink)?;
@@ -91,22 +119,22 @@ impl WorkerLink {
     }
 
     /// Reads frames until END.
-    fn listen(&self, link: &mut Link, deadline: Instant, sink: &mut Sink<'_>) -> std::result::Result<End, Failure> {
+    fn listen(&self, link: &mut Link, deadline: Instant, sink: &mut Sink<'_>) -> Result<End, Failure> {
         loop {
             let mut used_in_all = 0;
             loop {
-                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(Failure::Lost)?;
+                let frame = wire::decode(&link.inbox[used_in_all..]).map_err(broken)?;
                 let Some((kind, payload, used)) = frame else { break };
                 match kind {
-                    Kind::Output => sink.write(payload).map_err(Failure::Given)?,
+                    Kind::Output => sink.write(payload).map_err(Failure::Cancelled)?,
                     Kind::End => {
-                        let end = End::decode(payload).map_err(Failure::Lost)?;
+                        let end = End::decode(payload).map_err(broken)?;
                         link.inbox.clear();
                         link.inbox.shrink_to(INBOX_KEPT_BYTES);
                         return Ok(end);
                     }
                     Kind::Invoke => {
-                        return Err(Failure::Lost(Error::Protocol("a worker sends OUTPUT and END only".into())));
+                        return Err(broken(ProtocolError::Unexpected("a worker sends OUTPUT and END only")));
                     }
                 }
                 used_in_all += used;
@@ -117,26 +145,26 @@ impl WorkerLink {
         }
     }
 
-    fn read_some(&self, link: &mut Link) -> std::result::Result<(), Failure> {
+    fn read_some(&self, link: &mut Link) -> Result<(), Failure> {
         let filled = link.inbox.len();
         // Grown as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
         link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
         let result = io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
         match result {
-            Ok(0) => Err(Failure::Lost(Error::Protocol(format!("worker {} closed the connection", self.id)))),
+            Ok(0) => Err(Failure::Lost(LinkError::Closed)),
             Ok(_) => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
             // It has left bytes unread, so it has not begun (worker_protocol.rs).
             Err(cause) if cause.kind() == ErrorKind::ConnectionReset => {
-                Err(Failure::NotStarted(self.io_error("read from", cause)))
+                Err(Failure::NotStarted(LinkError::Io { step: "read from", cause }))
             }
-            Err(cause) => Err(Failure::Lost(self.io_error("read from", cause))),
+            Err(cause) => Err(Failure::Lost(LinkError::Io { step: "read from", cause })),
         }
     }
 
     /// A kept connection, or a new one. A kept one that the worker has closed meanwhile is thrown away here.
-    fn connect(&self) -> Result<Link> {
+    fn connect(&self) -> Result<Link, LinkError> {
         loop {
             let Some(link) = self.idle.lock().expect("nothing panics under this lock").pop() else { break };
             // Nothing is due on an idle connection, so anything to read is its end.
@@ -145,18 +173,9 @@ impl WorkerLink {
                 return Ok(link);
             }
         }
-        let stream = UnixStream::connect(&self.socket).map_err(|cause| self.io_error("connect to", cause))?;
-        sys::set_nonblocking(stream.as_fd()).map_err(|cause| self.io_error("connect to", cause))?;
+        let stream = UnixStream::connect(&self.socket).map_err(|cause| LinkError::Io { step: "connect to", cause })?;
+        sys::set_nonblocking(stream.as_fd()).map_err(|cause| LinkError::Io { step: "connect to", cause })?;
         Ok(Link { stream, inbox: Vec::new() })
-    }
-
-    fn io_error(&self, step: &'static str, cause: io::Error) -> Error {
-        match cause.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                Error::Exhausted { step: "connect to a worker", cause }
-            }
-            _ => Error::Io { step, subject: format!("worker {}", self.id), cause },
-        }
     }
 }
 
@@ -171,12 +190,15 @@ fn wait(
     watched: Watched<'_>,
     sink: &mut Sink<'_>,
     deadline: Instant,
-    failure: fn(Error) -> Failure,
-) -> std::result::Result<(), Failure> {
+    failure: fn(LinkError) -> Failure,
+) -> Result<(), Failure> {
     match sink.client.wait(watched, deadline.saturating_duration_since(Instant::now())) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(failure(Error::Protocol("the worker did not answer in time".into()))),
-        Err(Error::ClientGone) => Err(Failure::Given(Error::ClientGone)),
-        Err(error) => Err(failure(error)),
+        Ok(false) => Err(failure(LinkError::Silent)),
+        Err(error) => Err(Failure::Cancelled(error)),
     }
+}
+
+fn broken(error: ProtocolError) -> Failure {
+    Failure::Lost(LinkError::Protocol(error))
 }

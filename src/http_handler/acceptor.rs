@@ -10,22 +10,23 @@ use super::handler::Handler;
 use super::port_holder::port_holder;
 use super::rejected::Rejected;
 use super::{Place, Service};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
+use crate::error::start::StartError;
 use crate::limits;
 use crate::log;
 use crate::sys::{self, Watched, poll};
 
 /// Opens the public port.
-pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listener = TcpListener::bind(address).map_err(|cause| match cause.kind() {
         ErrorKind::AddrInUse => {
-            Error::AddressTaken { address: address.to_string(), holder: port_holder(address.port()) }
+            StartError::AddressTaken { address: address.to_string(), holder: port_holder(address.port()) }
         }
-        _ => Error::Io { step: "listen on", subject: address.to_string(), cause },
+        _ => StartError::Io { step: "listen on", subject: address.to_string(), cause },
     })?;
     let set_up = listener.set_nonblocking(true);
     let set_up = set_up.and_then(|()| sys::set_backlog(listener.as_fd(), limits::BACKLOG_MAX));
-    set_up.map_err(Error::io("listen on", address))?;
+    set_up.map_err(StartError::io("listen on", address))?;
     Ok(listener)
 }
 
@@ -112,7 +113,7 @@ fn start(service: &Arc<Service>, handler: Arc<dyn Handler>, client: Arc<TcpStrea
     let place = Place::take(service)?;
     let serve = move || Connection::new(&place.0, &*handler, &client, peer).serve();
     let thread = std::thread::Builder::new().name("connection".into()).stack_size(limits::CONNECTION_STACK_BYTES);
-    thread.spawn(serve).map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+    thread.spawn(serve).map(drop).map_err(|cause| RequestError::Exhausted { step: "start a thread", cause })
 }
 
 /// Errors that accept(2) passes on from a connection that broke before it was accepted: the next one may be fine.

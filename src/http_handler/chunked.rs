@@ -9,7 +9,7 @@
 //! - A trailer must be a valid header line, and is then dropped.
 
 use super::parser::{check_field, is_control, is_token_byte};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
 /// Kind of the next bytes of the body.
@@ -82,9 +82,9 @@ impl ChunkDecoder {
                     self.after_cr = false;
                     return Ok((index + 1, true));
                 }
-                (true, _) => return Err(Error::RequestMalformed("CR without LF in a chunked body")),
+                (true, _) => return Err(RequestError::RequestMalformed("CR without LF in a chunked body")),
                 (false, b'\r') => self.after_cr = true,
-                (false, b'\n') => return Err(Error::RequestMalformed("LF without CR in a chunked body")),
+                (false, b'\n') => return Err(RequestError::RequestMalformed("LF without CR in a chunked body")),
                 (false, byte) => self.take_line_byte(byte)?,
             }
         }
@@ -93,20 +93,20 @@ impl ChunkDecoder {
 
     fn take_line_byte(&mut self, byte: u8) -> Result<()> {
         match self.expected {
-            Expected::DataEnd => return Err(Error::RequestMalformed("a chunk's data is longer than its size")),
+            Expected::DataEnd => return Err(RequestError::RequestMalformed("a chunk's data is longer than its size")),
             Expected::SizeLine if self.line.len() == CHUNK_LINE_BYTES_MAX => {
-                return Err(Error::RequestMalformed("a chunk-size line of more than 256 bytes"));
+                return Err(RequestError::RequestMalformed("a chunk-size line of more than 256 bytes"));
             }
             Expected::TrailerLine => {
                 self.trailer_bytes += 1;
                 if self.trailer_bytes > TRAILER_BYTES_MAX {
-                    return Err(Error::HeadTooLarge("the trailers of its body have more than 8 KiB"));
+                    return Err(RequestError::HeadTooLarge("the trailers of its body have more than 8 KiB"));
                 }
             }
             _ => {}
         }
         if is_control(byte) {
-            return Err(Error::RequestMalformed("a control character in a chunked body's framing"));
+            return Err(RequestError::RequestMalformed("a control character in a chunked body's framing"));
         }
         self.line.push(byte);
         Ok(())
@@ -137,9 +137,9 @@ fn parse_size_line(line: &[u8]) -> Result<u64> {
     let (size, mut rest) = line.split_at(digits);
     let size = std::str::from_utf8(size).ok().filter(|size| size.len() <= 16);
     let size = size.and_then(|size| u64::from_str_radix(size, 16).ok());
-    let size = size.ok_or(Error::RequestMalformed("a chunk size is not 1 to 16 hexadecimal digits"))?;
+    let size = size.ok_or(RequestError::RequestMalformed("a chunk size is not 1 to 16 hexadecimal digits"))?;
     while !rest.is_empty() {
-        rest = skip_extension(rest).ok_or(Error::RequestMalformed("a chunk extension is malformed"))?;
+        rest = skip_extension(rest).ok_or(RequestError::RequestMalformed("a chunk extension is malformed"))?;
     }
     Ok(size)
 }

@@ -24,7 +24,7 @@ use super::parser::Head;
 use super::request::Request;
 use super::request_id::request_id;
 use super::response::Response;
-use crate::error::Error;
+use crate::error::request::RequestError;
 use crate::limits::{BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, RETRY_PAUSE};
 use crate::log;
 use crate::sys::{Watched, poll};
@@ -188,8 +188,8 @@ impl<'service> Connection<'service> {
     }
 
     /// Responds with the error, and logs it: a request that is rejected here never reaches the gateway's own log.
-    fn reject(&mut self, error: &Error, head: Option<&Head>, keep_alive: bool) -> After {
-        if matches!(error, Error::ClientGone) {
+    fn reject(&mut self, error: &RequestError, head: Option<&Head>, keep_alive: bool) -> After {
+        if matches!(error, RequestError::ClientGone) {
             return After::Gone;
         }
         let request_id = &request_id(head);
@@ -222,6 +222,6 @@ fn is_transient(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-fn cannot_poll(cause: std::io::Error) -> Error {
-    Error::Exhausted { step: "poll", cause }
+fn cannot_poll(cause: std::io::Error) -> RequestError {
+    RequestError::Exhausted { step: "poll", cause }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::request::Request;
 use super::response::Response;
-use crate::error::Result;
+use crate::error::request::Result;
 use crate::sys::Watched;
 
 /// Makes a response for a request, on the thread of its connection.
@@ -28,7 +28,7 @@ pub trait Client {
     /// Waits until `other` is ready (true) or `timeout` has passed (false).
     ///
     /// # Errors
-    /// [`crate::error::Error::ClientGone`] when the client has left.
+    /// [`crate::error::request::RequestError::ClientGone`] when the client has left.
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool>;
 
     /// Sends the head of a response whose body follows in pieces.

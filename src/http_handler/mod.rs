@@ -57,7 +57,8 @@ use self::acceptor::{Acceptor, listen};
 use self::handler::Handler;
 use self::spool::SpoolArea;
 use self::time_allowance::TimeAllowance;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
+use crate::error::start::StartError;
 use crate::limits;
 use crate::log;
 use crate::settings::Settings;
@@ -95,9 +96,9 @@ impl HttpServer {
     /// Opens the public port. Clients can connect from here on, and are served once [`HttpServer::run`] is called.
     ///
     /// # Errors
-    /// [`Error::AddressTaken`], naming the program that holds the port if /proc tells it.
-    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<HttpServer> {
-        let descriptors = sys::raise_open_files_limit().map_err(Error::io("raise", "the limit of open files"))?;
+    /// [`StartError::AddressTaken`], naming the program that holds the port if /proc tells it.
+    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<HttpServer, StartError> {
+        let descriptors = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
             let Bounds { connections_max, requests_max, .. } = bounds;
@@ -109,16 +110,16 @@ impl HttpServer {
     }
 
     /// Like [`HttpServer::open`], with other bounds.
-    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<HttpServer> {
+    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<HttpServer, StartError> {
         let listener = listen(settings.address)?;
-        let address = listener.local_addr().map_err(Error::io("read the address of", "the public port"))?;
+        let address = listener.local_addr().map_err(StartError::io("read the address of", "the public port"))?;
         let service = Service {
             under_way: AtomicUsize::new(0),
             bounds,
             body_bytes_max: settings.body_bytes_max,
             area,
             draining: AtomicBool::new(false),
-            drain: EventFd::new()?,
+            drain: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
             open: Mutex::new(Open { connections: 0, accepting: true }),
             ended: Condvar::new(),
         };
@@ -182,7 +183,7 @@ impl Service {
         let place = UnderWay(self);
         match self.under_way.fetch_add(1, Ordering::Relaxed) < self.bounds.requests_max {
             true => Ok(place),
-            false => Err(Error::TooManyRequests),
+            false => Err(RequestError::TooManyRequests),
         }
     }
 
@@ -208,7 +209,7 @@ impl Place {
     fn take(service: &Arc<Service>) -> Result<Place> {
         let mut open = service.open();
         if open.connections >= service.bounds.connections_max {
-            return Err(Error::TooManyConnections);
+            return Err(RequestError::TooManyConnections);
         }
         open.connections += 1;
         Ok(Place(service.clone()))

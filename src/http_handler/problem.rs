@@ -1,12 +1,12 @@
 //! An [`Error`] as a response: problem details in JSON (RFC 9457), and the reason phrases.
 
-use crate::error::Error;
+use crate::error::request::RequestError;
 
 /// The media type of [`body`].
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// The problem details: a JSON object with type, title, status, detail and request_id.
-pub fn body(error: &Error, request_id: &str) -> Vec<u8> {
+pub fn body(error: &RequestError, request_id: &str) -> Vec<u8> {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         "{{\"type\":\"urn:faas:{}\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn any_error_text_makes_valid_json() {
-        let error = Error::ModuleMissing { path: "a\"b\\\n".into(), cause: "\u{1}".into() };
+        let error = RequestError::ModuleMissing { path: "a\"b\\\n".into(), cause: "\u{1}".into() };
         let problem: serde_json::Value = serde_json::from_slice(&body(&error, "id-1")).unwrap();
         assert_eq!(problem["type"], "urn:faas:module-missing");
         assert_eq!(problem["title"], "Module missing");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::parser::Version;
 use super::request_id::request_id;
 use super::response::{Body, Form, Framing, Response};
-use crate::error::Error;
+use crate::error::request::RequestError;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
 use crate::log;
 use crate::sys::{Watched, poll};
@@ -42,7 +42,7 @@ impl Rejected {
     }
 
     /// Responds with the error, without waiting; `client` must not block. The response fits into any socket's buffer.
-    pub fn reject(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &Error) {
+    pub fn reject(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &RequestError) {
         let request_id = &request_id(None);
         log!("request {request_id} status={} peer={} {error}", error.status(), peer.ip());
         let response = Response::of_error(error, request_id);

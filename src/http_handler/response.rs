@@ -10,7 +10,7 @@ use super::parser::Version;
 use super::problem;
 use super::spool::Spool;
 use crate::clock;
-use crate::error::Error;
+use crate::error::request::RequestError;
 
 /// A whole response, or the head of one that is streamed.
 #[derive(Debug)]
@@ -63,13 +63,13 @@ impl Response {
     }
 
     /// The response to a failed request: problem details (RFC 9457).
-    pub fn of_error(error: &Error, request_id: &str) -> Response {
+    pub fn of_error(error: &RequestError, request_id: &str) -> Response {
         let mut response = Response::new(error.status());
         response.add("Content-Type", problem::CONTENT_TYPE);
         if let Some(seconds) = error.retry_after_s() {
             response.add("Retry-After", &seconds.to_string());
         }
-        if let Error::MethodNotAllowed { allow } = error {
+        if let RequestError::MethodNotAllowed { allow } = error {
             response.add("Allow", allow);
         }
         response.body = Body::Bytes(problem::body(error, request_id));

@@ -4,19 +4,19 @@
 use super::chunked::{ChunkDecoder, Step};
 use super::parser::{BodyFraming, parse_head};
 use super::smuggling_table::{TABLE, first_request};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 
 const MARKER: &[u8] = b"GET /marker HTTP/1.1\r\nHost: m\r\n\r\n";
 
 /// Reads one request, as a connection does; returns its first line, its body and its length.
 fn read_request(bytes: &[u8]) -> Result<(String, Vec<u8>, usize)> {
-    let (head, mut used) = parse_head(bytes)?.ok_or(Error::RequestMalformed("the head does not end"))?;
+    let (head, mut used) = parse_head(bytes)?.ok_or(RequestError::RequestMalformed("the head does not end"))?;
     let mut body = Vec::new();
     match head.framing {
         BodyFraming::None => {}
         BodyFraming::Length(length) => {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let rest = bytes[used..].get(..length).ok_or(Error::RequestMalformed("the body does not end"))?;
+            let rest = bytes[used..].get(..length).ok_or(RequestError::RequestMalformed("the body does not end"))?;
             body.extend_from_slice(rest);
             used += length;
         }
@@ -28,7 +28,7 @@ fn read_request(bytes: &[u8]) -> Result<(String, Vec<u8>, usize)> {
                 match step {
                     Step::Data(data) => body.extend_from_slice(data),
                     Step::End => break,
-                    Step::More => return Err(Error::RequestMalformed("the chunks do not end")),
+                    Step::More => return Err(RequestError::RequestMalformed("the chunks do not end")),
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! thousand slow clients could otherwise fill the memory. Why unlinked: whatever ends this process, the space comes back.
 //!
 //! All spools together take at most FAAS_SPOOL_MAX bytes of FAAS_SPOOL_DIR. Over that, or when the disk is full, writing
-//! fails with [`Error::SpoolFull`].
+//! fails with [`RequestError::SpoolFull`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
+use crate::error::start::StartError;
 use crate::limits::SPOOL_MEMORY_MAX;
 
 /// The folder that spools share, and the bytes that they use of it.
@@ -27,9 +28,9 @@ pub struct SpoolArea {
 
 impl SpoolArea {
     /// Fails where no file can be made in `folder`, so that a wrong FAAS_SPOOL_DIR is found at the start.
-    pub fn new(folder: &Path, bytes_max: u64) -> Result<Arc<SpoolArea>> {
+    pub fn new(folder: &Path, bytes_max: u64) -> Result<Arc<SpoolArea>, StartError> {
         let area = SpoolArea { folder: folder.to_path_buf(), bytes_max, bytes_used: AtomicU64::new(0) };
-        area.open_file().map_err(Error::io("create a spool file in", folder.display()))?;
+        area.open_file().map_err(StartError::io("create a spool file in", folder.display()))?;
         Ok(Arc::new(area))
     }
 
@@ -47,7 +48,7 @@ impl SpoolArea {
         let used = self.bytes_used.fetch_add(bytes, Ordering::Relaxed);
         if used + bytes > self.bytes_max {
             self.bytes_used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(Error::SpoolFull);
+            return Err(RequestError::SpoolFull);
         }
         Ok(())
     }
@@ -75,7 +76,7 @@ impl Spool {
     /// Appends `bytes`.
     ///
     /// # Errors
-    /// [`Error::SpoolFull`] where the area or its disk is full.
+    /// [`RequestError::SpoolFull`] where the area or its disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if self.file.is_none() && self.memory.len() + bytes.len() <= SPOOL_MEMORY_MAX {
             self.memory.extend_from_slice(bytes);
@@ -103,11 +104,12 @@ impl Spool {
     pub fn open_read_only(&self) -> Result<Option<File>> {
         let Some(file) = &self.file else { return Ok(None) };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        File::open(&path).map(Some).map_err(|cause| Error::Exhausted { step: "open a spool file again", cause })
+        File::open(&path).map(Some).map_err(|cause| RequestError::Exhausted { step: "open a spool file again", cause })
     }
 
     fn move_to_file(&mut self) -> Result<()> {
-        let file = self.area.open_file().map_err(|cause| Error::Exhausted { step: "create a spool file", cause })?;
+        let file =
+            self.area.open_file().map_err(|cause| RequestError::Exhausted { step: "create a spool file", cause })?;
         self.file = Some(file);
         let memory = std::mem::take(&mut self.memory);
         self.len = 0;
@@ -126,9 +128,9 @@ impl Spool {
                 self.area.bytes_used.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
                 match cause.kind() {
                     ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                        Err(Error::SpoolFull)
+                        Err(RequestError::SpoolFull)
                     }
-                    _ => Err(Error::Io { step: "write", subject: "a spool file".into(), cause }),
+                    _ => Err(RequestError::SpoolBroken { cause }),
                 }
             }
         }
@@ -177,7 +179,7 @@ mod tests {
         let mut first = Spool::new(&area);
         first.write(&[1; 90_000]).unwrap();
         let mut second = Spool::new(&area);
-        assert!(matches!(second.write(&[2; 70_000]), Err(Error::SpoolFull)));
+        assert!(matches!(second.write(&[2; 70_000]), Err(RequestError::SpoolFull)));
         drop((first, second));
         assert_eq!(area.bytes_used(), 0);
         Spool::new(&area).write(&[3; 99_000]).unwrap();

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use super::ProtocolError;
 
 /// A word in a descriptor, out of a few.
 macro_rules! words {
@@ -111,8 +111,8 @@ macro_rules! function_spec {
             }
 
             /// # Errors
-            /// [`Error::Protocol`] where a setting is missing, has no value that we know, or lacks its NUL.
-            pub fn decode(settings: &[u8]) -> Result<FunctionSpec> {
+            /// [`ProtocolError`] where a setting is missing, has no value that we know, or lacks its NUL.
+            pub fn decode(settings: &[u8]) -> Result<FunctionSpec, ProtocolError> {
                 let given = Given::split(settings).ok_or_else(|| malformed("a setting has no name, or no end"))?;
                 Ok(FunctionSpec {
                     $($field: Setting::decode(&given, $name)
@@ -308,8 +308,8 @@ fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 
-fn malformed(what: &str) -> Error {
-    Error::Protocol(format!("settings: {what}"))
+fn malformed(fault: &str) -> ProtocolError {
+    ProtocolError::malformed("a block of settings", fault)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
+use super::ProtocolError;
 use crate::limits::{METRICS_LINE_BYTES_MAX, WORKER_SLOTS, WORKERS};
 
 /// What the gateway writes to a worker that is to end.
@@ -55,9 +55,9 @@ impl Sample {
     /// Reads a line without its newline.
     ///
     /// # Errors
-    /// [`Error::Protocol`] where it is too long, no JSON, or a field is missing or out of its range.
-    pub fn parse(line: &str) -> Result<Sample> {
-        let refuse = |what: &str| Error::Protocol(format!("metrics: {what}"));
+    /// [`ProtocolError`] where it is too long, no JSON, or a field is missing or out of its range.
+    pub fn parse(line: &str) -> Result<Sample, ProtocolError> {
+        let refuse = |what: &str| ProtocolError::malformed("a sample", what);
         if line.len() > METRICS_LINE_BYTES_MAX {
             return Err(refuse("the line is too long"));
         }

@@ -3,3 +3,35 @@
 pub mod function_spec;
 pub mod metrics;
 pub mod worker_protocol;
+
+use std::fmt;
+
+/// What a peer on one of our own sockets did wrong. Whoever finds it closes the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProtocolError {
+    UnknownKind(u8),
+    FrameTooLarge(usize),
+    /// A frame that this side does not take.
+    Unexpected(&'static str),
+    Malformed {
+        message: &'static str,
+        fault: String,
+    },
+}
+
+impl ProtocolError {
+    fn malformed(message: &'static str, fault: impl Into<String>) -> ProtocolError {
+        ProtocolError::Malformed { message, fault: fault.into() }
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProtocolError::UnknownKind(kind) => write!(f, "a frame has the unknown kind {kind}"),
+            ProtocolError::FrameTooLarge(bytes) => write!(f, "a frame of {bytes} bytes is over the bound"),
+            ProtocolError::Unexpected(rule) => write!(f, "a frame is out of turn: {rule}"),
+            ProtocolError::Malformed { message, fault } => write!(f, "{message} is malformed: {fault}"),
+        }
+    }
+}

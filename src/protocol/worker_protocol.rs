@@ -46,8 +46,8 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
+use super::ProtocolError;
 use super::function_spec::strings;
-use crate::error::{Error, Result};
 use crate::limits::FRAME_BYTES_MAX;
 
 pub const FRAME_HEAD_BYTES: usize = 5;
@@ -62,18 +62,18 @@ pub enum Kind {
 /// What the head of a frame says: its kind, and how many bytes the payload has; `None` while it is not complete.
 ///
 /// # Errors
-/// [`Error::Protocol`] for an unknown kind or a payload over the bound.
-pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>> {
+/// [`ProtocolError`] for an unknown kind or a payload over the bound.
+pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>, ProtocolError> {
     let Some(head) = bytes.first_chunk::<FRAME_HEAD_BYTES>() else { return Ok(None) };
     let kind = match head[0] {
         1 => Kind::Invoke,
         2 => Kind::Output,
         3 => Kind::End,
-        other => return Err(Error::Protocol(format!("a frame has the unknown kind {other}"))),
+        other => return Err(ProtocolError::UnknownKind(other)),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > FRAME_BYTES_MAX {
-        return Err(Error::Protocol(format!("a frame of {length} bytes is over the bound")));
+        return Err(ProtocolError::FrameTooLarge(length));
     }
     Ok(Some((kind, length)))
 }
@@ -82,7 +82,7 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>> {
 ///
 /// # Errors
 /// As [`decode_head`].
-pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
+pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>, ProtocolError> {
     let Some((kind, length)) = decode_head(bytes)? else { return Ok(None) };
     let end = FRAME_HEAD_BYTES + length;
     Ok(bytes.get(FRAME_HEAD_BYTES..end).map(|payload| (kind, payload, end)))
@@ -113,12 +113,17 @@ impl Invocation {
     /// The INVOKE frame.
     ///
     /// # Errors
-    /// [`Error::HeadTooLarge`] where it would be larger than a frame may be.
-    pub fn encode(settings: &[u8], environment: &[u8], request_id: &str, body: &[u8]) -> Result<Vec<u8>> {
+    /// [`ProtocolError::FrameTooLarge`].
+    pub fn encode(
+        settings: &[u8],
+        environment: &[u8],
+        request_id: &str,
+        body: &[u8],
+    ) -> Result<Vec<u8>, ProtocolError> {
         let parts = [settings, environment, request_id.as_bytes()];
         let length = INVOKE_HEAD_BYTES + parts.iter().map(|part| part.len()).sum::<usize>() + body.len() + 1;
         if length > FRAME_BYTES_MAX {
-            return Err(Error::HeadTooLarge("as environment variables it does not fit into a frame"));
+            return Err(ProtocolError::FrameTooLarge(length));
         }
         let mut frame = Vec::with_capacity(FRAME_HEAD_BYTES + length);
         frame.push(Kind::Invoke as u8);
@@ -133,9 +138,9 @@ impl Invocation {
     /// Takes the payload of an INVOKE frame apart, which is all of it but the last byte.
     ///
     /// # Errors
-    /// [`Error::Protocol`] where a length points past its end, or a block does not end with a NUL.
-    pub fn decode(payload: Vec<u8>) -> Result<Invocation> {
-        let malformed = |what: &str| Error::Protocol(format!("INVOKE: {what}"));
+    /// [`ProtocolError`] where a length points past its end, or a block does not end with a NUL.
+    pub fn decode(payload: Vec<u8>) -> Result<Invocation, ProtocolError> {
+        let malformed = |what: &str| ProtocolError::malformed("INVOKE", what);
         let mut end = INVOKE_HEAD_BYTES;
         let mut part = |number: usize| {
             let length = payload.get(4 * number..)?.first_chunk::<4>()?;
@@ -249,9 +254,10 @@ impl End {
         object.to_string().into_bytes()
     }
 
-    pub fn decode(payload: &[u8]) -> Result<End> {
-        let malformed = || Error::Protocol("END: a field is missing".into());
-        let object: Value = serde_json::from_slice(payload).map_err(|_| Error::Protocol("END: no JSON".into()))?;
+    pub fn decode(payload: &[u8]) -> Result<End, ProtocolError> {
+        let malformed = || ProtocolError::malformed("END", "a field is missing");
+        let object: Value =
+            serde_json::from_slice(payload).map_err(|_| ProtocolError::malformed("END", "it is no JSON"))?;
         let text = |name: &str| object[name].as_str().map(str::to_string).ok_or_else(malformed);
         let number = |name: &str| object[name].as_i64().map(|number| number as i32).ok_or_else(malformed);
         let time = |name: &str| object[name].as_u64().ok_or_else(malformed);
@@ -269,7 +275,7 @@ impl End {
             }
             Some("runtime_missing") => Verdict::RuntimeMissing { program: text("program")?, install: text("install")? },
             Some("exhausted") => Verdict::Exhausted { step: text("step")?, cause: text("cause")? },
-            _ => return Err(Error::Protocol("END: the verdict is unknown".into())),
+            _ => return Err(ProtocolError::malformed("END", "the verdict is unknown")),
         };
         Ok(End { verdict, is_warm, spawn_us: time("spawn_us")?, exec_us: time("exec_us")? })
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::files::{remove_database, remove_logs, with_suffix};
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 
 /// `gateway --init` and `sqlite3 faas_meta.db < init.sql` run the same text.
 pub(super) const INIT_SQL: &str = include_str!("../../init.sql");
@@ -23,7 +23,7 @@ pub fn create_registry(db: &Path) -> Result<()> {
     remove_database(&unfinished);
     let created = fill(&unfinished).and_then(|()| publish(&unfinished, db).map_err(|cause| cause.to_string()));
     remove_database(&unfinished);
-    created.map_err(|cause| Error::Registry { path: db.to_path_buf(), cause })
+    created.map_err(|cause| StartError::Registry { path: db.to_path_buf(), cause })
 }
 
 fn fill(path: &Path) -> std::result::Result<(), String> {

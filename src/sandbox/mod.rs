@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use self::readable::Readable;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{
     FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX,
 };
@@ -69,7 +69,7 @@ pub struct User {
 
 impl Sandbox {
     /// # Errors
-    /// [`Error::Setting`] where FAAS_USER is unknown, or is set to another user by somebody who is not root.
+    /// [`StartError::Setting`] where FAAS_USER is unknown, or is set to another user by somebody who is not root.
     pub fn new(settings: &Settings) -> Result<Sandbox> {
         let mut remarks = Vec::new();
         let user = match (sys::own_uid(), &settings.user) {
@@ -79,7 +79,7 @@ impl Sandbox {
             (own, Some(name)) if user_named(name)?.uid == own => None,
             (_, Some(name)) => {
                 let want = "your own name, or not set, unless the gateway runs as root".to_string();
-                return Err(Error::Setting { name: "FAAS_USER", value: name.clone(), want });
+                return Err(StartError::Setting { name: "FAAS_USER", value: name.clone(), want });
             }
         };
         let landlock_version = sys::landlock_version();
@@ -301,7 +301,7 @@ fn user_named(name: &str) -> Result<User> {
         Some(entry) => entry[2].parse().ok().zip(entry[3].parse().ok()),
         None => name.parse().ok().map(|number: u32| (number, number)),
     };
-    let (uid, gid) = numbers.ok_or_else(|| Error::Setting {
+    let (uid, gid) = numbers.ok_or_else(|| StartError::Setting {
         name: "FAAS_USER",
         value: name.into(),
         want: "a user in /etc/passwd, or a number".into(),

@@ -9,8 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::limits::lower_limit;
 use super::process::Pid;
 use super::seccomp::SystemCalls;
-use super::spawn::{Step, try_step};
-use crate::error::{Error, Result};
+use super::spawn::{SpawnError, Step, try_step};
 
 /// The bounds of a function's process.
 pub struct Confinement<'a> {
@@ -88,8 +87,8 @@ fn give_up_capabilities() -> Step<()> {
 ///
 /// # Errors
 /// Names the step that the kernel refused.
-pub fn confine_own_program(data_bytes_max: u64) -> Result<()> {
-    confine_self(data_bytes_max).map_err(|step| Error::io(step, "in this program")(io::Error::last_os_error()))
+pub fn confine_own_program(data_bytes_max: u64) -> Result<(), SpawnError> {
+    confine_self(data_bytes_max).map_err(|step| SpawnError { step, cause: io::Error::last_os_error() })
 }
 
 fn confine_self(data_bytes_max: u64) -> Step<()> {

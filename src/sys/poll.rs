@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::check;
-use crate::error::{Error, Result};
 
 /// One descriptor to wait for, and after [`poll`] what it is ready for.
 #[repr(transparent)]
@@ -87,11 +86,10 @@ pub struct EventFd(OwnedFd);
 
 impl EventFd {
     /// # Errors
-    /// [`Error::Exhausted`] where no descriptor is left.
-    pub fn new() -> Result<EventFd> {
+    /// Where no descriptor is left.
+    pub fn new() -> io::Result<EventFd> {
         // SAFETY: eventfd takes two integers.
-        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
-            .map_err(|cause| Error::Exhausted { step: "make an eventfd", cause })?;
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: eventfd has just returned this descriptor, so it is open and has no other owner.
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::limits::{LINK_STALL_MAX, SPOOL_MEMORY_MAX};
+use crate::protocol::ProtocolError;
 use crate::protocol::worker_protocol::{self as wire, FRAME_HEAD_BYTES, Invocation, Kind};
 use crate::sys::{self, Watched};
 
@@ -44,7 +45,7 @@ impl Connection {
             let missing = match wire::decode_head(&self.inbox)? {
                 None => FRAME_HEAD_BYTES - self.inbox.len(),
                 Some((Kind::Invoke, length)) if length > 0 => FRAME_HEAD_BYTES + length - 1 - self.inbox.len(),
-                Some(_) => return Err(Error::Protocol("a worker takes INVOKE only".into())),
+                Some(_) => return Err(Error::Protocol(ProtocolError::Unexpected("a worker takes INVOKE only"))),
             };
             if missing == 0 {
                 let payload = self.inbox.split_off(FRAME_HEAD_BYTES);
@@ -79,7 +80,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let ready = sys::poll(&mut [Watched::read(self.stream.as_fd())], timeout);
                     if ready.map_err(Error::io("wait for", "the gateway"))? == 0 {
-                        return Err(Error::Protocol("a frame was not finished in time".into()));
+                        return Err(Error::Stalled("a frame was not finished in time"));
                     }
                 }
                 result => break result,
@@ -144,7 +145,7 @@ impl Connection {
             }
             let left = LINK_STALL_MAX.saturating_sub(last_progress.elapsed());
             if left == Duration::ZERO {
-                return Err(Error::Protocol("the gateway takes nothing".into()));
+                return Err(Error::Stalled("the gateway takes nothing"));
             }
             let mut watched = [Watched::write(self.as_fd()), Watched::read(give_up)];
             sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "the gateway"))?;

@@ -21,7 +21,7 @@ use std::time::Instant;
 use super::Worker;
 use super::fork_server::{Child, ForkServer};
 use super::runtime;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{
     CHILDREN_AHEAD_MIN, DESCRIPTORS_PER_FORK_SERVER, FORK_SERVER_IDLE_MAX, FORK_SERVER_LINE_BYTES_MAX,
     FORK_SERVER_RETRY, FORK_SERVER_START_MAX, FORK_SERVER_YIELDS, FORK_SERVERS_PERIOD, FORK_SERVERS_STARTING_MAX,
@@ -134,7 +134,7 @@ impl ForkServers {
         let children_max = CHILDREN_AHEAD_MIN * servers_max;
         Ok(ForkServers {
             places: Mutex::default(),
-            wake: EventFd::new()?,
+            wake: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
             servers_max,
             children_max: slots as usize,
             allowance: Arc::new(AtomicUsize::new(children_max)),

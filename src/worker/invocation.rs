@@ -208,7 +208,7 @@ impl<'a> Execution<'a> {
                 if now >= deadline {
                     // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
                     log!("request={}: the process does not end though killed", self.order.invocation.request_id());
-                    return Err(Error::Protocol("a process does not end".into()));
+                    return Err(Error::Stalled("a process does not end"));
                 }
             }
         }

@@ -41,6 +41,7 @@ use fork_servers::ForkServers;
 use order::{Order, Specs};
 use scratch::ScratchArea;
 
+use crate::error::start::StartError;
 use crate::error::{Error, Result};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::log;
@@ -89,7 +90,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(Error::io("look for", "a running gateway"))?;
-    let gateway = gateway.ok_or_else(|| Error::Protocol("no gateway runs in FAAS_RUN_DIR".into()))?;
+    let gateway = gateway.ok_or_else(|| Error::Start(StartError::NoGateway { run_dir: settings.run_dir.clone() }))?;
     let own_program = std::env::current_exe().map_err(Error::io("find", "our own program"))?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
     let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
@@ -104,8 +105,8 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         inherited_environment: inherited_environment(),
         specs: Specs::default(),
         ending: OnceLock::new(),
-        stop: EventFd::new()?,
-        dying: EventFd::new()?,
+        stop: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
+        dying: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
         connections: AtomicUsize::new(0),
         running: Mutex::new(0),
         fewer_running: Condvar::new(),
@@ -272,7 +273,7 @@ fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
         }
     }
     let holder = id.map_or("a worker of every id".to_string(), |id| format!("worker {id}"));
-    Err(Error::AlreadyRuns { run_dir: settings.run_dir.clone(), holder })
+    Err(Error::Start(StartError::AlreadyRuns { run_dir: settings.run_dir.clone(), holder }))
 }
 
 fn listen(worker: &Worker) -> Result<UnixListener> {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use super::cannot_poll;
 use super::sender::send_all;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::Service;
 use crate::http_handler::buffer::Buffer;
 use crate::http_handler::chunked::{ChunkDecoder, Step};
@@ -53,7 +53,7 @@ impl<'service> Receiver<'service> {
                 return Ok(head);
             }
             if self.receive(&mut allowance, "its head did not arrive in time")? == 0 {
-                return Err(Error::RequestMalformed("the connection ended before the head did"));
+                return Err(RequestError::RequestMalformed("the connection ended before the head did"));
             }
         }
     }
@@ -63,7 +63,7 @@ impl<'service> Receiver<'service> {
         let max = self.service.body_bytes_max;
         match head.framing {
             BodyFraming::None | BodyFraming::Length(0) => {}
-            BodyFraming::Length(length) if length > max => return Err(Error::BodyTooLarge { max }),
+            BodyFraming::Length(length) if length > max => return Err(RequestError::BodyTooLarge { max }),
             BodyFraming::Length(length) => {
                 self.send_continue(head)?;
                 self.receive_length(length, &mut body)?;
@@ -120,7 +120,7 @@ impl<'service> Receiver<'service> {
             let (ended, starved) = (step == Step::End, step == Step::More);
             if let Step::Data(data) = step {
                 if body.len() + data.len() as u64 > max {
-                    return Err(Error::BodyTooLarge { max });
+                    return Err(RequestError::BodyTooLarge { max });
                 }
                 body.write(data)?;
             }
@@ -136,7 +136,7 @@ impl<'service> Receiver<'service> {
 
     fn receive_body_bytes(&mut self, allowance: &mut TimeAllowance) -> Result<()> {
         match self.receive(allowance, "its body did not arrive at the least rate")? {
-            0 => Err(Error::RequestMalformed("the connection ended before the body did")),
+            0 => Err(RequestError::RequestMalformed("the connection ended before the body did")),
             _ => Ok(()),
         }
     }
@@ -151,11 +151,11 @@ impl<'service> Receiver<'service> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !allowance.wait(Watched::read(self.client.as_fd())).map_err(cannot_poll)? {
-                        return Err(Error::RequestTooSlow(too_slow));
+                        return Err(RequestError::RequestTooSlow(too_slow));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Error::ClientGone),
+                Err(_) => return Err(RequestError::ClientGone),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 use super::cannot_poll;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::Service;
 use crate::http_handler::parser::{Head, Version};
 use crate::http_handler::request::Request;
@@ -43,7 +43,7 @@ impl<'service> Sender<'service> {
     /// Sends a whole response. `head` is that of its request, where one could be read.
     ///
     /// # Errors
-    /// [`Error::ClientGone`], also where the client reads slower than the least rate.
+    /// [`RequestError::ClientGone`], also where the client reads slower than the least rate.
     pub fn send(&mut self, response: &Response, head: Option<&Head>, request_id: &str, keep_alive: bool) -> Result<()> {
         let version = head.map_or(Version::Http11, |head| head.version);
         let framing = Framing::Length(response.length());
@@ -111,7 +111,7 @@ impl Stream {
 }
 
 /// # Errors
-/// [`Error::ClientGone`], also where the client reads slower than the least rate.
+/// [`RequestError::ClientGone`], also where the client reads slower than the least rate.
 pub fn send_all(mut client: &TcpStream, bytes: &[u8], allowance: &mut TimeAllowance) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -134,7 +134,7 @@ fn send_spool(client: &TcpStream, spool: &Spool, allowance: &mut TimeAllowance) 
     while offset < spool.len() {
         let left = usize::try_from(spool.len() - offset).unwrap_or(usize::MAX);
         match send_file(client.as_fd(), file.as_fd(), offset, left) {
-            Ok(0) => return Err(Error::ClientGone),
+            Ok(0) => return Err(RequestError::ClientGone),
             Ok(count) => {
                 offset += count as u64;
                 allowance.earn(count);
@@ -151,13 +151,13 @@ fn wait_to_send(client: &TcpStream, error: &std::io::Error, allowance: &mut Time
         return Ok(());
     }
     if error.kind() != ErrorKind::WouldBlock {
-        return Err(Error::ClientGone);
+        return Err(RequestError::ClientGone);
     }
     match allowance.wait(Watched::write(client.as_fd())).map_err(cannot_poll)? {
         true => Ok(()),
         false => {
             log!("connection of {:?} cut off: it took its answer too slowly", client.peer_addr().ok());
-            Err(Error::ClientGone)
+            Err(RequestError::ClientGone)
         }
     }
 }

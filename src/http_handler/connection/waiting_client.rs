@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::sender::Stream;
 use super::{Connection, cannot_poll};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::Client;
 use crate::http_handler::request::Request;
 use crate::http_handler::response::Response;
@@ -56,7 +56,7 @@ impl Client for WaitingClient<'_, '_> {
             let now = Instant::now();
             // The poll asks for no readable data of the client, so "readable" here means a reset, which leaves no doubt.
             if watched[1].is_readable() || self.gone_at.is_some_and(|at| now >= at) {
-                return Err(Error::ClientGone);
+                return Err(RequestError::ClientGone);
             }
             if ready == 0 && now >= deadline {
                 return Ok(false);

@@ -5,7 +5,7 @@
 use super::head::{BodyFraming, Version};
 use super::host::is_host;
 use super::syntax::{elements, token};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 
 /// The fields that control connection and body. Each may occur once, except Connection and Expect.
 #[derive(Default)]
@@ -24,15 +24,15 @@ impl<'a> ControlFields<'a> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("Host") {
             if self.host.replace(value).is_some() {
-                return Err(Error::RequestMalformed("more than one Host"));
+                return Err(RequestError::RequestMalformed("more than one Host"));
             }
         } else if is("Content-Length") {
             if self.content_length.replace(parse_length(value)?).is_some() {
-                return Err(Error::RequestMalformed("more than one Content-Length"));
+                return Err(RequestError::RequestMalformed("more than one Content-Length"));
             }
         } else if is("Transfer-Encoding") {
             if self.transfer_encoding.replace(value).is_some() {
-                return Err(Error::RequestMalformed("more than one Transfer-Encoding"));
+                return Err(RequestError::RequestMalformed("more than one Transfer-Encoding"));
             }
         } else if is("Connection") {
             self.connection.extend(elements(value).filter(|element| !element.is_empty()));
@@ -48,8 +48,8 @@ impl<'a> ControlFields<'a> {
     pub fn host(&self, version: Version, authority: Option<&'a str>) -> Result<&'a str> {
         let sent = match self.host {
             Some(value) if is_host(value) => std::str::from_utf8(value).unwrap_or_default(),
-            Some(_) => return Err(Error::RequestMalformed("Host is not host[:port]")),
-            None if version == Version::Http11 => return Err(Error::RequestMalformed("Host is missing")),
+            Some(_) => return Err(RequestError::RequestMalformed("Host is not host[:port]")),
+            None if version == Version::Http11 => return Err(RequestError::RequestMalformed("Host is missing")),
             None => "",
         };
         Ok(authority.unwrap_or(sent))
@@ -61,10 +61,10 @@ impl<'a> ControlFields<'a> {
             return Ok(self.content_length.map_or(BodyFraming::None, BodyFraming::Length));
         };
         if version == Version::Http10 {
-            return Err(Error::RequestMalformed("Transfer-Encoding in an HTTP/1.0 request"));
+            return Err(RequestError::RequestMalformed("Transfer-Encoding in an HTTP/1.0 request"));
         }
         if self.content_length.is_some() {
-            return Err(Error::RequestMalformed("Transfer-Encoding and Content-Length together"));
+            return Err(RequestError::RequestMalformed("Transfer-Encoding and Content-Length together"));
         }
         if coding.eq_ignore_ascii_case(b"chunked") {
             return Ok(BodyFraming::Chunked);
@@ -74,8 +74,8 @@ impl<'a> ControlFields<'a> {
         let chunked = codings.iter().filter(|coding| coding.eq_ignore_ascii_case(b"chunked")).count();
         let last_is_chunked = codings.last().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
         match chunked == 1 && last_is_chunked && codings.iter().all(|coding| token(coding).is_some()) {
-            true => Err(Error::TransferCodingUnknown),
-            false => Err(Error::RequestMalformed("Transfer-Encoding is not chunked")),
+            true => Err(RequestError::TransferCodingUnknown),
+            false => Err(RequestError::RequestMalformed("Transfer-Encoding is not chunked")),
         }
     }
 
@@ -90,7 +90,7 @@ impl<'a> ControlFields<'a> {
         match self.expect {
             Some(value) if version == Version::Http11 => match value.eq_ignore_ascii_case(b"100-continue") {
                 true => Ok(true),
-                false => Err(Error::ExpectationUnknown),
+                false => Err(RequestError::ExpectationUnknown),
             },
             _ => Ok(false),
         }
@@ -109,5 +109,5 @@ fn parse_length(value: &[u8]) -> Result<u64> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     digits
         .and_then(|digits| digits.parse().ok())
-        .ok_or(Error::RequestMalformed("Content-Length is not one decimal number of 64 bits"))
+        .ok_or(RequestError::RequestMalformed("Content-Length is not one decimal number of 64 bits"))
 }

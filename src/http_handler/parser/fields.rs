@@ -2,19 +2,19 @@
 
 use super::head::Field;
 use super::syntax::{is_control, token, trim};
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 
 /// Name and value; the white space around the value is gone.
 pub fn parse_field(line: &[u8]) -> Result<(&str, &[u8])> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Error::RequestMalformed("a header line starts with white space"));
+        return Err(RequestError::RequestMalformed("a header line starts with white space"));
     }
     let colon = line.iter().position(|byte| *byte == b':');
-    let colon = colon.ok_or(Error::RequestMalformed("a header line without a colon"))?;
-    let name = token(&line[..colon]).ok_or(Error::RequestMalformed("a header name is not a token"))?;
+    let colon = colon.ok_or(RequestError::RequestMalformed("a header line without a colon"))?;
+    let name = token(&line[..colon]).ok_or(RequestError::RequestMalformed("a header name is not a token"))?;
     let value = trim(&line[colon + 1..]);
     if value.iter().copied().any(is_control) {
-        return Err(Error::RequestMalformed("a control character in a header value"));
+        return Err(RequestError::RequestMalformed("a control character in a header value"));
     }
     Ok((name, value))
 }

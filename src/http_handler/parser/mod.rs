@@ -43,7 +43,7 @@ use control_fields::ControlFields;
 use fields::{is_withheld, parse_field, replace_host};
 use request_line::{check_target, parse_request_line};
 
-use crate::error::Result;
+use crate::error::request::Result;
 
 /// Parses a head whose end [`HeadScan`] has found; `bytes` end there.
 ///

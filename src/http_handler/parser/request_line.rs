@@ -3,7 +3,7 @@
 use super::head::Version;
 use super::host::is_host;
 use super::syntax::token;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::limits::{METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 pub const METHOD_RULE: &str = "the method is not a token of at most 32 bytes";
@@ -13,40 +13,42 @@ pub fn parse_request_line(line: &[u8]) -> Result<(&str, &str, Version)> {
     let mut words = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
     else {
-        return Err(Error::RequestMalformed("the request line is not method, target, version with one space between"));
+        return Err(RequestError::RequestMalformed(
+            "the request line is not method, target, version with one space between",
+        ));
     };
     let version = match version {
         b"HTTP/1.1" => Version::Http11,
         b"HTTP/1.0" => Version::Http10,
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(Error::VersionUnsupported),
-        _ => return Err(Error::RequestMalformed("the request line does not end with an HTTP version")),
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(RequestError::VersionUnsupported),
+        _ => return Err(RequestError::RequestMalformed("the request line does not end with an HTTP version")),
     };
     let method = token(method).filter(|method| method.len() <= METHOD_BYTES_MAX);
-    let method = method.ok_or(Error::RequestMalformed(METHOD_RULE))?;
+    let method = method.ok_or(RequestError::RequestMalformed(METHOD_RULE))?;
     if target.len() > TARGET_BYTES_MAX {
-        return Err(Error::TargetTooLong);
+        return Err(RequestError::TargetTooLong);
     }
     match std::str::from_utf8(target) {
         Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') => Ok((method, text, version)),
-        _ => Err(Error::RequestMalformed("the target has a character other than visible ASCII, or a #")),
+        _ => Err(RequestError::RequestMalformed("the target has a character other than visible ASCII, or a #")),
     }
 }
 
 /// Checks the form of the target against the method; returns the authority of an absolute target.
 pub fn check_target<'a>(method: &str, target: &'a str) -> Result<Option<&'a str>> {
     if method == "CONNECT" {
-        return Err(Error::NotAProxy);
+        return Err(RequestError::NotAProxy);
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(None);
     }
     let (scheme, rest) = target.split_once("://").unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return Err(Error::RequestMalformed("the target is neither a path nor an http URL"));
+        return Err(RequestError::RequestMalformed("the target is neither a path nor an http URL"));
     }
     let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
     match is_host(authority.as_bytes()) {
         true => Ok(Some(authority)),
-        false => Err(Error::RequestMalformed("the target's host is not host[:port]")),
+        false => Err(RequestError::RequestMalformed("the target's host is not host[:port]")),
     }
 }

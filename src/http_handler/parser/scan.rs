@@ -5,7 +5,7 @@
 
 use super::request_line::METHOD_RULE;
 use super::syntax::is_control;
-use crate::error::{Error, Result};
+use crate::error::request::{RequestError, Result};
 use crate::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 const HEAD_RULE: &str = "it does not end within 64 KiB";
@@ -31,7 +31,7 @@ impl HeadScan {
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
         while let Some(&byte) = bytes.get(self.at) {
             if self.at >= HEAD_BYTES_MAX {
-                return Err(Error::HeadTooLarge(HEAD_RULE));
+                return Err(RequestError::HeadTooLarge(HEAD_RULE));
             }
             match byte {
                 b'\r' => match bytes.get(self.at + 1) {
@@ -44,10 +44,12 @@ impl HeadScan {
                             return Ok(Some(self.at));
                         }
                     }
-                    Some(_) => return Err(Error::RequestMalformed("CR without LF")),
+                    Some(_) => return Err(RequestError::RequestMalformed("CR without LF")),
                 },
-                b'\n' => return Err(Error::RequestMalformed("LF without CR")),
-                byte if is_control(byte) => return Err(Error::RequestMalformed("a control character in the head")),
+                b'\n' => return Err(RequestError::RequestMalformed("LF without CR")),
+                byte if is_control(byte) => {
+                    return Err(RequestError::RequestMalformed("a control character in the head"));
+                }
                 _ => {
                     self.at += 1;
                     self.check_request_line(bytes)?;
@@ -56,7 +58,7 @@ impl HeadScan {
         }
         // A head of the greatest length would have ended by now.
         if bytes.len() >= HEAD_BYTES_MAX {
-            return Err(Error::HeadTooLarge(HEAD_RULE));
+            return Err(RequestError::HeadTooLarge(HEAD_RULE));
         }
         Ok(None)
     }
@@ -66,12 +68,12 @@ impl HeadScan {
         if !empty {
             self.lines += 1;
             if self.lines > 1 + HEAD_FIELDS_MAX {
-                return Err(Error::HeadTooLarge("it has more than 100 header lines"));
+                return Err(RequestError::HeadTooLarge("it has more than 100 header lines"));
             }
         } else if self.lines > 0 {
-            return if self.at <= HEAD_BYTES_MAX { Ok(true) } else { Err(Error::HeadTooLarge(HEAD_RULE)) };
+            return if self.at <= HEAD_BYTES_MAX { Ok(true) } else { Err(RequestError::HeadTooLarge(HEAD_RULE)) };
         } else if std::mem::replace(&mut self.skipped_empty_line, true) {
-            return Err(Error::RequestMalformed("more than one empty line before the request line"));
+            return Err(RequestError::RequestMalformed("more than one empty line before the request line"));
         }
         Ok(false)
     }
@@ -84,8 +86,8 @@ impl HeadScan {
         }
         let line = &bytes[self.line_start..self.at];
         match line[..=METHOD_BYTES_MAX].contains(&b' ') {
-            true => Err(Error::TargetTooLong),
-            false => Err(Error::RequestMalformed(METHOD_RULE)),
+            true => Err(RequestError::TargetTooLong),
+            false => Err(RequestError::RequestMalformed(METHOD_RULE)),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::error::Error;
+use crate::error::request::RequestError;
 use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
 use crate::http_handler::response::{Body, Response};
@@ -154,7 +154,7 @@ impl Handler for TestHandler {
             "/gone" => {
                 self.events.send("waits for the client to leave").unwrap();
                 let gone = client.wait(Watched::nothing(), WAIT_MAX);
-                assert!(matches!(gone, Err(Error::ClientGone)));
+                assert!(matches!(gone, Err(RequestError::ClientGone)));
                 self.events.send("saw the client leave").unwrap();
                 Reply::Gone
             }

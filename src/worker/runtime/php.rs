@@ -72,7 +72,7 @@ impl Files {
             fs::write(&unfinished, text).map_err(failed())?;
             fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)).map_err(failed())?;
             fs::rename(&unfinished, &path).map_err(failed())?;
-            Ok(path)
+            error::Result::Ok(path)
         };
         Ok(Files {
             prelude: place("prelude.php", include_str!("../../../runtimes/php/prelude.php"))?,

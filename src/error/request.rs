@@ -1,0 +1,282 @@
+//! What a request can end in besides a response of its function.
+
+use std::fmt;
+use std::io;
+
+use crate::limits::RETRY_AFTER_S;
+
+pub type Result<T, E = RequestError> = std::result::Result<T, E>;
+
+/// Why a request has no response of its function. It becomes a problem+json response (http_handler/problem.rs), and the
+/// last field of the request's line in the log.
+#[derive(Debug)]
+pub enum RequestError {
+    // ---- the request itself (http_handler) ----
+    /// The head or the framing breaks RFC 9112; the text says which rule.
+    RequestMalformed(&'static str),
+    /// The head or the body did not arrive in time.
+    RequestTooSlow(&'static str),
+    BodyTooLarge {
+        max: u64,
+    },
+    TargetTooLong,
+    ExpectationUnknown,
+    HeadTooLarge(&'static str),
+    TransferCodingUnknown,
+    VersionUnsupported,
+    /// CONNECT, which asks for a tunnel.
+    NotAProxy,
+    /// The client closed its connection; no one reads the response.
+    ClientGone,
+
+    // ---- the route (registry) ----
+    NoRoute,
+    MethodNotAllowed {
+        allow: String,
+    },
+    /// The registry's row for this route cannot be used; the text says what is wrong with it.
+    RowUnusable(String),
+
+    // ---- the platform is full or not ready ----
+    TooManyConnections,
+    TooManyRequests,
+    FunctionBusy {
+        max_inflight: u64,
+        retry_after_s: u64,
+    },
+    QueueFull {
+        retry_after_s: u64,
+    },
+    NoSlotInTime {
+        retry_after_s: u64,
+    },
+    NoWorker,
+    SpoolFull,
+    /// Descriptors, processes or memory of the machine ran out; the text names the step.
+    Exhausted {
+        step: &'static str,
+        cause: io::Error,
+    },
+
+    // ---- the function (the worker's verdict) ----
+    /// As Exhausted, on the worker's side.
+    WorkerExhausted {
+        step: String,
+        cause: String,
+    },
+    ModuleMissing {
+        path: String,
+        cause: String,
+    },
+    ModuleNotExecutable {
+        path: String,
+        cause: String,
+    },
+    RuntimeMissing {
+        program: String,
+        install: String,
+    },
+    TimedOut {
+        timeout_s: u64,
+    },
+    Exited {
+        code: i32,
+    },
+    Signaled {
+        signal: i32,
+    },
+    MemoryExceeded {
+        memory_mib: u64,
+    },
+    ScratchExceeded {
+        scratch_mib: u64,
+    },
+    TooManyProcesses {
+        max: usize,
+    },
+    CgiMalformed(String),
+    ResponseTooLarge {
+        max: u64,
+    },
+    /// The worker died, or broke the protocol, after the invocation had begun on it.
+    WorkerLost {
+        worker: u32,
+    },
+    /// A spool file could not be written, though there is room.
+    SpoolBroken {
+        cause: io::Error,
+    },
+    /// A defect of the gateway.
+    Panicked,
+}
+
+impl RequestError {
+    /// The status of the response that this error becomes.
+    pub fn status(&self) -> u16 {
+        match self {
+            RequestError::RequestMalformed(_) => 400,
+            RequestError::NoRoute => 404,
+            RequestError::MethodNotAllowed { .. } => 405,
+            RequestError::RequestTooSlow(_) => 408,
+            RequestError::BodyTooLarge { .. } => 413,
+            RequestError::TargetTooLong => 414,
+            RequestError::ExpectationUnknown => 417,
+            RequestError::FunctionBusy { .. } => 429,
+            RequestError::HeadTooLarge(_) => 431,
+            RequestError::ClientGone => 499, // nginx's number; in the log only
+            RequestError::RowUnusable(_)
+            | RequestError::ModuleMissing { .. }
+            | RequestError::ModuleNotExecutable { .. }
+            | RequestError::Exited { .. }
+            | RequestError::Signaled { .. }
+            | RequestError::MemoryExceeded { .. }
+            | RequestError::ScratchExceeded { .. }
+            | RequestError::TooManyProcesses { .. }
+            | RequestError::SpoolBroken { .. }
+            | RequestError::Panicked => 500,
+            RequestError::TransferCodingUnknown | RequestError::NotAProxy => 501,
+            RequestError::CgiMalformed(_) | RequestError::ResponseTooLarge { .. } | RequestError::WorkerLost { .. } => {
+                502
+            }
+            RequestError::TooManyConnections
+            | RequestError::TooManyRequests
+            | RequestError::QueueFull { .. }
+            | RequestError::NoSlotInTime { .. }
+            | RequestError::NoWorker
+            | RequestError::SpoolFull
+            | RequestError::Exhausted { .. }
+            | RequestError::WorkerExhausted { .. }
+            | RequestError::RuntimeMissing { .. } => 503,
+            RequestError::TimedOut { .. } => 504,
+            RequestError::VersionUnsupported => 505,
+        }
+    }
+
+    /// What stands in `Retry-After`, in seconds, where trying again can help.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            RequestError::FunctionBusy { retry_after_s, .. }
+            | RequestError::QueueFull { retry_after_s }
+            | RequestError::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
+            // Somebody may be installing it right now; the build of faas-wasm takes minutes.
+            RequestError::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
+            RequestError::TooManyConnections
+            | RequestError::TooManyRequests
+            | RequestError::NoWorker
+            | RequestError::SpoolFull
+            | RequestError::Exhausted { .. }
+            | RequestError::WorkerExhausted { .. } => Some(1),
+            _ => None,
+        }
+    }
+
+    /// A short, stable name of the kind of error, for programs that read problem+json (`urn:faas:<kind>`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RequestError::RequestMalformed(_) => "request-malformed",
+            RequestError::RequestTooSlow(_) => "request-too-slow",
+            RequestError::BodyTooLarge { .. } => "body-too-large",
+            RequestError::TargetTooLong => "target-too-long",
+            RequestError::ExpectationUnknown => "expectation-unknown",
+            RequestError::HeadTooLarge(_) => "head-too-large",
+            RequestError::TransferCodingUnknown => "transfer-coding-unknown",
+            RequestError::VersionUnsupported => "version-unsupported",
+            RequestError::NotAProxy => "not-a-proxy",
+            RequestError::ClientGone => "client-gone",
+            RequestError::NoRoute => "no-route",
+            RequestError::MethodNotAllowed { .. } => "method-not-allowed",
+            RequestError::RowUnusable(_) => "row-unusable",
+            RequestError::TooManyConnections => "too-many-connections",
+            RequestError::TooManyRequests => "too-many-requests",
+            RequestError::FunctionBusy { .. } => "function-busy",
+            RequestError::QueueFull { .. } => "queue-full",
+            RequestError::NoSlotInTime { .. } => "no-slot-in-time",
+            RequestError::NoWorker => "no-worker",
+            RequestError::SpoolFull => "spool-full",
+            RequestError::Exhausted { .. } | RequestError::WorkerExhausted { .. } => "exhausted",
+            RequestError::ModuleMissing { .. } => "module-missing",
+            RequestError::ModuleNotExecutable { .. } => "module-not-executable",
+            RequestError::RuntimeMissing { .. } => "runtime-missing",
+            RequestError::TimedOut { .. } => "timed-out",
+            RequestError::Exited { .. } => "function-exited",
+            RequestError::Signaled { .. } => "function-signaled",
+            RequestError::MemoryExceeded { .. } => "memory-limit",
+            RequestError::ScratchExceeded { .. } => "scratch-limit",
+            RequestError::TooManyProcesses { .. } => "process-limit",
+            RequestError::CgiMalformed(_) => "cgi-malformed",
+            RequestError::ResponseTooLarge { .. } => "answer-too-large",
+            RequestError::WorkerLost { .. } => "worker-lost",
+            RequestError::SpoolBroken { .. } | RequestError::Panicked => "internal",
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::RequestMalformed(rule) => write!(f, "malformed request: {rule}"),
+            RequestError::RequestTooSlow(what) => write!(f, "the request was too slow: {what}"),
+            RequestError::BodyTooLarge { max } => {
+                write!(f, "the request body is larger than {max} bytes (FAAS_BODY_MAX)")
+            }
+            RequestError::TargetTooLong => {
+                write!(f, "the request target is longer than {} bytes", crate::limits::TARGET_BYTES_MAX)
+            }
+            RequestError::ExpectationUnknown => write!(f, "the only expectation known here is 100-continue"),
+            RequestError::HeadTooLarge(what) => write!(f, "the request head is too large: {what}"),
+            RequestError::TransferCodingUnknown => write!(f, "the only transfer coding known here is chunked"),
+            RequestError::VersionUnsupported => write!(f, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+            RequestError::NotAProxy => write!(f, "CONNECT is not served: this is not a proxy"),
+            RequestError::ClientGone => write!(f, "the client closed its connection"),
+            RequestError::NoRoute => write!(f, "no function is registered for this path"),
+            RequestError::MethodNotAllowed { allow } => write!(f, "allowed methods: {allow}"),
+            RequestError::RowUnusable(fault) => write!(f, "the registry's row for this route cannot be used: {fault}"),
+            RequestError::TooManyConnections => write!(f, "too many connections are open; try again"),
+            RequestError::TooManyRequests => write!(f, "too many requests are under way; try again"),
+            RequestError::FunctionBusy { max_inflight, .. } => {
+                write!(f, "{max_inflight} invocations of this function are running, its max_inflight")
+            }
+            RequestError::QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
+            RequestError::NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),
+            RequestError::NoWorker => write!(f, "no worker is ready"),
+            RequestError::SpoolFull => write!(f, "the spool for large bodies is full (FAAS_SPOOL_MAX, FAAS_SPOOL_DIR)"),
+            RequestError::Exhausted { step, cause } => {
+                write!(f, "the machine is short of something: could not {step}: {cause}")
+            }
+            RequestError::WorkerExhausted { step, cause } => {
+                write!(f, "the machine is short of something: a worker could not {step}: {cause}")
+            }
+            RequestError::ModuleMissing { path, cause } => write!(f, "could not read the module {path}: {cause}"),
+            RequestError::ModuleNotExecutable { path, cause } => {
+                write!(f, "could not execute the module {path}: {cause}")
+            }
+            RequestError::RuntimeMissing { program, install } => {
+                write!(f, "{program} is not installed on this machine; install it with: {install}")
+            }
+            RequestError::TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
+            RequestError::Exited { code } => write!(f, "the function exited with code {code}"),
+            RequestError::Signaled { signal } => write!(f, "the function was ended by signal {signal}"),
+            RequestError::MemoryExceeded { memory_mib } => {
+                write!(f, "the function used more than its memory limit of {memory_mib} MiB")
+            }
+            RequestError::ScratchExceeded { scratch_mib } => {
+                write!(
+                    f,
+                    "the function wrote more to its scratch folder than its limit of {scratch_mib} MiB, or too many files"
+                )
+            }
+            RequestError::TooManyProcesses { max } => write!(f, "the function had more than {max} processes"),
+            RequestError::CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
+            RequestError::ResponseTooLarge { max } => {
+                write!(f, "the response is larger than {max} bytes (FAAS_ANSWER_MAX)")
+            }
+            RequestError::WorkerLost { worker } => {
+                write!(f, "worker {worker} died while it ran the function; it may have run in part")
+            }
+            RequestError::SpoolBroken { cause } => write!(f, "could not write a spool file: {cause}"),
+            RequestError::Panicked => write!(f, "the gateway's code panicked; this is a defect of the gateway"),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}

@@ -1,0 +1,93 @@
+//! What keeps a program from starting.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+pub type Result<T, E = StartError> = std::result::Result<T, E>;
+
+/// Why a program ends before it has begun to serve. It is the last line on stderr, and decides the exit code.
+#[derive(Debug)]
+pub enum StartError {
+    /// A setting's value cannot be used.
+    Setting {
+        name: &'static str,
+        value: String,
+        want: String,
+    },
+    /// The command line cannot be used.
+    Usage(String),
+    /// The run dir, or the id of a worker in it, belongs to another process.
+    AlreadyRuns {
+        run_dir: PathBuf,
+        holder: String,
+    },
+    AddressTaken {
+        address: String,
+        holder: String,
+    },
+    /// A program that needs a running gateway finds none.
+    NoGateway {
+        run_dir: PathBuf,
+    },
+    /// The registry cannot be created.
+    Registry {
+        path: PathBuf,
+        cause: String,
+    },
+    /// The machine gives no further thread.
+    Thread {
+        cause: io::Error,
+    },
+    /// Any other step on any other subject: "could not {step} {subject}: {cause}".
+    Io {
+        step: &'static str,
+        subject: String,
+        cause: io::Error,
+    },
+}
+
+impl StartError {
+    /// For `map_err`: `map_err(StartError::io("open", path.display()))`.
+    pub fn io(step: &'static str, subject: impl fmt::Display) -> impl FnOnce(io::Error) -> StartError {
+        move |cause| StartError::Io { step, subject: subject.to_string(), cause }
+    }
+
+    /// The exit code of the program: 2 where the user's input is at fault, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Setting { .. } | StartError::Usage(_) => 2,
+            StartError::AlreadyRuns { .. }
+            | StartError::AddressTaken { .. }
+            | StartError::NoGateway { .. }
+            | StartError::Registry { .. }
+            | StartError::Thread { .. }
+            | StartError::Io { .. } => 1,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Setting { name, value, want } => {
+                write!(f, "{name}={value:?} cannot be used: it must be {want}")
+            }
+            StartError::Usage(text) => write!(f, "{text}; --help lists the arguments"),
+            StartError::AlreadyRuns { run_dir, holder } => {
+                write!(f, "{holder} already runs in {}; stop it, or set FAAS_RUN_DIR", run_dir.display())
+            }
+            StartError::AddressTaken { address, holder } => {
+                write!(f, "{address} is taken{holder}; stop that program, or set FAAS_PORT")
+            }
+            StartError::NoGateway { run_dir } => {
+                write!(f, "no gateway runs in {}; start one, or set FAAS_RUN_DIR", run_dir.display())
+            }
+            StartError::Registry { path, cause } => write!(f, "could not use the registry {}: {cause}", path.display()),
+            StartError::Thread { cause } => write!(f, "could not start a thread: {cause}"),
+            StartError::Io { step, subject, cause } => write!(f, "could not {step} {subject}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -111,7 +111,7 @@ fn check_environment(head: &Head, path_info_start: usize) {
         path_info_start,
         content_length: 0,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-        port: 80,
+        local: SocketAddr::from((Ipv4Addr::LOCALHOST, 80)),
         env: &[],
     };
     let Ok(environment) = cgi::environment(head, &meta) else { return };

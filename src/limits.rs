@@ -178,8 +178,8 @@ pub const COMPILE_SAYS_BYTES_MAX: u64 = 4096;
 pub const WASM_CACHE_MAX: usize = 256;
 /// Open files of a function's process.
 pub const FUNCTION_FILES_MAX: u64 = 256;
-/// Bytes of an opening CGI block; without an empty line by then the output has none.
-pub const CGI_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a function's CGI head: frameworks send cookies and policies of 20 KiB and more.
+pub const CGI_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of stderr that one invocation may put into the log, and of one line; the rest is counted and dropped.
 pub const STDERR_BYTES_MAX: usize = 64 * 1024;
 pub const STDERR_LINE_BYTES_MAX: usize = 2048;

@@ -40,7 +40,7 @@ const TABLE: &[(&str, &str, &str)] = &[
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the front door listens.
+    /// Where clients connect.
     pub address: SocketAddr,
     pub workers: u32,
     /// Invocations at once, per worker.

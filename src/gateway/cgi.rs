@@ -1,5 +1,4 @@
-//! CGI/1.1 (RFC 3875) in both directions: a request becomes environment variables, and the head of a function's output
-//! becomes the head of an answer. Pure functions over bytes.
+//! CGI/1.1 (RFC 3875, section 4.1): a request becomes environment variables. cgi_output.rs is the way back.
 
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,12 +6,9 @@ use std::path::Path;
 
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::parser::{Head, Version};
-use crate::limits::CGI_HEAD_BYTES_MAX;
 use crate::protocol::function_spec::Output;
 
-// ---- In: RFC 3875, section 4.1 ------------------------------------------------------------------------------------
-
-/// What of a request does not stand in its head.
+/// The facts about a request that its head does not hold.
 pub struct Meta<'a> {
     pub request_id: &'a str,
     pub function: &'a str,
@@ -23,7 +19,8 @@ pub struct Meta<'a> {
     pub path_info_start: usize,
     pub content_length: u64,
     pub peer: SocketAddr,
-    pub port: u16,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
     /// The descriptor's `env`, which has the last word.
     pub env: &'a [(String, String)],
 }
@@ -43,12 +40,19 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     };
     variables.add("SERVER_PROTOCOL", protocol.as_bytes())?;
     variables.add("SERVER_NAME", host_name(&head.host).as_bytes())?;
-    variables.add("SERVER_PORT", meta.port.to_string().as_bytes())?;
+    variables.add("SERVER_ADDR", meta.local.ip().to_string().as_bytes())?;
+    variables.add("SERVER_PORT", meta.local.port().to_string().as_bytes())?;
+    variables.add("REQUEST_SCHEME", b"http")?;
     variables.add("REQUEST_METHOD", head.method.as_bytes())?;
     variables.add("REQUEST_URI", head.target.as_bytes())?;
     variables.add("SCRIPT_NAME", &percent_decoded(script_name))?;
     variables.add("SCRIPT_FILENAME", meta.module.as_os_str().as_bytes())?;
-    variables.add("PATH_INFO", &percent_decoded(path_info))?;
+    let folder = meta.module.parent().unwrap_or(Path::new("/"));
+    variables.add("DOCUMENT_ROOT", folder.as_os_str().as_bytes())?;
+    // Unset where the route takes the whole path, as with Apache and lighttpd.
+    if !path_info.is_empty() {
+        variables.add("PATH_INFO", &percent_decoded(path_info))?;
+    }
     variables.add("QUERY_STRING", head.query().as_bytes())?;
     variables.add("REMOTE_ADDR", meta.peer.ip().to_string().as_bytes())?;
     variables.add("REMOTE_PORT", meta.peer.port().to_string().as_bytes())?;
@@ -150,256 +154,9 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     decoded
 }
 
-// ---- Out: RFC 3875, section 6 -------------------------------------------------------------------------------------
-
-/// The head of an answer, as the function wrote it and as we checked it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CgiHead {
-    pub status: u16,
-    /// Empty where the function gave none: the standard phrase stands in.
-    pub reason: String,
-    /// Without those that are the platform's business, Content-Type included.
-    pub fields: Vec<(String, Vec<u8>)>,
-}
-
-/// What the beginning of a function's output is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// It cannot be told yet.
-    Undecided,
-    /// A CGI head, and where the body begins.
-    Head(CgiHead, usize),
-    /// All of it is body.
-    NoHead,
-    /// A head was wanted or begun, and is malformed: the text says how.
-    Malformed(String),
-}
-
-/// Fields that make a block a CGI head: RFC 3875 6.2 asks for one of the first two at least.
-const MAKES_A_HEAD: [&str; 3] = ["content-type", "location", "status"];
-
-/// Fields of a function that do not get through: those of one connection (RFC 9110 7.6.1), the length and the framing,
-/// which we know better, and those that the platform sets itself; besides these, whatever begins with [`OURS`].
-const NOT_THE_FUNCTIONS: [&str; 12] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "content-length",
-    "date",
-    "x-request-id",
-    "server-timing",
-];
-
-/// How fields begin that the gateway adds, or that its parts use among themselves.
-const OURS: &str = "x-faas-";
-
-fn is_the_functions(name: &str) -> bool {
-    let is_ours = name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
-    !is_ours && !NOT_THE_FUNCTIONS.iter().any(|taken| name.eq_ignore_ascii_case(taken))
-}
-
-/// Looks for a CGI head at the beginning of `output`. `is_all`: nothing more will come. `is_demanded`: without a head
-/// the output is malformed (`"output": "cgi"`).
-pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
-    let no_head = |why: &str| match is_demanded {
-        true => Opening::Malformed(why.into()),
-        false => Opening::NoHead,
-    };
-    let mut lines = Vec::new();
-    let mut at = 0;
-    loop {
-        let rest = &output[at..];
-        let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
-            if !looks_like_field(rest, false) {
-                return no_head("a line of it has no colon");
-            }
-            if output.len() >= CGI_HEAD_BYTES_MAX {
-                return no_head("no empty line ends it within 16 KiB");
-            }
-            return if is_all { no_head("no empty line ends it") } else { Opening::Undecided };
-        };
-        let line = rest[..length].strip_suffix(b"\r").unwrap_or(&rest[..length]);
-        at += length + 1;
-        if at > CGI_HEAD_BYTES_MAX {
-            return no_head("no empty line ends it within 16 KiB");
-        }
-        if line.is_empty() {
-            break;
-        }
-        if !looks_like_field(line, true) {
-            return no_head("a line of it is not `name: value`");
-        }
-        lines.push(line);
-    }
-    let is_head = |line: &&&[u8]| {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        MAKES_A_HEAD.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    if lines.iter().find(is_head).is_none() {
-        return no_head("it has neither Content-Type nor Location nor Status");
-    }
-    match head_of(&lines) {
-        Ok(head) => Opening::Head(head, at),
-        Err(fault) => Opening::Malformed(fault),
-    }
-}
-
-/// Whether a line is `token: …`, or, where it is not whole, can become one.
-fn looks_like_field(line: &[u8], is_whole: bool) -> bool {
-    match line.iter().position(|byte| *byte == b':') {
-        Some(colon) => colon > 0 && line[..colon].iter().copied().all(is_token_byte),
-        None => !is_whole && line.iter().copied().all(|byte| is_token_byte(byte) || byte == b'\r'),
-    }
-}
-
-/// RFC 9110 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-fn head_of(lines: &[&[u8]]) -> std::result::Result<CgiHead, String> {
-    let mut head = CgiHead { status: 0, reason: String::new(), fields: Vec::new() };
-    let mut has_location = false;
-    for line in lines {
-        let colon = line.iter().position(|byte| *byte == b':').expect("looks_like_field found one");
-        let name = std::str::from_utf8(&line[..colon]).expect("token bytes are ASCII");
-        let value = line[colon + 1..].trim_ascii();
-        // RFC 9110 5.5: a CR, LF or NUL in a value could end the head, or begin another answer.
-        if value.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
-            return Err(format!("the value of {name} holds a control character"));
-        }
-        if name.eq_ignore_ascii_case("status") {
-            (head.status, head.reason) =
-                status_of(value).ok_or("Status is not a number from 200 to 599 and a phrase")?;
-            continue;
-        }
-        has_location |= name.eq_ignore_ascii_case("location");
-        if is_the_functions(name) {
-            head.fields.push((name.to_string(), value.to_vec()));
-        }
-    }
-    if head.status == 0 {
-        // RFC 3875 6.2.3: a Location without a Status redirects.
-        head.status = if has_location { 302 } else { 200 };
-    }
-    Ok(head)
-}
-
-fn status_of(value: &[u8]) -> Option<(u16, String)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (code, reason) = text.split_once(' ').unwrap_or((text, ""));
-    let code: u16 = code.parse().ok().filter(|code| (200..600).contains(code) && text.len() >= 3)?;
-    Some((code, reason.trim().to_string()))
-}
-
-impl CgiHead {
-    /// The head of an output that has none, or whose head is not looked for.
-    pub fn ok() -> CgiHead {
-        CgiHead { status: 200, reason: String::new(), fields: Vec::new() }
-    }
-
-    /// With the Content-Type that the body's first bytes let guess, where the function gave none.
-    pub fn with_content_type(mut self, body: &[u8]) -> CgiHead {
-        if !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-            let guess: &[u8] = match body.trim_ascii_start().first() {
-                Some(b'{' | b'[') => b"application/json",
-                _ => b"text/plain; charset=utf-8",
-            };
-            self.fields.push(("Content-Type".into(), guess.into()));
-        }
-        self
-    }
-
-    pub fn is_event_stream(&self) -> bool {
-        self.fields.iter().any(|(name, value)| {
-            name.eq_ignore_ascii_case("content-type")
-                && value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn head(output: &[u8]) -> (CgiHead, usize) {
-        match opening(output, true, false) {
-            Opening::Head(head, start) => (head, start),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_block_with_a_known_field_and_an_empty_line_is_a_head() {
-        let (found, start) = head(b"Status: 404 Not Here\r\nContent-Type: text/html\r\nX-A: b\r\n\r\nbody");
-        assert_eq!((found.status, found.reason.as_str(), start), (404, "Not Here", 57));
-        assert_eq!(found.fields, [("Content-Type".into(), b"text/html".to_vec()), ("X-A".into(), b"b".to_vec())]);
-        assert_eq!(head(b"Content-Type: a/b\n\n").0.status, 200);
-        assert_eq!(head(b"Location: /there\n\n").0.status, 302);
-        assert_eq!(head(b"Status: 201\nLocation: /there\n\n").0.status, 201);
-    }
-
-    #[test]
-    fn output_without_a_head_is_body() {
-        let bodies: [&[u8]; 9] = [
-            b"",
-            b"Hello",
-            b"{\"a\": 1}\n\n",
-            b"Note: this is text\n\nreally",
-            b"\n\nContent-Type: x\n\n",
-            b"Content-Type : x\n\n",
-            b"<p style=\"a:b\">\n\n",
-            b"\xff\xfe\x00: \n\n",
-            b"Content-Type: text/plain\n",
-        ];
-        for body in bodies {
-            assert_eq!(opening(body, true, false), Opening::NoHead, "{:?}", String::from_utf8_lossy(body));
-            assert!(matches!(opening(body, true, true), Opening::Malformed(_)));
-        }
-    }
-
-    #[test]
-    fn an_undecided_opening_is_decided_by_what_follows_and_never_later_than_16_kib() {
-        let output = b"Content-Type: text/plain\r\nX: y\r\n\r\nz";
-        for length in 0..output.len() - 1 {
-            assert_eq!(opening(&output[..length], false, false), Opening::Undecided, "{length}");
-        }
-        let long = [b"X-Long: ".as_slice(), &[b'a'; CGI_HEAD_BYTES_MAX]].concat();
-        assert_eq!(opening(&long, false, false), Opening::NoHead);
-        let many = b"A: b\n".repeat(CGI_HEAD_BYTES_MAX / 5 + 1);
-        assert_eq!(opening(&many, false, false), Opening::NoHead);
-    }
-
-    #[test]
-    fn nothing_can_be_injected_through_a_head() {
-        let splitting: [&[u8]; 3] =
-            [b"Content-Type: a\rSet-Cookie: b\n\n", b"Content-Type: a\0b\n\n", b"Status: 200\nX: a\x0bb\n\n"];
-        for output in splitting {
-            assert!(matches!(opening(output, true, false), Opening::Malformed(_)));
-        }
-        for status in ["abc", "99", "100", "600", "20", "-200", "2e2", ""] {
-            let output = format!("Status: {status}\n\n");
-            assert!(matches!(opening(output.as_bytes(), true, false), Opening::Malformed(_)), "{status}");
-        }
-        let (found, _) = head(b"Content-Type: a\nContent-Length: 5\nTransfer-Encoding: chunked\nConnection: x\n\n");
-        assert_eq!(found.fields.len(), 1);
-    }
-
-    #[test]
-    fn the_guess_for_output_without_a_type_is_json_or_text() {
-        let guess = |body: &[u8]| CgiHead::ok().with_content_type(body).fields.remove(0).1;
-        assert_eq!(guess(b" {\"a\":1}"), b"application/json");
-        assert_eq!(guess(b"hi"), b"text/plain; charset=utf-8");
-        let given = head(b"Content-Type: a/b\n\n").0;
-        assert_eq!(given.clone().with_content_type(b"{"), given);
-        assert!(head(b"Content-Type: text/event-stream; charset=utf-8\n\n").0.is_event_stream());
-        assert!(!head(b"Content-Type: text/plain\n\n").0.is_event_stream());
-    }
 
     #[test]
     fn escapes_are_decoded_and_hosts_lose_their_port() {

@@ -4,7 +4,7 @@
 //! collected whole, so that a failure can still become a clean error, unless the descriptor says `"stream": true` or the
 //! head says text/event-stream: then it goes out piece by piece as it comes, and a failure cuts it short.
 
-use super::cgi::{self, CgiHead, Opening};
+use super::cgi_output::{self, CgiHead, Opening};
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::Client;
 use crate::http_handler::response::{Body, Response};
@@ -12,7 +12,7 @@ use crate::http_handler::spool::Spool;
 use crate::protocol::function_spec::Output;
 use crate::protocol::worker_protocol::End;
 
-/// What of an answer is the platform's to say.
+/// The fields of a response that the platform adds.
 #[derive(Default)]
 pub struct Facts {
     pub worker: Option<u32>,
@@ -21,11 +21,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn add_to(&self, answer: &mut Response, end: Option<&End>) {
+    pub fn add_to(&self, response: &mut Response, end: Option<&End>) {
         let Some(worker) = self.worker else { return };
-        answer.add("X-Faas-Worker", &worker.to_string());
+        response.add("X-Faas-Worker", &worker.to_string());
         if let Some(explanation) = &self.explanation {
-            answer.add("X-Faas-Explain", explanation);
+            response.add("X-Faas-Explain", explanation);
         }
         let milliseconds = |us: u64| us as f64 / 1000.0;
         let mut timing = format!("queue;dur={:.2}", self.queue_ms);
@@ -34,7 +34,7 @@ impl Facts {
             let start = if end.is_warm { "warm" } else { "cold" };
             timing.push_str(&format!(", spawn;dur={spawn:.2};desc=\"{start}\", exec;dur={exec:.2}"));
         }
-        answer.add("Server-Timing", &timing);
+        response.add("Server-Timing", &timing);
     }
 }
 
@@ -50,14 +50,16 @@ pub struct Sink<'a> {
     mode: OutputMode,
     pub client: &'a mut dyn Client,
     facts: &'a Facts,
-    /// What came before it was clear what it is.
+    /// Output that cannot be told apart yet: head or body.
     opening: Vec<u8>,
     head: Option<CgiHead>,
     body: Spool,
     bytes: u64,
     bytes_max: u64,
-    /// The status of an answer that is under way already.
+    /// The status of a response that is under way already.
     pub streamed: Option<u16>,
+    /// Bytes of its body so far.
+    pub streamed_bytes: u64,
 }
 
 impl<'a> Sink<'a> {
@@ -68,7 +70,18 @@ impl<'a> Sink<'a> {
         body: Spool,
         bytes_max: u64,
     ) -> Sink<'a> {
-        Sink { mode, client, facts, opening: Vec::new(), head: None, body, bytes: 0, bytes_max, streamed: None }
+        Sink {
+            mode,
+            client,
+            facts,
+            opening: Vec::new(),
+            head: None,
+            body,
+            bytes: 0,
+            bytes_max,
+            streamed: None,
+            streamed_bytes: 0,
+        }
     }
 
     /// # Errors
@@ -86,7 +99,13 @@ impl<'a> Sink<'a> {
         self.decide(false)
     }
 
-    /// The answer, when all output is there; of one that is streamed, its head, which has gone out.
+    /// True where the function gave a status itself. To be asked when all output is there.
+    pub fn has_own_status(&mut self) -> bool {
+        let is_decided = self.head.is_some() || self.decide(true).is_ok();
+        is_decided && self.head.as_ref().is_some_and(|head| head.has_own_status)
+    }
+
+    /// The response, when all output is there; of one that is streamed, its head, which has gone out.
     pub fn finish(mut self) -> Result<Response> {
         if self.head.is_none() {
             self.decide(true)?;
@@ -100,7 +119,7 @@ impl<'a> Sink<'a> {
         let is_demanded = self.mode.output == Output::Cgi;
         let opening = match self.mode.output {
             Output::Raw => Opening::NoHead,
-            _ => cgi::opening(&self.opening, is_all, is_demanded),
+            _ => cgi_output::opening(&self.opening, is_all, is_demanded),
         };
         let (head, body_start) = match opening {
             Opening::Undecided => return Ok(()),
@@ -115,10 +134,10 @@ impl<'a> Sink<'a> {
             false => head,
         };
         if self.mode.streams || head.is_event_stream() {
-            let mut answer = response_of(head.clone(), Body::Bytes(Vec::new()));
-            self.facts.add_to(&mut answer, None);
+            let mut response = response_of(head.clone(), Body::Bytes(Vec::new()));
+            self.facts.add_to(&mut response, None);
             self.streamed = Some(head.status);
-            self.client.begin(&answer)?;
+            self.client.begin(&response)?;
         }
         self.head = Some(head);
         self.write_body(&opening[body_start..])
@@ -126,6 +145,7 @@ impl<'a> Sink<'a> {
 
     fn write_body(&mut self, bytes: &[u8]) -> Result<()> {
         if self.streamed.is_some() {
+            self.streamed_bytes += bytes.len() as u64;
             return self.client.send(bytes);
         }
         if self.body.len() == 0 && !bytes.is_empty() {
@@ -136,5 +156,6 @@ impl<'a> Sink<'a> {
 }
 
 fn response_of(head: CgiHead, body: Body) -> Response {
-    Response { status: head.status, reason: head.reason, fields: head.fields, body }
+    let CgiHead { status, reason, fields, content_length, .. } = head;
+    Response { status, reason, fields, body, content_length }
 }

@@ -1,18 +1,19 @@
-//! One request from its head to its answer: the C original's http_handler.c.
+//! One request from its head to its response: the C original's handle_http_client.
 //!
-//! The thread of the connection comes in here with a request that was received whole, and leaves with its answer:
-//! route (kv) → slot (scheduler) → worker (worker_link) → answer.
+//! The thread of the connection comes in here with a request that was received whole, and leaves with its response:
+//! route (kv) → slot (scheduler) → worker (worker_link) → output (function_output). It is a chain of calls, no queue
+//! and no other thread in between.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::cgi::{self, Meta};
 use super::function_output::{Facts, OutputMode, Sink};
-use super::scheduler::{Scheduler, Wish};
+use super::scheduler::{Lease, Scheduler, Wish};
 use super::status::readiness;
 use super::worker_link::{Call, Failure};
 use crate::error::request::{RequestError, Result};
@@ -31,52 +32,81 @@ pub struct Gateway {
     pub scheduler: Arc<Scheduler>,
     pub spool_area: Arc<SpoolArea>,
     pub response_bytes_max: u64,
-    /// The public port, for SERVER_PORT.
-    pub port: u16,
 }
 
-/// What is known of a request besides its answer.
+/// What becomes known of a request on its way; for the log.
 struct Record {
     route: String,
+    /// The function's name.
+    function: String,
     facts: Facts,
     end: Option<End>,
+    /// Of the response's body.
+    bytes: u64,
 }
 
 impl Handler for Gateway {
-    /// Answers one request. Nothing that happens in here ends the thread.
+    /// A panic in here is a 500, and does not end the thread.
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
         let began = Instant::now();
-        let mut record = Record { route: "-".into(), facts: Facts::default(), end: None };
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.answer(request, &mut record, client)));
+        let mut record =
+            Record { route: "-".into(), function: "-".into(), facts: Facts::default(), end: None, bytes: 0 };
+        let outcome =
+            std::panic::catch_unwind(AssertUnwindSafe(|| self.handle_http_client(request, &mut record, client)));
         let (reply, status, reason) = match outcome.unwrap_or(Err(RequestError::Panicked)) {
             Ok((status, reply)) => (reply, status, String::new()),
             Err(error) => {
                 let reply = match error {
                     RequestError::ClientGone => Reply::Gone,
                     _ => {
-                        let mut answer = Response::of_error(&error, &request.id);
-                        record.facts.add_to(&mut answer, record.end.as_ref());
-                        Reply::Response(answer)
+                        let mut response = Response::of_error(&error, &request.id);
+                        record.facts.add_to(&mut response, record.end.as_ref());
+                        Reply::Response(response)
                     }
                 };
                 (reply, error.status(), format!(" error={}: {error}", error.kind()))
             }
         };
-        let worker = record.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
-        let ms = began.elapsed().as_secs_f64() * 1000.0;
-        let (method, path, route) = (&request.head.method, request.head.path(), &record.route);
-        let path = path.get(..LOGGED_PATH_BYTES_MAX).unwrap_or(path);
-        log!(
-            "request={} method={method} path={path} route={route} status={status} worker={worker} ms={ms:.1}{reason}",
-            request.id
-        );
+        if let Reply::Response(response) = &reply {
+            record.bytes = response.length();
+        }
+        record.log(request, status, began.elapsed(), &reason);
         reply
     }
 }
 
+impl Record {
+    /// One line for each request. A path may be long, and the log is not for it.
+    fn log(&self, request: &Request, status: u16, took: Duration, reason: &str) {
+        const PATH_BYTES_MAX: usize = 256;
+        let worker = self.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
+        let (id, client, method) = (&request.id, request.peer.ip(), &request.head.method);
+        let path = request.head.path();
+        let path = path.get(..PATH_BYTES_MAX).unwrap_or(path);
+        let (route, function, bytes, ms) = (&self.route, &self.function, self.bytes, took.as_secs_f64() * 1000.0);
+        log!(
+            "request={id} client={client} method={method} path={path} route={route} function={function} status={status} \
+             worker={worker} bytes={bytes} ms={ms:.1}{reason}"
+        );
+    }
+}
+
+/// The outcome of one try on one worker.
+enum Try {
+    Done(Result<(u16, Reply)>),
+    /// The worker has run nothing of it: another one may be asked.
+    NotStarted,
+}
+
 impl Gateway {
-    fn answer(&self, request: &Request, record: &mut Record, client: &mut dyn Client) -> Result<(u16, Reply)> {
-        let whole = |answer: Response| Ok((answer.status, Reply::Response(answer)));
+    /// The C original's function of this name: route, worker, response.
+    fn handle_http_client(
+        &self,
+        request: &Request,
+        record: &mut Record,
+        client: &mut dyn Client,
+    ) -> Result<(u16, Reply)> {
+        let whole = |response: Response| Ok((response.status, Reply::Response(response)));
         let head = &request.head;
         let (method, path) = (head.method.as_str(), head.path());
         if path == "/healthz" {
@@ -92,6 +122,7 @@ impl Gateway {
         match self.kv.find(method, path) {
             Found::Function { function, path_info_start } => {
                 record.route = function.route.clone();
+                record.function = function.name.clone();
                 self.call(&function, path_info_start, request, record, client)
             }
             Found::Unusable { route, fault } => {
@@ -123,59 +154,86 @@ impl Gateway {
             timeout: function.timeout,
         };
         let explain = request.head.field("x-faas-explain") == Some(b"1");
-        let mode = OutputMode { output: function.output, streams: function.stream };
         let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
-            let worker = lease.link.id;
             let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
-            record.facts = Facts { worker: Some(worker), queue_ms, explanation: lease.explanation.take() };
-            let body = Spool::new(&self.spool_area);
-            let mut sink = Sink::new(mode, client, &record.facts, body, self.response_bytes_max);
-            let result = lease.link.invoke(&call, &request.body, &mut sink);
-            let fault = match &result {
-                Ok(end) => verdict_to_error(end, function),
-                Err(Failure::NotStarted(error)) => {
-                    log!("request={} worker {worker}: {error}; trying another", request.id);
-                    wish.avoid = Some((lease.link.clone(), Instant::now()));
+            record.facts = Facts { worker: Some(lease.link.id), queue_ms, explanation: lease.explanation.take() };
+            let link = lease.link.clone();
+            match self.try_worker(function, &call, request, lease, record, client) {
+                Try::Done(outcome) => return outcome,
+                Try::NotStarted => {
+                    wish.avoid = Some((link, Instant::now()));
                     record.facts = Facts::default();
-                    continue;
                 }
-                Err(Failure::Lost(error)) => {
-                    log!("request={} worker {worker}: {error}", request.id);
-                    Some(RequestError::WorkerLost { worker })
-                }
-                Err(Failure::Cancelled(_)) => None,
-            };
-            // The slot is free again before the answer goes out.
-            drop(lease);
-            let streamed = sink.streamed;
-            let outcome = match (fault, result) {
-                (Some(error), result) => {
-                    record.end = result.ok();
-                    Err(error)
-                }
-                (None, Err(Failure::Cancelled(error))) => Err(error),
-                (None, result) => {
-                    let answer = sink.finish();
-                    record.end = result.ok();
-                    answer
-                }
-            };
-            return match (streamed, outcome) {
-                (Some(status), outcome) => {
-                    if let Err(error) = &outcome {
-                        log!("request={} the answer was cut short: {error}", request.id);
-                    }
-                    Ok((status, Reply::Streamed { complete: outcome.is_ok() }))
-                }
-                (None, outcome) => outcome.map(|mut answer| {
-                    record.facts.add_to(&mut answer, record.end.as_ref());
-                    (answer.status, Reply::Response(answer))
-                }),
-            };
+            }
         }
         Err(RequestError::NoWorker)
+    }
+
+    /// Has one worker run the invocation, and makes a response of its output and verdict.
+    fn try_worker(
+        &self,
+        function: &Function,
+        call: &Call<'_>,
+        request: &Request,
+        lease: Lease,
+        record: &mut Record,
+        client: &mut dyn Client,
+    ) -> Try {
+        let worker = lease.link.id;
+        let mode = OutputMode { output: function.output, streams: function.stream };
+        let body = Spool::new(&self.spool_area);
+        let mut sink = Sink::new(mode, client, &record.facts, body, self.response_bytes_max);
+        let result = lease.link.invoke(call, &request.body, &mut sink);
+        // The slot is free again before the response goes out.
+        drop(lease);
+        let error = match &result {
+            Ok(end) => self.judge(end, function, &mut sink, request),
+            Err(Failure::NotStarted(error)) => {
+                log!("request={} worker {worker}: {error}; trying another", request.id);
+                return Try::NotStarted;
+            }
+            Err(Failure::Lost(error)) => {
+                log!("request={} worker {worker}: {error}", request.id);
+                Some(RequestError::WorkerLost { worker })
+            }
+            Err(Failure::Cancelled(_)) => None,
+        };
+        let (streamed, streamed_bytes) = (sink.streamed, sink.streamed_bytes);
+        let (outcome, end) = match (error, result) {
+            (Some(error), result) => (Err(error), result.ok()),
+            (None, Err(Failure::Cancelled(error))) => (Err(error), None),
+            (None, result) => (sink.finish(), result.ok()),
+        };
+        record.end = end;
+        Try::Done(match streamed {
+            Some(status) => {
+                if let Err(error) = &outcome {
+                    log!("request={} the response was cut short: {error}", request.id);
+                }
+                record.bytes = streamed_bytes;
+                Ok((status, Reply::Streamed { complete: outcome.is_ok() }))
+            }
+            None => outcome.map(|mut response| {
+                record.facts.add_to(&mut response, record.end.as_ref());
+                (response.status, Reply::Response(response))
+            }),
+        })
+    }
+
+    /// The error that a verdict is; `None` where the output is the response. A program that gave a status itself is
+    /// believed, whatever it exits with: man2html, CGI.pm and frameworks' error pages do so, and RFC 3875 knows no exit
+    /// status.
+    fn judge(&self, end: &End, function: &Function, sink: &mut Sink<'_>, request: &Request) -> Option<RequestError> {
+        match end.verdict {
+            Verdict::Exited { code } if code != 0 && sink.has_own_status() => {
+                let (id, route) = (&request.id, &function.route);
+                log!("request={id} route={route} exited with code {code}; its response has a status of its own");
+                None
+            }
+            _ => verdict_to_error(end, function),
+        }
     }
 
     fn environment(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Vec<u8>> {
@@ -188,30 +246,27 @@ impl Gateway {
             path_info_start,
             content_length: request.body.len(),
             peer: request.peer,
-            port: self.port,
+            local: request.local,
             env: &function.env,
         };
         cgi::environment(&request.head, &meta)
     }
 
-    /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503 and the reason. Anybody may ask, so it
-    /// says nothing of processes, loads and paths; the console does.
+    /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503 and the reason. It is public,
+    /// so it says nothing of processes, loads and paths; the console does.
     fn health(&self) -> Response {
         let status = readiness(&self.kv, &self.scheduler);
         let is_ready = status == "ready";
         let text = json!({"status": status, "routes": self.kv.len(), "generation": self.kv.generation()});
-        let mut answer = Response::new(if is_ready { 200 } else { 503 });
-        answer.add("Content-Type", "application/json");
+        let mut response = Response::new(if is_ready { 200 } else { 503 });
+        response.add("Content-Type", "application/json");
         if !is_ready {
-            answer.add("Retry-After", &RETRY_AFTER_S.start().to_string());
+            response.add("Retry-After", &RETRY_AFTER_S.start().to_string());
         }
-        answer.body = Body::Bytes(format!("{text}\n").into_bytes());
-        answer
+        response.body = Body::Bytes(format!("{text}\n").into_bytes());
+        response
     }
 }
-
-/// How much of a path the log shows.
-const LOGGED_PATH_BYTES_MAX: usize = 256;
 
 /// One of the invocations that a function's `max_inflight` allows. It is given back when this is dropped.
 struct Share<'a>(&'a Function);

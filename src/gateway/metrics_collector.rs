@@ -78,7 +78,7 @@ impl MetricsCollector {
             // A function that runs as our own user can find the socket. Said once: it could try without end.
             if !is_worker(&stream, pid_file) {
                 if !std::mem::replace(&mut has_strangers, true) {
-                    log!("metrics: somebody who is no worker of this run dir has connected; turned away");
+                    log!("metrics: rejected a connection: its process is no worker of this run dir");
                 }
                 continue;
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main thread      starts everything, waits for SIGTERM or SIGINT, drains; starts no process itself (orphans.rs)
-//! front door       accepts; one thread per connection
+//! http             accepts; one thread per connection
 //! kv sync          copies the registry into RAM when it has changed
 //! metrics          takes in workers; one thread per worker
 //! status           says how the gateway is, on run/status.sock
@@ -10,6 +10,7 @@
 //! ```
 
 pub mod cgi;
+mod cgi_output;
 mod function_output;
 // The twin of gateway.c keeps its name.
 #[allow(clippy::module_inception)]
@@ -51,14 +52,14 @@ use crate::{limits, log, sys};
 /// # Errors
 /// Whatever keeps it from starting. Nothing that happens later ends it.
 pub fn run(settings: Settings) -> Result<()> {
-    // The order: first what another instance would object to, then what needs no worker, then workers, then the door.
+    // The order: first what another instance would object to, then what needs no worker, then workers, then the server.
     let run_dir = RunDir::take(&settings)?;
     let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
-    let door = Arc::new(HttpServer::open(&settings, spool_area.clone())?);
-    let address = door.address();
+    let server = Arc::new(HttpServer::open(&settings, spool_area.clone())?);
+    let address = server.address();
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
     let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
     log!("gateway: functions run as {user}");
@@ -83,26 +84,20 @@ pub fn run(settings: Settings) -> Result<()> {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
     };
-    let handler = Arc::new(Gateway {
-        kv,
-        scheduler,
-        spool_area,
-        response_bytes_max: settings.response_bytes_max,
-        port: address.port(),
-    });
-    let accepting = door.clone();
-    start_thread("front door", move || accepting.run(handler))?;
+    let handler = Arc::new(Gateway { kv, scheduler, spool_area, response_bytes_max: settings.response_bytes_max });
+    let accepting = server.clone();
+    start_thread("http", move || accepting.run(handler))?;
     run_dir.write_address(address)?;
     log!("gateway: listening on http://{address}");
 
     let signal = sys::wait_for_ending_signal();
     let began = Instant::now();
     log!("gateway: {signal}; finishing what has arrived");
-    if door.drain(began + settings.drain) {
+    if server.drain(began + settings.drain) {
         supervisor.stop(limits::SAMPLE_DEAD);
         collector.drain();
     } else {
-        log!("gateway: {} requests are cut off after {} ms", door.under_way(), settings.drain.as_millis());
+        log!("gateway: {} requests are cut off after {} ms", server.under_way(), settings.drain.as_millis());
         supervisor.stop(limits::KILL_WAIT_MAX);
         collector.cut_off();
     }
@@ -201,10 +196,10 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let patience = crate::limits::HEALTH_WAIT_MAX;
+    let timeout = crate::limits::HEALTH_WAIT_MAX;
     let failed = || StartError::io("ask", address);
-    let mut stream = TcpStream::connect_timeout(&address, patience).map_err(failed())?;
-    stream.set_read_timeout(Some(patience)).map_err(failed())?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(failed())?;
+    stream.set_read_timeout(Some(timeout)).map_err(failed())?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(failed())?;
     let mut answer = String::new();

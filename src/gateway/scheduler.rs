@@ -5,7 +5,7 @@
 //! that is noise, and ties take turns.
 //!
 //! Where no slot is free, requests wait in line, in order of arrival, and a slot that becomes free is handed to the
-//! first of them; nobody who comes later can take it away. The line has a length and a patience (FAAS_QUEUE_MAX,
+//! first of them; no later request can take it away. The line has a length and a timeout (FAAS_QUEUE_MAX,
 //! FAAS_QUEUE_TIMEOUT_MS).
 //!
 //! The C original chooses by the sample alone, has one slot per worker, and no line.

@@ -124,10 +124,10 @@ impl Supervisor {
         }
     }
 
-    /// No program is started from now on. The console is killed at once, workers that still run when `patience` is over;
+    /// No program is started from now on. The console is killed at once, workers that still run after `timeout`;
     /// [`Supervisor::run`] returns when all have ended.
-    pub fn stop(&self, patience: Duration) {
-        self.kill_at.get_or_init(|| Instant::now() + patience);
+    pub fn stop(&self, timeout: Duration) {
+        self.kill_at.get_or_init(|| Instant::now() + timeout);
         self.stop.signal();
     }
 

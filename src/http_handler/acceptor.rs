@@ -69,7 +69,7 @@ impl<'service> Acceptor<'service> {
             match self.listener.accept() {
                 Ok((client, peer)) => {
                     if std::mem::replace(&mut self.is_starved, false) {
-                        log!("front service: accepts connections again");
+                        log!("http: accepting connections again");
                     }
                     self.admit(client, peer);
                 }
@@ -77,7 +77,7 @@ impl<'service> Acceptor<'service> {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_starved, true) {
-                        log!("front service: could not accept connections: {error}; goes on trying");
+                        log!("http: could not accept connections: {error}; trying on");
                     }
                     return;
                 }
@@ -99,19 +99,26 @@ impl<'service> Acceptor<'service> {
         if client.set_nonblocking(true).and_then(|()| client.set_nodelay(true)).is_err() {
             return;
         }
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let Ok(local) = client.local_addr() else { return };
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let (peer, local) = (canonical(peer), canonical(local));
         // Shared, because a thread that cannot be started drops its closure, and the client with it.
         let client = Arc::new(client);
-        if let Err(error) = start(self.service, self.handler.clone(), client.clone(), peer) {
+        if let Err(error) = start(self.service, self.handler.clone(), client.clone(), [peer, local]) {
             self.rejected.reject(client, peer, &error);
         }
     }
 }
 
-/// Starts a connection's thread.
-fn start(service: &Arc<Service>, handler: Arc<dyn Handler>, client: Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
+/// Starts a connection's thread. `addresses` are the client's and the one that it connected to.
+fn start(
+    service: &Arc<Service>,
+    handler: Arc<dyn Handler>,
+    client: Arc<TcpStream>,
+    addresses: [SocketAddr; 2],
+) -> Result<()> {
     let place = Place::take(service)?;
-    let serve = move || Connection::new(&place.0, &*handler, &client, peer).serve();
+    let serve = move || Connection::new(&place.0, &*handler, &client, addresses).serve();
     let thread = std::thread::Builder::new().name("connection".into()).stack_size(limits::CONNECTION_STACK_BYTES);
     thread.spawn(serve).map(drop).map_err(|cause| RequestError::Exhausted { step: "start a thread", cause })
 }

@@ -16,11 +16,11 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use self::receiver::Receiver;
-use self::sender::{Sender, Stream};
+use self::sender::{Asker, Sender, Stream};
 use self::waiting_client::WaitingClient;
 use super::Service;
 use super::handler::{Handler, Reply};
-use super::parser::Head;
+use super::parser::{Head, Version};
 use super::request::Request;
 use super::request_id::request_id;
 use super::response::Response;
@@ -34,6 +34,8 @@ pub struct Connection<'service> {
     handler: &'service dyn Handler,
     client: &'service TcpStream,
     peer: SocketAddr,
+    /// The address that the client connected to.
+    local: SocketAddr,
     receiver: Receiver<'service>,
     sender: Sender<'service>,
     has_served: bool,
@@ -57,10 +59,10 @@ impl<'service> Connection<'service> {
         service: &'service Service,
         handler: &'service dyn Handler,
         client: &'service TcpStream,
-        peer: SocketAddr,
+        [peer, local]: [SocketAddr; 2],
     ) -> Connection<'service> {
         let (receiver, sender) = (Receiver::new(service, client), Sender::new(service, client));
-        Connection { service, handler, client, peer, receiver, sender, has_served: false, asked_to_retry: false }
+        Connection { service, handler, client, peer, local, receiver, sender, has_served: false, asked_to_retry: false }
     }
 
     /// Serves requests until the client or the end of service ends it.
@@ -129,7 +131,7 @@ impl<'service> Connection<'service> {
     }
 
     fn serve_request(&mut self) -> After {
-        let mut head = match self.receiver.receive_head() {
+        let head = match self.receiver.receive_head() {
             Ok(head) => head,
             Err(error) => return self.reject(&error, None, false),
         };
@@ -137,8 +139,7 @@ impl<'service> Connection<'service> {
             Ok(body) => body,
             Err(error) => return self.reject(&error, Some(&head), false),
         };
-        head.append_forwarded_for(self.peer.ip());
-        let request = Request { id: request_id(Some(&head)), head, peer: self.peer, body };
+        let request = Request { id: request_id(Some(&head)), head, peer: self.peer, local: self.local, body };
         let service = self.service;
         let place = match service.take_request() {
             Ok(place) => place,
@@ -160,7 +161,7 @@ impl<'service> Connection<'service> {
                 let Request { head, id, body, .. } = request;
                 drop(body);
                 let keep_alive = self.decide_keep_alive(&head);
-                self.respond(&response, Some(&head), &id, keep_alive)
+                self.respond(&response, Asker::of(&head), &id, keep_alive)
             }
         }
     }
@@ -178,9 +179,9 @@ impl<'service> Connection<'service> {
         self.receiver.has_request()
     }
 
-    fn respond(&mut self, response: &Response, head: Option<&Head>, request_id: &str, keep_alive: bool) -> After {
+    fn respond(&mut self, response: &Response, asker: Asker, request_id: &str, keep_alive: bool) -> After {
         self.asked_to_retry = response.asks_to_retry_later();
-        match self.sender.send(response, head, request_id, keep_alive) {
+        match self.sender.send(response, asker, request_id, keep_alive) {
             Err(_) => After::Gone,
             Ok(()) if keep_alive => After::NextRequest,
             Ok(()) => After::Close,
@@ -193,8 +194,16 @@ impl<'service> Connection<'service> {
             return After::Gone;
         }
         let request_id = &request_id(head);
-        log!("request={request_id} status={} peer={} {error}", error.status(), self.peer.ip());
-        self.respond(&Response::of_error(error, request_id), head, request_id, keep_alive)
+        log!(
+            "request={request_id} status={} client={} error={}: {error}",
+            error.status(),
+            self.peer.ip(),
+            error.kind()
+        );
+        // Of a head that breaks the rules, the method can be told all the same (RFC 9110, 9.3.2).
+        let unread = Asker { version: Version::Http11, is_head: self.receiver.begins_with(b"HEAD ") };
+        let asker = head.map_or(unread, Asker::of);
+        self.respond(&Response::of_error(error, request_id), asker, request_id, keep_alive)
     }
 
     /// Ends a streamed body. Where the response is incomplete, the last chunk stays away, so that the client can tell.

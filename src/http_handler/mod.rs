@@ -102,9 +102,7 @@ impl HttpServer {
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
             let Bounds { connections_max, requests_max, .. } = bounds;
-            log!(
-                "front service: {descriptors} open files allow for {connections_max} connections and {requests_max} requests"
-            );
+            log!("http: {descriptors} open files allow for {connections_max} connections and {requests_max} requests");
         }
         HttpServer::open_within(settings, area, bounds)
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::parser::Version;
 use super::request_id::request_id;
-use super::response::{Body, Form, Framing, Response};
+use super::response::{Body, Form, Response};
 use crate::error::request::RequestError;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
 use crate::log;
@@ -44,9 +44,9 @@ impl Rejected {
     /// Responds with the error, without waiting; `client` must not block. The response fits into any socket's buffer.
     pub fn reject(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &RequestError) {
         let request_id = &request_id(None);
-        log!("request {request_id} status={} peer={} {error}", error.status(), peer.ip());
+        log!("request={request_id} status={} client={} error={}: {error}", error.status(), peer.ip(), error.kind());
         let response = Response::of_error(error, request_id);
-        let framing = Framing::Length(response.length());
+        let framing = response.framing(false);
         let mut bytes = Vec::new();
         response.write_head(&mut bytes, Form { version: Version::Http11, request_id, framing, keep_alive: false });
         if let Body::Bytes(body) = &response.body {

@@ -20,6 +20,8 @@ pub struct Response {
     pub reason: String,
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Body,
+    /// For the response to HEAD: the length of the body that GET would get, where the maker has told it.
+    pub content_length: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub enum Body {
 pub enum Framing {
     Length(u64),
     Chunked,
+    /// Nowhere: the response has no body, and does not say how long one would be.
+    None,
     /// The end of the connection, for a client of version 1.0.
     Close,
 }
@@ -48,7 +52,13 @@ pub struct Form<'a> {
 
 impl Response {
     pub fn new(status: u16) -> Response {
-        Response { status, reason: String::new(), fields: Vec::new(), body: Body::Bytes(Vec::new()) }
+        Response {
+            status,
+            reason: String::new(),
+            fields: Vec::new(),
+            body: Body::Bytes(Vec::new()),
+            content_length: None,
+        }
     }
 
     pub fn add(&mut self, name: &str, value: &str) {
@@ -83,9 +93,24 @@ impl Response {
         }
     }
 
-    /// True where a body may follow the head (RFC 9110, 6.4.1).
+    /// True where a body may follow the head (RFC 9110, 6.4.1, 15.3.6).
     pub fn has_body(&self) -> bool {
-        self.status != 204 && self.status != 304
+        !matches!(self.status, 204 | 205 | 304)
+    }
+
+    /// The framing of a whole response. That to HEAD names the length that the maker told, else that of the body which it
+    /// made all the same, else none (RFC 9110, 8.6).
+    pub fn framing(&self, is_head: bool) -> Framing {
+        match (self.status, is_head) {
+            // Reset Content has no content, and says so.
+            (205, _) => Framing::Length(0),
+            (204 | 304, _) => Framing::None,
+            (_, false) => Framing::Length(self.length()),
+            (_, true) => {
+                let length = self.content_length.or_else(|| Some(self.length()).filter(|length| *length > 0));
+                length.map_or(Framing::None, Framing::Length)
+            }
+        }
     }
 
     /// True where the client is told to retry later.
@@ -107,10 +132,9 @@ impl Response {
         let date = clock::http_date(SystemTime::now());
         let _ = write!(out, "X-Request-Id: {}\r\nDate: {date}\r\n", form.request_id);
         let _ = match form.framing {
-            _ if !self.has_body() => Ok(()),
             Framing::Length(length) => write!(out, "Content-Length: {length}\r\n"),
             Framing::Chunked => write!(out, "Transfer-Encoding: chunked\r\n"),
-            Framing::Close => Ok(()),
+            Framing::None | Framing::Close => Ok(()),
         };
         out.extend_from_slice(match (form.keep_alive, form.version) {
             (false, _) => b"Connection: close\r\n\r\n",

@@ -9,7 +9,7 @@ pub const TABLE: &[(&str, u16)] = &[
     ("+Content-Length: 0\r\n\r\n", 200),
     ("+content-LENGTH:5\r\n\r\nhello", 200),
     ("+Content-Length: \t5\t \r\n\r\nhello", 200),
-    ("+Content-Length: 005\r\n\r\nhello", 200),
+    ("+Content-Length: 005\r\n\r\nhello", 400),
     ("+Content-Length: +5\r\n\r\nhello", 400),
     ("+Content-Length: -0\r\n\r\n", 400),
     ("+Content-Length: \r\n\r\nhello", 400),

@@ -34,21 +34,21 @@ pub fn end_all() -> usize {
     })
 }
 
-/// The same in passing, for a thread that must not be kept: nothing where another is on it, and what takes longer than
-/// `patience` is left to the next time.
-pub fn end_in_passing(patience: Duration) {
+/// Like [`end_all`], but never blocks for long: returns at once where another thread is ending orphans, and gives up after
+/// `timeout`.
+pub fn end_in_passing(timeout: Duration) {
     let reaping = match REAPING.try_lock() {
         Ok(reaping) => reaping,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => return,
     };
-    let _ = end_within(patience, &reaping);
+    let _ = end_within(timeout, &reaping);
 }
 
-/// How many there were; `Err`: how many are left when the patience is over.
-fn end_within(patience: Duration, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
+/// Returns how many there were; `Err`: how many are left after `timeout`.
+fn end_within(timeout: Duration, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let own = std::process::id() as Pid;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut before = Vec::new();
     let mut urgency = None;
     loop {

@@ -33,6 +33,11 @@ impl<'service> Receiver<'service> {
         has_begun(self.buffer.bytes())
     }
 
+    /// True where the bytes of the next request begin with these.
+    pub fn begins_with(&self, bytes: &[u8]) -> bool {
+        self.buffer.bytes().starts_with(bytes)
+    }
+
     /// Reads once without waiting; 0 is the end of the connection.
     pub fn read_once(&mut self) -> io::Result<usize> {
         self.buffer.fill(self.client, HEAD_BYTES_MAX)

@@ -22,6 +22,19 @@ pub struct Sender<'service> {
     outbound: Vec<u8>,
 }
 
+/// What the form of a response depends on in its request.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    pub version: Version,
+    pub is_head: bool,
+}
+
+impl Asker {
+    pub fn of(head: &Head) -> Asker {
+        Asker { version: head.version, is_head: head.method == "HEAD" }
+    }
+}
+
 /// A response that is sent while its body is made.
 pub struct Stream {
     framing: Framing,
@@ -40,16 +53,16 @@ impl<'service> Sender<'service> {
         self.outbound = Vec::new();
     }
 
-    /// Sends a whole response. `head` is that of its request, where one could be read.
+    /// Sends a whole response.
     ///
     /// # Errors
     /// [`RequestError::ClientGone`], also where the client reads slower than the least rate.
-    pub fn send(&mut self, response: &Response, head: Option<&Head>, request_id: &str, keep_alive: bool) -> Result<()> {
-        let version = head.map_or(Version::Http11, |head| head.version);
-        let framing = Framing::Length(response.length());
+    pub fn send(&mut self, response: &Response, asker: Asker, request_id: &str, keep_alive: bool) -> Result<()> {
+        let Asker { version, is_head } = asker;
+        let framing = response.framing(is_head);
         self.outbound.clear();
         response.write_head(&mut self.outbound, Form { version, request_id, framing, keep_alive });
-        let has_body = response.has_body() && head.is_none_or(|head| head.method != "HEAD");
+        let has_body = response.has_body() && !is_head;
         let mut allowance = self.service.least_rate();
         let memory = match &response.body {
             Body::Bytes(bytes) => Some(bytes.as_slice()),
@@ -68,8 +81,12 @@ impl<'service> Sender<'service> {
         let head = &request.head;
         let has_body = response.has_body() && head.method != "HEAD";
         // A 1.0 client knows no chunks: for it the end of the connection is the end of the body.
-        let framing = if head.version == Version::Http10 { Framing::Close } else { Framing::Chunked };
-        let keep_alive = keep_alive && (framing == Framing::Chunked || !has_body);
+        let framing = match (has_body, head.version) {
+            (false, _) => response.framing(head.method == "HEAD"),
+            (true, Version::Http10) => Framing::Close,
+            (true, Version::Http11) => Framing::Chunked,
+        };
+        let keep_alive = keep_alive && framing != Framing::Close;
         let mut bytes = Vec::with_capacity(1024);
         let form = Form { version: head.version, request_id: &request.id, framing, keep_alive };
         response.write_head(&mut bytes, form);

@@ -1,4 +1,5 @@
-//! The fields that decide about connection and body: Host, Content-Length, Transfer-Encoding, Connection, Expect.
+//! The fields that decide about connection and body: Host, Content-Length, Content-Type, Transfer-Encoding, Connection,
+//! Expect.
 //!
 //! Section numbers without an RFC are those of RFC 9112.
 
@@ -7,7 +8,7 @@ use super::host::is_host;
 use super::syntax::{elements, token};
 use crate::error::request::{RequestError, Result};
 
-/// The fields that control connection and body. Each may occur once, except Connection and Expect.
+/// The fields that control connection and body. Each may occur once, except Connection and Expect, and Content-Type with the same value.
 #[derive(Default)]
 pub struct ControlFields<'a> {
     host: Option<&'a [u8]>,
@@ -16,6 +17,7 @@ pub struct ControlFields<'a> {
     /// The names that Connection lists.
     connection: Vec<&'a [u8]>,
     expect: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
 }
 
 impl<'a> ControlFields<'a> {
@@ -33,6 +35,10 @@ impl<'a> ControlFields<'a> {
         } else if is("Transfer-Encoding") {
             if self.transfer_encoding.replace(value).is_some() {
                 return Err(RequestError::RequestMalformed("more than one Transfer-Encoding"));
+            }
+        } else if is("Content-Type") {
+            if self.content_type.replace(value).is_some_and(|earlier| earlier != value) {
+                return Err(RequestError::RequestMalformed("two different Content-Types"));
             }
         } else if is("Connection") {
             self.connection.extend(elements(value).filter(|element| !element.is_empty()));
@@ -104,9 +110,11 @@ impl<'a> ControlFields<'a> {
     }
 }
 
-/// 1*DIGIT (RFC 9110, 8.6). Rust's own parse would take a `+`.
+/// 1*DIGIT (RFC 9110, 8.6). Rust's own parse would take a `+`. Some parsers take a leading zero for octal.
 fn parse_length(value: &[u8]) -> Result<u64> {
-    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_plain =
+        |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit()) && (*text == "0" || !text.starts_with('0'));
+    let digits = std::str::from_utf8(value).ok().filter(is_plain);
     digits
         .and_then(|digits| digits.parse().ok())
         .ok_or(RequestError::RequestMalformed("Content-Length is not one decimal number of 64 bits"))

@@ -1,7 +1,5 @@
 //! A request head that has passed the parser.
 
-use std::net::IpAddr;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     Http10,
@@ -62,22 +60,6 @@ impl Head {
     /// The value of the first field of this name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value.as_slice())
-    }
-
-    /// Appends the peer to the addresses that X-Forwarded-For lists already, and joins all of them in one field.
-    pub fn append_forwarded_for(&mut self, peer: IpAddr) {
-        const NAME: &str = "X-Forwarded-For";
-        let mut list = Vec::new();
-        self.fields.retain(|field| {
-            let listed = field.name.eq_ignore_ascii_case(NAME);
-            if listed && !field.value.is_empty() {
-                list.extend_from_slice(&field.value);
-                list.extend_from_slice(b", ");
-            }
-            !listed
-        });
-        list.extend_from_slice(peer.to_string().as_bytes());
-        self.fields.push(Field { name: NAME.into(), value: list });
     }
 
     fn path_and_query(&self) -> &str {

@@ -39,7 +39,13 @@ pub fn check_target<'a>(method: &str, target: &'a str) -> Result<Option<&'a str>
     if method == "CONNECT" {
         return Err(RequestError::NotAProxy);
     }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+    if target == "*" && method == "OPTIONS" {
+        return Ok(None);
+    }
+    if has_two_readings(target) {
+        return Err(RequestError::RequestMalformed("the path has a segment . or .., or a backslash"));
+    }
+    if target.starts_with('/') {
         return Ok(None);
     }
     let (scheme, rest) = target.split_once("://").unwrap_or_default();
@@ -51,4 +57,16 @@ pub fn check_target<'a>(method: &str, target: &'a str) -> Result<Option<&'a str>
         true => Ok(Some(authority)),
         false => Err(RequestError::RequestMalformed("the target's host is not host[:port]")),
     }
+}
+
+/// True where a proxy may resolve the path before it decides what to let through, while routes are looked up as sent:
+/// `/api/admin/../x` passes a rule against `/api/admin`. A client resolves these itself (RFC 3986, 5.2.4).
+fn has_two_readings(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    let is_dots = |segment: &str| match segment.len() {
+        0 => false,
+        1..=6 => matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | ".."),
+        _ => false,
+    };
+    path.contains('\\') || path.split('/').any(is_dots)
 }

@@ -2,41 +2,41 @@
 //! call in a process of its own.
 //!
 //! ```text
-//!    client
-//!      │ TCP
-//! ┌────▼───────────────── gateway ───────────────────┐
-//! │ front_door → tiny_http → http_handler            │      row ⇒ kv_sqlite_sync → config_loader → kv
-//! │                │ kv, scheduler                   │
-//! │                ▼                                 │
-//! │           worker_link       metrics_collector    │
-//! └────────────────┼──────────────────▲──────────────┘
-//!    worker_N.sock │                  │ metrics.sock
-//! ┌────────────────▼────── worker ────┴──────────────┐
-//! │ connection → runtime → process     metrics_sender│
-//! │                 ▲ fork_servers                   │
-//! └────────────────┼─────────────────────────────────┘
-//!                  │ stdin, stdout, stderr, environment
-//!               function
+//!    client                                         operator
+//!      │ TCP                                           │ TCP, token
+//! ┌────▼──────────────── gateway ─────────────────┐ ┌──▼─────────── console ──┐
+//! │ http_handler → gateway → kv, scheduler        │ │ tiny_http → status      │
+//! │                   │                           │ └──▲──────────────────────┘
+//! │                   ▼          status ──────────┼────┘ status.sock
+//! │              worker_link     metrics_collector│
+//! └───────────────────┼──────────────────▲────────┘   row ⇒ kv_sqlite_sync → config_loader → kv
+//!       worker_N.sock │                  │ metrics.sock
+//! ┌───────────────────▼──── worker ──────┴────────┐
+//! │ connection → runtime → invocation             │
+//! │ fork_servers             metrics_sender       │
+//! └───────────────────┼───────────────────────────┘
+//!                     │ stdin, stdout, stderr, environment
+//!                  function
 //! ```
 //!
 //! | module | is | C twin |
 //! |---|---|---|
-//! | [`gateway`] | the gateway process, from the public port to a worker and back | gateway.c, http_handler.c, kv.c, … |
-//! | [`worker`] | the worker process, from a frame to a function's process and back | worker.c, metrics_reader.c, … |
-//! | [`console`] | the console process: the state of the gateway, for its operator | the page of gateway.c |
-//! | [`protocol`] | what both sides share: frames and samples | metrics.h |
-//! | [`scheduler_config`] | weights of the score | scheduler_config.h |
-//! | [`settings`] | environment variables | the `#define`s |
-//! | [`limits`] | every bound, with unit and reason | |
-//! | [`error`] | everything that can go wrong, with its HTTP status and exit code | |
-//! | [`sandbox`] | the function's box: user, files, network | |
-//! | [`protected`] | the places that are not for functions | |
-//! | [`readable`] | what functions may read, where they share our user | |
-//! | [`orphans`] | ends what dead processes leave behind | |
-//! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
+//! | [`http_handler`] | HTTP/1.x: receives whole, checked, bounded requests, sends responses, asks a `Handler` in between | http_handler.c |
+//! | [`gateway`] | the gateway process: a request's way to a worker and back | gateway.c, metrics_collector.c |
+//! | [`registry`] | the SQLite file of routes, and its copy in RAM | kv.c, kv_sqlite_sync.c, config_loader.c |
+//! | [`worker`] | the worker process: from a frame to a function's process and back | worker.c, metrics_reader.c, metrics_smoother.c |
+//! | [`console`] | the console process: what the operator sees | |
+//! | [`protocol`] | all that gateway and worker share: a function's settings, frames, samples | metrics.h |
+//! | [`sandbox`] | what a function may do: user, files, network, system calls; and the end of its orphans | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
+//! | [`settings`] | environment variables | the `#define`s |
+//! | [`scheduler_config`] | weights of the score | scheduler_config.h |
+//! | [`limits`] | bounds that several files share, with unit and reason; others stand where they are used | |
+//! | [`error`] | errors of a request, errors of a start | |
+//! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
 //!
-//! Dependencies run one way: `gateway`, `worker` and `console` use everything below them and never each other.
+//! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
+//! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
 
 pub mod clock;
 pub mod console;

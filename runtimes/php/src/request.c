@@ -42,10 +42,10 @@ bool request_can_serve(const struct settings *settings, bool is_begun)
 static void set_arguments(const struct settings *settings)
 {
     static struct strings arguments;
-    bool is_own = settings->arguments.count > 0;
+    bool is_phps_own = false;
     for (size_t at = 0; at < settings->ini.count; at++)
-        is_own = is_own || strncmp(settings->ini.items[at], "register_argc_argv=", 19) != 0;
-    if (settings->ini.count > 0 && !is_own)
+        is_phps_own = is_phps_own || strncmp(settings->ini.items[at], "register_argc_argv=", 19) == 0;
+    if (is_phps_own && settings->arguments.count == 0)
         return;
     strings_add(&arguments, (char *)settings->module);
     for (size_t at = 0; at < settings->arguments.count; at++)
@@ -98,6 +98,8 @@ static bool open_module(zend_file_handle *handle, const struct settings *setting
     zend_string_release(path);
     if (zend_stream_open(handle) != SUCCESS)
         return false;
+    /* Opening forgets it. */
+    handle->primary_script = 1;
     if (handle->type == ZEND_HANDLE_FILENAME) {
         /* Nothing was opened, since the code is there. Resources are numbered as if it had been. */
         zend_resource *place = zend_register_resource(NULL, -1);
@@ -164,6 +166,8 @@ int request_serve(const struct settings *settings, bool is_begun)
         return 255;
     zend_try {
         PG(during_request_startup) = 0;
+        errno = 0;
+        CG(skip_shebang) = 1;
         is_open = open_module(&handle, settings);
         if (!is_open) {
             fprintf(stderr, "the module %s cannot be opened: %s\n", settings->module, strerror(errno));

@@ -16,6 +16,9 @@
 #include "php_streams.h"
 #include "php_variables.h"
 #include "fopen_wrappers.h"
+#include "rfc1867.h"
+#include "ext/standard/basic_functions.h"
+#include "zend_observer.h"
 #include "zend_exceptions.h"
 
 /* A module that is not there, or may not be read. */
@@ -165,17 +168,46 @@ static void run_module(zend_file_handle *handle, const struct settings *settings
 
 /* ---- Ending ------------------------------------------------------------------------------------------------------------ */
 
+/* The part of php_request_shutdown() that others can see: PHP code that is still to run, output, sessions, what closing a
+   stream or freeing an object writes, and files of uploads. Memory goes with the process. */
+static void end_request(void)
+{
+    EG(flags) |= EG_FLAGS_IN_SHUTDOWN;
+    EG(current_execute_data) = NULL;
+    if (PG(modules_activated))
+        php_call_shutdown_functions();
+    zend_try {
+        zend_call_destructors();
+    } zend_end_try();
+    zend_try {
+        php_output_end_all();
+    } zend_end_try();
+    zend_try {
+        zend_unset_timeout();
+    } zend_end_try();
+    if (PG(modules_activated))
+        zend_deactivate_modules();
+    zend_try {
+        php_output_deactivate();
+    } zend_end_try();
+    sapi_flush_head();
+    zend_try {
+        zend_shutdown_executor_values(true);
+    } zend_end_try();
+    if (SG(rfc1867_uploaded_files))
+        destroy_uploaded_files_hash();
+}
+
 int request_serve(const struct settings *settings, bool is_begun)
 {
     zend_file_handle handle;
     response = (struct response){.is_open = true, .output = settings->output, .are_errors_shown = settings->are_errors_shown};
-    is_begun = is_begun && !directives_shape_request(settings);
-    if (!begin(settings, is_begun))
+    if (!begin(settings, is_begun && !directives_shape_request(settings)))
         return 255;
     zend_try {
         PG(during_request_startup) = 0;
-        errno = 0;
         CG(skip_shebang) = 1;
+        errno = 0;
         if (!open_module(&handle, settings)) {
             fprintf(stderr, "the module %s cannot be opened: %s\n", settings->module, strerror(errno));
             EG(exit_status) = EXIT_NO_MODULE;
@@ -191,6 +223,9 @@ int request_serve(const struct settings *settings, bool is_begun)
             zend_exception_error(EG(exception), E_ERROR);
         } zend_end_try();
     }
-    php_request_shutdown(NULL);
+    if (ZEND_OBSERVER_ENABLED)
+        php_request_shutdown(NULL);
+    else
+        end_request();
     return EG(exit_status) & 0xff;
 }

@@ -353,8 +353,11 @@ void code_check(zend_string *path, const char *version, bool is_usable)
     if (!entry)
         return;
     if (is_usable && version && strcmp(version, entry->version) == 0 && stat(ZSTR_VAL(path), &file) == 0
-        && is_same_file(&file, &entry->file))
+        && is_same_file(&file, &entry->file)) {
         CG(rtd_key_counter) = entry->next_key;
-    else
-        drop(path);
+        return;
+    }
+    drop(path);
+    /* Opcache has noted the code that it found when the path was looked up; looking again makes it forget. */
+    zend_string_release(zend_resolve_path(path));
 }

@@ -191,6 +191,8 @@ static void end_request(void)
         php_output_deactivate();
     } zend_end_try();
     sapi_flush_head();
+    /* PHP writes there once its output layer is down, as after a fault in an output handler. */
+    fflush(stdout);
     zend_try {
         zend_shutdown_executor_values(true);
     } zend_end_try();

@@ -45,8 +45,10 @@ static bool start_php(const struct settings *settings)
     zend_signal_startup();
     sapi_startup(&faas_sapi);
     faas_sapi.ini_entries = directives_text(settings);
-    if (!faas_sapi.ini_entries)
+    if (!faas_sapi.ini_entries) {
+        fail(0, "a directive contains a line break", NULL);
         return false;
+    }
     if (faas_sapi.startup(&faas_sapi) != SUCCESS)
         return false;
     SG(options) |= SAPI_OPTION_NO_CHDIR;

@@ -20,7 +20,7 @@
 /* As many as are kept; what comes in beyond is told to be unpreparable. */
 #define WAITING_MAX 256
 /* The largest PHP file of a big application, 500 KB of Adminer, takes 0.1 s. */
-#define TRIAL_CPU_S_MAX 2
+#define TRIAL_CPU_S_MAX 1
 #define TRIAL_S_MAX 10
 /* Beyond what the fork server has. */
 #define TRIAL_MIB_MAX 256

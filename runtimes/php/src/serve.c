@@ -4,6 +4,7 @@
 #include "serve.h"
 #include "code.h"
 #include "invocation.h"
+#include "mappings.h"
 #include "prepare.h"
 #include "restrict.h"
 
@@ -211,6 +212,7 @@ int serve(void)
         return fault("it cannot tie its life to the worker's");
     if (!code_make_private(&why))
         return fault(why);
+    mappings_join();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

@@ -105,6 +105,9 @@ pub enum Error {
         worker: u32,
     },
 
+    /// The fork server of the function's process died, and the process with it.
+    ForkServerLost,
+
     // ---- start and plumbing ----
     /// A setting's value cannot be used.
     Setting {
@@ -169,9 +172,11 @@ impl Error {
             | Error::Io { .. }
             | Error::Registry { .. } => 500,
             Error::TransferCodingUnknown | Error::NotAProxy => 501,
-            Error::CgiMalformed(_) | Error::ResponseTooLarge { .. } | Error::WorkerLost { .. } | Error::Protocol(_) => {
-                502
-            }
+            Error::CgiMalformed(_)
+            | Error::ResponseTooLarge { .. }
+            | Error::WorkerLost { .. }
+            | Error::ForkServerLost
+            | Error::Protocol(_) => 502,
             Error::TooManyConnections
             | Error::TooManyRequests
             | Error::QueueFull { .. }
@@ -248,6 +253,7 @@ impl Error {
             Error::CgiMalformed(_) => "cgi-malformed",
             Error::ResponseTooLarge { .. } => "answer-too-large",
             Error::WorkerLost { .. } => "worker-lost",
+            Error::ForkServerLost => "fork-server-lost",
             Error::Setting { .. }
             | Error::Usage(_)
             | Error::AlreadyRuns { .. }
@@ -314,6 +320,9 @@ impl fmt::Display for Error {
             Error::ResponseTooLarge { max } => write!(f, "the answer is larger than {max} bytes (FAAS_ANSWER_MAX)"),
             Error::WorkerLost { worker } => {
                 write!(f, "worker {worker} died while it ran the function; it may have run in part")
+            }
+            Error::ForkServerLost => {
+                write!(f, "the fork server of the function's process died while it ran; it may have run in part")
             }
             Error::Setting { name, value, want } => write!(f, "{name}={value:?} cannot be used: it must be {want}"),
             Error::Usage(text) => write!(f, "{text}; --help lists what there is"),

@@ -265,6 +265,7 @@ fn verdict_to_error(end: &End, function: &Function) -> Option<Error> {
         Verdict::MemoryExceeded => Error::MemoryExceeded { memory_mib: function.memory_mib },
         Verdict::ScratchExceeded => Error::ScratchExceeded { scratch_mib: function.scratch_mib },
         Verdict::TooManyProcesses => Error::TooManyProcesses { max: FUNCTION_PROCESSES_MAX },
+        Verdict::ForkServerLost => Error::ForkServerLost,
         Verdict::ModuleMissing { path, cause } => Error::ModuleMissing { path, cause },
         Verdict::ModuleNotExecutable { path, cause } => Error::ModuleNotExecutable { path, cause },
         Verdict::RuntimeMissing { program, install } => Error::RuntimeMissing { program, install },

@@ -152,11 +152,14 @@ impl<'a> RunDir<'a> {
 impl Drop for RunDir<'_> {
     fn drop(&mut self) {
         let settings = self.settings;
-        for path in [settings.metrics_socket(), address_file(settings), settings.pid_file()] {
+        for path in
+            [settings.metrics_socket(), address_file(settings), settings.pid_file(), settings.session_key_file()]
+        {
             let _ = std::fs::remove_file(path);
         }
         // The workers have removed their own parts; what one that was killed has left, the next start removes.
         let _ = std::fs::remove_dir_all(settings.compiled_dir());
+        let _ = std::fs::remove_dir_all(settings.sessions_dir());
         let _ = std::fs::remove_dir(settings.scratch_dir());
         for id in 0..settings.workers {
             let _ = std::fs::remove_file(settings.worker_socket(id));

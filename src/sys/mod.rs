@@ -140,7 +140,7 @@ pub const DESCRIPTORS_SENT_MAX: usize = 8;
 #[repr(C, align(8))]
 struct Ancillary([u8; 64]);
 
-/// Sends `bytes` on a stream socket, and `fds` with the first of them. Returns how many bytes went out; `WouldBlock` where it
+/// Sends `bytes` on a Unix socket, and `fds` with the first of them. Returns how many bytes went out; `WouldBlock` where it
 /// would have to wait, whatever the socket's own mode.
 pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     assert!(fds.len() <= DESCRIPTORS_SENT_MAX, "no message of ours has more");
@@ -170,7 +170,7 @@ pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// Receives bytes from a stream socket, and the descriptor that was sent with them, if there was one.
+/// Receives bytes from a socket, and the descriptor that was sent with them, if there was one.
 pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut fd = None;
     let count = receive_with(socket, buffer, |kind, data| {
@@ -185,27 +185,16 @@ pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     Ok((count, fd))
 }
 
-/// From now on the kernel says with each message that arrives at this Unix socket which process has sent it.
-pub fn ask_for_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let yes: c_int = 1;
-    let length = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads one integer.
-    check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const yes).cast(), length)
-    })
-    .map(drop)
-}
-
-/// Receives bytes, and the id of the process that has sent them where [`ask_for_senders`] was called.
-pub fn receive_with_sender(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
-    let mut sender = None;
-    let count = receive_with(socket, buffer, |kind, data| {
-        if kind == libc::SCM_CREDENTIALS {
-            // struct ucred begins with the process id.
-            sender = data.first_chunk::<4>().map(|bytes| Pid::from_ne_bytes(*bytes));
-        }
-    })?;
-    Ok((count, sender))
+/// Two connected sockets of type SOCK_SEQPACKET: what one sends at once, the other receives at once. The first never waits.
+pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair: [c_int; 2] = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: socketpair writes two integers.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) })?;
+    // SAFETY: the kernel has just given us both descriptors.
+    let [ours, theirs] = pair.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    set_nonblocking(ours.as_fd())?;
+    Ok((ours, theirs))
 }
 
 /// Receives bytes; `ancillary` gets the kind and the data of what came with them. Never waits.
@@ -434,6 +423,15 @@ pub fn kill_process(pidfd: BorrowedFd<'_>) {
     };
 }
 
+/// Sends SIGKILL to the process group that the process behind a pidfd leads. Before Linux 6.9 it does nothing
+/// (pidfd_send_signal(2)).
+pub fn kill_group_of(pidfd: BorrowedFd<'_>) {
+    const PROCESS_GROUP: c_int = 1 << 2;
+    let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
+    // SAFETY: see kill_process.
+    unsafe { libc::syscall(call, fd, libc::SIGKILL, std::ptr::null::<c_void>(), PROCESS_GROUP) };
+}
+
 /// Sends SIGKILL to a child of ours that has not been waited for, so that its id cannot have been given away.
 pub fn kill_child(pid: Pid) {
     // SAFETY: kill takes two integers; pid > 0 names one process.
@@ -466,6 +464,17 @@ pub enum EndedHow {
     Signaled(i32),
 }
 
+impl EndedHow {
+    /// From a wait status (wait(2)).
+    pub fn from_wait_status(status: c_int) -> EndedHow {
+        if libc::WIFEXITED(status) {
+            EndedHow::Exited(libc::WEXITSTATUS(status))
+        } else {
+            EndedHow::Signaled(libc::WTERMSIG(status))
+        }
+    }
+}
+
 /// Takes note of a child's end; `None` while it still runs.
 pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     let mut status = 0;
@@ -475,11 +484,7 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     if check(unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) })? == 0 {
         return Ok(None);
     }
-    let how = if libc::WIFEXITED(status) {
-        EndedHow::Exited(libc::WEXITSTATUS(status))
-    } else {
-        EndedHow::Signaled(libc::WTERMSIG(status))
-    };
+    let how = EndedHow::from_wait_status(status);
     Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
 }
 
@@ -511,8 +516,8 @@ pub struct Spawn<'a> {
     pub confinement: Option<Confinement<'a>>,
 }
 
-/// What keeps a function in its place. It also dies with the thread that spawns it, collects its own orphans (orphans.rs),
-/// gains no privileges by executing anything, and dumps no core.
+/// What keeps a function in its place. It also dies with the thread that spawns it, gains no privileges by executing anything,
+/// and dumps no core.
 pub struct Confinement<'a> {
     /// The program to execute, already open, where its path may lie in a folder that the new user may not enter. It must
     /// be a binary, no script.
@@ -527,6 +532,8 @@ pub struct Confinement<'a> {
     /// Landlock rulesets, see [`landlock_ruleset`] and [`landlock_readable`]; what one of them forbids is forbidden.
     pub landlock: [Option<BorrowedFd<'a>>; 2],
     pub system_calls: &'a SystemCalls,
+    /// Whether orphans among its descendants become its children (orphans.rs); else they become ours.
+    pub collects_orphans: bool,
 }
 
 /// A new child process.
@@ -766,7 +773,9 @@ fn give_up_privileges(confinement: &Confinement<'_>, parent: Pid) -> std::result
     let no_capabilities = [0u32; 6];
     let (header, none) = (header.as_ptr(), no_capabilities.as_ptr());
     try_confine!("give up capabilities", libc::syscall(libc::SYS_capset, header, none));
-    try_confine!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    if confinement.collects_orphans {
+        try_confine!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    }
     // After the change of user, which clears it.
     try_confine!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
     // The parent may have died before the prctl: then no signal will ever come.
@@ -803,6 +812,8 @@ pub fn landlock_version() -> u32 {
 mod landlock {
     pub const WRITE_FILE: u64 = 1 << 1;
     pub const READ_FILE: u64 = 1 << 2;
+    pub const REMOVE_FILE: u64 = 1 << 5;
+    pub const MAKE_FILE: u64 = 1 << 8;
     pub const TRUNCATE: u64 = 1 << 14;
     /// Link and rename from folder to folder. Since version 2; who does not mention it forbids it.
     pub const REFER: u64 = 1 << 13;
@@ -814,12 +825,13 @@ mod landlock {
 }
 
 /// A Landlock ruleset: whoever is restricted by it reads what its user may, but writes, makes, removes and renames only
-/// beneath `folders` and writes to `files`; sends signals, and connects to abstract Unix sockets, only among its own; and
+/// beneath `folders`, makes, writes and removes plain files in `flat_folder`, and writes to `files`; sends signals, and connects to abstract Unix sockets, only among its own; and
 /// with `cut_network` neither binds nor connects TCP. `version` is [`landlock_version`]'s; what it lacks is left out:
 /// truncation before 3, TCP before 4, signals before 6.
 pub fn landlock_ruleset(
     version: u32,
     folders: &[BorrowedFd<'_>],
+    flat_folder: Option<BorrowedFd<'_>>,
     files: &[BorrowedFd<'_>],
     cut_network: bool,
 ) -> io::Result<OwnedFd> {
@@ -838,9 +850,11 @@ pub fn landlock_ruleset(
     let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), length, 0u32) } as c_int;
     // SAFETY: checked, so the kernel has just given us this descriptor; it is close-on-exec.
     let ruleset = check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })?;
-    let folders = folders.iter().map(|folder| (folder, for_folder));
-    for (object, rights) in folders.chain(files.iter().map(|file| (file, for_file))) {
-        allow_beneath(&ruleset, *object, rights)?;
+    let for_flat_folder = for_file | landlock::REMOVE_FILE | landlock::MAKE_FILE;
+    let folders = folders.iter().map(|folder| (*folder, for_folder));
+    let flat_folder = flat_folder.map(|folder| (folder, for_flat_folder));
+    for (object, rights) in folders.chain(flat_folder).chain(files.iter().map(|file| (*file, for_file))) {
+        allow_beneath(&ruleset, object, rights)?;
     }
     Ok(ruleset)
 }
@@ -904,6 +918,7 @@ const fn instruction(code: u32, k: u32, jump_true: u8, jump_false: u8) -> libc::
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 /// The second calling convention of x86_64 sets this bit in its numbers.
@@ -947,6 +962,17 @@ const PERMISSION_CALLS: &[c_long] = &[
     469,
 ];
 
+/// What clone(2) must not be asked for: a process whose parent is not its maker, which could outlive its invocation, and
+/// namespaces.
+const CLONE_FORBIDDEN: c_int = libc::CLONE_PARENT
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET;
+
 /// The system calls that a function may make, as a filter for seccomp(2). What it may not answers EPERM.
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
@@ -979,6 +1005,17 @@ impl SystemCalls {
         for call in forbidden {
             filter.extend([instruction(IF_EQUAL, call as u32, 0, 1), refuse]);
         }
+        // A filter cannot look at clone3's flags, which lie in memory; C libraries that do not find it take clone.
+        let not_there = instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0);
+        filter.extend([
+            instruction(IF_EQUAL, libc::SYS_clone3 as u32, 0, 1),
+            not_there,
+            instruction(IF_EQUAL, libc::SYS_clone as u32, 0, 4),
+            instruction(LOAD, 16, 0, 0),
+            instruction(IF_ANY_BIT, CLONE_FORBIDDEN as u32, 0, 1),
+            refuse,
+            instruction(LOAD, 0, 0, 0),
+        ]);
         if cut_network {
             filter.extend([
                 instruction(IF_EQUAL, libc::SYS_socket as u32, 0, 3),
@@ -1019,6 +1056,7 @@ mod tests {
                 user: None,
                 landlock: [None, None],
                 system_calls: &SystemCalls::new(false, false),
+                collects_orphans: true,
             }),
         })?;
         drop(writer);

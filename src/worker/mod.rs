@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! main thread        accepts connections; starts no process itself (orphans.rs says why)
-//! one per connection serves one invocation at a time: connection.rs → runtime/ → process.rs, with a process of its own
-//!                    or a child of a fork server: fork_server.rs
-//! fork servers       starts and ends fork servers: fork_servers.rs
+//! one per connection serves one invocation at a time: connection.rs → invocation.rs → start.rs, by exec (runtime/) or
+//!                    with a child of a fork server (fork_server.rs, child.rs)
+//! fork servers       starts and replaces fork servers: fork_servers.rs
+//! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
 //! signals            SIGTERM from somebody else than the gateway means DRAIN as well
 //! ```
@@ -14,17 +15,23 @@
 //!
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
+pub mod child;
 mod connection;
 pub mod fork_server;
-pub mod fork_servers;
+mod fork_servers;
 mod invocation;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;
 mod order;
-pub mod runtime;
+mod process;
+mod runtime;
 mod scratch;
+mod sessions;
+mod start;
 mod stderr_log;
+mod streams;
+mod version;
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -38,8 +45,9 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 use fork_servers::ForkServers;
-use order::{Order, Specs};
+use order::{Functions, Order};
 use scratch::ScratchArea;
+use sessions::Sessions;
 
 use crate::error::{Error, Result};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
@@ -48,6 +56,9 @@ use crate::sandbox::Sandbox;
 use crate::sandbox::orphans;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Watched};
+
+/// How often sessions are looked through.
+const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Why a worker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +79,8 @@ struct Worker {
     gateway: Pid,
     /// What functions see of our own environment, PATH, LANG and TZ: `NAME=value` and a NUL, again and again.
     inherited_environment: Vec<u8>,
-    /// The settings of functions, decoded.
-    specs: Specs,
+    functions: Functions,
+    sessions: Sessions,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
     /// Readable when the worker is to end, in whatever way: wakes the accept loop.
@@ -98,11 +109,12 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
-        fork_servers: ForkServers::new(settings.fork_servers, settings.worker_slots)?,
-        null: invocation::open_null()?,
+        fork_servers: ForkServers::new(settings.has_fork_servers, settings.worker_slots)?,
+        null: File::open("/dev/null").map_err(Error::io("open", "/dev/null"))?,
         gateway,
         inherited_environment: inherited_environment(),
-        specs: Specs::default(),
+        functions: Functions::default(),
+        sessions: Sessions::new(&settings)?,
         ending: OnceLock::new(),
         stop: EventFd::new()?,
         dying: EventFd::new()?,
@@ -118,6 +130,12 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         worker.end(ending);
     })?;
     start_thread("fork servers", &worker, fork_servers::keep)?;
+    start_thread("sessions", &worker, |worker| {
+        loop {
+            std::thread::sleep(SESSIONS_PERIOD);
+            worker.sessions.sweep();
+        }
+    })?;
     start_thread("signals", &worker, |worker| {
         sys::wait_for_ending_signal();
         worker.end(Ending::Drain);
@@ -208,8 +226,9 @@ impl Worker {
         while let Some((invocation, body)) = connection.receive()? {
             // The gateway gives what has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
-            let spec = self.specs.get(invocation.settings())?;
-            invocation::run(self, &Order { invocation, spec }, body, &mut connection)?;
+            let function = self.functions.get(invocation.settings())?;
+            let body = body.map(File::from);
+            invocation::run(self, &Order { invocation, function, body }, &mut connection)?;
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ static int run(char **arguments)
     directives_read_user_ini(settings.module);
     if (settings.route)
         title_set(settings.route);
-    int status = request_serve(&settings, false);
+    int status = request_serve(&settings);
     fflush(NULL);
     _exit(status);
 }

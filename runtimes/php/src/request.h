@@ -23,3 +23,6 @@ bool request_can_serve(const struct settings *settings);
 
 /* Serves the request that stdin and the environment describe. Returns the exit status. */
 int request_serve(const struct settings *settings);
+
+/* Goes through a request that is none, without output: what the code touches is what every request touches. */
+void request_rehearse(void);

@@ -214,6 +214,7 @@ int serve(void)
     if (!code_make_private(&why))
         return fault(why);
     mappings_join();
+    mappings_hand_down(request_rehearse);
     request_begin_ahead();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");

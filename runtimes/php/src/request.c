@@ -26,19 +26,28 @@
 
 /* ---- Beginning --------------------------------------------------------------------------------------------------------- */
 
-bool request_begin_ahead(void)
+static bool is_begun;
+
+void request_begin_ahead(void)
 {
     /* Both look at the request as soon as one begins. */
     if (zend_ini_long("session.auto_start", 18, 0) || zend_ini_long("zlib.output_compression", 23, 0))
-        return false;
-    return php_request_startup() == SUCCESS;
+        return;
+    is_begun = php_request_startup() == SUCCESS;
 }
 
-bool request_can_serve(const struct settings *settings, bool is_begun)
+void request_end_ahead(void)
+{
+    if (is_begun)
+        php_request_shutdown(NULL);
+    is_begun = false;
+}
+
+bool request_can_serve(const struct settings *settings)
 {
     directives_read_user_ini(settings->module);
-    if (is_begun && directives_shape_request(settings))
-        php_request_shutdown(NULL);
+    if (directives_shape_request(settings))
+        request_end_ahead();
     return directives_alter(settings);
 }
 
@@ -58,7 +67,7 @@ static void set_arguments(const struct settings *settings)
     SG(request_info).argv = arguments.items;
 }
 
-static bool begin(const struct settings *settings, bool is_begun)
+static bool begin(const struct settings *settings)
 {
     if (is_begun)
         sapi_deactivate();
@@ -200,11 +209,11 @@ static void end_request(void)
         destroy_uploaded_files_hash();
 }
 
-int request_serve(const struct settings *settings, bool is_begun)
+int request_serve(const struct settings *settings)
 {
     zend_file_handle handle;
     response = (struct response){.is_open = true, .output = settings->output, .are_errors_shown = settings->are_errors_shown};
-    if (!begin(settings, is_begun && !directives_shape_request(settings)))
+    if (!begin(settings))
         return 255;
     zend_try {
         PG(during_request_startup) = 0;
@@ -230,4 +239,18 @@ int request_serve(const struct settings *settings, bool is_begun)
     else
         end_request();
     return EG(exit_status) & 0xff;
+}
+
+void request_rehearse(void)
+{
+    static char code[] = "header('Content-Type: application/json'); function f(array $a): array { return $a + ['b' => \"$a[c]\"]; }"
+                         "$s = $_SERVER; foreach (f($_GET + ['c' => 1]) as $k => $v) echo json_encode([$k => $v]), strlen($k);";
+    if (php_request_startup() != SUCCESS)
+        return;
+    zend_try {
+        php_hash_environment();
+        define_stream("STDIN", STDIN_FILENO, "rb");
+        zend_eval_string(code, NULL, "rehearsal");
+    } zend_end_try();
+    php_request_shutdown(NULL);
 }

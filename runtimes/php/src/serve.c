@@ -6,6 +6,7 @@
 #include "invocation.h"
 #include "mappings.h"
 #include "prepare.h"
+#include "request.h"
 #include "restrict.h"
 
 #include <errno.h>
@@ -213,6 +214,8 @@ int serve(void)
     if (!code_make_private(&why))
         return fault(why);
     mappings_join();
+    mappings_hand_down(request_rehearse);
+    request_begin_ahead();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

@@ -6,7 +6,6 @@
 //!
 //! Invariants: one thread; none of the functions' code; nothing seeded.
 
-use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +15,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, send, sendmsg, sockopt,
 };
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Pid;
 
 use crate::child;
 use crate::error::{Error, Result};
@@ -27,6 +26,9 @@ use crate::sys::{self, Forked};
 
 /// What a signalfd gives for each signal: struct signalfd_siginfo.
 const SIGNAL_BYTES: usize = 128;
+
+/// The report of a child's end: a letter, the wait status, three numbers.
+const END_BYTES: usize = 1 + 4 + 3 * 8;
 
 /// Modules that children start with, the one that was prepared least recently first.
 pub type Prepared = Vec<(Vec<u8>, Program)>;
@@ -51,10 +53,12 @@ pub fn serve() -> Result<()> {
     child::die_with(worker.pid)?;
     let ended = sys::ended_children().map_err(Error::io("watch for children that end"))?;
     let mut server = Server {
+        own_pid: rustix::process::getpid(),
         loader: Loader::new(worker.uid.as_raw())?,
         control,
+        packet: vec![0; PACKET_BYTES_MAX],
         prepared: Prepared::new(),
-        reports: HashMap::new(),
+        reports: Vec::new(),
     };
     send(&server.control, b"R", SendFlags::NOSIGNAL).map_err(Error::os("say that we are ready"))?;
     let mut is_retired = false;
@@ -71,7 +75,7 @@ pub fn serve() -> Result<()> {
             server.reap();
         }
         if has_order {
-            match next_order(&server.control)? {
+            match next_order(&server.control, &mut server.packet)? {
                 // Closing both sockets tells the worker that we do not.
                 Order::Fork { .. } | Order::Prepare(_) if is_retired => {}
                 Order::Fork { channel, report } => server.fork(channel, report),
@@ -85,21 +89,24 @@ pub fn serve() -> Result<()> {
 }
 
 struct Server {
+    own_pid: Pid,
     loader: Loader,
     control: OwnedFd,
+    /// Where orders are read into. Not on the stack: each page that is written to after a fork is copied, and most orders
+    /// touch the first one only.
+    packet: Vec<u8>,
     prepared: Prepared,
-    /// Where the end of each child is reported.
-    reports: HashMap<Pid, OwnedFd>,
+    /// Where the end of each child is reported. There are some tens of them at the most.
+    reports: Vec<(Pid, OwnedFd)>,
 }
 
 impl Server {
     /// Forks a child. Where that fails, the sockets close, which tells the worker; the next attempt may do better.
     fn fork(&mut self, channel: OwnedFd, report: OwnedFd) {
-        let own = rustix::process::getpid();
         match sys::fork() {
-            Ok(Forked::Child) => child::serve(own, channel, &self.loader, &mut self.prepared),
-            Ok(Forked::Server(child)) => match announce(&report, child) {
-                Ok(()) => drop(self.reports.insert(child, report)),
+            Ok(Forked::Child) => child::serve(self.own_pid, channel, &self.loader, &mut self.prepared),
+            Ok(Forked::Server(child, pidfd)) => match announce(&report, child, pidfd) {
+                Ok(()) => self.reports.push((child, report)),
                 // The child meets the end of its channel, and is reaped without a report.
                 Err(error) => eprintln!("faas-wasm: {error}"),
             },
@@ -109,12 +116,13 @@ impl Server {
 
     fn reap(&mut self) {
         while let Some(ended) = sys::reap() {
-            let Some(report) = self.reports.remove(&ended.pid) else { continue };
-            let mut packet = vec![b'D'];
-            packet.extend(ended.status.to_le_bytes());
-            for number in [ended.user_us, ended.system_us, ended.resident_kib_max] {
-                packet.extend(number.to_le_bytes());
-            }
+            // Orphans of a child that has ended fall to us, too.
+            let Some(at) = self.reports.iter().position(|(child, _)| *child == ended.pid) else { continue };
+            let (_, report) = self.reports.swap_remove(at);
+            let mut packet = [b'D'; END_BYTES];
+            packet[1..5].copy_from_slice(&ended.status.to_le_bytes());
+            let numbers = [ended.user_us, ended.system_us, ended.resident_kib_max].map(u64::to_le_bytes);
+            packet[5..].copy_from_slice(numbers.as_flattened());
             // A worker that listens no more misses nothing.
             let _ = send(&report, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
@@ -145,9 +153,7 @@ impl Server {
 }
 
 /// Hands the worker the child's pidfd and id, before the child can be reaped and its id be another's.
-fn announce(report: &OwnedFd, child: Pid) -> Result<()> {
-    let pidfd =
-        rustix::process::pidfd_open(child, PidfdFlags::empty()).map_err(Error::os("open a pidfd of the child"))?;
+fn announce(report: &OwnedFd, child: Pid, pidfd: OwnedFd) -> Result<()> {
     let fds = [pidfd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -157,12 +163,11 @@ fn announce(report: &OwnedFd, child: Pid) -> Result<()> {
     sendmsg(report, &parts, &mut ancillary, SendFlags::NOSIGNAL).map(drop).map_err(Error::os("report the child"))
 }
 
-fn next_order(control: &OwnedFd) -> Result<Order> {
-    let mut packet = [0; PACKET_BYTES_MAX];
+fn next_order(control: &OwnedFd, packet: &mut [u8]) -> Result<Order> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
-        match recvmsg(control, &mut [IoSliceMut::new(&mut packet)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(control, &mut [IoSliceMut::new(packet)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
             result => break result.map_err(Error::os("read the control socket"))?,
         }

@@ -362,7 +362,10 @@ fn the_least_recently_prepared_module_goes_first() {
     const PREPARED_MAX: usize = 32;
     let function = Function::new(r#"(func (export "_start"))"#);
     let server = &function.server;
-    let maps = || std::fs::read_to_string(format!("/proc/{}/maps", server.process.id())).unwrap().lines().count();
+    let maps = || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.process.id())).unwrap();
+        maps.lines().filter(|line| line.ends_with(&function.artifact)).count()
+    };
     for number in 2..=PREPARED_MAX {
         server.prepare(&number.to_string(), &function.artifact);
     }

@@ -84,8 +84,7 @@ impl<'a> Start<'a> {
     }
 
     fn command(&self) -> Result<Command> {
-        let sessions = self.sessions.as_deref();
-        runtime::command(self.worker, self.order.spec(), self.scratch.path(), self.artifact.as_deref(), sessions)
+        runtime::command(self.worker, self.order.spec(), self.scratch.path(), self.artifact.as_deref())
     }
 
     fn execute(&self, ends: &Ends) -> Result<crate::sys::Spawned> {
@@ -126,6 +125,9 @@ impl<'a> Start<'a> {
         for (name, path) in artifact.into_iter().chain(sessions) {
             push(&mut message, name, path.as_bytes());
         }
+        if spec.stream && spec.runtime == Runtime::Php {
+            push(&mut message, "ini", runtime::UNBUFFERED.as_bytes());
+        }
         let settings_length = message.len() - 8;
         self.add_environment(&mut message, &[]);
         let environment_length = message.len() - 8 - settings_length;
@@ -140,7 +142,7 @@ impl<'a> Start<'a> {
     }
 
     /// Appends what the gateway composed, and ours where that does not name it: the deadline, the scratch folder, the functions'
-    /// user, PATH, LANG, TZ, and what the runtime needs.
+    /// user, where its sessions last, PATH, LANG, TZ, and what the runtime needs.
     fn add_environment(&self, block: &mut Vec<u8>, of_runtime: &[CString]) {
         let deadline = SystemTime::now() + self.order.spec().timeout;
         let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -159,6 +161,9 @@ impl<'a> Start<'a> {
         add(format!("FAAS_DEADLINE_MS={deadline_ms}\0").as_bytes());
         for (name, value) in [("TMPDIR", scratch), ("HOME", scratch), ("USER", user), ("LOGNAME", user)] {
             add(&[name.as_bytes(), b"=", value, b"\0"].concat());
+        }
+        if let Some(sessions) = &self.sessions {
+            add(&[b"FAAS_SESSION_DIR=", sessions.as_os_str().as_bytes(), b"\0"].concat());
         }
         self.worker.inherited_environment.split_inclusive(|byte| *byte == 0).for_each(&mut add);
         of_runtime.iter().for_each(|pair| add(pair.as_bytes_with_nul()));

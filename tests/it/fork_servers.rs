@@ -11,8 +11,7 @@ use crate::instance::{Instance, find, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
 /// Waits at the gate where it is asked to, and says its version.
-const WAITS: &str =
-    "<?php if (isset($_GET['wait'])) fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'done';";
+const WAITS: &str = "<?php if (isset($_GET['wait'])) fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'done';";
 
 fn numbers(text: &str) -> Vec<u32> {
     text.split(' ').filter_map(|word| word.parse().ok()).collect()
@@ -193,7 +192,8 @@ fn what_php_takes_only_at_its_start_goes_by_exec_and_everything_else_is_forked()
         let source = format!("<?php echo var_export(ini_get('{directive}'), true);");
         instance.function("GET:/ini", "php", &source, json!({"ini": {directive: value}}));
         let answers = [(); 3].map(|()| instance.get("/ini"));
-        assert!(answers.iter().all(|answer| answer.text() == format!("'{value}'")), "{}", answers[0].text());
+        let told = answers.each_ref().map(|answer| answer.text());
+        assert_eq!(told, [(); 3].map(|()| format!("'{value}'")), "{directive}");
         answers[0].is_warm()
     };
     assert!(ask("precision", "3"));

@@ -83,7 +83,15 @@ impl Instance {
             fs::create_dir_all(&path).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        Instance { folder, environment, process: None, address: None, files: AtomicU32::new(0), user: None, seen: Mutex::default() }
+        Instance {
+            folder,
+            environment,
+            process: None,
+            address: None,
+            files: AtomicU32::new(0),
+            user: None,
+            seen: Mutex::default(),
+        }
     }
 
     /// Has the gateway run as another user, who gets the folder, and copies of the programs in it, since ours may lie in

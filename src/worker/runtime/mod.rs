@@ -39,6 +39,9 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
+/// What makes PHP send what it is told to echo at once, where php.ini has it wait for more.
+pub const UNBUFFERED: &str = "output_buffering=0";
+
 /// The runtimes' programs, and what they keep in the folder that functions can read and only we write.
 pub struct Runtimes {
     php: php::Php,
@@ -63,15 +66,9 @@ impl Runtimes {
 ///
 /// # Errors
 /// The verdict to send instead, where the runtime's program is missing or does not take the module.
-pub fn command(
-    worker: &Worker,
-    spec: &FunctionSpec,
-    scratch: &Path,
-    artifact: Option<&Path>,
-    sessions: Option<&Path>,
-) -> Result<Command> {
+pub fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path, artifact: Option<&Path>) -> Result<Command> {
     match spec.runtime {
-        Runtime::Php => php::command(worker, spec, sessions),
+        Runtime::Php => php::command(worker, spec),
         Runtime::Wasm => wasm::command(worker, spec, scratch, artifact),
         Runtime::Native => native::command(spec),
     }

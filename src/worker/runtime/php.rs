@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::confined::Confined;
-use super::{Command, c_string, data_mib_max, find_program, open_program, path_of, places_of};
+use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program, open_program, path_of, places_of};
 use crate::error::{self, Error};
 use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
@@ -81,14 +81,14 @@ fn write(folder: &Path, name: &str, text: &str) -> error::Result<PathBuf> {
     Ok(path)
 }
 
-pub fn command(worker: &Worker, spec: &FunctionSpec, sessions: Option<&Path>) -> Result<Command, Verdict> {
+pub fn command(worker: &Worker, spec: &FunctionSpec) -> Result<Command, Verdict> {
     let php = &worker.runtimes.php;
     if let Some(program) = php.open() {
-        return Ok(own_command(program, spec, worker.settings.dev, sessions));
+        return Ok(own_command(program, spec, worker.settings.dev));
     }
     if let Ok(program) = find_program("php-cgi", "") {
         php.tell_fallback("php-cgi");
-        return Ok(cgi_command(program, spec, &php.cgi_folder, sessions));
+        return Ok(cgi_command(program, spec, &php.cgi_folder));
     }
     let Ok(program) = find_program("php", "") else {
         return Err(Verdict::RuntimeMissing { program: "faas-php".into(), install: INSTALL.into() });
@@ -98,7 +98,7 @@ pub fn command(worker: &Worker, spec: &FunctionSpec, sessions: Option<&Path>) ->
 }
 
 /// faas-php: `run`, with what a forked process would get as settings.
-fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool, sessions: Option<&Path>) -> Command {
+fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool) -> Command {
     let mut arguments = ["faas-php", "run"].map(c_string).to_vec();
     let mut add = |name: &str, value: &str| arguments.extend([c_string(name), c_string(value)]);
     add("--route", &spec.route);
@@ -111,37 +111,32 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool,
     for (directive, value) in &spec.ini {
         add("--ini", &format!("{directive}={value}"));
     }
-    let mut environment = Vec::new();
-    if let Some(sessions) = sessions {
-        // Everybody can read the arguments of a process: the folder's name goes by the environment, which PHP looks into.
-        add("--session-dir", "${FAAS_SESSION_DIR}");
-        environment.push(c_string(format!("FAAS_SESSION_DIR={}", sessions.display())));
+    if spec.stream {
+        add("--ini", UNBUFFERED);
     }
+    // Everybody can read the arguments of a process: the folder's name stands in the environment, which PHP looks into.
+    add("--session-dir", "${FAAS_SESSION_DIR}");
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
-    Command { program, program_file: Some(file), arguments, data_mib_max: data_mib_max(spec), environment }
+    let data_mib_max = data_mib_max(spec);
+    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
 }
 
 /// php-cgi finds its script in the environment, and runs it only where it is told that a server has called it. Its settings
 /// come by a file, since it takes none from its arguments where the query string begins with a hyphen: it could be mistaken
 /// for arguments. So then the row's `ini` has no effect.
-fn cgi_command(
-    (program, file): (CString, File),
-    spec: &FunctionSpec,
-    folder: &Path,
-    sessions: Option<&Path>,
-) -> Command {
+fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &Path) -> Command {
     let mut arguments = vec![c_string("php-cgi")];
-    for (directive, value) in &spec.ini {
-        arguments.extend([c_string("-d"), c_string(format!("{directive}={value}"))]);
+    let own = spec.ini.iter().map(|(directive, value)| format!("{directive}={value}"));
+    for setting in spec.stream.then(|| UNBUFFERED.to_string()).into_iter().chain(own) {
+        arguments.extend([c_string("-d"), c_string(setting)]);
     }
-    let mut environment = vec![
+    let environment = vec![
         c_string("REDIRECT_STATUS=200"),
         // Before the colon stands the folder that php-cgi was built with.
         c_string(format!("PHP_INI_SCAN_DIR=:{}", folder.display())),
         c_string(format!("FAAS_MEMORY={}M", spec.memory_mib)),
     ];
-    environment.extend(sessions.map(|folder| c_string(format!("FAAS_SESSION_DIR={}", folder.display()))));
     Command { program, program_file: Some(file), arguments, data_mib_max: data_mib_max(spec), environment }
 }
 

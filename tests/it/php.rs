@@ -389,7 +389,6 @@ fn large_bodies_are_read_piece_by_piece() {
     let more = json!({"memory": 32, "ini": {"post_max_size": "30M"}});
     let answer = both(&instance, source, more, "", &body);
     assert_eq!(answer.json(), json!([format!("{:08x}", crc32(body.as_bytes())), 20_000_000, "def", true]));
-    assert_eq!(both(&instance, "<?php echo fgets(STDIN);", json!({}), "", "{}").text(), "{}");
 }
 
 /// The checksum that PHP calls crc32b.
@@ -421,7 +420,7 @@ fn forked_php_finds_the_world_that_php_started_anew_finds() {
     assert!(text.contains("OWN") && text.ends_with("a=b ca=b c\ncc\na=b cscratch same"), "{text}");
     let text = ask("<?php function trace() { return (new Exception)->getTraceAsString(); }\n\
         echo json_encode([$argc, $argv === [__FILE__], getcwd() === __DIR__, PHP_SAPI, trace(), count(get_included_files()), get_included_files()[0] === __FILE__, posix_getsid(0) === getmypid(), ob_get_level(), memory_get_usage() < 4000000, is_resource(STDIN), ini_get('memory_limit'), debug_backtrace()]);");
-    assert!(text.contains("\"cli\""), "{text}");
+    assert!(text.contains("\"cgi-fcgi\""), "{text}");
     // What the function leaves open is closed as PHP would: what waits in a compressor gets to the file.
     let text = ask(
         "<?php $file = getenv('IT_FOLDER') . '/left.gz'; @unlink($file); $open = gzopen($file, 'w'); gzwrite($open, str_repeat('x', 1000)); chmod($file, 0666); echo 'left';",

@@ -3,12 +3,13 @@
 --
 --   k        METHOD:/path, or METHOD:/prefix/* for all that lies under it
 --   v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB), timeout
---            (seconds), env, max_inflight, output, stream, scratch (MiB), write, net, start, engine, sapi, dirs;
+--            (seconds), env, max_inflight, output, stream, scratch (MiB), write, net, start, engine, dirs, args,
+--            ini;
 --            further fields are for others
 --   updated  when, in seconds since 1970; the gateway reads the row itself, so this is for people
 --
 -- The CHECK constraints refuse what could never work, and their names are what sqlite3 then says. What they can only
--- say in part (the strings in env, write and dirs) is said in the gateway's log. Their numbers are those of src/limits.rs.
+-- say in part (the strings in env, write, args, ini and dirs) is said in the gateway's log. Their numbers are those of src/limits.rs.
 
 -- In this mode the file is never half-written, and readers and writers do not lock each other out.
 PRAGMA journal_mode = WAL;
@@ -63,7 +64,8 @@ CREATE TABLE IF NOT EXISTS functions (
     coalesce(json_type(v, '$.stream'), 'null') IN ('true', 'false', 'null')),
   CONSTRAINT "start must be auto or cold" CHECK (coalesce(json_extract(v, '$.start') IN ('auto', 'cold'), 1)),
   CONSTRAINT "engine must be auto or wasmer" CHECK (coalesce(json_extract(v, '$.engine') IN ('auto', 'wasmer'), 1)),
-  CONSTRAINT "sapi must be cli or cgi" CHECK (coalesce(json_extract(v, '$.sapi') IN ('cli', 'cgi'), 1)),
+  CONSTRAINT "args must be an array of strings" CHECK (coalesce(json_type(v, '$.args'), 'null') IN ('array', 'null')),
+  CONSTRAINT "ini must be an object of strings" CHECK (coalesce(json_type(v, '$.ini'), 'null') IN ('object', 'null')),
   CONSTRAINT "dirs must be an object of strings" CHECK (coalesce(json_type(v, '$.dirs'), 'null') IN ('object', 'null'))
 );
 

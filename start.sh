@@ -72,9 +72,18 @@ apt_get() {
     ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 "$@" </dev/null
 }
 
+has_libphp() {
+    for library in /usr/lib/libphp*.so /usr/lib/*/libphp*.so; do
+        [ ! -e "$library" ] || return 0
+    done
+    return 1
+}
+
 install_missing_packages() {
     missing=
-    have php || missing="$missing php-cli"
+    # faas-php is built with them.
+    have php-config || missing="$missing php-dev"
+    has_libphp || missing="$missing libphp-embed"
     have sqlite3 || missing="$missing sqlite3"
     have curl || missing="$missing curl"
     if [ -z "$missing" ] || [ "${FAAS_INSTALL:-1}" = 0 ] || ! have apt-get; then return 0; fi
@@ -87,7 +96,8 @@ install_missing_packages() {
 
 # One line for each program that is still missing: what lacks without it, and the command that gets it.
 hint_at_missing_programs() {
-    have php || warn "php is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y php-cli"
+    [ -x "$target/faas-php" ] || have php-cgi || have php ||
+        warn "PHP is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y libphp-embed php-dev"
     have sqlite3 || warn "the sqlite3 program is missing, for editing routes; install it with: ${sudo}apt-get install -y sqlite3"
     have curl || warn "curl is missing, for trying things out; install it with: ${sudo}apt-get install -y curl"
 }
@@ -95,16 +105,21 @@ hint_at_missing_programs() {
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
     cargo build --release --locked
+    if php_config=$(command -v php-config) && [ -n "$php_config" ] && has_libphp; then
+        runtimes/build.sh php || warn "PHP functions run by php-cgi or php, where they are installed, and slower"
+    elif have php-cgi || have php; then
+        warn "PHP functions run by php-cgi or php, and slower; for faas-php: ${sudo}apt-get install -y libphp-embed php-dev"
+    fi
 }
 
 # faas-wasm takes minutes; PHP and native functions need not wait for it.
 build_wasm_in_background() {
-    if runtimes/build.sh --is-fresh || running_pid wasm-build.pid >/dev/null; then return 0; fi
+    if runtimes/build.sh --is-fresh wasm || running_pid wasm-build.pid >/dev/null; then return 0; fi
     until_then='answer 503'
     ! have wasmer || until_then='run by wasmer'
     say "WASM functions $until_then until faas-wasm is built, in the background, in a few minutes: $run_dir/wasm-build.log"
     # shellcheck disable=SC2016 # for the inner shell
-    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh' \
+    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
@@ -169,7 +184,7 @@ hint_at_line_endings
 if [ "$mode" = --prepare ]; then
     prepare
     end_background_build
-    runtimes/build.sh || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
+    runtimes/build.sh wasm || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
     exit 0
 fi
 if running=$(running_pid); then

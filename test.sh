@@ -15,6 +15,8 @@ change_seconds_max=5 # until a change of the registry must be in service
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+has_php() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-php" ] || have php-cgi || have php; }
+
 has_wasm() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-wasm" ] || have wasmer; }
 
 # Says what comes next.
@@ -201,11 +203,11 @@ if ! have curl; then
 elif ! start_own_instance; then
     failed=$((failed + 1))
 else
-    if have php; then
+    if has_php; then
         test_php
     else
-        skip 'POST /api/hello' 'php is not installed'
-        skip 'GET /api/info' 'php is not installed'
+        skip 'POST /api/hello' 'no PHP is there'
+        skip 'GET /api/info' 'no PHP is there'
     fi
     if has_wasm; then
         test_wasm

@@ -73,7 +73,7 @@ fn spawn_boxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<()> 
     // A scratch folder that nobody touched is renamed twice.
     let (spare, scratch) = (folder.join("spare"), folder.join("scratch"));
     fs::rename(&spare, &scratch).map_err(failed("take a scratch folder"))?;
-    let writable = sandbox.ruleset(Some(&scratch), &[], false).map_err(failed("make a ruleset"))?;
+    let writable = sandbox.ruleset(Some(&scratch), &[], None, false).map_err(failed("make a ruleset"))?;
     let readable = sandbox.readable().map_err(failed("make a ruleset"))?;
     let landlock =
         [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|readable| readable.landlock.as_fd())];

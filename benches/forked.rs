@@ -1,35 +1,32 @@
 //! Functions whose process is forked: PHP and WASM through the whole system, beside a bare fork server, which is the same
 //! parent driven over its socket without gateway and worker, and beside what others do for the same promise.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use faas::limits::MEMORY_MIB_DEFAULT;
-use faas::protocol::function_spec::Runtime;
-use faas::sandbox::Sandbox;
-use faas::settings::Settings;
-use faas::sys::{self, Spawn, Spawned, Watched};
-use faas::worker::fork_server::{ForkServer, wait_until_ready};
-use faas::worker::fork_servers::{Key, Version};
-use faas::worker::runtime::{Runtimes, server_command};
+use faas::protocol::function_spec::{Runtime, push};
+use faas::sys::{self, Spawn, Watched};
+use faas::worker::fork_server::{ForkServer, Word};
 
 use crate::table::{Outcome, Samples, failed};
 
 const READY_MAX: Duration = Duration::from_secs(20);
 const CHILDREN_AHEAD_MAX: usize = 8;
 
-/// Fork servers for one module without anything around them, one for each thread that drives them, as there is one for each
-/// worker. Children get what a worker would send them, but no rulesets.
+/// Fork servers without anything around them, one for each thread that drives them, as there is one for each worker. Children
+/// get what a worker would send them, but no rulesets.
 pub struct BareForkServers {
-    servers: Vec<(ForkServer, Spawned)>,
-    folder: PathBuf,
-    environment: Vec<u8>,
+    servers: Vec<Arc<ForkServer>>,
+    /// Settings and environment, as a child gets them.
+    message: Vec<u8>,
     /// The body of each invocation.
     input: Vec<u8>,
     null: File,
@@ -37,47 +34,40 @@ pub struct BareForkServers {
 
 impl BareForkServers {
     pub fn start(runtime: Runtime, module: &Path, input: &[u8], count: usize) -> Outcome<BareForkServers> {
-        let folder = std::env::temp_dir().join(format!("faas-bench-forked-{}", std::process::id()));
-        let programs = Path::new(env!("CARGO_BIN_EXE_worker")).parent().ok_or("a program lies in a folder")?;
-        let runtimes = Runtimes::new(folder.clone(), programs).map_err(failed("write the runtimes' files"))?;
-        let settings = Settings::from_lookup(|_| None).map_err(failed("take the default settings"))?;
-        let sandbox = Sandbox::new(&settings).map_err(failed("look at the sandbox"))?;
-        let metadata = std::fs::metadata(module).map_err(failed("look at the module"))?;
-        let key = Key {
-            runtime,
-            module: module.to_path_buf(),
-            version: Version::of(&metadata),
-            handler: String::new(),
-            memory_mib: MEMORY_MIB_DEFAULT,
-            net: true,
-            dirs: Vec::new(),
-        };
-        let command = server_command(&runtimes, &sandbox, &key)?;
-        let environment = environment(input.len());
-        let path = [b"PATH=", std::env::var_os("PATH").unwrap_or_default().as_bytes(), b"\0"].concat();
+        let program = program(runtime)?;
         let null = File::open("/dev/null").map_err(failed("open /dev/null"))?;
-        let mut bare = BareForkServers { servers: Vec::new(), folder, environment, input: input.to_vec(), null };
+        let artifact = artifact(runtime, &program, module)?;
+        let message = message(module, artifact.as_deref(), input.len());
+        let mut bare = BareForkServers { servers: Vec::new(), message, input: input.to_vec(), null };
         for _ in 0..count {
-            let allowance = Arc::new(AtomicUsize::new(CHILDREN_AHEAD_MAX));
-            let (server, control) = ForkServer::new(CHILDREN_AHEAD_MAX, allowance).map_err(failed("make sockets"))?;
-            let process = sys::spawn(&Spawn {
-                program: &command.program,
-                arguments: &command.arguments,
-                environment: &path,
-                folder: Some(c"/"),
-                stdin: bare.null.as_fd(),
-                stdout: std::io::stderr().as_fd(),
-                stderr: std::io::stderr().as_fd(),
-                control: Some(control.as_fd()),
-                confinement: None,
-            });
-            let process = process.map_err(|error| format!("could not {}: {}", error.step, error.cause))?;
-            drop(control);
-            bare.servers.push((server, process));
-            let (server, _) = bare.servers.last().expect("it was just put there");
-            wait_until_ready(server, READY_MAX).map_err(failed("wait for a fork server"))?;
+            let server = Arc::new(bare.start_one(&program)?);
+            bare.servers.push(server.clone());
+            wait_until(&server, |word| *word == Word::Ready)?;
+            // As a worker does when a module is first called.
+            server.prepare(&prepare_settings(module, artifact.as_deref()));
+            wait_until(&server, |word| matches!(word, Word::Prepared { .. } | Word::Unpreparable { .. }))?;
+            server.dismiss();
         }
         Ok(bare)
+    }
+
+    fn start_one(&self, program: &Path) -> Outcome<ForkServer> {
+        let name = CString::new(program.as_os_str().as_bytes()).map_err(failed("name the program"))?;
+        let path = [b"PATH=", std::env::var_os("PATH").unwrap_or_default().as_bytes(), b"\0"].concat();
+        let (control, theirs) = sys::packet_pair().map_err(failed("make sockets"))?;
+        let process = sys::spawn(&Spawn {
+            program: &name,
+            arguments: &[name.clone(), c"serve".into()],
+            environment: &path,
+            folder: Some(c"/"),
+            stdin: self.null.as_fd(),
+            stdout: std::io::stderr().as_fd(),
+            stderr: std::io::stderr().as_fd(),
+            control: Some(theirs.as_fd()),
+            confinement: None,
+        });
+        let process = process.map_err(|error| format!("could not {}: {}", error.step, error.cause))?;
+        Ok(ForkServer::new(control, process, CHILDREN_AHEAD_MAX))
     }
 
     /// Runs per second, from one thread for each fork server, each waiting for one run after the other.
@@ -86,7 +76,7 @@ impl BareForkServers {
         let has_failed = AtomicBool::new(false);
         let began = Instant::now();
         std::thread::scope(|scope| {
-            for (server, _) in &self.servers {
+            for server in &self.servers {
                 let (runs, has_failed) = (&runs, &has_failed);
                 scope.spawn(move || {
                     while began.elapsed() < time {
@@ -99,7 +89,7 @@ impl BareForkServers {
             }
         });
         match has_failed.load(Ordering::Relaxed) {
-            true => self.run(&self.servers[0].0).map(|()| f64::NAN),
+            true => self.run(&self.servers[0]).map(|()| f64::NAN),
             false => Ok(runs.into_inner() as f64 / began.elapsed().as_secs_f64()),
         }
     }
@@ -110,44 +100,106 @@ impl BareForkServers {
         let began = Instant::now();
         while began.elapsed() < time {
             let run_began = Instant::now();
-            self.run(&self.servers[0].0)?;
+            self.run(&self.servers[0])?;
             samples.push(run_began.elapsed().as_secs_f64() * 1e6);
         }
         Ok(samples.median())
     }
 
     /// One invocation: until its output is there and it says that it is through, or has ended.
-    fn run(&self, server: &ForkServer) -> Outcome<()> {
-        let child = server.take().ok_or("the fork server did not fork in time")?;
+    fn run(&self, server: &Arc<ForkServer>) -> Outcome<()> {
+        let mut child = server.take().ok_or("the fork server did not fork in time")?;
         let (mut stdout, for_child) = std::io::pipe().map_err(failed("make a pipe"))?;
         let (stdin, mut body) = std::io::pipe().map_err(failed("make a pipe"))?;
         body.write_all(&self.input).map_err(failed("write a body"))?;
         drop(body);
         let streams = [stdin.as_fd(), for_child.as_fd(), self.null.as_fd()];
-        let (process, mut channel) = child.start(&self.environment, &streams).map_err(failed("start a child"))?;
+        child.start(&self.message, &streams).map_err(failed("start a child"))?;
         drop((for_child, stdin));
-        let mut watched = [Watched::read(channel.as_fd()), Watched::read(process.pidfd.as_fd())];
+        let mut watched = [child.channel().map_or_else(Watched::nothing, Watched::read), Watched::read(child.pidfd())];
         sys::poll(&mut watched, None).map_err(failed("wait for a child"))?;
-        channel.listen();
-        sys::kill_process(process.pidfd.as_fd());
+        child.listen();
         let mut output = [0; 4096];
         let count = stdout.read(&mut output).map_err(failed("read what it says"))?;
         server.replenish();
-        sys::poll(&mut [Watched::read(process.pidfd.as_fd())], None).map_err(failed("wait for its end"))?;
-        sys::reap(process.pid).map_err(failed("take note of its end"))?;
+        child.kill();
+        sys::poll(&mut [Watched::read(child.pidfd())], None).map_err(failed("wait for its end"))?;
         if count == 0 { Err("the function said nothing".into()) } else { Ok(()) }
     }
 }
 
 impl Drop for BareForkServers {
     fn drop(&mut self) {
-        for (server, process) in &self.servers {
+        for server in &self.servers {
+            let process = server.process();
             sys::kill_process(process.pidfd.as_fd());
             let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], None);
             let _ = sys::reap(process.pid);
-            server.dismiss_all();
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Where runtimes/build.sh puts it: in the folder of the release.
+fn program(runtime: Runtime) -> Outcome<PathBuf> {
+    let folder = Path::new(env!("CARGO_BIN_EXE_worker")).parent().ok_or("a program lies in a folder")?;
+    let program = folder.with_file_name("release").join(format!("faas-{}", runtime.as_str()));
+    if program.exists() { Ok(program) } else { Err(format!("{} is not built", program.display())) }
+}
+
+/// A WASM module compiled, in a file that lives as long as the machine's temporary folder.
+fn artifact(runtime: Runtime, program: &Path, module: &Path) -> Outcome<Option<PathBuf>> {
+    if runtime != Runtime::Wasm {
+        return Ok(None);
+    }
+    let artifact = std::env::temp_dir().join(format!("faas-bench-{}.compiled", std::process::id()));
+    let source = File::open(module).map_err(failed("open the module"))?;
+    let target = File::create(&artifact).map_err(failed("make a file"))?;
+    let mut compiler = std::process::Command::new(program);
+    let status = compiler.arg("compile").stdin(source).stdout(target).status().map_err(failed("compile"))?;
+    if status.success() { Ok(Some(artifact)) } else { Err("the module could not be compiled".into()) }
+}
+
+fn prepare_settings(module: &Path, artifact: Option<&Path>) -> Vec<u8> {
+    let mut settings = Vec::new();
+    push(&mut settings, "module", module.as_os_str().as_bytes());
+    push(&mut settings, "version", b"bench");
+    if let Some(artifact) = artifact {
+        push(&mut settings, "artifact", artifact.as_os_str().as_bytes());
+    }
+    settings
+}
+
+fn message(module: &Path, artifact: Option<&Path>, content_length: usize) -> Vec<u8> {
+    let mut settings = prepare_settings(module, artifact);
+    let folder = module.parent().unwrap_or(Path::new("/"));
+    push(&mut settings, "folder", folder.as_os_str().as_bytes());
+    let memory = MEMORY_MIB_DEFAULT.to_string();
+    let data = (MEMORY_MIB_DEFAULT + 64).to_string();
+    let rest = [("route", "GET:/bench"), ("memory_mib", &memory), ("data_mib_max", &data), ("net", "1")];
+    for (name, value) in rest.into_iter().chain([("output", "auto"), ("dev", "0")]) {
+        push(&mut settings, name, value.as_bytes());
+    }
+    let mut environment = environment(content_length);
+    push(&mut environment, "SCRIPT_FILENAME", module.as_os_str().as_bytes());
+    let lengths = [settings.len(), environment.len()].map(|length| (length as u32).to_le_bytes());
+    [lengths.as_flattened(), &settings, &environment].concat()
+}
+
+fn wait_until(server: &ForkServer, is_it: impl Fn(&Word) -> bool) -> Outcome<()> {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        match server.listen() {
+            Word::End => return Err("the fork server has ended".into()),
+            Word::Nothing => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let ready = sys::poll(&mut [Watched::read(server.control())], Some(left));
+                if ready.map_err(failed("wait for a fork server"))? == 0 {
+                    return Err("the fork server says nothing".into());
+                }
+            }
+            word if is_it(&word) => return Ok(()),
+            _ => {}
+        }
     }
 }
 

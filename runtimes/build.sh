@@ -1,35 +1,59 @@
 #!/bin/sh
-# Builds faas-wasm, which runs WASM functions, and puts it beside the gateway, where workers look for it. The first time this
-# takes a few minutes. start.sh calls it in the background, test.sh in the foreground.
-#   --is-fresh   builds nothing: says by its exit status whether what is there is newer than its sources
+# Builds the runtimes and puts them beside the gateway, where workers look for them: faas-php, which takes some seconds, and
+# faas-wasm, which takes a few minutes the first time.
+#   build.sh [php|wasm]             one of them; both, where none is named
+#   build.sh --is-fresh php|wasm    builds nothing: says by its exit status whether what is there is newer than its sources
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 
 target=$(readlink -m "${CARGO_TARGET_DIR:-target}")
-placed=$target/release/faas-wasm
+placed=$target/release
 
 is_fresh() {
-    [ -x "$placed" ] && [ -z "$(find runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src -newer "$placed")" ]
+    [ -x "$placed/faas-$1" ] || return 1
+    case $1 in
+    php) sources='runtimes/php/build.sh runtimes/php/src' ;;
+    wasm) sources='runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src' ;;
+    esac
+    # shellcheck disable=SC2086 # a list of paths
+    [ -z "$(find $sources -newer "$placed/faas-$1")" ]
 }
 
+build_php() {
+    is_fresh php || runtimes/php/build.sh "$placed/faas-php"
+}
+
+build_wasm() {
+    if is_fresh wasm; then return 0; fi
+    # Debian's C library comes with what linking statically takes; where another does not, children take longer to fork.
+    if ! echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
+        export RUSTFLAGS="-C target-feature=-crt-static"
+    fi
+    # A target folder of its own: else whoever calls cargo meanwhile would wait for this.
+    (cd runtimes/wasm && cargo build --release --locked --quiet --target-dir "$target/wasm")
+    # In one step, so that a worker finds all of it or nothing.
+    cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed/faas-wasm.new"
+    mv "$placed/faas-wasm.new" "$placed/faas-wasm"
+}
+
+mkdir -p "$placed"
 case ${1-} in
-'') ;;
---is-fresh) if is_fresh; then exit 0; else exit 1; fi ;;
+'')
+    result=0
+    build_php || result=1
+    build_wasm
+    exit "$result"
+    ;;
+php | wasm) "build_$1" ;;
+--is-fresh)
+    case ${2-} in
+    php | wasm) if is_fresh "$2"; then exit 0; else exit 1; fi ;;
+    esac
+    echo 'runtimes/build.sh: --is-fresh takes php or wasm' >&2
+    exit 1
+    ;;
 *)
-    echo "runtimes/build.sh: unknown argument $1; there is --is-fresh" >&2
+    echo "runtimes/build.sh: unknown argument $1; there are php, wasm and --is-fresh" >&2
     exit 1
     ;;
 esac
-
-if is_fresh; then exit 0; fi
-# Debian's C library comes with what linking statically takes; where another does not, children take a little longer to fork.
-if ! echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
-    export RUSTFLAGS="-C target-feature=-crt-static"
-fi
-echo "runtimes/build.sh: building faas-wasm; the first time this takes a few minutes"
-# A target folder of its own: else whoever calls cargo meanwhile would wait for this.
-(cd runtimes/wasm && cargo build --release --locked --target-dir "$target/wasm")
-mkdir -p "$target/release"
-# In one step, so that a worker finds all of it or nothing.
-cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed.new"
-mv "$placed.new" "$placed"

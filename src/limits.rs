@@ -166,16 +166,6 @@ pub const SAMPLE_PERIOD: Duration = Duration::from_millis(100);
 pub const MEMORY_GRACE_MIB: u64 = 32;
 /// `wasmer run` hangs for ever, without an error, when its data limit is 16 MiB; 64 starts it with room to spare.
 pub const MEMORY_FLOOR_WASM_MIB: u64 = 64;
-/// How long `php` may take to say its version and settings; it takes 15 ms.
-pub const PHP_LOOK_MAX: Duration = Duration::from_secs(5);
-/// How long the compilation of a WASM module may take; a module of 10 MB takes about 10 s.
-pub const COMPILE_MAX: Duration = Duration::from_secs(60);
-/// MiB that the compilation of a WASM module may take; a module of 10 MB takes about half of it.
-pub const COMPILE_MEMORY_MIB: u64 = 1024;
-/// Bytes of what a compiler says that go into the answer.
-pub const COMPILE_SAYS_BYTES_MAX: u64 = 4096;
-/// Compiled modules that are kept; the oldest goes first.
-pub const WASM_CACHE_MAX: usize = 256;
 /// Open files of a function's process.
 pub const FUNCTION_FILES_MAX: u64 = 256;
 /// Bytes of a function's CGI head: frameworks send cookies and policies of 20 KiB and more.
@@ -227,34 +217,7 @@ pub const LOG_GATHER: Duration = Duration::from_millis(5);
 
 // ---- Fork servers -----------------------------------------------------------------------------------------------
 
-/// Fork servers of one worker. With its children that wait each holds about 10 MiB of a PHP function, 4 of a WASM function.
-pub const FORK_SERVERS: RangeInclusive<u64> = 0..=256;
-pub const FORK_SERVERS_DEFAULT: u64 = 32;
-/// Where there are that many, the one that was used longest ago makes room, if that was at least this long ago. Else the
-/// new function has the cold way: more functions in turn than there are places would start one after the other in vain.
-pub const FORK_SERVER_YIELDS: Duration = Duration::from_secs(10);
-/// A fork server that nobody has used for this long ends.
-pub const FORK_SERVER_IDLE_MAX: Duration = Duration::from_secs(300);
-/// From its start until it is ready; later it is ended. A large PHP module takes a tenth of a second to compile.
-pub const FORK_SERVER_START_MAX: Duration = Duration::from_secs(30);
-/// Fork servers of one worker that start at once: a start takes a processor.
-pub const FORK_SERVERS_STARTING_MAX: usize = 2;
-/// After one has ended by itself, or was never ready, the next is started after this.
-pub const FORK_SERVER_RETRY: Duration = Duration::from_secs(10);
-/// Children of one fork server that wait for an invocation, at least; at most as many as the worker has slots.
-pub const CHILDREN_AHEAD_MIN: usize = 2;
-/// Descriptors for each fork server, of a worker's limit of open files: under a low limit there are fewer fork servers, so
-/// that invocations find some.
-pub const DESCRIPTORS_PER_FORK_SERVER: u64 = 32;
-/// A fork server and, on average over those of a worker, its children that wait: what all functions of a user may have of
-/// processes besides.
-pub const PROCESSES_PER_FORK_SERVER: u64 = 1 + CHILDREN_AHEAD_MIN as u64;
-/// How long a child may take to be there once it is asked for. A fork takes under a millisecond; who waits longer does
-/// better to go the cold way.
-pub const CHILD_HELLO_MAX: Duration = Duration::from_millis(500);
-/// How long a child may take to take its invocation, which fits into its socket's buffer unless it is the largest.
-pub const CHILD_TAKES_MAX: Duration = Duration::from_secs(1);
-/// How often fork servers are looked after when nothing happens.
-pub const FORK_SERVERS_PERIOD: Duration = Duration::from_secs(2);
-/// Bytes of a line that a fork server says.
-pub const FORK_SERVER_LINE_BYTES_MAX: usize = 2048;
+/// One for PHP and one for WASM.
+pub const FORK_SERVERS_PER_WORKER: u64 = 2;
+/// MiB of a fork server's data (RLIMIT_DATA). Its children inherit it and lower it to what their function may have.
+pub const FORK_SERVER_DATA_MIB: u64 = 2 * *MEMORY_MIB.end();

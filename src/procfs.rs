@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -87,6 +88,12 @@ fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
     let behind_name = stat.rsplit_once(')')?.1;
     let words: Vec<&str> = behind_name.split_ascii_whitespace().collect();
     numbers.iter().map(|number| words.get(number - 3)?.parse().ok()).collect()
+}
+
+/// The id of the process behind a pidfd of ours; `None` where it has been waited for.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<Pid> {
+    let info = listing(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    named_number(&info, "Pid:").map(|pid| pid as Pid).filter(|pid| *pid > 0)
 }
 
 pub fn parent_of(pid: Pid) -> Option<Pid> {

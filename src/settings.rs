@@ -19,7 +19,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_HOST", "0.0.0.0", "address that the public port is opened on"),
     ("FAAS_WORKERS", "4", "worker processes, 1 to 256"),
     ("FAAS_WORKER_SLOTS", "8", "invocations at once per worker, 1 to 1024"),
-    ("FAAS_FORK_SERVERS", "32", "fork servers per worker, 0 to 256; 0 starts every process anew"),
+    ("FAAS_FORK_SERVERS", "1", "0 starts every process anew"),
+    ("FAAS_DEV", "0", "1 shows clients the faults of PHP functions"),
     ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
     ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
     ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),
@@ -45,8 +46,10 @@ pub struct Settings {
     pub workers: u32,
     /// Invocations at once, per worker.
     pub worker_slots: u32,
-    /// At most, per worker; 0 is none.
-    pub fork_servers: u32,
+    /// Whether functions are forked from fork servers.
+    pub has_fork_servers: bool,
+    /// Whether functions may show their faults to clients.
+    pub dev: bool,
     pub db: PathBuf,
     pub run_dir: PathBuf,
     pub module_root: PathBuf,
@@ -108,7 +111,8 @@ impl Settings {
             address: SocketAddr::new(host, port),
             workers: number("FAAS_WORKERS", limits::WORKERS_DEFAULT, limits::WORKERS)? as u32,
             worker_slots: number("FAAS_WORKER_SLOTS", limits::WORKER_SLOTS_DEFAULT, limits::WORKER_SLOTS)? as u32,
-            fork_servers: number("FAAS_FORK_SERVERS", limits::FORK_SERVERS_DEFAULT, limits::FORK_SERVERS)? as u32,
+            has_fork_servers: number("FAAS_FORK_SERVERS", 1, 0..=1)? != 0,
+            dev: number("FAAS_DEV", 0, 0..=1)? != 0,
             db,
             run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
             module_root,
@@ -170,6 +174,16 @@ impl Settings {
     /// The secret that every request to the console must show (gateway/operator_token.rs).
     pub fn operator_token_file(&self) -> PathBuf {
         self.run_dir.join("operator.token")
+    }
+
+    /// Where the folders lie in which PHP functions keep their sessions.
+    pub fn sessions_dir(&self) -> PathBuf {
+        self.scratch_dir().join("sessions")
+    }
+
+    /// What makes the names of those folders unguessable; functions cannot read it.
+    pub fn session_key_file(&self) -> PathBuf {
+        self.run_dir.join("session.key")
     }
 
     /// The pid file: the running gateway's process id in decimal, open and locked as long as it lives.
@@ -298,7 +312,7 @@ mod tests {
             ("FAAS_HOST", "localhost"),
             ("FAAS_WORKERS", "0"),
             ("FAAS_WORKERS", "4 "),
-            ("FAAS_FORK_SERVERS", "257"),
+            ("FAAS_FORK_SERVERS", "2"),
             ("FAAS_EMA", "1"),
             ("FAAS_EMA", "NaN"),
             ("FAAS_ALPHA", "-0.1"),

@@ -44,8 +44,5 @@ fn run() -> Result<()> {
     sys::block_ending_signals();
     let settings = Settings::from_env()?;
     log::start();
-    worker::run(settings, id).map_err(|error| match error {
-        faas::error::Error::Start(error) => error,
-        other => StartError::Usage(other.to_string()),
-    })
+    worker::run(settings, id)
 }

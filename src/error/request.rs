@@ -102,6 +102,8 @@ pub enum RequestError {
     WorkerLost {
         worker: u32,
     },
+    /// The fork server of the function's process died, and the process with it.
+    ForkServerLost,
     /// A spool file could not be written, though there is room.
     SpoolBroken {
         cause: io::Error,
@@ -135,9 +137,10 @@ impl RequestError {
             | RequestError::SpoolBroken { .. }
             | RequestError::Panicked => 500,
             RequestError::TransferCodingUnknown | RequestError::NotAProxy => 501,
-            RequestError::CgiMalformed(_) | RequestError::ResponseTooLarge { .. } | RequestError::WorkerLost { .. } => {
-                502
-            }
+            RequestError::CgiMalformed(_)
+            | RequestError::ResponseTooLarge { .. }
+            | RequestError::ForkServerLost
+            | RequestError::WorkerLost { .. } => 502,
             RequestError::TooManyConnections
             | RequestError::TooManyRequests
             | RequestError::QueueFull { .. }
@@ -206,6 +209,7 @@ impl RequestError {
             RequestError::CgiMalformed(_) => "cgi-malformed",
             RequestError::ResponseTooLarge { .. } => "answer-too-large",
             RequestError::WorkerLost { .. } => "worker-lost",
+            RequestError::ForkServerLost => "fork-server-lost",
             RequestError::SpoolBroken { .. } | RequestError::Panicked => "internal",
         }
     }
@@ -272,6 +276,9 @@ impl fmt::Display for RequestError {
             }
             RequestError::WorkerLost { worker } => {
                 write!(f, "worker {worker} died while it ran the function; it may have run in part")
+            }
+            RequestError::ForkServerLost => {
+                write!(f, "the fork server of the function's process died while it ran; it may have run in part")
             }
             RequestError::SpoolBroken { cause } => write!(f, "could not write a spool file: {cause}"),
             RequestError::Panicked => write!(f, "the gateway's code panicked; this is a defect of the gateway"),

@@ -300,6 +300,7 @@ fn verdict_to_error(end: &End, function: &Function) -> Option<RequestError> {
         Verdict::MemoryExceeded => RequestError::MemoryExceeded { memory_mib: function.memory_mib },
         Verdict::ScratchExceeded => RequestError::ScratchExceeded { scratch_mib: function.scratch_mib },
         Verdict::TooManyProcesses => RequestError::TooManyProcesses { max: FUNCTION_PROCESSES_MAX },
+        Verdict::ForkServerLost => RequestError::ForkServerLost,
         Verdict::ModuleMissing { path, cause } => RequestError::ModuleMissing { path, cause },
         Verdict::ModuleNotExecutable { path, cause } => RequestError::ModuleNotExecutable { path, cause },
         Verdict::RuntimeMissing { program, install } => RequestError::RuntimeMissing { program, install },

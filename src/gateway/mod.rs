@@ -159,12 +159,14 @@ impl Drop for RunDir<'_> {
     fn drop(&mut self) {
         let settings = self.settings;
         let sockets = [settings.metrics_socket(), settings.status_socket()];
-        let files = [settings.console_address_file(), address_file(settings), settings.pid_file()];
+        let files =
+            [settings.console_address_file(), address_file(settings), settings.session_key_file(), settings.pid_file()];
         for path in sockets.into_iter().chain(files) {
             let _ = std::fs::remove_file(path);
         }
         // The workers have removed their own parts; what one that was killed has left, the next start removes.
         let _ = std::fs::remove_dir_all(settings.compiled_dir());
+        let _ = std::fs::remove_dir_all(settings.sessions_dir());
         let _ = std::fs::remove_dir(settings.scratch_dir());
         for id in 0..settings.workers {
             let _ = std::fs::remove_file(settings.worker_socket(id));

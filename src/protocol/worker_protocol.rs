@@ -196,6 +196,8 @@ pub enum Verdict {
     ScratchExceeded,
     /// It had more processes than any function needs.
     TooManyProcesses,
+    /// The fork server of its process died, and the process with it.
+    ForkServerLost,
     /// The function's process was never there.
     ModuleMissing {
         path: String,
@@ -237,6 +239,7 @@ impl End {
             Verdict::MemoryExceeded => json!({"verdict": "memory_exceeded"}),
             Verdict::ScratchExceeded => json!({"verdict": "scratch_exceeded"}),
             Verdict::TooManyProcesses => json!({"verdict": "too_many_processes"}),
+            Verdict::ForkServerLost => json!({"verdict": "fork_server_lost"}),
             Verdict::ModuleMissing { path, cause } => {
                 json!({"verdict": "module_missing", "path": path, "cause": cause})
             }
@@ -269,6 +272,7 @@ impl End {
             Some("memory_exceeded") => Verdict::MemoryExceeded,
             Some("scratch_exceeded") => Verdict::ScratchExceeded,
             Some("too_many_processes") => Verdict::TooManyProcesses,
+            Some("fork_server_lost") => Verdict::ForkServerLost,
             Some("module_missing") => Verdict::ModuleMissing { path: text("path")?, cause: text("cause")? },
             Some("module_not_executable") => {
                 Verdict::ModuleNotExecutable { path: text("path")?, cause: text("cause")? }
@@ -338,6 +342,7 @@ mod tests {
             Verdict::MemoryExceeded,
             Verdict::ScratchExceeded,
             Verdict::TooManyProcesses,
+            Verdict::ForkServerLost,
             Verdict::ModuleMissing { path: text(), cause: text() },
             Verdict::ModuleNotExecutable { path: text(), cause: text() },
             Verdict::RuntimeMissing { program: text(), install: text() },

@@ -112,7 +112,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         write: fields.writable("write", places)?,
         args: fields.texts("args", limits::ARGS_MAX)?.into_iter().map(str::to_string).collect(),
         dirs: dirs.into_iter().map(|(name, path)| (name, module_root.join(path))).collect(),
-        ini: fields.pairs("ini", limits::INI_DIRECTIVES_MAX)?,
+        ini: fields.directives("ini")?,
     };
     Ok(Function {
         settings: spec.encode(),
@@ -238,6 +238,16 @@ impl Fields {
             }
         };
         self.texts(name, limits::WRITE_PATHS_MAX)?.into_iter().map(path).collect()
+    }
+
+    /// PHP takes directives line by line.
+    fn directives(&self, field: &str) -> Result<Vec<(String, String)>, String> {
+        let directives = self.pairs(field, limits::INI_DIRECTIVES_MAX)?;
+        let has_line_break = |text: &String| text.contains(['\n', '\r']);
+        match directives.iter().find(|(name, value)| has_line_break(name) || has_line_break(value)) {
+            Some((name, value)) => Err(fault(&format!("{field}.{name}"), &value.as_str().into(), "one line")),
+            None => Ok(directives),
+        }
     }
 
     /// An object of strings, as names and values.

@@ -6,7 +6,7 @@
 //! | files | Landlock: read what the user may but registry and run dir, write only the invocation's scratch folder and what `write` lists |
 //! | other processes | Landlock: no signals to, and no reading the memory of, processes outside of the invocation |
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
-//! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation |
+//! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation; no process whose parent is not its maker, no namespaces |
 //! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
@@ -26,7 +26,8 @@ use std::time::Instant;
 use self::readable::Readable;
 use crate::error::start::{Result, StartError};
 use crate::limits::{
-    FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX, PROCESSES_PER_FORK_SERVER, USER_PROCESSES_MAX,
+    FORK_SERVER_DATA_MIB, FORK_SERVERS_PER_WORKER, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX,
+    USER_PROCESSES_MAX,
 };
 use crate::procfs;
 use crate::settings::Settings;
@@ -112,7 +113,8 @@ impl Sandbox {
         let keep_permissions = user.is_none();
         let system_calls = [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions));
         let readable = Readable::new(settings);
-        let waiting = u64::from(settings.workers) * u64::from(settings.fork_servers) * PROCESSES_PER_FORK_SERVER;
+        let of_worker = FORK_SERVERS_PER_WORKER * (1 + u64::from(settings.worker_slots));
+        let waiting = if settings.has_fork_servers { u64::from(settings.workers) * of_worker } else { 0 };
         let processes_max = match (&user, sys::own_uid()) {
             (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
             (None, 0) => None,
@@ -153,13 +155,14 @@ impl Sandbox {
         serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks})
     }
 
-    /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`; `None` where the kernel has no
-    /// Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to what is off
+    /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`, and plain files in `sessions`;
+    /// `None` where the kernel has no Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to what is off
     /// limits, by a link that was laid after its row was checked.
     pub fn ruleset(
         &self,
         scratch: Option<&Path>,
         listed: &[PathBuf],
+        sessions: Option<&Path>,
         cut_network: bool,
     ) -> std::io::Result<Option<OwnedFd>> {
         if self.landlock_version == 0 {
@@ -184,9 +187,11 @@ impl Sandbox {
             let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
             if is_folder { folders.push(file) } else { files.push(file) }
         }
+        let sessions = sessions.map(File::open).transpose()?;
         let folders: Vec<BorrowedFd<'_>> = folders.iter().map(|file| file.as_fd()).collect();
         let files: Vec<BorrowedFd<'_>> = files.iter().chain(&self.devices).map(|file| file.as_fd()).collect();
-        sys::landlock_ruleset(self.landlock_version, &folders, &files, cut_network).map(Some)
+        let sessions = sessions.as_ref().map(File::as_fd);
+        sys::landlock_ruleset(self.landlock_version, &folders, sessions, &files, cut_network).map(Some)
     }
 
     /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s; `None` where permissions hide already
@@ -227,7 +232,14 @@ impl Sandbox {
             user: self.user.as_ref().map(|user| (user.uid, user.gid)),
             landlock,
             system_calls: &self.system_calls[usize::from(net)],
+            collects_orphans: true,
         }
+    }
+
+    /// The same for a fork server, whose children take limits and rulesets upon themselves. Their orphans are for us to end.
+    pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>) -> Confinement<'a> {
+        let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, [None, None]);
+        Confinement { collects_orphans: false, ..confinement }
     }
 
     /// Whether the functions' user may read `path`.

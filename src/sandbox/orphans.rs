@@ -2,24 +2,64 @@
 //!
 //! Gateway and workers are child subreapers, and so is the main process of every invocation. While a main process lives,
 //! whatever its descendants do (daemonise, call setsid, fork twice), their orphans land on it. When it has died, they
-//! land on us. So the rule is simple: a child of our first thread that this thread did not start is a leftover of an
-//! invocation that is over, and is killed on sight. Hence the first thread of both programs never starts a process.
+//! land on us: on our first thread, which therefore never starts a process. So a child of our first thread is a leftover of
+//! an invocation that is over, and is killed on sight.
 //!
-//! The orphan's own children land on us in turn; therefore this goes round until nobody is left.
+//! A worker also looks, now and then, under all its threads: there a leftover is a child that it has not started itself.
+//! Hence it starts and waits for processes by [`spawn`] and [`reap`], which keep the list.
+//!
+//! The orphan's own children land on us in turn; therefore this goes round until no process is left.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
-use crate::sys::{self, Pid, Urgency, Watched};
+use crate::sys::{self, Ended, Pid, Spawn, SpawnError, Spawned, Urgency, Watched};
 use crate::{log, procfs};
 
 /// Held while orphans are listed, killed and waited for: only under it are they reaped, so that an id on the list cannot
 /// have been given to another process meanwhile. What happens under it is bounded by [`KILL_WAIT_MAX`].
 static REAPING: Mutex<()> = Mutex::new(());
+
+/// Read-locked from before a process is started, or waited for, until that stands in [`STARTED`]; write-locked for a look at
+/// our children, which then are all on the list but orphans.
+static STARTING: RwLock<()> = RwLock::new(());
+/// The processes that we have started and not waited for.
+static STARTED: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+
+fn started() -> MutexGuard<'static, BTreeSet<Pid>> {
+    STARTED.lock().expect("nothing panics under this lock")
+}
+
+/// As [`sys::spawn`], of a process that is no orphan.
+pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
+    let _starting = STARTING.read().expect("nothing panics under this lock");
+    let spawned = sys::spawn(plan)?;
+    started().insert(spawned.pid);
+    Ok(spawned)
+}
+
+/// As [`sys::reap`], of a process that [`spawn`] has started.
+pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
+    let _starting = STARTING.read().expect("nothing panics under this lock");
+    let ended = sys::reap(pid)?;
+    if ended.is_some() {
+        started().remove(&pid);
+    }
+    Ok(ended)
+}
+
+/// The children of all our threads that we have not started.
+fn strangers() -> Vec<Pid> {
+    let _nothing_starts = STARTING.write().expect("nothing panics under this lock");
+    let started = started();
+    procfs::children(std::process::id() as Pid).into_iter().filter(|pid| !started.contains(pid)).collect()
+}
 
 /// Kills all orphans that have landed on this process and waits until they are gone. Returns how many there were.
 ///
@@ -28,43 +68,45 @@ static REAPING: Mutex<()> = Mutex::new(());
 /// killed: to die, a process needs its turn at a processor, and a fork bomb takes nearly all of them.
 pub fn end_all() -> usize {
     let reaping = REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    end_within(KILL_WAIT_MAX, &reaping).unwrap_or_else(|left| {
+    end_within(KILL_WAIT_MAX, children, &reaping).unwrap_or_else(|left| {
         log!("orphans: {left} processes do not end though they were killed");
         0
     })
 }
 
-/// Like [`end_all`], but never blocks for long: returns at once where another thread is ending orphans, and gives up after
-/// `timeout`.
+/// Like [`end_all`], under all our threads, but never blocks: returns at once if another thread holds the lock, and gives up
+/// after `timeout`.
 pub fn end_in_passing(timeout: Duration) {
     let reaping = match REAPING.try_lock() {
         Ok(reaping) => reaping,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => return,
     };
-    let _ = end_within(timeout, &reaping);
+    // Without the list an orphan cannot be told from a function that runs; then none is looked for (sandbox.rs says so).
+    let listed = if procfs::lists_children() { strangers } else { children };
+    let _ = end_within(timeout, listed, &reaping);
 }
 
-/// Returns how many there were; `Err`: how many are left after `timeout`.
-fn end_within(timeout: Duration, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
+/// How many there were of those that `list` names; `Err`: how many are left when the time is up.
+fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let own = std::process::id() as Pid;
     let deadline = Instant::now() + timeout;
     let mut before = Vec::new();
     let mut urgency = None;
     loop {
-        let orphans = children();
+        let orphans = list();
         if !orphans.is_empty() {
             urgency.get_or_insert_with(Urgency::begin);
         }
         let living: Vec<Pid> = orphans.iter().copied().filter(|orphan| !has_ended(*orphan)).collect();
         // The children of one that ended since the list was made are ours now, but not on it; hence a second look.
         if living.is_empty() && orphans == before {
-            return Ok(orphans.into_iter().filter(|orphan| matches!(sys::reap(*orphan), Ok(Some(_)))).count());
+            return Ok(orphans.into_iter().filter(|orphan| matches!(reap(*orphan), Ok(Some(_)))).count());
         }
         if Instant::now() >= deadline {
             // The next call goes on with all of them, unless they are too many to keep.
             if orphans.len() > TREE_PROCESSES_MAX {
-                orphans.iter().for_each(|orphan| drop(sys::reap(*orphan)));
+                orphans.iter().for_each(|orphan| drop(reap(*orphan)));
             }
             return Err(living.len());
         }
@@ -105,17 +147,22 @@ fn kill(own: Pid, orphan: Pid) {
         sys::kill_group(group);
     }
     sys::kill_child(orphan);
-    kill_descendants(orphan);
+    // Only we wait for it, so its id stays its own.
+    kill_descendants(orphan, || true);
 }
 
 /// Kills all that descend from a process at once. Left to itself, a tree would die level by level, each of which must get
 /// its turn at a processor first, while those below go on forking.
-pub fn kill_descendants(root: Pid) {
+///
+/// `root_is_there` says whether `root` is still the process that is meant: where somebody else can wait for it at any time, its
+/// id can be given to another one.
+pub fn kill_descendants(root: Pid, root_is_there: impl Fn() -> bool) {
     for (pid, parent) in procfs::descendants(root, TREE_PROCESSES_MAX) {
         // Its id may have been given to another process since it was listed; that one would have another parent. Where its
         // parent has died meanwhile, it is an orphan, and found as such.
         if let Ok(pidfd) = sys::open_process(pid)
             && procfs::parent_of(pid) == Some(parent)
+            && root_is_there()
         {
             sys::kill_process(pidfd.as_fd());
         }

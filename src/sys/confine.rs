@@ -1,7 +1,6 @@
 //! Confinement of a function: what its process gives up before its exec. All of it runs by the rules of spawn.rs.
 //!
-//! Every confined process also dies with the thread that spawned it, collects its own orphans (sandbox/orphans.rs),
-//! gains no privileges by executing anything, and dumps no core.
+//! Every confined process also dies with the thread that spawned it, gains no privileges by executing anything, and dumps no core.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -26,6 +25,8 @@ pub struct Confinement<'a> {
     /// Landlock rulesets (landlock.rs). What one of them forbids is forbidden.
     pub landlock: [Option<BorrowedFd<'a>>; 2],
     pub system_calls: &'a SystemCalls,
+    /// Orphans among its descendants become its children (sandbox/orphans.rs); else they become ours.
+    pub collects_orphans: bool,
 }
 
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64 capabilities in two parts.
@@ -62,7 +63,9 @@ pub(super) fn restrict_limits_and_user(confinement: &Confinement<'_>, parent: Pi
         lower_limit(libc::RLIMIT_NPROC, processes_max).or(Err("limit its processes"))?;
     }
     give_up_capabilities()?;
-    try_step!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    if confinement.collects_orphans {
+        try_step!("make it a subreaper", libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    }
     // After the change of user, which clears it.
     try_step!("tie its life to ours", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0));
     // A parent that died before the prctl sends no signal.

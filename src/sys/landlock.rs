@@ -12,6 +12,8 @@ use super::{check, refer_to};
 
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
+const REMOVE_FILE: u64 = 1 << 5;
+const MAKE_FILE: u64 = 1 << 8;
 const TRUNCATE: u64 = 1 << 14;
 /// Link and rename from folder to folder. Since version 2; a ruleset that does not handle it forbids it.
 const REFER: u64 = 1 << 13;
@@ -32,7 +34,8 @@ pub fn landlock_version() -> u32 {
 
 /// A ruleset that restricts writing, and contact with other processes.
 ///
-/// - Files: make, remove and rename only beneath `folders`; write only there and to `files`. Reading stays as it is.
+/// - Files: make, remove and rename only beneath `folders`; write only there and to `files`; in `flat_folder` make, write
+///   and remove plain files. Reading stays as it is.
 /// - Signals and abstract Unix sockets reach only the confined processes.
 /// - With `cut_network`, TCP neither binds nor connects.
 ///
@@ -40,6 +43,7 @@ pub fn landlock_version() -> u32 {
 pub fn landlock_ruleset(
     version: u32,
     folders: &[BorrowedFd<'_>],
+    flat_folder: Option<BorrowedFd<'_>>,
     files: &[BorrowedFd<'_>],
     cut_network: bool,
 ) -> io::Result<OwnedFd> {
@@ -54,9 +58,11 @@ pub fn landlock_ruleset(
         _ => 3,
     };
     let ruleset = create_ruleset(&attributes[..known])?;
-    let folders = folders.iter().map(|folder| (folder, for_folder));
-    for (object, rights) in folders.chain(files.iter().map(|file| (file, for_file))) {
-        allow_beneath(&ruleset, *object, rights)?;
+    let for_flat_folder = for_file | REMOVE_FILE | MAKE_FILE;
+    let folders = folders.iter().map(|folder| (*folder, for_folder));
+    let flat_folder = flat_folder.map(|folder| (folder, for_flat_folder));
+    for (object, rights) in folders.chain(flat_folder).chain(files.iter().map(|file| (*file, for_file))) {
+        allow_beneath(&ruleset, object, rights)?;
     }
     Ok(ruleset)
 }

@@ -40,15 +40,12 @@ pub use limits::{Urgency, clock_ticks_per_s, open_files_limit, page_bytes, raise
 pub use lock::{lock_holder, try_lock};
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{
-    Ended, EndedHow, Pid, become_subreaper, group_of, has_ended, kill_child, kill_group, kill_process, open_process,
-    own_uid, reap,
+    Ended, EndedHow, Pid, become_subreaper, group_of, has_ended, kill_child, kill_group, kill_group_of, kill_process,
+    open_process, own_uid, reap,
 };
 pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
 pub use signal::{block_ending_signals, wait_for_ending_signal};
-pub use socket::{
-    DESCRIPTORS_SENT_MAX, ask_for_senders, peer, receive_with_fd, receive_with_sender, send_file, send_with_fds,
-    set_backlog,
-};
+pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, spawn};
 
 use std::ffi::c_int;

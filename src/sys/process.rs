@@ -38,6 +38,17 @@ pub fn become_subreaper() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
 }
 
+impl EndedHow {
+    /// From a wait status (wait(2)).
+    pub fn from_wait_status(status: c_int) -> EndedHow {
+        if libc::WIFEXITED(status) {
+            EndedHow::Exited(libc::WEXITSTATUS(status))
+        } else {
+            EndedHow::Signaled(libc::WTERMSIG(status))
+        }
+    }
+}
+
 /// Opens a process for waiting and signalling.
 pub fn open_process(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers.
@@ -51,6 +62,15 @@ pub fn kill_process(pidfd: BorrowedFd<'_>) {
     let (call, no_info) = (libc::SYS_pidfd_send_signal, std::ptr::null::<c_void>());
     // SAFETY: pidfd_send_signal takes integers and a siginfo that may be null.
     unsafe { libc::syscall(call, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+}
+
+/// Sends SIGKILL to the process group that the process behind a pidfd leads. Before Linux 6.9 it does nothing
+/// (pidfd_send_signal(2)).
+pub fn kill_group_of(pidfd: BorrowedFd<'_>) {
+    const PROCESS_GROUP: c_int = 1 << 2;
+    let (call, no_info) = (libc::SYS_pidfd_send_signal, std::ptr::null::<c_void>());
+    // SAFETY: pidfd_send_signal takes integers and a siginfo that may be null.
+    unsafe { libc::syscall(call, pidfd.as_raw_fd(), libc::SIGKILL, no_info, PROCESS_GROUP) };
 }
 
 /// Sends SIGKILL to a child that has not been reaped, so that its id still names it.
@@ -82,11 +102,7 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     if check(unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) })? == 0 {
         return Ok(None);
     }
-    let how = if libc::WIFEXITED(status) {
-        EndedHow::Exited(libc::WEXITSTATUS(status))
-    } else {
-        EndedHow::Signaled(libc::WTERMSIG(status))
-    };
+    let how = EndedHow::from_wait_status(status);
     Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
 }
 

@@ -1,8 +1,13 @@
-//! The seccomp(2) filter of a function: system calls that it cannot make fail with EPERM.
+//! The seccomp(2) filter of functions, fork servers and compilers: system calls that they cannot make.
 //!
-//! The filter is a BPF program that the kernel runs over a struct seccomp_data at each system call.
+//! It denies no less than Docker's default profile does (docs/SECURITY.md has the difference), and one thing more: a
+//! process whose parent is not its maker, which could outlive its invocation. A denied call fails with EPERM; those that C
+//! libraries can do without fail with ENOSYS, so that they fall back.
+//!
+//! The filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. For calls whose
+//! arguments it does not look at, the kernel keeps the answer (since 5.11), so its length costs nothing.
 
-use std::ffi::c_long;
+use std::ffi::{c_int, c_long};
 
 /// True where [`SystemCalls`] can restrict on this kind of machine.
 pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
@@ -11,42 +16,39 @@ pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", tar
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
-    /// Always forbids `PERSISTENT_OBJECT_CALLS`, and calls by another machine's numbers, which would bypass the filter.
-    /// `cut_network` leaves Unix sockets only, `keep_permissions` forbids chmod and its like. Both forbid io_uring, whose
-    /// operations no filter sees.
+    /// Calls by another machine's numbers are denied as well, since they would bypass the filter. `cut_network` leaves Unix
+    /// sockets only, `keep_permissions` denies chmod and its like.
     pub fn new(cut_network: bool, keep_permissions: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
-        let mut forbidden = PERSISTENT_OBJECT_CALLS.to_vec();
-        if keep_permissions {
-            forbidden.extend(PERMISSION_CALLS);
+        let mut program = Program::default();
+        program.load(MACHINE);
+        program.unless_equal(AUDIT_ARCH, Answer::Deny);
+        program.load(NUMBER);
+        program.when(IF_AT_LEAST, X32_BIT, Answer::Deny);
+        let permission_calls = if keep_permissions { PERMISSION_CALLS } else { &[] };
+        for call in [PERSISTENT_OBJECT_CALLS, KERNEL_CALLS, permission_calls].concat() {
+            program.when(IF_EQUAL, call as u32, Answer::Deny);
         }
-        if keep_permissions || cut_network {
-            forbidden.push(libc::SYS_io_uring_setup);
-        }
-        let refuse = instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0);
-        let mut filter = vec![
-            instruction(LOAD, MACHINE, 0, 0),
-            instruction(IF_EQUAL, AUDIT_ARCH, 1, 0),
-            refuse,
-            instruction(LOAD, NUMBER, 0, 0),
-            instruction(IF_AT_LEAST, X32_BIT, 0, 1),
-            refuse,
-        ];
-        for call in forbidden {
-            filter.extend([instruction(IF_EQUAL, call as u32, 0, 1), refuse]);
-        }
-        if cut_network {
-            filter.extend([
-                instruction(IF_EQUAL, libc::SYS_socket as u32, 0, 3),
-                instruction(LOAD, FIRST_ARGUMENT, 0, 0),
-                instruction(IF_EQUAL, libc::AF_UNIX as u32, 1, 0),
-                refuse,
-            ]);
-        }
-        filter.push(instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
-        SystemCalls(filter)
+        // A filter cannot look at clone3's flags, which lie in memory.
+        program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
+        program.for_call(libc::SYS_clone, |program| {
+            program.load(FIRST_ARGUMENT);
+            program.when(IF_ANY_BIT, CLONE_DENIED as u32, Answer::Deny);
+        });
+        program.for_call(libc::SYS_personality, |program| {
+            program.load(FIRST_ARGUMENT);
+            program.unless_one_of(&PERSONALITIES_ALLOWED, Answer::Deny);
+        });
+        program.for_call(libc::SYS_socket, |program| {
+            program.load(FIRST_ARGUMENT);
+            match cut_network {
+                true => program.unless_equal(libc::AF_UNIX as u32, Answer::Deny),
+                false => program.check_family(),
+            }
+        });
+        SystemCalls(program.finish())
     }
 
     pub(super) fn instructions(&self) -> &[libc::sock_filter] {
@@ -56,7 +58,7 @@ impl SystemCalls {
 
 /// Calls whose objects outlive their maker and belong to no file system: shared memory, queues, keys. A function could
 /// leave them behind, or find those of another function of the same user.
-const PERSISTENT_OBJECT_CALLS: [c_long; 7] = [
+const PERSISTENT_OBJECT_CALLS: &[c_long] = &[
     libc::SYS_shmget,
     libc::SYS_msgget,
     libc::SYS_semget,
@@ -64,6 +66,77 @@ const PERSISTENT_OBJECT_CALLS: [c_long; 7] = [
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
+];
+
+/// Calls that reach parts of the kernel which no function needs, and in which its faults are found. Most need a privilege
+/// that functions lack; they are denied all the same, as a privilege can be had in a user namespace. libc lacks 457 to 460
+/// on some machines; numbers from 424 up are the same on all.
+const KERNEL_CALLS: &[c_long] = &[
+    // Namespaces and mounts.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    // Programs, counters and rings inside of the kernel.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Other processes.
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_writev,
+    // Memory policy of the machine.
+    libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    libc::SYS_mbind,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    // The machine itself.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_nfsservctl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_uselib,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ustat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_sysfs,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS__sysctl,
 ];
 
 /// Calls that change who may use a file, which Landlock does not restrict (landlock(7), "Filesystem actions"). libc lacks
@@ -91,6 +164,19 @@ const PERMISSION_CALLS: &[c_long] = &[
     469,
 ];
 
+/// clone(2) for a process whose parent is not its maker, which could outlive its invocation, and for namespaces.
+const CLONE_DENIED: c_int = libc::CLONE_PARENT
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET;
+
+/// Docker's: PER_LINUX, PER_LINUX32, both with UNAME26, and the question for the current one.
+const PERSONALITIES_ALLOWED: [u32; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
 /// seccomp's number of this machine: linux/audit.h.
 #[cfg(target_arch = "aarch64")]
 const AUDIT_ARCH: u32 = 0xc000_00b7;
@@ -100,18 +186,149 @@ const AUDIT_ARCH: u32 = 0xc000_003e;
 /// The second calling convention of x86_64 sets this bit in its numbers.
 const X32_BIT: u32 = 0x4000_0000;
 
-/// Offsets in struct seccomp_data.
+/// Offsets in struct seccomp_data. Of arguments the lower half: both machines are little-endian.
 const NUMBER: u32 = 0;
 const MACHINE: u32 = 4;
-/// The lower half of it: both machines are little-endian.
 const FIRST_ARGUMENT: u32 = 16;
+const THIRD_ARGUMENT: u32 = 32;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-/// A jump counts the instructions that it skips.
-const fn instruction(code: u32, k: u32, jump_true: u8, jump_false: u8) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
+/// What becomes of a call that is not allowed.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// EPERM.
+    Deny,
+    /// ENOSYS.
+    NotThere,
+}
+
+/// A filter under construction.
+#[derive(Default)]
+struct Program(Vec<libc::sock_filter>);
+
+impl Program {
+    fn push(&mut self, code: u32, k: u32, jump_true: u8, jump_false: u8) {
+        self.0.push(libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.push(LOAD, offset, 0, 0);
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let errno = match answer {
+            Answer::Deny => libc::EPERM,
+            Answer::NotThere => libc::ENOSYS,
+        };
+        self.push(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
+    }
+
+    fn when(&mut self, condition: u32, k: u32, answer: Answer) {
+        self.push(condition, k, 0, 1);
+        self.answer(answer);
+    }
+
+    fn unless_equal(&mut self, k: u32, answer: Answer) {
+        self.unless_one_of(&[k], answer);
+    }
+
+    fn unless_one_of(&mut self, values: &[u32], answer: Answer) {
+        for (at, value) in values.iter().enumerate() {
+            // Over the comparisons that are left, and the answer.
+            self.push(IF_EQUAL, *value, (values.len() - at) as u8, 0);
+        }
+        self.answer(answer);
+    }
+
+    /// What `rules` do for one call; it is allowed where they do not answer.
+    fn for_call(&mut self, call: c_long, rules: impl FnOnce(&mut Program)) {
+        let mut own = Program::default();
+        rules(&mut own);
+        own.push(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        self.push(IF_EQUAL, call as u32, 0, own.0.len() as u8);
+        self.0.extend(own.0);
+    }
+
+    /// Families that programs use: Unix, IPv4, IPv6, and netlink for the question for addresses and routes, which
+    /// getaddrinfo asks. Others, such as AF_VSOCK, AF_ALG and AF_PACKET, lead to rarely used parts of the kernel.
+    fn check_family(&mut self) {
+        self.push(IF_EQUAL, libc::AF_UNIX as u32, 6, 0);
+        self.push(IF_EQUAL, libc::AF_INET as u32, 5, 0);
+        self.push(IF_EQUAL, libc::AF_INET6 as u32, 4, 0);
+        self.push(IF_EQUAL, libc::AF_NETLINK as u32, 0, 2);
+        self.load(THIRD_ARGUMENT);
+        self.push(IF_EQUAL, libc::NETLINK_ROUTE as u32, 1, 0);
+        self.answer(Answer::Deny);
+    }
+
+    fn finish(mut self) -> Vec<libc::sock_filter> {
+        self.push(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a filter as the kernel does.
+    fn run(filter: &[libc::sock_filter], call: c_long, arguments: [u32; 3]) -> u32 {
+        let field = |offset: u32| match offset {
+            NUMBER => call as u32,
+            MACHINE => AUDIT_ARCH,
+            argument => arguments[(argument as usize - 16) / 8],
+        };
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let step = &filter[at];
+            at += 1;
+            let jump = |is_true: bool| usize::from(if is_true { step.jt } else { step.jf });
+            match u32::from(step.code) {
+                LOAD => value = field(step.k),
+                IF_EQUAL => at += jump(value == step.k),
+                IF_ANY_BIT => at += jump(value & step.k != 0),
+                IF_AT_LEAST => at += jump(value >= step.k),
+                RETURN => return step.k,
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn calls_are_allowed_denied_or_not_there() {
+        const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+        let with_network = SystemCalls::new(false, false);
+        let without = SystemCalls::new(true, true);
+        let (inet, netlink, vsock) = (libc::AF_INET as u32, libc::AF_NETLINK as u32, libc::AF_VSOCK as u32);
+        let fork = libc::SIGCHLD as u32;
+        for (call, arguments, expected, without_network) in [
+            (libc::SYS_read, [0, 0, 0], ALLOWED, ALLOWED),
+            (libc::SYS_bpf, [0, 0, 0], DENIED, DENIED),
+            (libc::SYS_unshare, [0, 0, 0], DENIED, DENIED),
+            (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
+            (libc::SYS_clone3, [0, 0, 0], NOT_THERE, NOT_THERE),
+            (libc::SYS_clone, [fork, 0, 0], ALLOWED, ALLOWED),
+            (libc::SYS_clone, [fork | libc::CLONE_PARENT as u32, 0, 0], DENIED, DENIED),
+            (libc::SYS_clone, [fork | libc::CLONE_NEWUSER as u32, 0, 0], DENIED, DENIED),
+            (libc::SYS_personality, [0, 0, 0], ALLOWED, ALLOWED),
+            (libc::SYS_personality, [0xffff_ffff, 0, 0], ALLOWED, ALLOWED),
+            (libc::SYS_personality, [0x4_0000, 0, 0], DENIED, DENIED),
+            (libc::SYS_socket, [libc::AF_UNIX as u32, 1, 0], ALLOWED, ALLOWED),
+            (libc::SYS_socket, [inet, 1, 0], ALLOWED, DENIED),
+            (libc::SYS_socket, [libc::AF_INET6 as u32, 1, 0], ALLOWED, DENIED),
+            (libc::SYS_socket, [netlink, 3, libc::NETLINK_ROUTE as u32], ALLOWED, DENIED),
+            (libc::SYS_socket, [netlink, 3, libc::NETLINK_NETFILTER as u32], DENIED, DENIED),
+            (libc::SYS_socket, [vsock, 1, 0], DENIED, DENIED),
+        ] {
+            assert_eq!(run(with_network.instructions(), call, arguments), expected, "{call} {arguments:?}");
+            assert_eq!(run(without.instructions(), call, arguments), without_network, "{call} {arguments:?}");
+        }
+    }
 }

@@ -6,9 +6,9 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{Pid, check, check_count};
+use super::{Pid, check, check_count, set_nonblocking};
 
 /// Number of descriptors that can travel with one message. Eight take 48 bytes of `Ancillary`.
 pub const DESCRIPTORS_SENT_MAX: usize = 8;
@@ -67,7 +67,7 @@ fn attach_fds(message: &mut libc::msghdr, ancillary: &mut Ancillary, fds: &[Borr
     unsafe { std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), data, length) };
 }
 
-/// Receives bytes from a stream socket, and the descriptor that came with them, if one did.
+/// Receives bytes from a socket, and the descriptor that came with them, if one did.
 pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut fd = None;
     let count = receive_with(socket, buffer, |kind, data| {
@@ -82,25 +82,17 @@ pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     Ok((count, fd))
 }
 
-/// From now on the kernel adds to each message that arrives at this Unix socket the process that sent it.
-pub fn ask_for_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let yes: c_int = 1;
-    let length = size_of::<c_int>() as libc::socklen_t;
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_PASSCRED);
-    // SAFETY: the kernel reads `length` bytes, the size of the local.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const yes).cast(), length) }).map(drop)
-}
-
-/// Receives bytes, and the id of the process that sent them if [`ask_for_senders`] was called before.
-pub fn receive_with_sender(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<Pid>)> {
-    let mut sender = None;
-    let count = receive_with(socket, buffer, |kind, data| {
-        if kind == libc::SCM_CREDENTIALS {
-            // struct ucred begins with the process id.
-            sender = data.first_chunk::<4>().map(|bytes| Pid::from_ne_bytes(*bytes));
-        }
-    })?;
-    Ok((count, sender))
+/// Two connected sockets of type SOCK_SEQPACKET: a packet that one sends arrives whole at the other. The first does not
+/// block.
+pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair: [c_int; 2] = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: socketpair writes two integers.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) })?;
+    // SAFETY: socketpair has just opened both, so they have no other owner.
+    let [ours, theirs] = pair.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    set_nonblocking(ours.as_fd())?;
+    Ok((ours, theirs))
 }
 
 /// Receives bytes without waiting. `ancillary` gets the kind and the data of each control message.
@@ -191,11 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_names_the_sender() {
-        let (left, right) = UnixStream::pair().unwrap();
-        ask_for_senders(right.as_fd()).unwrap();
-        send_with_fds(left.as_fd(), b"x", &[]).unwrap();
-        let received = receive_with_sender(right.as_fd(), &mut [0; 16]).unwrap();
-        assert_eq!(received, (1, Some(std::process::id() as Pid)));
+    fn packets_arrive_whole() {
+        let (ours, theirs) = packet_pair().unwrap();
+        send_with_fds(ours.as_fd(), b"one", &[]).unwrap();
+        send_with_fds(ours.as_fd(), b"two", &[ours.as_fd()]).unwrap();
+        let mut buffer = [0; 16];
+        assert!(matches!(receive_with_fd(theirs.as_fd(), &mut buffer), Ok((3, None))));
+        assert!(matches!(receive_with_fd(theirs.as_fd(), &mut buffer), Ok((3, Some(_)))));
+        assert_eq!(buffer[..3], *b"two");
     }
 }

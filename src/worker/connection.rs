@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use super::error::{InvocationError, Result};
 use crate::limits::{LINK_STALL_MAX, SPOOL_MEMORY_MAX};
 use crate::protocol::ProtocolError;
 use crate::protocol::worker_protocol::{self as wire, FRAME_HEAD_BYTES, Invocation, Kind};
@@ -27,7 +27,7 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(stream: UnixStream) -> Result<Connection> {
-        sys::set_nonblocking(stream.as_fd()).map_err(Error::io("set up", "a connection from the gateway"))?;
+        sys::set_nonblocking(stream.as_fd()).map_err(InvocationError::io("set up", "a connection from the gateway"))?;
         Ok(Connection { stream, inbox: Vec::new(), body: None, outbox: Vec::new(), sent: 0 })
     }
 
@@ -39,13 +39,15 @@ impl Connection {
     /// connection. The last byte of its frame stays unread: see [`Connection::begin`].
     ///
     /// # Errors
-    /// [`Error::Protocol`] for anything that is no INVOKE frame.
+    /// [`InvocationError::Protocol`] for anything that is no INVOKE frame.
     pub fn receive(&mut self) -> Result<Option<(Invocation, Option<OwnedFd>)>> {
         loop {
             let missing = match wire::decode_head(&self.inbox)? {
                 None => FRAME_HEAD_BYTES - self.inbox.len(),
                 Some((Kind::Invoke, length)) if length > 0 => FRAME_HEAD_BYTES + length - 1 - self.inbox.len(),
-                Some(_) => return Err(Error::Protocol(ProtocolError::Unexpected("a worker takes INVOKE only"))),
+                Some(_) => {
+                    return Err(InvocationError::Protocol(ProtocolError::Unexpected("a worker takes INVOKE only")));
+                }
             };
             if missing == 0 {
                 let payload = self.inbox.split_off(FRAME_HEAD_BYTES);
@@ -63,11 +65,11 @@ impl Connection {
     /// Reads the last byte of the invocation's frame: from here on the gateway does not give it to another worker.
     ///
     /// # Errors
-    /// [`Error::ClientGone`] where the gateway has closed the connection before it had sent that byte.
+    /// [`InvocationError::GatewayGone`] where the gateway has closed the connection before it had sent that byte.
     pub fn begin(&mut self) -> Result<()> {
         let has_come = self.read(1, Some(LINK_STALL_MAX))?;
         self.inbox.clear();
-        if has_come { Ok(()) } else { Err(Error::ClientGone) }
+        if has_come { Ok(()) } else { Err(InvocationError::GatewayGone) }
     }
 
     /// Reads at most `count` bytes into the inbox; false at the end of the stream.
@@ -79,8 +81,8 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let ready = sys::poll(&mut [Watched::read(self.stream.as_fd())], timeout);
-                    if ready.map_err(Error::io("wait for", "the gateway"))? == 0 {
-                        return Err(Error::Stalled("a frame was not finished in time"));
+                    if ready.map_err(InvocationError::io("wait for", "the gateway"))? == 0 {
+                        return Err(InvocationError::Stalled("a frame was not finished in time"));
                     }
                 }
                 result => break result,
@@ -94,7 +96,7 @@ impl Connection {
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
-            Err(cause) => Err(Error::Io { step: "read from", subject: "the gateway".into(), cause }),
+            Err(cause) => Err(InvocationError::Io { step: "read from", subject: "the gateway".into(), cause }),
         }
     }
 
@@ -115,14 +117,14 @@ impl Connection {
     /// Sends as much of the outbox as the socket takes right now.
     ///
     /// # Errors
-    /// [`Error::ClientGone`] where the gateway has closed the connection, which is its way to cancel.
+    /// [`InvocationError::GatewayGone`] where the gateway has closed the connection, which is its way to cancel.
     pub fn send(&mut self) -> Result<()> {
         while !self.is_empty() {
             match sys::send_with_fds(self.stream.as_fd(), &self.outbox[self.sent..], &[]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Error::ClientGone),
+                Err(_) => return Err(InvocationError::GatewayGone),
             }
         }
         self.outbox.clear();
@@ -145,12 +147,12 @@ impl Connection {
             }
             let left = LINK_STALL_MAX.saturating_sub(last_progress.elapsed());
             if left == Duration::ZERO {
-                return Err(Error::Stalled("the gateway takes nothing"));
+                return Err(InvocationError::Stalled("the gateway takes nothing"));
             }
             let mut watched = [Watched::write(self.as_fd()), Watched::read(give_up)];
-            sys::poll(&mut watched, Some(left)).map_err(Error::io("wait for", "the gateway"))?;
+            sys::poll(&mut watched, Some(left)).map_err(InvocationError::io("wait for", "the gateway"))?;
             if watched[1].is_ready() {
-                return Err(Error::ClientGone);
+                return Err(InvocationError::GatewayGone);
             }
         }
     }
@@ -201,7 +203,7 @@ mod tests {
             let mut bytes = Vec::new();
             wire::encode(&mut bytes, kind, b"x");
             sys::send_with_fds(gateway.as_fd(), &bytes, &[]).unwrap();
-            assert!(matches!(Connection::new(ours).unwrap().receive(), Err(Error::Protocol(_))), "{kind:?}");
+            assert!(matches!(Connection::new(ours).unwrap().receive(), Err(InvocationError::Protocol(_))), "{kind:?}");
         }
         let (gateway, ours) = UnixStream::pair().unwrap();
         drop(gateway);

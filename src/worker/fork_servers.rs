@@ -1,125 +1,87 @@
-//! The fork servers of a worker: which there are, when one starts, when it ends.
+//! The fork servers of a worker, one per runtime: when one starts, when it is replaced, what it is asked to prepare.
 //!
-//! Who has an invocation asks [`ForkServers::take`] for a child. Where there is no fork server for it yet, the answer is
-//! `None`, the invocation goes the cold way, and one thread, the keeper, starts a fork server meanwhile. So nobody ever
-//! waits for one, and whatever goes wrong with one is no error, only slower.
+//! An invocation asks [`ForkServers::take`] for a child. Where no fork server is ready, the answer is `None`, the invocation
+//! goes by exec, and one thread, the keeper, starts a fork server meanwhile. So no invocation ever waits for one, and whatever
+//! goes wrong with one is no error, only slower.
 //!
-//! The keeper lives as long as the worker. Fork servers and their children must be children of such a thread, because they
-//! die with the thread that is their parent (PR_SET_PDEATHSIG, prctl(2)).
+//! The keeper lives as long as the worker. It starts the fork servers, because they die with the thread that is their parent
+//! (PR_SET_PDEATHSIG, prctl(2)).
 
-use std::collections::HashMap;
-use std::ffi::CString;
+use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::Worker;
-use super::fork_server::{Child, ForkServer};
+use super::child::Child;
+use super::fork_server::{ForkServer, Word};
 use super::runtime;
-use crate::error::{Error, Result};
-use crate::limits::{
-    CHILDREN_AHEAD_MIN, DESCRIPTORS_PER_FORK_SERVER, FORK_SERVER_IDLE_MAX, FORK_SERVER_LINE_BYTES_MAX,
-    FORK_SERVER_RETRY, FORK_SERVER_START_MAX, FORK_SERVER_YIELDS, FORK_SERVERS_PERIOD, FORK_SERVERS_STARTING_MAX,
-    KILL_WAIT_MAX,
-};
-use crate::log;
-use crate::protocol::function_spec::{FunctionSpec, Runtime};
-use crate::sys::{self, EventFd, Spawn, Spawned, Watched};
+use super::version::Version;
+use crate::error::start::{Result, StartError};
+use crate::limits::KILL_WAIT_MAX;
+use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
+use crate::sandbox::orphans;
+use crate::sys::{self, EventFd, Spawn, Watched};
+use crate::{log, procfs};
 
-/// What the children of a fork server have in common, because they inherit it. Invocations that agree in all of it share
-/// one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    pub runtime: Runtime,
-    pub module: PathBuf,
-    pub version: Version,
-    /// What the module exports, for a runtime that looks at it before it forks.
-    pub handler: String,
-    pub memory_mib: u64,
-    pub net: bool,
-    pub dirs: Vec<(String, PathBuf)>,
-}
+/// The runtimes that have a fork server.
+const RUNTIMES: [Runtime; 2] = [Runtime::Php, Runtime::Wasm];
 
-/// A file as it is now: device, inode, size, and the time of its last change, which includes that of its permissions, in
-/// seconds and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Version {
-    pub device: u64,
-    pub inode: u64,
-    pub size: u64,
-    pub changed: (i64, i64),
-}
-
-impl Version {
-    pub fn of(metadata: &std::fs::Metadata) -> Version {
-        Version {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    pub fn of_path(path: &Path) -> Option<Version> {
-        std::fs::metadata(path).ok().map(|metadata| Version::of(&metadata))
-    }
-}
-
-/// As part of a file name.
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (seconds, nanoseconds) = self.changed;
-        write!(f, "{:x}-{:x}-{:x}-{seconds:x}-{nanoseconds:x}", self.device, self.inode, self.size)
-    }
-}
-
-impl Key {
-    pub fn new(spec: &FunctionSpec, version: Version) -> Key {
-        // Only WASM looks at its exports and opens folders ahead of time.
-        let is_wasm = spec.runtime == Runtime::Wasm;
-        Key {
-            runtime: spec.runtime,
-            module: spec.module.clone(),
-            version,
-            handler: if is_wasm { spec.handler.clone() } else { String::new() },
-            memory_mib: spec.memory_mib,
-            net: spec.net,
-            dirs: if is_wasm { spec.dirs.clone() } else { Vec::new() },
-        }
-    }
-}
+/// From its start until it is ready; later it is ended.
+const START_MAX: Duration = Duration::from_secs(30);
+/// After one was never ready, the next is started after this; after one that was, sooner.
+const RETRY_UNREADY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(1);
+/// How often fork servers are looked after when nothing happens.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// Resident memory of a fork server that has grown too much: with hundreds of prepared modules one has about 60 MiB. It is
+/// replaced, at the earliest after a while.
+const RESIDENT_MAX: u64 = 256 << 20;
+const GROWTH_MIN: Duration = Duration::from_secs(60);
+/// Replaced fork servers that wait for their last child; where there are more, none is replaced.
+const RETIRED_MAX: usize = 8;
+/// A replaced fork server that has no child is ended after this, where it does not end by itself.
+const RETIRED_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a line that a fork server says.
+const LINE_BYTES_MAX: usize = 2048;
+/// Versions of modules that are remembered; then all are forgotten.
+const MODULES_MAX: usize = 4096;
+/// A fork server keeps only so many modules prepared, the latest asked for: a module that is called is asked for again after
+/// this.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct ForkServers {
-    /// Guards the map and the keeper's orders; held for a look or a change, never while anything is started, asked or waited for.
-    places: Mutex<Places>,
+    is_on: bool,
+    /// One for each of [`RUNTIMES`]. Held for a look or a change, never while anything is started, asked or waited for.
+    places: [Mutex<Place>; RUNTIMES.len()],
     /// Wakes the keeper.
     wake: EventFd,
-    servers_max: usize,
-    /// Children that may wait for one fork server's invocations: as many as there are slots.
-    children_max: usize,
-    /// How many children of all fork servers may still wait.
-    allowance: Arc<AtomicUsize>,
+    /// Children that may wait: as many as there are slots.
+    ahead_max: usize,
 }
 
 #[derive(Default)]
-struct Places {
-    by_key: HashMap<Arc<Key>, Place>,
-    /// What the keeper shall start.
-    orders: Vec<Arc<Key>>,
-}
-
 struct Place {
     state: State,
-    used: Instant,
+    /// Versions of modules that the present fork server was asked to prepare, by their text, and when. `None`: it cannot.
+    modules: HashMap<String, Option<Instant>>,
+    /// Those of them that it has not answered, in the order of asking.
+    unanswered: VecDeque<String>,
+    /// Versions of modules that have ended a fork server while they were prepared.
+    by_exec: Vec<String>,
 }
 
+#[derive(Default)]
 enum State {
-    /// Ordered, or starting.
+    /// Not needed so far.
+    #[default]
+    Absent,
+    /// The keeper shall start it.
+    Wanted,
+    /// It is starting.
     Coming,
     Ready(Arc<ForkServer>),
     /// Not to be tried before.
@@ -127,87 +89,83 @@ enum State {
 }
 
 impl ForkServers {
-    /// At most `servers_max`; `slots` is how many invocations the worker runs at once.
-    pub fn new(servers_max: u32, slots: u32) -> Result<ForkServers> {
-        let affordable = sys::open_files_limit() / DESCRIPTORS_PER_FORK_SERVER;
-        let servers_max = u64::from(servers_max).min(affordable) as usize;
-        let children_max = CHILDREN_AHEAD_MIN * servers_max;
+    pub fn new(is_on: bool, slots: u32) -> Result<ForkServers> {
         Ok(ForkServers {
-            places: Mutex::default(),
-            wake: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
-            servers_max,
-            children_max: slots as usize,
-            allowance: Arc::new(AtomicUsize::new(children_max)),
+            is_on,
+            places: Default::default(),
+            wake: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+            ahead_max: slots as usize,
         })
     }
 
-    /// A child for an invocation, and its fork server; `None` means the cold way.
-    pub fn take(&self, key: &Key) -> Option<(Child, Arc<ForkServer>)> {
-        let mut places = self.places.lock().expect("nothing panics under this lock");
-        let place = places.by_key.get_mut(key)?;
-        place.used = Instant::now();
-        let State::Ready(server) = &place.state else { return None };
-        let server = server.clone();
-        drop(places);
+    fn place(&self, runtime: Runtime) -> Option<MutexGuard<'_, Place>> {
+        let number = RUNTIMES.iter().position(|other| *other == runtime)?;
+        Some(self.places[number].lock().expect("nothing panics under this lock"))
+    }
+
+    /// A child for an invocation of this version of a module; `None` means exec. Has a fork server started where there is none.
+    pub fn take(&self, runtime: Runtime, version: &Version) -> Option<Child> {
+        if !self.is_on {
+            return None;
+        }
+        let mut place = self.place(runtime)?;
+        if !place.by_exec.is_empty() && place.by_exec.contains(&version.to_string()) {
+            return None;
+        }
+        let server = match &place.state {
+            State::Ready(server) => server.clone(),
+            State::Wanted | State::Coming => return None,
+            State::Failed(until) if Instant::now() < *until => return None,
+            State::Absent | State::Failed(_) => {
+                place.state = State::Wanted;
+                self.wake.signal();
+                return None;
+            }
+        };
+        drop(place);
         let child = server.take();
-        if child.is_none() {
-            // The keeper ends it.
+        if server.is_over() {
+            // The keeper puts another one into its place.
             self.wake.signal();
         }
-        child.map(|child| (child, server))
+        child
     }
 
-    /// Has a fork server started for what had to go the cold way, where there is none and a place for it.
-    pub fn order(&self, key: Key) {
+    /// Has a fork server prepare a module, where that was not asked for lately.
+    pub fn prepare(&self, server: &Arc<ForkServer>, spec: &FunctionSpec, version: &Version, artifact: Option<&Path>) {
+        let (text, runtime) = (version.to_string(), spec.runtime);
         let now = Instant::now();
-        let mut places = self.places.lock().expect("nothing panics under this lock");
-        let is_coming = |place: &&Place| matches!(place.state, State::Coming);
-        if places.by_key.values().filter(is_coming).count() >= FORK_SERVERS_STARTING_MAX {
-            return;
-        }
-        let has_room = match places.by_key.get(&key).map(|place| &place.state) {
-            Some(State::Failed(until)) => now >= *until,
-            Some(State::Coming | State::Ready(_)) => false,
-            None => places.by_key.len() < self.servers_max || places.make_room(now),
+        let Some(mut place) = self.place(runtime) else { return };
+        let is_present = matches!(&place.state, State::Ready(present) if Arc::ptr_eq(present, server));
+        let is_due = match place.modules.get(&text) {
+            None => !version.is_young(),
+            Some(None) => false,
+            Some(Some(asked)) => now.duration_since(*asked) >= ASK_AGAIN,
         };
-        if !has_room {
+        if !is_present || !is_due {
             return;
         }
-        let key = Arc::new(key);
-        places.by_key.insert(key.clone(), Place { state: State::Coming, used: now });
-        places.orders.push(key);
-        drop(places);
-        self.wake.signal();
-    }
-
-    fn set(&self, key: &Arc<Key>, state: State) {
-        let mut places = self.places.lock().expect("nothing panics under this lock");
-        if let Some(place) = places.by_key.get_mut(key) {
-            place.state = state;
+        if place.modules.len() >= MODULES_MAX {
+            place.modules.clear();
         }
-    }
-
-    fn remove(&self, key: &Arc<Key>) {
-        self.places.lock().expect("nothing panics under this lock").by_key.remove(key);
-    }
-}
-
-impl Places {
-    /// Takes out the one that was used longest ago, where that is long enough ago. The keeper ends what has no place.
-    fn make_room(&mut self, now: Instant) -> bool {
-        let oldest = self.by_key.iter().filter(|(_, place)| !matches!(place.state, State::Coming));
-        let oldest = oldest.min_by_key(|(_, place)| place.used).map(|(key, place)| (key.clone(), place.used));
-        match oldest {
-            Some((key, used)) if now.duration_since(used) >= FORK_SERVER_YIELDS => {
-                self.by_key.remove(&key);
-                true
-            }
-            _ => false,
+        place.modules.insert(text.clone(), Some(now));
+        place.unanswered.push_back(text.clone());
+        drop(place);
+        let mut settings = Vec::with_capacity(512);
+        push(&mut settings, "module", spec.module.as_os_str().as_bytes());
+        push(&mut settings, "version", text.as_bytes());
+        if let Some(artifact) = artifact {
+            push(&mut settings, "artifact", artifact.as_os_str().as_bytes());
+        }
+        if !server.prepare(&settings)
+            && let Some(mut place) = self.place(runtime)
+        {
+            place.unanswered.retain(|other| *other != text);
         }
     }
 }
 
-/// The keeper's life: starts what is ordered, hears what fork servers say, ends those that are over.
+/// The keeper's life: starts what is wanted, hears what fork servers say, replaces those that are over.
 pub(super) fn keep(worker: &Worker) {
     let mut kept: Vec<Kept> = Vec::new();
     let mut next_look = Instant::now();
@@ -223,101 +181,205 @@ pub(super) fn keep(worker: &Worker) {
         drop(watched);
         worker.fork_servers.wake.clear();
         for (one, ready) in kept.iter_mut().zip(ready[1..].chunks(2)) {
-            if ready[0] {
-                one.hear(&worker.fork_servers);
-            }
             if ready[1] {
                 one.log_what_it_said();
             }
-        }
-        let orders =
-            std::mem::take(&mut worker.fork_servers.places.lock().expect("nothing panics under this lock").orders);
-        for key in orders {
-            match Kept::start(worker, &key) {
-                Ok(one) => kept.push(one),
-                Err(why) => {
-                    log!("worker {}: no fork server for {}: {why}", worker.id, key.module.display());
-                    worker.fork_servers.set(&key, State::Failed(Instant::now() + FORK_SERVER_RETRY));
-                }
+            if ready[0] {
+                one.hear(worker);
             }
         }
         let is_due = Instant::now() >= next_look;
-        kept.retain_mut(|one| one.is_wanted(worker, is_due));
+        let retired = kept.iter().filter(|one| one.retired.is_some()).count();
+        for one in &mut kept {
+            one.look_after(worker, is_due, retired < RETIRED_MAX);
+        }
+        kept.retain(|one| !one.has_ended);
+        for runtime in RUNTIMES {
+            kept.extend(start_if_wanted(worker, runtime));
+        }
         if is_due {
-            kept.iter().for_each(|one| one.server.calm());
-            next_look = Instant::now() + FORK_SERVERS_PERIOD;
+            next_look = Instant::now() + LOOK_PERIOD;
+        }
+    }
+}
+
+fn start_if_wanted(worker: &Worker, runtime: Runtime) -> Option<Kept> {
+    let mut place = worker.fork_servers.place(runtime)?;
+    if !matches!(place.state, State::Wanted) {
+        return None;
+    }
+    place.state = State::Coming;
+    drop(place);
+    match Kept::start(worker, runtime) {
+        Ok(one) => Some(one),
+        Err(why) => {
+            if let Some(why) = why {
+                log!("worker {}: no fork server for {}: {why}", worker.id, runtime.as_str());
+            }
+            worker.fork_servers.place(runtime)?.state = State::Failed(Instant::now() + RETRY_UNREADY);
+            None
         }
     }
 }
 
 /// A fork server that runs. Dropped, it is ended.
 struct Kept {
-    key: Arc<Key>,
+    runtime: Runtime,
     server: Arc<ForkServer>,
-    process: Spawned,
     /// What it says: stdout and stderr. `None` at its end.
     said: Option<PipeReader>,
     line: Vec<u8>,
-    /// The program and the version of it that runs.
-    program: (PathBuf, Option<Version>),
+    /// Its program and what it has read when it started, as they were then.
+    read: Vec<(PathBuf, Option<Version>)>,
     started: Instant,
+    /// Since when it forks no more, and lives until its last child is reaped.
+    retired: Option<Instant>,
     has_ended: bool,
 }
 
 impl Kept {
-    fn start(worker: &Worker, key: &Arc<Key>) -> std::result::Result<Kept, String> {
-        let command = runtime::server_command(&worker.runtimes, &worker.sandbox, key)?;
-        let as_text = |step: &'static str| move |error: std::io::Error| format!("could not {step}: {error}");
-        let (server, control) =
-            ForkServer::new(worker.fork_servers.children_max, worker.fork_servers.allowance.clone())
-                .map_err(as_text("make a socket pair"))?;
+    /// # Errors
+    /// Why it could not be started, for the log; nothing, where the runtime's program is not there.
+    fn start(worker: &Worker, runtime: Runtime) -> std::result::Result<Kept, Option<String>> {
+        let as_text = |step: &'static str| move |error: std::io::Error| Some(format!("could not {step}: {error}"));
+        let command = runtime::server_command(worker, runtime).ok_or(None)?;
+        let read = runtime::files_read_at_start(worker, runtime);
+        let read = read.into_iter().map(|path| (path.clone(), Version::of_path(&path))).collect();
+        let (control, theirs) = sys::packet_pair().map_err(as_text("make a socket pair"))?;
         let (said, says) = std::io::pipe().map_err(as_text("make a pipe"))?;
         sys::set_nonblocking(said.as_fd()).map_err(as_text("set up a pipe"))?;
-        let folder = key.module.parent().map_or(b"/".as_slice(), |folder| folder.as_os_str().as_bytes());
-        let folder = CString::new(folder).map_err(|_| "its path holds a NUL".to_string())?;
-        let process = sys::spawn(&Spawn {
+        let process = orphans::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,
             environment: &worker.inherited_environment,
-            folder: Some(&folder),
+            folder: Some(c"/"),
             stdin: worker.null.as_fd(),
             stdout: says.as_fd(),
             stderr: says.as_fd(),
-            control: Some(control.as_fd()),
-            // No Landlock: it runs nothing of the function, and its children restrict themselves before they do.
-            confinement: Some(worker.sandbox.confinement(
-                command.program_file.as_ref(),
-                command.data_mib_max,
-                key.net,
-                [None, None],
-            )),
+            control: Some(theirs.as_fd()),
+            // No Landlock: it runs nothing of a function, and its children restrict themselves before they do.
+            confinement: Some(worker.sandbox.confinement_of_fork_server(command.program_file.as_ref())),
         })
-        .map_err(|error| format!("could not {}: {}", error.step, error.cause))?;
-        let program = PathBuf::from(std::ffi::OsStr::from_bytes(command.program.as_bytes()));
+        .map_err(|error| Some(format!("could not {}: {}", error.step, error.cause)))?;
         Ok(Kept {
-            key: key.clone(),
-            server: Arc::new(server),
-            process,
+            runtime,
+            server: Arc::new(ForkServer::new(control, process, worker.fork_servers.ahead_max)),
             said: Some(said),
             line: Vec::new(),
-            program: (program.clone(), Version::of_path(&program)),
+            read,
             started: Instant::now(),
+            retired: None,
             has_ended: false,
         })
     }
 
-    fn hear(&mut self, all: &ForkServers) {
-        let was_ready = self.server.is_ready();
-        self.has_ended = !self.server.listen();
-        if !was_ready && self.server.is_ready() {
-            all.set(&self.key, State::Ready(self.server.clone()));
+    /// Takes all that has come on the control socket.
+    fn hear(&mut self, worker: &Worker) {
+        loop {
+            let word = self.server.listen();
+            let Some(mut place) = worker.fork_servers.place(self.runtime) else { return };
+            match word {
+                Word::Ready if matches!(place.state, State::Coming) && self.retired.is_none() => {
+                    place.modules.clear();
+                    place.unanswered.clear();
+                    place.state = State::Ready(self.server.clone());
+                }
+                Word::Ready => {}
+                Word::Prepared { version } => place.unanswered.retain(|other| *other != version),
+                Word::Unpreparable { version, reason } => {
+                    place.unanswered.retain(|other| *other != version);
+                    if let Some(asked) = place.modules.get_mut(&version) {
+                        *asked = None;
+                    }
+                    drop(place);
+                    log!("fork server of {}: a module is not prepared: {}", self.runtime.as_str(), reason.trim_end());
+                }
+                Word::Nothing => return,
+                Word::End => {
+                    drop(place);
+                    return self.bury(worker);
+                }
+            }
         }
+    }
+
+    /// It has ended, or talks nonsense: ends what is left of it, and makes its place free.
+    fn bury(&mut self, worker: &Worker) {
+        self.log_what_it_said();
+        self.has_ended = true;
+        let name = self.runtime.as_str();
+        let Some(mut place) = worker.fork_servers.place(self.runtime) else { return };
+        let was_ready = self.server.is_ready();
+        let is_present = match &place.state {
+            State::Ready(present) => Arc::ptr_eq(present, &self.server),
+            State::Coming => !was_ready && self.retired.is_none(),
+            _ => false,
+        };
+        if !is_present {
+            return;
+        }
+        place.state = State::Failed(Instant::now() + if was_ready { RETRY } else { RETRY_UNREADY });
+        let culprit = place.unanswered.pop_front();
+        if let Some(version) = culprit.clone() {
+            if place.by_exec.len() >= MODULES_MAX {
+                place.by_exec.clear();
+            }
+            place.by_exec.push(version);
+        }
+        drop(place);
+        log!("worker {}: the fork server of {name} has ended; functions start by exec", worker.id);
+        if culprit.is_some() {
+            log!("worker {}: it ended while it prepared a module, which starts by exec from now on", worker.id);
+        }
+    }
+
+    /// Has it retire where it is over, or what it has read has changed, or it has grown. `is_due` asks for what costs more
+    /// than a look.
+    fn look_after(&mut self, worker: &Worker, is_due: bool, may_retire: bool) {
+        if let Some(since) = self.retired {
+            // It has no child any more, and yet does not end.
+            self.has_ended |= self.server.living() == 0 && since.elapsed() >= RETIRED_IDLE_MAX;
+        }
+        if self.has_ended || self.retired.is_some() {
+            return;
+        }
+        if !self.server.is_ready() {
+            if self.started.elapsed() >= START_MAX {
+                log!("worker {}: the fork server of {} was not ready in time", worker.id, self.runtime.as_str());
+                self.bury(worker);
+            }
+            return;
+        }
+        if is_due {
+            self.server.calm();
+        }
+        let why = match () {
+            () if self.server.is_over() => "did not fork in time",
+            () if is_due && may_retire && self.is_outdated() => "is replaced: what it was started with has changed",
+            () if is_due && may_retire && self.has_grown() => "is replaced: it has grown",
+            () => return,
+        };
+        log!("worker {}: the fork server of {} {why}", worker.id, self.runtime.as_str());
+        self.retired = Some(Instant::now());
+        self.server.retire();
+        if let Some(mut place) = worker.fork_servers.place(self.runtime) {
+            place.state = State::Wanted;
+        }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.read.iter().any(|(path, then)| Version::of_path(path) != *then)
+    }
+
+    fn has_grown(&self) -> bool {
+        let resident = || procfs::resident_bytes(self.server.process().pid).unwrap_or(0);
+        self.started.elapsed() >= GROWTH_MIN && resident() > RESIDENT_MAX
     }
 
     /// Logs the lines that it has said.
     fn log_what_it_said(&mut self) {
         let Some(said) = &mut self.said else { return };
-        let mut buffer = [0; FORK_SERVER_LINE_BYTES_MAX];
+        let mut buffer = [0; LINE_BYTES_MAX];
         let count = match said.read(&mut buffer) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
             result => result.unwrap_or(0),
@@ -327,57 +389,24 @@ impl Kept {
         }
         self.line.extend_from_slice(&buffer[..count]);
         while let Some(end) = self.line.iter().position(|byte| *byte == b'\n').or_else(|| {
-            let is_last = count == 0 || self.line.len() >= FORK_SERVER_LINE_BYTES_MAX;
+            let is_last = count == 0 || self.line.len() >= LINE_BYTES_MAX;
             (is_last && !self.line.is_empty()).then(|| self.line.len() - 1)
         }) {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             let text = String::from_utf8_lossy(&line);
-            log!("fork server of {}: {}", self.key.module.display(), text.trim_end());
+            log!("fork server of {}: {}", self.runtime.as_str(), text.trim_end());
         }
-    }
-
-    /// Whether it shall stay; takes it out of its place where not. `is_due` asks for what costs more than a look.
-    fn is_wanted(&mut self, worker: &Worker, is_due: bool) -> bool {
-        let all = &worker.fork_servers;
-        let now = Instant::now();
-        let is_late = !self.server.is_ready() && now.duration_since(self.started) >= FORK_SERVER_START_MAX;
-        if self.has_ended || is_late || self.server.has_failed() {
-            self.log_what_it_said();
-            let why = match () {
-                () if self.has_ended => "has ended",
-                () if is_late => "was not ready in time",
-                () => "did not fork in time",
-            };
-            log!("worker {}: the fork server of {} {why}; functions start cold", worker.id, self.key.module.display());
-            match self.server.is_ready() {
-                // It has served, so the next will.
-                true => all.remove(&self.key),
-                false => all.set(&self.key, State::Failed(now + FORK_SERVER_RETRY)),
-            }
-            return false;
-        }
-        let places = all.places.lock().expect("nothing panics under this lock");
-        let Some(idle) = places.by_key.get(&self.key).map(|place| now.duration_since(place.used)) else { return false };
-        // A newer version of the same module is coming or there.
-        let is_replaced =
-            places.by_key.keys().any(|other| other.module == self.key.module && other.version != self.key.version);
-        drop(places);
-        let is_outdated = || Version::of_path(&self.program.0) != self.program.1;
-        let is_old = || Version::of_path(&self.key.module) != Some(self.key.version);
-        if idle >= FORK_SERVER_IDLE_MAX || (is_replaced && is_old()) || (is_due && is_outdated()) {
-            all.remove(&self.key);
-            return false;
-        }
-        true
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // First itself: then no child comes any more.
-        sys::kill_process(self.process.pidfd.as_fd());
-        let _ = sys::poll(&mut [Watched::read(self.process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
-        let _ = sys::reap(self.process.pid);
-        self.server.dismiss_all();
+        let process = self.server.process();
+        sys::kill_process(process.pidfd.as_fd());
+        let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
+        let _ = orphans::reap(process.pid);
+        self.server.dismiss();
+        // Its children have died with it, and are ours to reap.
+        orphans::end_all();
     }
 }

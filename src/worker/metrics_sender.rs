@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::metrics_reader::MetricsReader;
 use super::metrics_smoother::MetricsSmoother;
 use super::{Ending, Worker};
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
 use crate::protocol::metrics::{DRAIN_LINE, Sample};
 use crate::sandbox::orphans;
@@ -17,9 +17,9 @@ use crate::sys::{self, Watched};
 /// Connects to the gateway that serves this run dir.
 pub fn connect(worker: &Worker) -> Result<UnixStream> {
     let path = worker.settings.metrics_socket();
-    let stream = UnixStream::connect(&path).map_err(Error::io("reach a gateway at", path.display()))?;
+    let stream = UnixStream::connect(&path).map_err(StartError::io("reach a gateway at", path.display()))?;
     // A gateway that is stopped, or hangs, must not stop this thread for good.
-    stream.set_write_timeout(Some(LINK_STALL_MAX)).map_err(Error::io("set a timeout on", path.display()))?;
+    stream.set_write_timeout(Some(LINK_STALL_MAX)).map_err(StartError::io("set a timeout on", path.display()))?;
     Ok(stream)
 }
 

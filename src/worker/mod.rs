@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! main thread        accepts connections; starts no process itself (orphans.rs says why)
-//! one per connection serves one invocation at a time: connection.rs → runtime/ → process.rs, with a process of its own
-//!                    or a child of a fork server: fork_server.rs
-//! fork servers       starts and ends fork servers: fork_servers.rs
+//! one per connection serves one invocation at a time: connection.rs → invocation.rs → start.rs, by exec (runtime/) or
+//!                    with a child of a fork server (fork_server.rs, child.rs)
+//! fork servers       starts and replaces fork servers: fork_servers.rs
+//! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
 //! signals            SIGTERM from somebody else than the gateway means DRAIN as well
 //! ```
@@ -14,17 +15,24 @@
 //!
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
+pub mod child;
 mod connection;
+mod error;
 pub mod fork_server;
-pub mod fork_servers;
+mod fork_servers;
 mod invocation;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;
 mod order;
-pub mod runtime;
+mod process;
+mod runtime;
 mod scratch;
+mod sessions;
+mod start;
 mod stderr_log;
+mod streams;
+mod version;
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -37,18 +45,22 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use connection::Connection;
+use error::InvocationError;
 use fork_servers::ForkServers;
-use order::{Order, Specs};
+use order::{Functions, Order};
 use scratch::ScratchArea;
+use sessions::Sessions;
 
-use crate::error::start::StartError;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::log;
 use crate::sandbox::Sandbox;
 use crate::sandbox::orphans;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Watched};
+
+/// How often sessions are looked through.
+const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Why a worker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +81,8 @@ struct Worker {
     gateway: Pid,
     /// What functions see of our own environment, PATH, LANG and TZ: `NAME=value` and a NUL, again and again.
     inherited_environment: Vec<u8>,
-    /// The settings of functions, decoded.
-    specs: Specs,
+    functions: Functions,
+    sessions: Sessions,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
     /// Readable when the worker is to end, in whatever way: wakes the accept loop.
@@ -87,11 +99,11 @@ struct Worker {
 /// Runs a worker until it is told to end. Without an id it takes the first one that is free above those that the
 /// gateway gives out itself, so that a further worker can be started by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
-    sys::become_subreaper().map_err(Error::io("become", "a subreaper"))?;
+    sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     let (lock, id) = take_id(&settings, id)?;
-    let gateway = sys::lock_holder(&lock, 0).map_err(Error::io("look for", "a running gateway"))?;
-    let gateway = gateway.ok_or_else(|| Error::Start(StartError::NoGateway { run_dir: settings.run_dir.clone() }))?;
-    let own_program = std::env::current_exe().map_err(Error::io("find", "our own program"))?;
+    let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
+    let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
+    let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
     let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
     let worker = Arc::new(Worker {
@@ -99,14 +111,15 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
-        fork_servers: ForkServers::new(settings.fork_servers, settings.worker_slots)?,
-        null: invocation::open_null()?,
+        fork_servers: ForkServers::new(settings.has_fork_servers, settings.worker_slots)?,
+        null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
         gateway,
         inherited_environment: inherited_environment(),
-        specs: Specs::default(),
+        functions: Functions::default(),
+        sessions: Sessions::new(&settings)?,
         ending: OnceLock::new(),
-        stop: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
-        dying: EventFd::new().map_err(Error::io("make", "an eventfd"))?,
+        stop: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+        dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
         connections: AtomicUsize::new(0),
         running: Mutex::new(0),
         fewer_running: Condvar::new(),
@@ -119,6 +132,12 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         worker.end(ending);
     })?;
     start_thread("fork servers", &worker, fork_servers::keep)?;
+    start_thread("sessions", &worker, |worker| {
+        loop {
+            std::thread::sleep(SESSIONS_PERIOD);
+            worker.sessions.sweep();
+        }
+    })?;
     start_thread("signals", &worker, |worker| {
         sys::wait_for_ending_signal();
         worker.end(Ending::Drain);
@@ -191,7 +210,7 @@ impl Worker {
         let started =
             std::thread::Builder::new().name("connection".into()).stack_size(CONNECTION_STACK_BYTES).spawn(move || {
                 if let Err(error) = worker.serve(stream)
-                    && !matches!(error, Error::ClientGone)
+                    && !matches!(error, InvocationError::GatewayGone)
                 {
                     log!("worker {}: {error}", worker.id);
                 }
@@ -204,13 +223,14 @@ impl Worker {
     }
 
     /// Serves one connection: invocation after invocation.
-    fn serve(&self, stream: UnixStream) -> Result<()> {
+    fn serve(&self, stream: UnixStream) -> Result<(), InvocationError> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
             // The gateway gives what has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
-            let spec = self.specs.get(invocation.settings())?;
-            invocation::run(self, &Order { invocation, spec }, body, &mut connection)?;
+            let function = self.functions.get(invocation.settings())?;
+            let body = body.map(File::from);
+            invocation::run(self, &Order { invocation, function, body }, &mut connection)?;
         }
         Ok(())
     }
@@ -262,26 +282,26 @@ fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(Error::io("find a running gateway: could not open", path.display()))?;
+        .map_err(StartError::io("find a running gateway: could not open", path.display()))?;
     let candidates = match id {
         Some(id) => id..id + 1,
         None => settings.workers..*WORKERS.end() as u32,
     };
     for id in candidates {
-        if sys::try_lock(&lock, 1 + u64::from(id)).map_err(Error::io("lock", path.display()))? {
+        if sys::try_lock(&lock, 1 + u64::from(id)).map_err(StartError::io("lock", path.display()))? {
             return Ok((lock, id));
         }
     }
     let holder = id.map_or("a worker of every id".to_string(), |id| format!("worker {id}"));
-    Err(Error::Start(StartError::AlreadyRuns { run_dir: settings.run_dir.clone(), holder }))
+    Err(StartError::AlreadyRuns { run_dir: settings.run_dir.clone(), holder })
 }
 
 fn listen(worker: &Worker) -> Result<UnixListener> {
     let path = worker.settings.worker_socket(worker.id);
     // A socket that a killed worker left; nobody else can be using it, since we hold its id's lock.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).map_err(Error::io("open the socket", path.display()))?;
-    listener.set_nonblocking(true).map_err(Error::io("set up", path.display()))?;
+    let listener = UnixListener::bind(&path).map_err(StartError::io("open the socket", path.display()))?;
+    listener.set_nonblocking(true).map_err(StartError::io("set up", path.display()))?;
     Ok(listener)
 }
 
@@ -293,5 +313,5 @@ fn inherited_environment() -> Vec<u8> {
 fn start_thread(name: &'static str, worker: &Arc<Worker>, body: impl FnOnce(&Worker) + Send + 'static) -> Result<()> {
     let worker = worker.clone();
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(&worker));
-    thread.map(drop).map_err(|cause| Error::Exhausted { step: "start a thread", cause })
+    thread.map(drop).map_err(|cause| StartError::Thread { cause })
 }

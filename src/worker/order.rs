@@ -1,39 +1,69 @@
-//! An order: one call of a function, as the gateway has sent it, and the function's settings decoded.
+//! An order: one call of a function, as the gateway has sent it, and what the worker knows of the function.
 //!
-//! The gateway sends the same bytes for a function each time, so they are decoded once and found again by themselves.
+//! The gateway sends the same settings for a function each time, so they are decoded once and found again by their bytes.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use super::error::Result;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Invocation;
 
 /// Functions whose settings are kept decoded, at about a kilobyte each. Then all are forgotten, and decoded anew.
-const SPECS_MAX: usize = 4096;
+const FUNCTIONS_MAX: usize = 4096;
+/// A function whose child has asked for exec is started by exec for this long: what stood in the way may have changed.
+const BY_EXEC: Duration = Duration::from_secs(60);
 
 pub struct Order {
     pub invocation: Invocation,
-    pub spec: Arc<FunctionSpec>,
+    pub function: Arc<Function>,
+    /// The request body, where it came as a descriptor.
+    pub body: Option<File>,
 }
 
-/// The settings of functions, decoded. Guards the map; held for a look or an insertion.
-#[derive(Default)]
-pub struct Specs(Mutex<HashMap<Vec<u8>, Arc<FunctionSpec>>>);
+impl Order {
+    pub fn spec(&self) -> &FunctionSpec {
+        &self.function.spec
+    }
+}
 
-impl Specs {
+/// A function's settings, decoded, and what the worker has found out about it.
+pub struct Function {
+    pub spec: FunctionSpec,
+    /// When a child has last said that it cannot serve the function.
+    refused: Mutex<Option<Instant>>,
+}
+
+impl Function {
+    /// Whether it is to be started by exec, since a forked process could not serve it.
+    pub fn is_by_exec(&self) -> bool {
+        self.refused.lock().expect("nothing panics under this lock").is_some_and(|at| at.elapsed() < BY_EXEC)
+    }
+
+    pub fn note_refusal(&self) {
+        *self.refused.lock().expect("nothing panics under this lock") = Some(Instant::now());
+    }
+}
+
+/// The functions that the worker has been asked for. Guards the map; held for a look or an insertion.
+#[derive(Default)]
+pub struct Functions(Mutex<HashMap<Vec<u8>, Arc<Function>>>);
+
+impl Functions {
     /// # Errors
-    /// [`Error::Protocol`](crate::error::Error::Protocol) where the settings cannot be decoded.
-    pub fn get(&self, settings: &[u8]) -> Result<Arc<FunctionSpec>> {
-        if let Some(spec) = self.0.lock().expect("nothing panics under this lock").get(settings) {
-            return Ok(spec.clone());
+    /// [`InvocationError::Protocol`](super::error::InvocationError::Protocol) where the settings cannot be decoded.
+    pub fn get(&self, settings: &[u8]) -> Result<Arc<Function>> {
+        if let Some(function) = self.0.lock().expect("nothing panics under this lock").get(settings) {
+            return Ok(function.clone());
         }
-        let spec = Arc::new(FunctionSpec::decode(settings)?);
-        let mut specs = self.0.lock().expect("nothing panics under this lock");
-        if specs.len() >= SPECS_MAX {
-            specs.clear();
+        let function = Arc::new(Function { spec: FunctionSpec::decode(settings)?, refused: Mutex::default() });
+        let mut functions = self.0.lock().expect("nothing panics under this lock");
+        if functions.len() >= FUNCTIONS_MAX {
+            functions.clear();
         }
-        specs.insert(settings.to_vec(), spec.clone());
-        Ok(spec)
+        functions.insert(settings.to_vec(), function.clone());
+        Ok(function)
     }
 }

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
 use crate::log;
 use crate::sandbox::{Sandbox, User};
@@ -30,12 +30,12 @@ pub struct ScratchArea {
     empty: Mutex<Vec<Empty>>,
 }
 
-/// An empty folder, and the rulesets that let somebody write there: they hold for the folder, whatever its name.
+/// An empty folder, and a ruleset that lets somebody write there: it holds for the folder, whatever its name.
 #[derive(Default)]
 struct Empty {
     path: PathBuf,
-    /// Without network, and with it.
-    rulesets: [Option<Arc<OwnedFd>>; 2],
+    /// The last one, and what else it was made for: whether the network is allowed, and the folder for sessions.
+    ruleset: Option<(bool, Option<Arc<Path>>, Arc<OwnedFd>)>,
 }
 
 impl ScratchArea {
@@ -44,7 +44,7 @@ impl ScratchArea {
     /// # Errors
     /// Where `all` is there but not ours: somebody could have made it beforehand, in a folder like /tmp.
     pub fn new(all: &Path, worker: u32) -> Result<ScratchArea> {
-        let failed = |path: &Path| Error::io("make the scratch folder", path.display().to_string());
+        let failed = |path: &Path| StartError::io("make the scratch folder", path.display().to_string());
         // Others may pass through, to the folders that are theirs, but not look around.
         let mut builder = DirBuilder::new();
         builder.mode(0o711);
@@ -109,17 +109,28 @@ impl Scratch<'_> {
         &self.folder.path
     }
 
-    /// The Landlock ruleset for an invocation that may write here and beneath `write`; see [`Sandbox::ruleset`].
-    pub fn ruleset(&mut self, sandbox: &Sandbox, write: &[PathBuf], net: bool) -> io::Result<Option<Arc<OwnedFd>>> {
+    /// The Landlock ruleset for an invocation that may write here, beneath `write` and in `sessions`; see
+    /// [`Sandbox::ruleset`].
+    pub fn ruleset(
+        &mut self,
+        sandbox: &Sandbox,
+        write: &[PathBuf],
+        sessions: Option<&Arc<Path>>,
+        net: bool,
+    ) -> io::Result<Option<Arc<OwnedFd>>> {
         // What is listed may be made anew, or come to be, before the next invocation.
         let is_lasting = write.is_empty();
-        let last = &mut self.folder.rulesets[usize::from(net)];
-        if is_lasting && last.is_some() {
-            return Ok(last.clone());
+        if is_lasting
+            && let Some((last_net, last_sessions, ruleset)) = &self.folder.ruleset
+            && *last_net == net
+            && last_sessions.as_ref() == sessions
+        {
+            return Ok(Some(ruleset.clone()));
         }
-        let ruleset = sandbox.ruleset(Some(&self.folder.path), write, !net)?.map(Arc::new);
-        if is_lasting {
-            last.clone_from(&ruleset);
+        let folder = sessions.map(|sessions| &**sessions);
+        let ruleset = sandbox.ruleset(Some(&self.folder.path), write, folder, !net)?.map(Arc::new);
+        if is_lasting && let Some(ruleset) = &ruleset {
+            self.folder.ruleset = Some((net, sessions.cloned(), ruleset.clone()));
         }
         Ok(ruleset)
     }

@@ -1,161 +1,115 @@
-//! Fork servers: when there is one, what it shares, and that its end is nobody's error.
+//! Fork servers: one per runtime, what it shares, how it is replaced, and what its end costs.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::instance::{Instance, has, signal, wait_for, wait_until};
+use crate::instance::{Instance, find, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
+/// Waits at the gate where it is asked to, and says its version.
+const WAITS: &str = "<?php if (isset($_GET['wait'])) fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'done';";
 
 fn numbers(text: &str) -> Vec<u32> {
     text.split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
+/// Whether faas-php is built; where it is not, the test is skipped.
+fn has_faas_php() -> bool {
+    find("faas-php").is_some() || {
+        skip("faas-php is not built");
+        false
+    }
+}
+
 #[test]
-fn every_warm_invocation_is_a_process_of_its_own_and_a_child_of_the_worker() {
-    if !has(&["php"]) {
+fn a_forked_invocation_is_a_process_of_its_own_and_a_child_of_the_fork_server() {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/who", "php", WHO, json!({}));
-    assert!(!instance.get("/who").is_warm(), "the first has nobody to be forked from");
+    assert!(!instance.get("/who").is_warm(), "the first finds no fork server");
     instance.warm("/who");
+    let [server] = instance.fork_servers()[..] else { panic!("one fork server") };
     let mut seen = Vec::new();
     for _ in 0..20 {
         let answer = instance.get("/who");
         assert!(answer.is_warm());
         let [pid, parent, session] = numbers(&answer.text())[..] else { panic!("{}", answer.text()) };
-        assert_eq!((parent, session), (instance.worker_pid(0), pid));
+        assert_eq!((parent, session), (server, pid));
         assert!(!seen.contains(&pid), "{pid} twice");
         seen.push(pid);
     }
-    assert_eq!(instance.fork_servers().len(), 1);
     wait_until("they are all gone", || instance.functions().is_empty());
 }
 
 #[test]
-fn a_fork_server_that_is_asked_often_hands_down_what_is_used() {
-    if !has(&["php"]) {
+fn all_functions_share_one_fork_server_and_are_forked_at_their_first_call() {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    // What is handed down is not faulted in; and a process that is laid out anew still is what it was.
-    const FAULTS: &str = "<?php preg_match('/^(?<word>\\w+) \\w+$/', 'some text', $found);
-        echo json_encode([getrusage()['ru_minflt'], $found['word'], strlen(file_get_contents(__FILE__))]);";
-    instance.function("GET:/faults", "php", FAULTS, json!({}));
-    let call = || serde_json::from_slice::<serde_json::Value>(&instance.warm("/faults").body).unwrap();
-    let least_of_ten = || {
-        let answers = (0..10).map(|_| call());
-        let faults = answers.map(|answer| {
-            assert_eq!((&answer[1], &answer[2]), (&json!("some"), &json!(FAULTS.len())));
-            answer[0].as_u64().unwrap()
-        });
-        faults.min().unwrap()
-    };
-    let first = least_of_ten();
-    (0..80).for_each(|_| drop(call()));
-    let last = least_of_ten();
-    assert!(last * 10 < first * 9, "{first} faults at first, {last} at last");
+    instance.function("GET:/first", "php", WHO, json!({}));
+    instance.warm("/first");
+    let servers = instance.fork_servers();
+    for number in 0..10 {
+        let key = format!("GET:/{number}");
+        let env = json!({"A": number.to_string(), "IT_FOLDER": instance.shared("")});
+        let more = json!({"memory": 64 + number, "net": number % 2 == 0, "env": env, "timeout": 5 + number});
+        instance.function(&key, "php", WHO, more);
+        let answer = instance.get(&format!("/{number}"));
+        assert!(answer.is_warm(), "{number}");
+        assert!(answer.text().ends_with(&format!(" {number}")), "{}", answer.text());
+    }
+    assert_eq!(instance.fork_servers(), servers);
+    assert_eq!(servers.len(), 1);
 }
 
 #[test]
-fn a_function_that_asks_for_a_cold_start_never_gets_a_fork_server() {
-    if !has(&["php"]) {
+fn the_setting_zero_starts_every_process_anew() {
+    if !has_faas_php() {
         return;
     }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    instance.function("GET:/cold", "php", WHO, json!({"start": "cold"}));
+    let instance = Instance::with(&[("FAAS_FORK_SERVERS", "0")]);
+    instance.function("GET:/one", "php", WHO, json!({}));
     for _ in 0..5 {
-        assert!(!instance.get("/cold").is_warm());
+        let answer = instance.get("/one");
+        assert_eq!((answer.status, answer.is_warm()), (200, false));
     }
     assert!(instance.fork_servers().is_empty());
 }
 
 #[test]
-fn there_are_no_more_fork_servers_than_the_setting_allows() {
-    if !has(&["php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1"), ("FAAS_FORK_SERVERS", "1")]);
-    instance.function("GET:/one", "php", WHO, json!({}));
-    instance.function("GET:/other", "php", WHO, json!({}));
-    instance.warm("/one");
-    for _ in 0..5 {
-        assert!(!instance.get("/other").is_warm(), "the place is taken, and was used a moment ago");
-    }
-    assert!(instance.get("/one").is_warm());
-    assert_eq!(instance.fork_servers().len(), 1);
-    let none = Instance::with(&[("FAAS_FORK_SERVERS", "0")]);
-    none.function("GET:/one", "php", WHO, json!({}));
-    for _ in 0..5 {
-        assert!(!none.get("/one").is_warm());
-    }
-    assert!(none.fork_servers().is_empty());
-}
-
-#[test]
-fn routes_that_agree_in_module_limits_and_env_share_a_fork_server_and_others_do_not() {
-    if !has(&["php"]) {
+fn the_death_of_a_fork_server_costs_only_what_it_had_begun() {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let same = instance.descriptor("php", WHO, json!({}));
-    let with = |field: &str, value| {
-        let mut other = same.clone();
-        other[field] = value;
-        other
-    };
-    instance.install(&[
-        ("GET:/one", same.clone()),
-        ("GET:/other", with("timeout", json!(7))),
-        ("GET:/memory", with("memory", json!(64))),
-        ("GET:/net", with("net", json!(false))),
-        ("GET:/env", with("env", json!({"A": "1", "IT_FOLDER": instance.shared("")}))),
-    ]);
-    instance.warm("/one");
-    assert!(instance.get("/other").is_warm());
-    assert_eq!(instance.fork_servers().len(), 1);
-    for (count, target) in [(2, "/memory"), (3, "/net")] {
-        assert!(!instance.get(target).is_warm(), "{target}");
-        instance.warm(target);
-        assert_eq!(instance.fork_servers().len(), count);
-    }
-    assert!(instance.warm("/env").text().ends_with(" 1"));
-}
-
-#[test]
-fn the_death_of_a_fork_server_fails_no_invocation_and_another_takes_its_place() {
-    if !has(&["php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let source = "<?php if (isset($_GET['wait'])) fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'done';";
-    instance.function("GET:/x", "php", source, json!({}));
-    let mut gate = instance.gate("gate");
+    instance.function("GET:/x", "php", WAITS, json!({}));
+    let _gate = instance.gate("gate");
     instance.warm("/x");
-    let [server] = instance.fork_servers()[..] else { panic!("there is one") };
+    let [server] = instance.fork_servers()[..] else { panic!("one fork server") };
     std::thread::scope(|scope| {
         let running = scope.spawn(|| instance.get("/x?wait"));
         wait_until("it runs", || !instance.functions().is_empty());
         signal("KILL", server);
-        wait_until("it is gone", || !instance.fork_servers().contains(&server));
-        for _ in 0..5 {
-            assert_eq!(instance.get("/x").text(), "done");
-        }
-        std::io::Write::write_all(&mut gate, b"\n").unwrap();
-        let answer = running.join().unwrap();
-        assert!(answer.is_warm(), "it had begun as a child of the one that died");
-        assert_eq!(answer.text(), "done");
+        running.join().unwrap().problem(502, "fork-server-lost");
     });
+    instance.wait_for_log("the fork server of php has ended", 1);
+    for _ in 0..5 {
+        assert_eq!(instance.get("/x").text(), "done");
+    }
     instance.warm("/x");
-    assert_eq!(instance.wait_for_log("has ended; functions start cold", 1).len(), 1);
+    assert!(!instance.fork_servers().contains(&server));
 }
 
 #[test]
-fn a_changed_module_has_a_new_fork_server_without_a_failed_request() {
-    if !has(&["php"]) {
+fn a_changed_module_is_served_at_once_by_the_same_fork_server() {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
@@ -164,6 +118,7 @@ fn a_changed_module_has_a_new_fork_server_without_a_failed_request() {
     let module = descriptor["module"].as_str().unwrap().to_string();
     instance.install(&[("GET:/x", descriptor)]);
     instance.warm("/x");
+    let servers = instance.fork_servers();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let calls = scope.spawn(|| {
@@ -177,22 +132,148 @@ fn a_changed_module_has_a_new_fork_server_without_a_failed_request() {
             let new = format!("{module}.new");
             fs::write(&new, source(version)).unwrap();
             fs::rename(&new, &module).unwrap();
-            assert_eq!(instance.get("/x").text(), format!("version {version} of this"));
-            wait_until("the new version starts warm", || {
-                let answer = instance.get("/x");
-                assert_eq!(answer.text(), format!("version {version} of this"));
-                answer.is_warm()
-            });
+            for _ in 0..10 {
+                assert_eq!(instance.get("/x").text(), format!("version {version} of this"));
+            }
         }
         is_over.store(true, Ordering::Relaxed);
         calls.join().unwrap();
     });
-    wait_until("one fork server is left", || instance.fork_servers().len() == 1);
+    assert_eq!(instance.fork_servers(), servers);
+}
+
+#[test]
+fn a_fork_server_whose_program_changed_is_replaced_and_lives_until_its_last_child_is_done() {
+    let Some(faas_php) = find("faas-php") else { return skip("faas-php is not built") };
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", "/usr/bin:/bin")]);
+    let put = || {
+        let new = instance.path("faas-php.new");
+        fs::copy(&faas_php, &new).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(new, instance.path("faas-php")).unwrap();
+    };
+    put();
+    instance.init();
+    instance.launch_copies();
+    instance.wait_until_ready();
+    instance.function("GET:/x", "php", WAITS, json!({}));
+    let mut gate = instance.gate("gate");
+    instance.warm("/x");
+    let [old] = instance.fork_servers()[..] else { panic!("one fork server") };
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| instance.get("/x?wait"));
+        wait_until("it runs", || !instance.functions().is_empty());
+        let new = instance.path("faas-php.new");
+        fs::copy(&faas_php, &new).unwrap();
+        fs::rename(new, instance.path("faas-php")).unwrap();
+        let new = wait_for("another one is there", || instance.fork_servers().into_iter().find(|pid| *pid != old));
+        wait_until("it serves", || {
+            let answer = instance.get("/x");
+            assert_eq!(answer.text(), "done");
+            answer.is_warm()
+        });
+        assert!(instance.fork_servers().contains(&old) && instance.fork_servers().contains(&new));
+        gate.write_all(b"\n").unwrap();
+        let answer = running.join().unwrap();
+        assert_eq!((answer.text().as_str(), answer.is_warm()), ("done", true));
+    });
+    wait_until("the old one is gone", || !instance.fork_servers().contains(&old));
+}
+
+#[test]
+fn what_php_takes_only_at_its_start_goes_by_exec_and_everything_else_is_forked() {
+    if !has_faas_php() {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.function("GET:/who", "php", WHO, json!({}));
+    instance.warm("/who");
+    let ask = |directive: &str, value: &str| {
+        let source = format!("<?php echo var_export(ini_get('{directive}'), true);");
+        instance.function("GET:/ini", "php", &source, json!({"ini": {directive: value}}));
+        let answers = [(); 3].map(|()| instance.get("/ini"));
+        let told = answers.each_ref().map(|answer| answer.text());
+        assert_eq!(told, [(); 3].map(|()| format!("'{value}'")), "{directive}");
+        answers[0].is_warm()
+    };
+    assert!(ask("precision", "3"));
+    assert!(ask("upload_max_filesize", "30M"));
+    assert!(!ask("ffi.enable", "1"));
+}
+
+#[test]
+fn arguments_stand_behind_the_module_in_every_way() {
+    if !has_faas_php() {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let args = json!(["-x", "a b", "--", ""]);
+    let source = "<?php echo json_encode(array_slice($argv, 1));";
+    instance.function("GET:/auto", "php", source, json!({"args": args}));
+    instance.function("GET:/cold", "php", source, json!({"args": args, "start": "cold"}));
+    assert_eq!(instance.warm("/auto").json(), args);
+    assert_eq!(instance.get("/cold").json(), args);
+    let script = "for word in \"$@\"; do echo \"<$word>\"; done";
+    instance.script_with("GET:/native", script, json!({"args": args, "output": "raw"}));
+    assert_eq!(instance.get("/native").text(), "<-x>\n<a b>\n<-->\n<>\n");
+}
+
+#[test]
+fn sessions_last_and_belong_to_their_function() {
+    if !has_faas_php() {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "2")]);
+    let source = "<?php session_start(); $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1; session_write_close();
+        $path = $_GET['path'] ?? ''; $file = glob(session_save_path() . '/*')[0] ?? '';
+        echo json_encode([$_SESSION['n'], session_save_path(), $path === '' ? null : @scandir($path),
+            $path === '' ? null : @file_put_contents(\"$path/sess_x\", 'x')]);";
+    instance.function("GET:/one", "php", source, json!({}));
+    instance.function("GET:/other", "php", source, json!({"start": "cold"}));
+    let cookie = [("Cookie", "PHPSESSID=0123456789abcdef0123456789")];
+    let ask = |target: &str| instance.request("GET", target, &cookie, b"").json();
+    for number in 1..=6 {
+        assert_eq!(ask("/one")[0], number, "whichever worker it meets, and however it is started");
+    }
+    let (one, other) = (ask("/one")[1].clone(), ask("/other")[1].clone());
+    assert_ne!(one, other);
+    assert_eq!(ask("/other")[0], 2);
+    let parent = std::path::Path::new(one.as_str().unwrap()).parent().unwrap().display().to_string();
+    assert_eq!(ask(&format!("/other?path={parent}"))[2], false, "the folder of all cannot be listed");
+    if instance.get("/healthz").json()["functions"]["landlock"].as_u64() > Some(0) {
+        let path = one.as_str().unwrap();
+        assert_eq!(ask(&format!("/other?path={path}"))[3], false, "another's folder cannot be written to");
+        assert_eq!(ask(&format!("/one?path={path}"))[3], 1);
+    }
+}
+
+#[test]
+fn streams_can_be_opened_by_name() {
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.script("POST:/streams", "cat /dev/stdin >/dev/stdout && echo said >/dev/stderr");
+    assert_eq!(instance.post("/streams", "body").text(), "body");
+    // A body of that length is a file.
+    let long = "long body ".repeat(20_000);
+    assert_eq!(instance.post("/streams", &long).text(), long);
+    instance.wait_for_log("stderr: said", 2);
+}
+
+#[test]
+fn a_function_that_asks_for_a_cold_start_never_gets_a_fork_server() {
+    if !has_faas_php() {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.function("GET:/cold", "php", WHO, json!({"start": "cold"}));
+    for _ in 0..5 {
+        assert!(!instance.get("/cold").is_warm());
+    }
+    assert!(instance.fork_servers().is_empty());
 }
 
 #[test]
 fn fork_servers_and_waiting_children_end_with_their_worker_and_with_the_gateway() {
-    if !has(&["php"]) {
+    if !has_faas_php() {
         return;
     }
     let mut instance = Instance::with(&[("FAAS_WORKERS", "1")]);
@@ -209,7 +290,7 @@ fn fork_servers_and_waiting_children_end_with_their_worker_and_with_the_gateway(
 
 #[test]
 fn a_warm_invocation_can_neither_signal_nor_look_into_the_fork_server_or_its_siblings() {
-    if !has(&["php"]) {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
@@ -233,7 +314,7 @@ fn a_warm_invocation_can_neither_signal_nor_look_into_the_fork_server_or_its_sib
 
 #[test]
 fn a_variable_that_changes_how_php_starts_is_honoured_by_starting_it_anew() {
-    if !has(&["php"]) {
+    if !has_faas_php() {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
@@ -248,32 +329,4 @@ fn a_variable_that_changes_how_php_starts_is_honoured_by_starting_it_anew() {
         assert!(!answer.is_warm());
     }
     assert!(instance.fork_servers().is_empty());
-}
-
-#[test]
-fn a_function_that_lies_to_its_worker_harms_nobody_but_itself() {
-    if !has(&["php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    // The channel is one of the descriptors that a child has; this writes to all.
-    let source = "<?php
-        for ($fd = 3; isset($_GET['say']) && $fd < 32; $fd++) {
-            if ($file = @fopen(\"php://fd/$fd\", 'w')) { @fwrite($file, base64_decode($_GET['say'])); }
-        }
-        if (isset($_GET['stay'])) { exec('setsid sleep 1000 >/dev/null 2>&1 &'); sleep(1000); }
-        echo 'done';";
-    instance.function("GET:/x", "php", source, json!({"timeout": 5}));
-    instance.warm("/x");
-    // X and the status 7, before it is through: taken at its word, and ended.
-    assert!(instance.get("/x?say=WAc=&stay").problem(500, "function-exited").ends_with("code 7"));
-    wait_until("all of it is gone", || instance.functions().is_empty());
-    // What makes no sense is not listened to any more.
-    assert_eq!(instance.get("/x?say=WlpaWlpaWlpa").status, 500);
-    let server = instance.fork_servers();
-    for _ in 0..5 {
-        let answer = instance.get("/x");
-        assert_eq!((answer.status, answer.text().as_str(), answer.is_warm()), (200, "done", true));
-    }
-    assert_eq!(instance.fork_servers(), server);
 }

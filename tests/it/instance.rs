@@ -1,5 +1,6 @@
 //! An instance of the platform in a temporary folder, and what tests do with it.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -36,6 +37,8 @@ pub struct Instance {
     files: AtomicU32,
     /// Whom the gateway runs as, where that is not us.
     user: Option<u32>,
+    /// Processes that were found to belong to it, and when they started.
+    seen: Mutex<HashSet<(u32, u64)>>,
 }
 
 impl Instance {
@@ -58,8 +61,7 @@ impl Instance {
         let folder = tempfile::Builder::new().prefix("faas-it-").tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name).display().to_string();
         let mut environment: Vec<(String, String)> = [
-            // With the folder in it, since a fork server has nothing else by which it can be told from those of others.
-            ("PATH", format!("{}:{}", path_with_programs(), folder.path().display())),
+            ("PATH", path_with_programs()),
             ("HOME", std::env::var("HOME").unwrap_or("/".into())),
             ("FAAS_HOST", "127.0.0.1".into()),
             ("FAAS_PORT", "0".into()),
@@ -84,7 +86,15 @@ impl Instance {
             fs::create_dir_all(&path).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        Instance { folder, environment, process: None, address: None, files: AtomicU32::new(0), user: None }
+        Instance {
+            folder,
+            environment,
+            process: None,
+            address: None,
+            files: AtomicU32::new(0),
+            user: None,
+            seen: Mutex::default(),
+        }
     }
 
     /// Has the gateway run as another user, who gets the folder, and copies of the programs in it, since ours may lie in
@@ -358,15 +368,34 @@ impl Instance {
         self.process.as_ref().unwrap().id()
     }
 
-    /// All living processes of this instance: those whose environment names its folder.
+    /// All living processes of this instance: those whose environment names its folder, those that descend from its gateway,
+    /// and those that were found so before: what is forked has the environment of its fork server, which names nothing.
     pub fn processes(&self) -> Vec<u32> {
         let folder = self.folder.path().as_os_str().as_encoded_bytes();
-        let is_ours = |pid: &u32| {
+        let names_folder = |pid: u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.windows(folder.len()).any(|window| window == folder)
         };
         let entries = fs::read_dir("/proc").unwrap().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+        let pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let stats: Vec<(u32, Stat)> = pids.into_iter().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_seen = |pid: u32, stat: &Stat| seen.contains(&(pid, stat.started));
+        let gateway = self.process.as_ref().map(|process| process.id());
+        let is_root = |(pid, stat): &&(u32, Stat)| Some(*pid) == gateway || was_seen(*pid, stat) || names_folder(*pid);
+        let mut ours: Vec<u32> = stats.iter().filter(is_root).map(|(pid, _)| *pid).collect();
+        let mut at = 0;
+        while at < ours.len() {
+            let children = stats.iter().filter(|(pid, stat)| stat.parent == ours[at] && !ours.contains(pid));
+            let children: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+            ours.extend(children);
+            at += 1;
+        }
+        // One that has ended, and is not waited for yet, is no process any more.
+        let living = stats.iter().filter(|(pid, stat)| ours.contains(pid) && stat.state != 'Z');
+        let living: Vec<(u32, u64)> = living.map(|(pid, stat)| (*pid, stat.started)).collect();
+        seen.extend(living.iter().copied());
+        living.into_iter().map(|(pid, _)| pid).collect()
     }
 
     /// Those of them that are functions, which fork servers and children that wait for an invocation are not.
@@ -382,12 +411,8 @@ impl Instance {
 
     /// The fork servers themselves: the leaders of their sessions.
     pub fn fork_servers(&self) -> Vec<u32> {
-        let session = |pid: &u32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // Behind the name: state, parent, group, session.
-            stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse::<u32>().ok()
-        };
-        self.processes().into_iter().filter(|pid| is_fork_server(*pid) && session(pid) == Some(*pid)).collect()
+        let is_leader = |pid: u32| Stat::of(pid).is_some_and(|stat| stat.session == pid);
+        self.processes().into_iter().filter(|pid| is_fork_server(*pid) && is_leader(*pid)).collect()
     }
 
     /// Calls a function until it gets a child of a fork server.
@@ -446,12 +471,32 @@ impl Drop for Instance {
     }
 }
 
+/// What /proc/PID/stat says of a process.
+struct Stat {
+    state: char,
+    parent: u32,
+    session: u32,
+    /// In clock ticks since the machine's start.
+    started: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Stat> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        let words: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let number = |at: usize| words.get(at)?.parse::<u64>().ok();
+        let state = words.first()?.chars().next()?;
+        Some(Stat { state, parent: number(1)? as u32, session: number(3)? as u32, started: number(19)? })
+    }
+}
+
 /// Whether a process is a fork server, or a child of one that has no invocation yet: both say everything into one pipe, where
 /// functions have two.
 fn is_fork_server(pid: u32) -> bool {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments);
-    let is_kind = arguments.contains("faas.server=") || arguments.contains("faas-wasm\0serve\0");
+    let is_kind = arguments.starts_with("faas-php: fork server") || arguments.contains("faas-wasm\0serve\0");
     let stream = |fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
     is_kind && stream(1).is_some() && stream(1) == stream(2)
 }

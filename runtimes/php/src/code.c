@@ -25,6 +25,8 @@
 struct prepared {
     char *version;
     struct stat file;
+    /* PHP numbers what has no name of its own, and goes on from there. */
+    uint32_t next_key;
 };
 
 /* More than these are not kept: each costs every fork a little. */
@@ -44,12 +46,8 @@ static zend_result (*start_opcache)(void);
 
 static zend_op_array *compile(zend_file_handle *handle, int type)
 {
-    if (handle->primary_script) {
-        CG(skip_shebang) = 1;
-        zend_op_array *code = compile_cached(handle, type);
-        CG(skip_shebang) = 0;
-        return code;
-    }
+    if (handle->primary_script)
+        return compile_cached(handle, type);
     /* Opcache's way to open a file opens nothing where it has the code. */
     if (handle->type == ZEND_HANDLE_FILENAME
         && php_stream_open_for_zend_ex(handle, USE_PATH | REPORT_ERRORS | STREAM_OPEN_FOR_INCLUDE) != SUCCESS) {
@@ -269,6 +267,8 @@ const char *code_compile(const char *module)
     if (php_request_startup() != SUCCESS)
         return "PHP does not start a request";
     EG(error_reporting) = 0;
+    CG(skip_shebang) = 1;
+    CG(rtd_key_counter) = 0;
     bool is_through = false;
     zend_try {
         compile_module(module);
@@ -319,6 +319,7 @@ const char *code_prepare(const char *module, const char *version)
     }
     forget(path);
     entry->file = after;
+    entry->next_key = CG(rtd_key_counter);
     zend_hash_str_update_ptr(&prepared, path, strlen(path), entry);
     return NULL;
 }
@@ -348,10 +349,15 @@ void code_check(zend_string *path, const char *version, bool is_usable)
 {
     struct prepared *entry = zend_hash_find_ptr(&prepared, path);
     struct stat file;
+    CG(rtd_key_counter) = 0;
     if (!entry)
         return;
     if (is_usable && version && strcmp(version, entry->version) == 0 && stat(ZSTR_VAL(path), &file) == 0
-        && is_same_file(&file, &entry->file))
+        && is_same_file(&file, &entry->file)) {
+        CG(rtd_key_counter) = entry->next_key;
         return;
+    }
     drop(path);
+    /* Opcache has noted the code that it found when the path was looked up; looking again makes it forget. */
+    zend_string_release(zend_resolve_path(path));
 }

@@ -101,7 +101,8 @@ static bool alter(zend_string *name, zend_string *value)
     bool is_same = entry->value ? zend_string_equals(entry->value, value) : ZSTR_LEN(value) == 0;
     if (is_same)
         return true;
-    if (!(entry->modifiable & (ZEND_INI_USER | ZEND_INI_PERDIR)))
+    /* Opcache takes all of its own for good as it starts, whatever it says. */
+    if (!(entry->modifiable & (ZEND_INI_USER | ZEND_INI_PERDIR)) || strncmp(ZSTR_VAL(name), "opcache.", 8) == 0)
         return false;
     zend_string *copy = zend_string_init(ZSTR_VAL(value), ZSTR_LEN(value), 1);
     if (entry->on_modify

@@ -173,9 +173,10 @@ static bool has_content_type(void)
 static void send_json(const char *name, zval *answer)
 {
     smart_str text = {0};
-    if (php_json_encode(&text, answer, JSON_OPTIONS) != SUCCESS) {
+    /* Not every fault is in what it returns: not that of NAN. */
+    if (php_json_encode(&text, answer, JSON_OPTIONS) != SUCCESS || JSON_G(error_code) != PHP_JSON_ERROR_NONE) {
         if (!EG(exception))
-            zend_error(E_ERROR, "The answer of the handler %s cannot be sent as JSON", name);
+            zend_throw_error(NULL, "what the handler %s returned cannot be sent as JSON", name);
         return;
     }
     smart_str_0(&text);

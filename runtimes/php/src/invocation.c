@@ -170,7 +170,6 @@ _Noreturn void invocation_serve(int channel, pid_t server)
     const char *why = NULL;
     if (!restrict_life_to(server) || !restrict_descriptors(channel, code_lock_descriptor()) || !code_replace_lock())
         _exit(EXIT_NOT_BEGUN);
-    bool is_begun = request_begin_ahead();
     if (!receive_invocation(channel, &invocation))
         _exit(0);
     if (!take_streams(&invocation))
@@ -183,9 +182,9 @@ _Noreturn void invocation_serve(int channel, pid_t server)
     become_function(&invocation, &settings, channel);
     title_set(settings.route ? settings.route : settings.module);
     pid_t self = getpid();
-    if (!request_can_serve(&settings, is_begun))
+    if (!request_can_serve(&settings))
         say_and_end(channel, "E", 1);
-    char end[2] = {'X', (char)request_serve(&settings, is_begun)};
+    char end[2] = {'X', (char)request_serve(&settings)};
     /* A process that the script has forked has no business on our channel. */
     if (getpid() != self)
         _exit((unsigned char)end[1]);

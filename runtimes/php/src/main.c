@@ -45,8 +45,10 @@ static bool start_php(const struct settings *settings)
     zend_signal_startup();
     sapi_startup(&faas_sapi);
     faas_sapi.ini_entries = directives_text(settings);
-    if (!faas_sapi.ini_entries)
+    if (!faas_sapi.ini_entries) {
+        fail(0, "a directive contains a line break", NULL);
         return false;
+    }
     if (faas_sapi.startup(&faas_sapi) != SUCCESS)
         return false;
     SG(options) |= SAPI_OPTION_NO_CHDIR;
@@ -88,14 +90,30 @@ static int run(char **arguments)
     directives_read_user_ini(settings.module);
     if (settings.route)
         title_set(settings.route);
-    int status = request_serve(&settings, false);
+    int status = request_serve(&settings);
     fflush(NULL);
     _exit(status);
 }
 
+/* Starts this program anew, so that the loader finds all functions now, and not in each child again. The environment that it
+   starts with is long enough for a title. */
+static void start_bound(char **arguments)
+{
+    static char room[] = "FAAS_TITLE=................................................................................";
+    if (getenv("LD_BIND_NOW"))
+        return;
+    putenv("LD_BIND_NOW=1");
+    putenv(room);
+    execv("/proc/self/exe", arguments);
+}
+
 int main(int count, char **arguments)
 {
+    if (count == 2 && strcmp(arguments[1], "serve") == 0)
+        start_bound(arguments);
     title_begin(count, arguments);
+    unsetenv("LD_BIND_NOW");
+    unsetenv("FAAS_TITLE");
     if (count > 2 && strcmp(arguments[1], "run") == 0)
         return run(arguments + 2);
     if (count == 2 && strcmp(arguments[1], "serve") == 0) {

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "prepare.h"
 #include "code.h"
+#include "request.h"
 #include "restrict.h"
 #include "settings.h"
 
@@ -20,7 +21,7 @@
 /* As many as are kept; what comes in beyond is told to be unpreparable. */
 #define WAITING_MAX 256
 /* The largest PHP file of a big application, 500 KB of Adminer, takes 0.1 s. */
-#define TRIAL_CPU_S_MAX 2
+#define TRIAL_CPU_S_MAX 1
 #define TRIAL_S_MAX 10
 /* Beyond what the fork server has. */
 #define TRIAL_MIB_MAX 256
@@ -124,6 +125,7 @@ static _Noreturn void try_module(const char *path, int pipe, pid_t server)
         && restrict_descriptors(pipe, code_lock_descriptor()) && code_replace_lock() && restrict_network()
         && setrlimit(RLIMIT_CPU, &cpu) == 0 && restrict_data(data_mib() + TRIAL_MIB_MAX) && restrict_writes()) {
         alarm(TRIAL_S_MAX);
+        request_end_ahead();
         why = code_compile(path);
     }
     if (why)
@@ -210,7 +212,9 @@ void prepare_work(pid_t server)
             finish_first("a process to try it cannot be started");
         return;
     }
+    request_end_ahead();
     finish_first(code_prepare(waiting[0].path, waiting[0].version));
     if (code_is_full())
         make_room();
+    request_begin_ahead();
 }

@@ -16,6 +16,9 @@
 #include "php_streams.h"
 #include "php_variables.h"
 #include "fopen_wrappers.h"
+#include "rfc1867.h"
+#include "ext/standard/basic_functions.h"
+#include "zend_observer.h"
 #include "zend_exceptions.h"
 
 /* A module that is not there, or may not be read. */
@@ -23,18 +26,28 @@
 
 /* ---- Beginning --------------------------------------------------------------------------------------------------------- */
 
-bool request_begin_ahead(void)
+static bool is_begun;
+
+void request_begin_ahead(void)
 {
     /* Both look at the request as soon as one begins. */
     if (zend_ini_long("session.auto_start", 18, 0) || zend_ini_long("zlib.output_compression", 23, 0))
-        return false;
-    return php_request_startup() == SUCCESS;
+        return;
+    is_begun = php_request_startup() == SUCCESS;
 }
 
-bool request_can_serve(const struct settings *settings, bool is_begun)
+void request_end_ahead(void)
 {
-    if (is_begun && directives_shape_request(settings))
+    if (is_begun)
         php_request_shutdown(NULL);
+    is_begun = false;
+}
+
+bool request_can_serve(const struct settings *settings)
+{
+    directives_read_user_ini(settings->module);
+    if (directives_shape_request(settings))
+        request_end_ahead();
     return directives_alter(settings);
 }
 
@@ -42,10 +55,10 @@ bool request_can_serve(const struct settings *settings, bool is_begun)
 static void set_arguments(const struct settings *settings)
 {
     static struct strings arguments;
-    bool is_own = settings->arguments.count > 0;
+    bool is_phps_own = false;
     for (size_t at = 0; at < settings->ini.count; at++)
-        is_own = is_own || strncmp(settings->ini.items[at], "register_argc_argv=", 19) != 0;
-    if (settings->ini.count > 0 && !is_own)
+        is_phps_own = is_phps_own || strncmp(settings->ini.items[at], "register_argc_argv=", 19) == 0;
+    if (is_phps_own && settings->arguments.count == 0)
         return;
     strings_add(&arguments, (char *)settings->module);
     for (size_t at = 0; at < settings->arguments.count; at++)
@@ -54,7 +67,7 @@ static void set_arguments(const struct settings *settings)
     SG(request_info).argv = arguments.items;
 }
 
-static bool begin(const struct settings *settings, bool is_begun)
+static bool begin(const struct settings *settings)
 {
     if (is_begun)
         sapi_deactivate();
@@ -98,6 +111,8 @@ static bool open_module(zend_file_handle *handle, const struct settings *setting
     zend_string_release(path);
     if (zend_stream_open(handle) != SUCCESS)
         return false;
+    /* Opening forgets it. */
+    handle->primary_script = 1;
     if (handle->type == ZEND_HANDLE_FILENAME) {
         /* Nothing was opened, since the code is there. Resources are numbered as if it had been. */
         zend_resource *place = zend_register_resource(NULL, -1);
@@ -106,24 +121,36 @@ static bool open_module(zend_file_handle *handle, const struct settings *setting
     return true;
 }
 
-static void run_file(const char *path)
+/* What php.ini names to run before or after the module. False if nothing more is to be run. */
+static bool run_file(const char *path)
 {
     zend_file_handle handle;
     if (!path || !*path)
-        return;
+        return true;
     zend_stream_init_filename(&handle, path);
-    zend_execute_scripts(ZEND_REQUIRE, NULL, 1, &handle);
+    bool is_good = zend_execute_scripts(ZEND_REQUIRE, NULL, 1, &handle) == SUCCESS;
     zend_destroy_file_handle(&handle);
+    return is_good;
 }
 
-/* What the module has left unanswered: an exception goes to the script's handler, or to the log. */
-static void end_exception(void)
+/* An exception that the module has not caught goes to its handler of exceptions, or to the log; exit() is one, too. False if
+   nothing more is to be run. */
+static bool end_exception(void)
 {
     zend_exception_restore();
     if (EG(exception) && Z_TYPE(EG(user_exception_handler)) != IS_UNDEF)
         zend_user_exception_handler();
-    if (EG(exception))
-        zend_exception_error(EG(exception), E_ERROR);
+    return !EG(exception) || zend_exception_error(EG(exception), E_ERROR) == SUCCESS;
+}
+
+/* Compiles the module and closes it: PHP itself would keep it open while the script runs. */
+static zend_op_array *compile_module(zend_file_handle *handle)
+{
+    zend_op_array *code = zend_compile_file(handle, ZEND_REQUIRE);
+    if (handle->opened_path)
+        zend_hash_add_empty_element(&EG(included_files), handle->opened_path);
+    zend_destroy_file_handle(handle);
+    return code;
 }
 
 /* As php_execute_script(), which does not tell what the module returns. */
@@ -131,41 +158,68 @@ static void run_module(zend_file_handle *handle, const struct settings *settings
 {
     zval returned;
     ZVAL_UNDEF(&returned);
-    if (!handle->opened_path && handle->type != ZEND_HANDLE_FILENAME) {
-        char path[MAXPATHLEN];
-        if (expand_filepath(ZSTR_VAL(handle->filename), path)) {
-            handle->opened_path = zend_string_init(path, strlen(path), 0);
-            zend_hash_add_empty_element(&EG(included_files), handle->opened_path);
-        }
-    }
-    run_file(PG(auto_prepend_file));
-    if (EG(exception))
+    zend_op_array *code = run_file(PG(auto_prepend_file)) ? compile_module(handle) : NULL;
+    if (!code)
         return;
-    if (zend_execute_scripts(ZEND_REQUIRE, &returned, 1, handle) != SUCCESS)
-        return;
-    if (settings->handler && *settings->handler) {
+    zend_execute(code, &returned);
+    bool is_through = !EG(exception), goes_on = end_exception();
+    zend_destroy_static_vars(code);
+    destroy_op_array(code);
+    efree_size(code, sizeof *code);
+    if (is_through && settings->handler && *settings->handler) {
         handler_call(settings->handler, &returned);
-        end_exception();
+        goes_on = end_exception();
     }
     zval_ptr_dtor(&returned);
-    run_file(PG(auto_append_file));
+    if (goes_on)
+        run_file(PG(auto_append_file));
 }
 
 /* ---- Ending ------------------------------------------------------------------------------------------------------------ */
 
-int request_serve(const struct settings *settings, bool is_begun)
+/* The part of php_request_shutdown() that others can see: PHP code that is still to run, output, sessions, what closing a
+   stream or freeing an object writes, and files of uploads. Memory goes with the process. */
+static void end_request(void)
+{
+    EG(flags) |= EG_FLAGS_IN_SHUTDOWN;
+    EG(current_execute_data) = NULL;
+    if (PG(modules_activated))
+        php_call_shutdown_functions();
+    zend_try {
+        zend_call_destructors();
+    } zend_end_try();
+    zend_try {
+        php_output_end_all();
+    } zend_end_try();
+    zend_try {
+        zend_unset_timeout();
+    } zend_end_try();
+    if (PG(modules_activated))
+        zend_deactivate_modules();
+    zend_try {
+        php_output_deactivate();
+    } zend_end_try();
+    sapi_flush_head();
+    /* PHP writes there once its output layer is down, as after a fault in an output handler. */
+    fflush(stdout);
+    zend_try {
+        zend_shutdown_executor_values(true);
+    } zend_end_try();
+    if (SG(rfc1867_uploaded_files))
+        destroy_uploaded_files_hash();
+}
+
+int request_serve(const struct settings *settings)
 {
     zend_file_handle handle;
-    volatile bool is_open = false;
-    volatile int status = 0;
     response = (struct response){.is_open = true, .output = settings->output, .are_errors_shown = settings->are_errors_shown};
-    is_begun = is_begun && !directives_shape_request(settings);
-    if (!begin(settings, is_begun))
+    if (!begin(settings))
         return 255;
     zend_try {
         PG(during_request_startup) = 0;
-        is_open = open_module(&handle, settings);
-        if (!is_open) {
+        CG(skip_shebang) = 1;
+        errno = 0;
+        if (!open_module(&handle, settings)) {
             fprintf(stderr, "the module %s cannot be opened: %s\n", settings->module, strerror(errno));
             EG(exit_status) = EXIT_NO_MODULE;
         } else {
@@ -180,9 +234,23 @@ int request_serve(const struct settings *settings, bool is_begun)
             zend_exception_error(EG(exception), E_ERROR);
         } zend_end_try();
     }
-    if (is_open)
-        zend_destroy_file_handle(&handle);
+    if (ZEND_OBSERVER_ENABLED)
+        php_request_shutdown(NULL);
+    else
+        end_request();
+    return EG(exit_status) & 0xff;
+}
+
+void request_rehearse(void)
+{
+    static char code[] = "header('Content-Type: application/json'); function f(array $a): array { return $a + ['b' => \"$a[c]\"]; }"
+                         "$s = $_SERVER; foreach (f($_GET + ['c' => 1]) as $k => $v) echo json_encode([$k => $v]), strlen($k);";
+    if (php_request_startup() != SUCCESS)
+        return;
+    zend_try {
+        php_hash_environment();
+        define_stream("STDIN", STDIN_FILENO, "rb");
+        zend_eval_string(code, NULL, "rehearsal");
+    } zend_end_try();
     php_request_shutdown(NULL);
-    status = EG(exit_status);
-    return status & 0xff;
 }

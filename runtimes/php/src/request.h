@@ -1,8 +1,10 @@
 /*
  * One request: PHP's request cycle around one module.
  *
- * A forked child begins the cycle before it knows what it is to serve, and takes up the request later. Where a directive of
- * the invocation decides how a request begins, it begins anew.
+ * The fork server begins one before it is known, so that its children find it begun: nine pages in ten that this writes to are
+ * not written again. A child takes up the request. Where a directive of the invocation decides how a request begins, it
+ * begins anew. Nothing that a request's beginning leaves depends on time, chance or process: random numbers are seeded when
+ * they are first asked for.
  */
 #pragma once
 
@@ -10,11 +12,17 @@
 
 #include <stdbool.h>
 
-/* Begins a request that is not known yet. False where PHP is configured such that it must be known. */
-bool request_begin_ahead(void);
+/* Begins a request that is not known yet, unless PHP is configured such that it must be known. */
+void request_begin_ahead(void);
 
-/* Whether this PHP can serve the invocation: its directives can be had without a new start. In a forked child. */
-bool request_can_serve(const struct settings *settings, bool is_begun);
+/* Ends it, so that something else can be done. */
+void request_end_ahead(void);
+
+/* In a forked child: whether the directives of the invocation can be had without a new start of PHP. */
+bool request_can_serve(const struct settings *settings);
 
 /* Serves the request that stdin and the environment describe. Returns the exit status. */
-int request_serve(const struct settings *settings, bool is_begun);
+int request_serve(const struct settings *settings);
+
+/* Goes through a request that is none, without output: what the code touches is what every request touches. */
+void request_rehearse(void);

@@ -4,7 +4,9 @@
 #include "serve.h"
 #include "code.h"
 #include "invocation.h"
+#include "mappings.h"
 #include "prepare.h"
+#include "request.h"
 #include "restrict.h"
 
 #include <errno.h>
@@ -211,6 +213,9 @@ int serve(void)
         return fault("it cannot tie its life to the worker's");
     if (!code_make_private(&why))
         return fault(why);
+    mappings_join();
+    mappings_hand_down(request_rehearse);
+    request_begin_ahead();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

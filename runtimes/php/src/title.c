@@ -35,6 +35,9 @@ void title_begin(int count, char **arguments)
     environ = copy;
     area = arguments[0];
     area_size = (size_t)(end - area);
+    /* What the command line said is still needed when the title stands in its place. */
+    for (int at = 0; at < count; at++)
+        arguments[at] = strdup(arguments[at]);
 }
 
 void title_set(const char *what)

@@ -6,10 +6,9 @@
     run(program, module, ...)               the same invocation by exec
     server.close()                          ends it
 """
-import array
+import fcntl
 import os
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -102,7 +101,8 @@ class Call:
         settings, variables = packed(settings), packed(f"{n}={v}" for n, v in environment.items())
         text = struct.pack("<II", len(settings), len(variables)) + settings + variables
         sent = socket.send_fds(self.channel, [text], [stdin, self.outs[0][1], self.outs[1][1], *rulesets])
-        self.channel.sendall(text[sent:])
+        if sent < len(text):
+            self.channel.sendall(text[sent:])
         for number in (stdin, self.outs[0][1], self.outs[1][1]):
             os.close(number)
 
@@ -144,12 +144,18 @@ class ForkServer:
         self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log, write_end = os.pipe()
         self.log = log
-        number = control.fileno()
-        # pass_fds keeps numbers; the shell moves it to 3.
-        self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$0" serve 3<&{number} {number}<&-' if number != 3 else 'exec "$0" serve', program],
-            stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end, pass_fds=[number], cwd="/",
-            env=environment or BASE_ENVIRONMENT, start_new_session=True)
+        null = os.open("/dev/null", os.O_RDONLY)
+        # What else this process has open is close-on-exec. Low numbers are overwritten last to first.
+        moves = [(os.dup(number), to) for number, to in ((control.fileno(), 3), (write_end, 2), (write_end, 1), (null, 0))]
+        high = [(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 10), to) for number, to in moves]
+        # A new process starts where its parent is.
+        before = os.getcwd()
+        os.chdir("/")
+        self.pid = os.posix_spawn(program, [program, "serve"], environment or BASE_ENVIRONMENT, setsid=True,
+                                  file_actions=[(os.POSIX_SPAWN_DUP2, number, to) for number, to in high])
+        os.chdir(before)
+        for number in [null] + [number for number, _ in moves + high]:
+            os.close(number)
         control.close()
         os.close(write_end)
         self.control.settimeout(WAIT_S_MAX)
@@ -176,7 +182,7 @@ class ForkServer:
         return child.wait()
 
     def tasks(self):
-        return os.listdir(f"/proc/{self.process.pid}/task")
+        return os.listdir(f"/proc/{self.pid}/task")
 
     def logged(self):
         """What it has logged so far."""
@@ -190,9 +196,8 @@ class ForkServer:
 
     def close(self):
         self.control.close()
-        status = self.process.wait(WAIT_S_MAX)
         os.close(self.log)
-        return status
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def run(program, module, environment=None, body=b"", args=(), ini=(), **settings):
@@ -203,7 +208,10 @@ def run(program, module, environment=None, body=b"", args=(), ini=(), **settings
     for directive in ini:
         options += ["--ini", directive]
     settings.setdefault("memory_mib", 128)
-    process = subprocess.run([program, "run", *options, module, *args], input=body, capture_output=True,
-                             env=environment or environment_of(body=body), cwd=os.path.dirname(module), timeout=WAIT_S_MAX)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(body)
+        stdin.seek(0)
+        process = subprocess.run([program, "run", *options, module, *args], stdin=stdin, capture_output=True,
+                                 env=environment or environment_of(body=body), cwd=os.path.dirname(module), timeout=WAIT_S_MAX)
     return Outcome(process.stdout, process.stderr, b"", process.returncode << 8 if process.returncode >= 0
                    else -process.returncode)

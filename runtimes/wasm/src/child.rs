@@ -5,7 +5,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
@@ -15,8 +15,8 @@ use rustix::process::{
 
 use crate::error::{Error, Result};
 use crate::limits::{DESCRIPTORS_MAX, ENVIRONMENT_BYTES_MAX, SETTINGS_BYTES_MAX};
-use crate::program::{Invocation, Loader};
-use crate::server::Prepared;
+use crate::program::Invocation;
+use crate::server::Server;
 use crate::settings::Settings;
 use crate::sys;
 
@@ -30,17 +30,16 @@ const FIRST_READ_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 8;
 
 /// Serves the invocation that comes on the channel, and ends the process.
-pub fn serve(server: Pid, channel: OwnedFd, loader: &Loader, prepared: &mut Prepared) -> ! {
-    let inherited = prepared.iter().map(|(_, program)| program.memory_bytes()).sum();
-    let (settings, environment) = match begin(server, &channel, inherited) {
+pub fn serve(server: &mut Server, channel: OwnedFd) -> ! {
+    let (settings, environment) = match begin(server, &channel) {
         Ok(Some(invocation)) => invocation,
         Ok(None) => sys::end(0),
         Err(error) => fail(&error),
     };
     let mut loaded;
-    let program = match prepared.iter_mut().find(|(version, _)| *version == settings.version) {
+    let program = match server.prepared.iter_mut().find(|(version, _)| *version == settings.version) {
         Some((_, program)) => program,
-        None => match loader.load(&settings) {
+        None => match server.loader.load(&settings) {
             Ok(program) => {
                 loaded = program;
                 &mut loaded
@@ -53,6 +52,7 @@ pub fn serve(server: Pid, channel: OwnedFd, loader: &Loader, prepared: &mut Prep
             Err(error) => end(&error),
         },
     };
+    sys::close_all_but(&mut kept(&channel, program.artifact()));
     let Err(error) = program.run(Invocation { settings, environment, channel: Some(channel) });
     end(&error)
 }
@@ -79,17 +79,26 @@ pub fn die_with(parent: Pid) -> Result<()> {
 }
 
 /// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation is to come.
-fn begin(server: Pid, channel: &OwnedFd, inherited: usize) -> Result<Option<(Settings, Vec<u8>)>> {
-    sys::close_all_but(&mut [channel.as_raw_fd()]);
-    die_with(server)?;
+fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>)>> {
+    sys::close_all_but(&mut kept(channel, server.prepared.iter().filter_map(|(_, program)| program.artifact())));
+    die_with(server.own_pid)?;
     sys::unblock_signals().map_err(Error::io("let signals through"))?;
     let Some((settings, environment, descriptors)) = receive(channel)? else { return Ok(None) };
+    let inherited = server.prepared.iter().map(|(_, program)| program.memory_bytes()).sum();
     become_invocation(&settings, descriptors, inherited)?;
+    if let Some(title) = &server.title {
+        title.set(&[b"faas-wasm: ", &settings.route[..]].concat());
+    }
     if !settings.folder.as_os_str().is_empty() {
         let failed = Error::file("change to the folder", &settings.folder);
         rustix::process::chdir(&settings.folder).map_err(|cause| failed(cause.into()))?;
     }
     Ok(Some((settings, environment)))
+}
+
+/// The descriptors that stay: the channel, and artifacts that can be read.
+fn kept(channel: &OwnedFd, artifacts: impl IntoIterator<Item = RawFd>) -> Vec<RawFd> {
+    artifacts.into_iter().chain([channel.as_raw_fd()]).collect()
 }
 
 /// Waits for the invocation: its settings, environment and descriptors.

@@ -3,8 +3,9 @@
 /// A packet on the control socket, in bytes: an order to prepare names two paths of at most 4 KiB each.
 pub const PACKET_BYTES_MAX: usize = 16 << 10;
 
-/// Modules prepared at a time. Each adds some ten mappings to every fork, of about 0.1 µs each.
-pub const PREPARED_MAX: usize = 32;
+/// Modules prepared at a time. Each adds six mappings to every fork and to every child's end, some 9 µs together; a child
+/// that loads a module itself takes 250 µs more (two shared cores of a virtual machine, 2026).
+pub const PREPARED_MAX: usize = 8;
 
 /// Processor time to prepare one module, in ms. Mapping and instantiating takes less than one; the compiler bounds what
 /// an artifact can ask for, and this bounds what it does not.

@@ -1,4 +1,4 @@
-//! `faas-wasm`: WASM functions, WASI preview 1, one process per invocation.
+//! `faas-wasm`: WASM functions, one process per invocation: modules of WASI preview 1.
 //!
 //! ```text
 //! faas-wasm compile <MODULE >ARTIFACT
@@ -29,11 +29,13 @@
 //! | file | is |
 //! |---|---|
 //! | main.rs | the command line |
+//! | binary.rs | what a module says before it is compiled |
 //! | artifact.rs | the engine; compiling, and mapping what was compiled |
 //! | settings.rs | what an invocation or the command line says of a function |
-//! | program.rs | a module that is ready to run |
+//! | program.rs | what runs an invocation |
+//! | module.rs | a core module, instantiated |
 //! | server.rs, child.rs | the fork server and its children |
-//! | wasi/ | what the module calls |
+//! | wasi/ | what a core module calls |
 //! | memory.rs | the memory limit |
 //! | error.rs, limits.rs | one line per fault; every bound |
 //! | sys.rs | the only `unsafe` |
@@ -43,14 +45,15 @@
 //! need less than 1 MiB of that, and `compile` less than 16 MiB for a module of 150 kB.
 //!
 //! The module's code never sees the process's own environment, working folder or descriptor numbers: what it may reach
-//! is what stands in the table above. Preview 1 alone is served, as `wasi_snapshot_preview1`; a module that imports
-//! anything else is refused by name.
+//! is what stands in the table above. A module that imports anything but `wasi_snapshot_preview1` is refused by name.
 
 mod artifact;
+mod binary;
 mod child;
 mod error;
 mod limits;
 mod memory;
+mod module;
 mod program;
 mod server;
 mod settings;

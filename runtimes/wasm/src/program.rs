@@ -1,21 +1,18 @@
-//! A module that is ready to run: mapped, instantiated, none of its code run. It serves one invocation.
-//!
-//! The entry is `_start`, of a command; where a module has none, the function named as the handler, of a reactor, whose
-//! `_initialize` is called before. A start function precedes both (see artifact.rs).
+//! What runs an invocation: a core module, instantiated, or a component; and what both have in common.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
-use wasmtime::{Engine, Instance, Linker, Module, Store, Trap, TypedFunc};
+use wasmtime::{Engine, Trap};
 
-use crate::artifact::{self, START_EXPORT};
-use crate::child;
+use crate::artifact;
 use crate::error::{Error, Result};
 use crate::limits::{PREPARE_CPU_MS_MAX, PREPARE_MEMORY_MIB_MAX};
+use crate::memory::MemoryLimit;
+use crate::module::Instantiated;
 use crate::settings::Settings;
 use crate::sys;
 use crate::wasi::{self, Host};
@@ -35,7 +32,7 @@ pub struct Invocation {
 /// Makes programs of modules: all that does not depend on the module, made once.
 pub struct Loader {
     engine: Engine,
-    linker: Linker<Host>,
+    linker: wasmtime::Linker<Host>,
     /// The user whose artifacts are trusted.
     owner: u32,
 }
@@ -51,63 +48,44 @@ impl Loader {
 
     /// Loads a module for children that are forked later. A module that takes longer than is allowed ends the process.
     pub fn prepare(&self, settings: &Settings) -> Result<Program> {
+        if settings.artifact.is_none() {
+            return Err(Error::Protocol("no artifact is named, and to compile takes too long here".into()));
+        }
         sys::limit_cpu_time(PREPARE_CPU_MS_MAX);
-        let artifact = settings.artifact.as_ref();
-        // To compile one would take too long here.
-        let program = artifact
-            .ok_or_else(|| Error::Protocol("no artifact is named".into()))
-            .and_then(|_| self.instantiate(settings, PREPARE_MEMORY_MIB_MAX));
+        let program = self.make(settings, PREPARE_MEMORY_MIB_MAX);
         sys::limit_cpu_time(0);
         program
     }
 
     /// Loads a module for this process's own invocation.
     pub fn load(&self, settings: &Settings) -> Result<Program> {
-        self.instantiate(settings, settings.memory_mib)
+        self.make(settings, settings.memory_mib)
     }
 
-    fn instantiate(&self, settings: &Settings, memory_mib: usize) -> Result<Program> {
+    fn make(&self, settings: &Settings, memory_mib: usize) -> Result<Program> {
         let module = artifact::load(&self.engine, settings, self.owner)?;
-        let mut store = Store::new(&self.engine, Host::new(memory_mib));
-        store.limiter(|host| &mut host.memory_limit);
-        let instance = match self.linker.instantiate(&mut store, &module) {
-            Ok(instance) => instance,
-            Err(_) if store.data().memory_limit.refused => return Err(Error::OutOfMemory { limit_mib: memory_mib }),
-            Err(cause) => return Err(Error::NotRunnable(format!("{cause:#}").replace('\n', " "))),
-        };
-        store.data_mut().memory = instance.get_memory(&mut store, "memory");
-        let mut plain = |name: &str| match instance.get_func(&mut store, name) {
-            Some(function) => function.typed(&store).map(Some).map_err(Error::engine("call _start or _initialize")),
-            None => Ok(None),
-        };
-        let begin = plain(START_EXPORT)?;
-        let command = plain("_start")?;
-        let initialize = if command.is_none() { plain("_initialize")? } else { None };
-        Ok(Program { store, module, instance, first: [begin, initialize], command })
+        Instantiated::new(&self.engine, &self.linker, module, memory_mib).map(Program::Module)
     }
 }
 
-pub struct Program {
-    store: Store<Host>,
-    module: Module,
-    instance: Instance,
-    /// What is called before the entry.
-    first: [Option<TypedFunc<(), ()>>; 2],
-    /// `_start`.
-    command: Option<TypedFunc<(), ()>>,
-}
-
-enum Entry {
-    /// Without a result: success, if it returns.
-    Plain(TypedFunc<(), ()>),
-    /// With the exit status as its result.
-    Status(TypedFunc<(), i32>),
+/// What runs one invocation.
+pub enum Program {
+    Module(Instantiated),
 }
 
 impl Program {
-    /// Bytes of memory that it begins with.
+    /// Bytes of memory that it begins with, and has already.
     pub fn memory_bytes(&self) -> usize {
-        self.store.data().memory_limit.bytes
+        match self {
+            Program::Module(module) => module.memory_bytes(),
+        }
+    }
+
+    /// A descriptor that it needs until it runs.
+    pub fn artifact(&self) -> Option<RawFd> {
+        match self {
+            Program::Module(_) => None,
+        }
     }
 
     /// Runs the function, and ends the process as it says.
@@ -115,50 +93,34 @@ impl Program {
     /// # Errors
     /// Where it cannot be run. None of its code has run then.
     pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
-        let Invocation { settings, environment, channel } = invocation;
-        let entry = match &self.command {
-            Some(start) => Entry::Plain(start.clone()),
-            None => handler(&mut self.store, self.instance, &self.module, settings.handler.as_deref())?,
-        };
-        let host = self.store.data_mut();
-        if !host.memory_limit.set(settings.memory_mib) {
-            return Err(Error::OutOfMemory { limit_mib: settings.memory_mib });
+        match self {
+            Program::Module(module) => module.run(invocation),
         }
-        for (name, path) in folders(&settings, &environment) {
-            let os = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            match rustix::fs::open(&path, os, Mode::empty()) {
-                Ok(folder) => host.files.add_folder(folder, name),
-                Err(cause) => child::fail(&Error::file("open the folder", &path)(cause.into())),
-            }
-        }
-        host.arguments = settings.argv().map(|word| word.as_bytes().to_vec()).collect();
-        host.environment = environment;
-        host.channel = channel;
-        let outcome = self.call(&entry);
-        let status = outcome.map_or_else(
-            |error| {
-                match error.downcast_ref::<Trap>() {
-                    Some(trap) => eprintln!("{trap}"),
-                    None => eprintln!("{}", error.root_cause()),
-                }
-                // The error itself is the backtrace, its causes are said above.
-                eprintln!("{error}");
-                STATUS_TRAP
-            },
-            |status| status as u8,
-        );
-        self.store.data_mut().end(status)
     }
+}
 
-    fn call(&mut self, entry: &Entry) -> wasmtime::Result<i32> {
-        for function in self.first.iter().flatten() {
-            function.call(&mut self.store, ())?;
-        }
-        match entry {
-            Entry::Plain(function) => function.call(&mut self.store, ()).map(|()| 0),
-            Entry::Status(function) => function.call(&mut self.store, ()),
-        }
+/// The invocation is over. Nothing is buffered, so this can be done from within a call of the module, which spares the way
+/// back through its frames.
+pub fn end(status: u8, memory: &MemoryLimit, channel: Option<&OwnedFd>) -> ! {
+    if status != 0 && memory.refused {
+        eprintln!("out of memory: the function asked for more than its {} MiB", memory.limit_mib);
     }
+    if let Some(channel) = channel {
+        // Where nobody listens any more, nobody misses it.
+        let _ = rustix::io::write(channel, &[b'X', status]);
+    }
+    sys::end(status)
+}
+
+/// Says on stderr why the function ended, and where; gives the status to end with.
+pub fn trapped(error: &wasmtime::Error) -> u8 {
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => eprintln!("{trap}"),
+        None => eprintln!("{}", error.root_cause()),
+    }
+    // The error itself is the backtrace, its causes are said above.
+    eprintln!("{error}");
+    STATUS_TRAP
 }
 
 /// The folders that are opened to a module, as (name, path): the scratch folder under its own path, each `dir` under the
@@ -177,24 +139,4 @@ pub fn folders(settings: &Settings, environment: &[u8]) -> Vec<(Vec<u8>, PathBuf
         folders.extend(scratch(b"."));
     }
     folders
-}
-
-/// The function that the handler names.
-fn handler(store: &mut Store<Host>, instance: Instance, module: &Module, name: Option<&str>) -> Result<Entry> {
-    let name = name.filter(|name| !name.is_empty());
-    let Some(function) = name.and_then(|name| instance.get_func(&mut *store, name)) else {
-        let is_function = |export: &wasmtime::ExportType| matches!(export.ty(), wasmtime::ExternType::Func(_));
-        let exports: Vec<_> = module.exports().filter(is_function).map(|export| export.name().to_owned()).collect();
-        let exports = exports.iter().filter(|name| *name != START_EXPORT).map(String::as_str).collect::<Vec<_>>();
-        let exports = if exports.is_empty() { "none".to_owned() } else { exports.join(", ") };
-        let what = name.map_or_else(|| "no handler is named".into(), |name| format!("no handler {name}"));
-        return Err(Error::NotRunnable(format!("it has no _start, and {what}; functions that it exports: {exports}")));
-    };
-    if let Ok(plain) = function.typed(&*store) {
-        return Ok(Entry::Plain(plain));
-    }
-    function.typed(&*store).map(Entry::Status).map_err(|_| {
-        let name = name.expect("it was found by its name");
-        Error::NotRunnable(format!("its handler {name} must take no parameters, and return nothing or an i32"))
-    })
 }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::limits::{PACKET_BYTES_MAX, PREPARED_MAX};
 use crate::program::{Loader, Program};
 use crate::settings::Settings;
-use crate::sys::{self, Forked};
+use crate::sys::{self, Forked, Title};
 
 /// What a signalfd gives for each signal: struct signalfd_siginfo.
 const SIGNAL_BYTES: usize = 128;
@@ -30,12 +30,15 @@ const SIGNAL_BYTES: usize = 128;
 /// The report of a child's end: a letter, the wait status, three numbers.
 const END_BYTES: usize = 1 + 4 + 3 * 8;
 
-/// Modules that children start with, the one that was prepared least recently first.
+/// Modules that children start with, by version; the one that was prepared least recently first.
 pub type Prepared = Vec<(Vec<u8>, Program)>;
 
 /// What the worker orders.
 enum Order {
-    Fork { channel: OwnedFd, report: OwnedFd },
+    Fork {
+        channel: OwnedFd,
+        report: OwnedFd,
+    },
     Prepare(Settings),
     /// Fork and prepare no more.
     Retire,
@@ -54,6 +57,7 @@ pub fn serve() -> Result<()> {
     let ended = sys::ended_children().map_err(Error::io("watch for children that end"))?;
     let mut server = Server {
         own_pid: rustix::process::getpid(),
+        title: Title::take(),
         loader: Loader::new(worker.uid.as_raw())?,
         control,
         packet: vec![0; PACKET_BYTES_MAX],
@@ -88,14 +92,15 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-struct Server {
-    own_pid: Pid,
-    loader: Loader,
+pub struct Server {
+    pub own_pid: Pid,
+    pub title: Option<Title>,
+    pub loader: Loader,
     control: OwnedFd,
     /// Where orders are read into. Not on the stack: each page that is written to after a fork is copied, and most orders
     /// touch the first one only.
     packet: Vec<u8>,
-    prepared: Prepared,
+    pub prepared: Prepared,
     /// Where the end of each child is reported. There are some tens of them at the most.
     reports: Vec<(Pid, OwnedFd)>,
 }
@@ -104,7 +109,7 @@ impl Server {
     /// Forks a child. Where that fails, the sockets close, which tells the worker; the next attempt may do better.
     fn fork(&mut self, channel: OwnedFd, report: OwnedFd) {
         match sys::fork() {
-            Ok(Forked::Child) => child::serve(self.own_pid, channel, &self.loader, &mut self.prepared),
+            Ok(Forked::Child) => child::serve(self, channel),
             Ok(Forked::Server(child, pidfd)) => match announce(&report, child, pidfd) {
                 Ok(()) => self.reports.push((child, report)),
                 // The child meets the end of its channel, and is reaped without a report.

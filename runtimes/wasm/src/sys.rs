@@ -122,6 +122,40 @@ pub fn close_all_but(kept: &mut [RawFd]) {
     }
 }
 
+/// Where `ps` and `top` read a process's title: the bytes of the arguments and environment that it was started with.
+pub struct Title {
+    start: usize,
+    /// Of the arguments alone: where the last of these is not NUL, the title goes on until there is one.
+    arguments_len: usize,
+    len: usize,
+}
+
+impl Title {
+    /// Takes the place. From now on the process has no environment; its arguments must have been read.
+    pub fn take() -> Option<Title> {
+        // Fields 48 to 51 of proc(5): the ends of arguments and environment, which lie side by side. The second, the
+        // program's name in parentheses, can hold anything.
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace().skip(45).map(|field| field.parse().ok());
+        let (start, arguments_end, _, end) = (fields.next()??, fields.next()??, fields.next()?, fields.next()??);
+        // SAFETY: with one thread, nothing else is reading the environment.
+        unsafe { libc::clearenv() };
+        let len = usize::checked_sub(end, start).filter(|len| *len > 1)?;
+        Some(Title { start, arguments_len: usize::checked_sub(arguments_end, start)?.min(len), len })
+    }
+
+    /// Sets the title, cut off where there is no more room.
+    pub fn set(&self, title: &[u8]) {
+        let count = title.len().min(self.len - 1);
+        // SAFETY: the kernel has put the strings there, on the stack, writable, and nothing refers to them any more.
+        unsafe {
+            let place = std::slice::from_raw_parts_mut(self.start as *mut u8, self.len);
+            place[..count].copy_from_slice(&title[..count]);
+            place[count..self.arguments_len.max(count + 1)].fill(0);
+        }
+    }
+}
+
 /// Has SIGPROF end this process when it has used that much more processor time, in ms; 0 switches that off.
 pub fn limit_cpu_time(ms: u32) {
     let seconds = libc::timeval { tv_sec: (ms / 1000).into(), tv_usec: (ms % 1000 * 1000).into() };
@@ -176,7 +210,7 @@ pub fn end(status: u8) -> ! {
 ///
 /// # Errors
 /// Where it is not one, or was made by another version or for another processor.
-pub fn map_artifact(engine: &Engine, artifact: File) -> wasmtime::Result<Module> {
+pub fn map_module(engine: &Engine, artifact: File) -> wasmtime::Result<Module> {
     // SAFETY: an artifact is machine code, and is trusted as the program itself is: the caller has seen that only the
     // worker's user may write to it, and the worker replaces artifacts by rename, so that a mapped one never changes.
     unsafe { Module::deserialize_open_file(engine, artifact) }

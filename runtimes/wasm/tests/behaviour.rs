@@ -6,71 +6,8 @@ mod driver;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use driver::{Call, Folder, MODULE, Outcome, PROGRAM, Server, block, compile, receive, run, send};
+use driver::{CAT, Call, Folder, Function, PROGRAM, Server, call, compile, module, receive, run, send};
 use std::os::fd::AsFd;
-
-/// A module with four pages of memory, the imports that the tests use, and `body`.
-fn module(body: &str) -> Vec<u8> {
-    format!(
-        r#"(module
-        (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "path_open"
-            (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
-        (memory (export "memory") 4)
-        (func $write (param $fd i32) (param $at i32) (param $len i32)
-            (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $len))
-            (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
-        {body})"#
-    )
-    .into_bytes()
-}
-
-/// A module of a test, and a fork server that knows it as version "1".
-struct Function {
-    artifact: String,
-    server: Server,
-    folder: Folder,
-}
-
-impl Function {
-    fn new(body: &str) -> Function {
-        Function::of(&module(body))
-    }
-
-    fn of(module: &[u8]) -> Function {
-        let folder = Folder::new();
-        let artifact = folder.path("artifact");
-        compile(module, artifact.as_ref()).unwrap();
-        let server = Server::start();
-        assert_eq!(server.prepare("1", &artifact), b"p1");
-        Function { artifact, server, folder }
-    }
-
-    /// By the prepared module alone.
-    fn prepared(&self, call: &Call) -> Outcome {
-        self.server.call("1", &self.artifact, call)
-    }
-
-    /// In all three ways.
-    fn call(&self, call: &Call) -> Outcome {
-        let outcome = self.prepared(call);
-        assert_eq!(self.server.call("2", &self.artifact, call), outcome, "a child that loads the module");
-        assert_eq!(run(&self.artifact, call), outcome, "run");
-        outcome
-    }
-}
-
-fn call() -> Call {
-    Call::default().set("memory_mib", "64")
-}
 
 const REPORT: &str = r#"(func (export "_start")
     (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))
@@ -114,15 +51,6 @@ fn a_trap_says_where_and_ends_with_134() {
     }
 }
 
-const CAT: &str = r#"(func (export "_start") (local $n i32)
-    (loop $again
-        (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 65536))
-        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
-        (local.set $n (i32.load (i32.const 8)))
-        (if (local.get $n) (then
-            (call $write (i32.const 1) (i32.const 4096) (local.get $n))
-            (br $again)))))"#;
-
 #[test]
 fn fifty_megabytes_go_through() {
     let function = Function::new(CAT);
@@ -158,7 +86,8 @@ fn folders_can_be_written_to_and_not_left() {
     let (scratch, other) = (Folder::new(), Folder::new());
     let in_scratch = call().env(&format!("TMPDIR={}", scratch.0.display()));
     // 3 is the scratch folder, then come those that are opened, and the last is `.`, unless one of them is `/`.
-    for (fd, name, written) in [(3, "/data", &scratch), (4, "/data", &other), (5, "/data", &scratch), (4, "/", &other)] {
+    for (fd, name, written) in [(3, "/data", &scratch), (4, "/data", &other), (5, "/data", &scratch), (4, "/", &other)]
+    {
         let call = in_scratch.clone().set("dir", &format!("{name}={}", other.0.display()));
         assert_eq!(Function::new(&opening("file", fd)).call(&call).status, 0);
         assert_eq!(std::fs::read(written.0.join("file")).unwrap(), b"file");
@@ -335,6 +264,8 @@ fn a_module_that_cannot_become_a_function_is_explained_in_one_line() {
         (b"\0asm\x01\0\0\0\x0a\x55", "could not compile"),
         (b"(mod", "could not compile"),
         (b"", "could not compile"),
+        (br#"(module (import "env" "f" (func)) (func i32.add))"#, "it imports env.f; what a module finds here"),
+        (br#"(module (import "wasi_snapshot_preview1" "f" (func)))"#, "it imports wasi_snapshot_preview1.f; what"),
     ] {
         let folder = Folder::new();
         let error = compile(bad, folder.path("artifact").as_ref()).unwrap_err();
@@ -359,7 +290,7 @@ fn the_server_has_one_thread_and_stays_the_same_over_2000_children() {
 
 #[test]
 fn the_least_recently_prepared_module_goes_first() {
-    const PREPARED_MAX: usize = 32;
+    const PREPARED_MAX: usize = 8;
     let function = Function::new(r#"(func (export "_start"))"#);
     let server = &function.server;
     let maps = || {
@@ -373,7 +304,7 @@ fn the_least_recently_prepared_module_goes_first() {
     // Known: it becomes the most recent.
     assert_eq!(server.prepare("1", &function.artifact), b"p1");
     assert_eq!((server.count("fd"), maps()), full);
-    for number in 0..10 {
+    for number in 1..PREPARED_MAX {
         assert_eq!(server.prepare(&format!("new{number}"), &function.artifact), format!("pnew{number}").into_bytes());
     }
     assert_eq!((server.count("fd"), maps()), full);
@@ -387,7 +318,7 @@ fn the_least_recently_prepared_module_goes_first() {
 fn a_child_is_its_own_session_and_has_its_own_descriptors_only() {
     let function = Function::new(CAT);
     let _others = [function.server.fork(), function.server.fork()];
-    let mut running = function.server.fork().begin("1", &function.artifact, &call());
+    let mut running = function.server.fork().begin("1", &function.artifact, &call().set("route", "GET:/a"));
     let mut byte = [0];
     running.stdin.as_mut().unwrap().write_all(b"a").unwrap();
     running.stdout.read_exact(&mut byte).unwrap();
@@ -401,6 +332,8 @@ fn a_child_is_its_own_session_and_has_its_own_descriptors_only() {
         .collect();
     kinds.sort();
     assert_eq!(kinds, ["pipe", "pipe", "pipe", "socket"]);
+    let title = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(title.trim_end_matches('\0'), "faas-wasm: GET:/a");
     // SIGCHLD, which the server blocks, comes to it.
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("SigBlk:\t0000000000000000") && status.contains("Threads:\t1"), "{status}");
@@ -513,5 +446,4 @@ fn a_server_whose_worker_is_gone_does_not_start() {
     drop(control);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && stderr.contains("has ended"), "{output:?}");
-    let _ = (MODULE, block(&[]));
 }

@@ -28,6 +28,7 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
             user: None,
             landlock: [None, None],
             system_calls: &SystemCalls::new(false, false),
+            collects_orphans: true,
         }),
     })?;
     drop(writer);

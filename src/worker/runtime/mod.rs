@@ -1,9 +1,10 @@
-//! From an invocation to the command that runs it. One file per runtime; each answers: which program, with which arguments,
+//! From a function to the command that runs it. One file per runtime; each answers: which program, with which arguments,
 //! under which memory limit? And for those that fork: which command is the fork server?
 //!
-//! A command is only made where it can work: a missing module or program is found here, before the gateway is told that
-//! the invocation has started.
+//! A command is only made where it can work: a missing module or program is found here, before the gateway hears that the
+//! invocation has begun.
 
+mod confined;
 mod native;
 mod php;
 mod wasm;
@@ -15,11 +16,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Worker;
-use super::fork_servers::{Key, Version};
-use crate::error::{self, Error};
-use crate::protocol::function_spec::{FunctionSpec, Runtime, Start};
+use super::version::Version;
+use crate::error::start::{self, StartError};
+use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
+use crate::protocol::function_spec::{Engine, FunctionSpec, Runtime, Start};
 use crate::protocol::worker_protocol::Verdict;
-use crate::sandbox::Sandbox;
 
 /// What comes instead of a command is the verdict to send.
 type Result<T, E = Verdict> = std::result::Result<T, E>;
@@ -38,76 +39,91 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
-/// What the runtimes keep in the folder that functions can read and only we write.
+/// What makes PHP send what it is told to echo at once, where php.ini has it wait for more.
+pub const UNBUFFERED: &str = "output_buffering=0";
+
+/// The runtimes' programs, and what they keep in the folder that functions can read and only we write.
 pub struct Runtimes {
-    php: php::Files,
+    php: php::Php,
     wasm: wasm::Cache,
 }
 
 impl Runtimes {
     /// `folder` is made where it is missing; its parent must be ours. It is shared by all workers of a run dir. `programs` is
-    /// where our own programs are, and so faas-wasm, once it is built.
-    pub fn new(folder: PathBuf, programs: &Path) -> error::Result<Runtimes> {
-        let failed = || Error::io("make the folder for the runtimes", folder.display().to_string());
+    /// where our own programs are, and so faas-php and faas-wasm, once they are built.
+    pub fn new(folder: PathBuf, programs: &Path) -> start::Result<Runtimes> {
+        let failed = || StartError::io("make the folder for the runtimes", folder.display().to_string());
         match fs::create_dir(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             made => made.map_err(failed())?,
         }
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
-        Ok(Runtimes { php: php::Files::write(&folder)?, wasm: wasm::Cache::new(folder, programs) })
+        Ok(Runtimes { php: php::Php::new(&folder, programs)?, wasm: wasm::Cache::new(folder, programs) })
     }
 }
 
-/// The command for an invocation whose module is there.
+/// The command for an invocation whose module is there. `artifact` is [`artifact`]'s.
 ///
 /// # Errors
 /// The verdict to send instead, where the runtime's program is missing or does not take the module.
-pub(super) fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path) -> Result<Command> {
+pub fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path, artifact: Option<&Path>) -> Result<Command> {
     match spec.runtime {
-        Runtime::Php => php::command(worker, spec, scratch),
-        Runtime::Wasm => wasm::command(worker, spec, scratch),
+        Runtime::Php => php::command(worker, spec),
+        Runtime::Wasm => wasm::command(worker, spec, scratch, artifact),
         Runtime::Native => native::command(spec),
     }
 }
 
-/// Whether an invocation could have a process forked from a fork server, if there is one.
-pub(super) fn can_fork(spec: &FunctionSpec) -> bool {
-    let has_server = match spec.runtime {
-        Runtime::Php => true,
-        Runtime::Wasm => wasm::can_fork(spec),
-        Runtime::Native => false,
-    };
-    has_server && spec.start == Start::Auto
-}
-
-/// Whether the fork server's program is there: faas-wasm is built while others are served.
-pub(super) fn is_built(worker: &Worker, runtime: Runtime) -> bool {
-    runtime != Runtime::Wasm || wasm::is_built(&worker.runtimes.wasm)
-}
-
-/// The command of the fork server for `key`.
+/// A WASM module compiled for faas-wasm; `None` where something else runs the function.
 ///
 /// # Errors
-/// Why there is none, for the log.
-pub fn server_command(runtimes: &Runtimes, sandbox: &Sandbox, key: &Key) -> Result<Command, String> {
-    match key.runtime {
-        Runtime::Php => php::server_command(&runtimes.php, key),
-        Runtime::Wasm => wasm::server_command(&runtimes.wasm, sandbox, key),
-        Runtime::Native => Err("native programs are executed".into()),
+/// The verdict to send instead, where it is no module.
+pub fn artifact(worker: &Worker, spec: &FunctionSpec) -> Result<Option<PathBuf>> {
+    match (spec.runtime, spec.engine) {
+        (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a function could have its process forked from a fork server, if there is one.
+pub fn can_fork(spec: &FunctionSpec) -> bool {
+    spec.start == Start::Auto && spec.runtime != Runtime::Native && spec.engine == Engine::Auto
+}
+
+/// RLIMIT_DATA of a function's process. The engine of a WASM function bounds its memory itself; this bounds the engine.
+pub fn data_mib_max(spec: &FunctionSpec) -> u64 {
+    spec.memory_mib + if spec.runtime == Runtime::Wasm { MEMORY_FLOOR_WASM_MIB } else { MEMORY_GRACE_MIB }
+}
+
+/// The command of a runtime's fork server; `None` where its program is not there.
+pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
+    let (name, found) = match runtime {
+        Runtime::Php => ("faas-php", worker.runtimes.php.open()),
+        Runtime::Wasm => ("faas-wasm", worker.runtimes.wasm.open()),
+        Runtime::Native => return None,
+    };
+    let (program, file) = found?;
+    let arguments = vec![c_string(name), c_string("serve")];
+    // The limit of a fork server is the sandbox's business.
+    Some(Command { program, program_file: Some(file), arguments, data_mib_max: 0, environment: Vec::new() })
+}
+
+/// The program of a runtime's fork server, and the files and folders that it reads when it starts.
+pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
+    match runtime {
+        Runtime::Php => php::files_read_at_start(worker),
+        Runtime::Wasm => worker.runtimes.wasm.open().into_iter().map(|(program, _)| path_of(&program)).collect(),
+        Runtime::Native => Vec::new(),
     }
 }
 
 /// Whether the module is there, and which version of it.
-pub(super) fn version_of(module: &Path) -> Result<Version> {
-    match fs::metadata(module) {
-        Ok(metadata) if metadata.is_file() => Ok(Version::of(&metadata)),
-        Ok(_) => Err(missing(module, "it is not a regular file".into())),
-        Err(error) => Err(missing(module, error.to_string())),
-    }
+pub fn version_of(module: &Path) -> Result<Version> {
+    Version::of_file(module).map_err(|error| missing(module, error.to_string()))
 }
 
-/// Whether the functions' user may read the module. A fork server that is ready has read it.
-pub(super) fn check_readable(worker: &Worker, module: &Path) -> Result<()> {
+/// Whether the functions' user may read the module.
+pub fn check_readable(worker: &Worker, module: &Path) -> Result<()> {
     worker.sandbox.may_read(module).map_err(|cause| missing(module, cause))
 }
 
@@ -122,6 +138,13 @@ fn find_program(name: &str, install: &str) -> Result<(CString, File)> {
     found.ok_or_else(|| Verdict::RuntimeMissing { program: name.into(), install: install.into() })
 }
 
+/// Where a program of ours can be: beside our own, or in PATH. It is looked for in each call, since it may be built while we
+/// run.
+fn places_of(name: &str, programs: &Path) -> Vec<PathBuf> {
+    let folders = std::iter::once(programs.to_path_buf()).chain(folders_of_path());
+    folders.map(|folder| folder.join(name)).collect()
+}
+
 /// The folders in PATH.
 fn folders_of_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
@@ -132,6 +155,10 @@ fn folders_of_path() -> Vec<PathBuf> {
 fn open_program(path: &Path) -> Option<(CString, File)> {
     let is_program = fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     is_program.then(|| File::open(path).ok().map(|file| (c_string(path), file)))?
+}
+
+fn path_of(program: &CString) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(program.as_bytes()))
 }
 
 fn c_string(text: impl AsRef<OsStr>) -> CString {

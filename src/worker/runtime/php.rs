@@ -1,164 +1,170 @@
-//! PHP: the module is a script for the `php` program (php-cli), which a prelude makes behave as php-cgi does.
-//!
-//! The prelude and the fork server are PHP (runtimes/php/). They are built into this program, and written where functions
-//! can read them and only we write.
+//! PHP: the module is a script for faas-php (runtimes/php). Where that is not built, for php-cgi; where that is not installed,
+//! for the plain `php` program, which has the request on stdin and in the environment, and whose output is its response.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Program, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use serde_json::Value;
-
-use super::{Command, c_string, find_program};
-use crate::error::{self, Error};
-use crate::limits::{MEMORY_GRACE_MIB, PHP_LOOK_MAX};
+use super::confined::Confined;
+use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program, open_program, path_of, places_of};
+use crate::error::start::{self, StartError};
 use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Verdict;
 use crate::worker::Worker;
-use crate::worker::fork_servers::{Key, Version};
 
-/// What the prelude defines anew. PHP allows that for functions that `disable_functions` names.
-const REDEFINED: &str = "header,header_remove,headers_list,http_response_code,setcookie,setrawcookie,filter_has_var,\
-                         filter_input,filter_input_array";
+/// What the package manager has to be told, where no PHP is there at all.
+const INSTALL: &str = "apt-get install libphp-embed php-dev, then ./start.sh, which builds faas-php";
 
-/// What opcache needs to serve children of one parent.
-const OPCACHE: [&str; 9] = [
-    "opcache.enable=1",
-    "opcache.enable_cli=1",
-    // The compiler's code pages do not take to forks.
-    "opcache.jit=0",
-    "opcache.jit_buffer_size=0",
-    // What a child includes is looked at in each child. What is younger than two seconds is not kept: opcache tells versions
-    // apart by their time in seconds, and could take the next one for it.
-    "opcache.validate_timestamps=1",
-    "opcache.revalidate_freq=0",
-    "opcache.file_update_protection=2",
-    // In MiB: only what is used of it becomes memory, and one function with its libraries uses a few. What does not fit is
-    // compiled in each child.
-    "opcache.memory_consumption=64",
-    "opcache.interned_strings_buffer=8",
-];
+/// What asks PHP which files it reads when it starts: one a line, php.ini and the folders for it first.
+const QUESTION: &str = "<?php echo implode(\"\\n\", array_filter([php_ini_loaded_file(), PHP_CONFIG_FILE_PATH,
+    PHP_CONFIG_FILE_SCAN_DIR, ini_get('extension_dir'), ...explode(\",\\n\", (string) php_ini_scanned_files())]));
+";
+/// How long PHP may take to answer; it takes 20 ms. And with how much memory, in MiB.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MEMORY_MIB: u64 = 256;
+/// Bytes of the answer: php.ini and some hundred extensions.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// What there is to know of the installed `php`.
-#[derive(Debug, Default)]
-struct Facts {
-    /// As 80234 for 8.2.34; 0 where it could not be found out.
-    version: u64,
-    /// What php.ini says, and what our settings would else take the place of.
-    disabled: String,
-    prepended: String,
+/// Where faas-php can be, and the files that PHP is given.
+pub struct Php {
+    programs: Vec<PathBuf>,
+    question: PathBuf,
+    /// The folder of the settings for php-cgi.
+    cgi_folder: PathBuf,
+    /// Whether the log has said what runs functions instead of faas-php.
+    fallback_is_told: AtomicBool,
 }
 
-/// The PHP files, and what is known of the program that runs them.
-pub struct Files {
-    prelude: PathBuf,
-    server: PathBuf,
-    /// For the version of the program that it was asked of. Held while that is asked.
-    facts: Mutex<Option<(Version, Arc<Facts>)>>,
-}
-
-impl Files {
-    /// Writes them into `folder`, where the other workers write the same.
-    pub fn write(folder: &Path) -> error::Result<Files> {
-        let place = |name: &str, text: &str| {
-            let path = folder.join(name);
-            let failed = || Error::io("write", path.display().to_string());
-            let unfinished = folder.join(format!("unfinished-{}-{}", std::process::id(), name.replace('/', "-")));
-            fs::write(&unfinished, text).map_err(failed())?;
-            fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)).map_err(failed())?;
-            fs::rename(&unfinished, &path).map_err(failed())?;
-            error::Result::Ok(path)
-        };
-        Ok(Files {
-            prelude: place("prelude.php", include_str!("../../../runtimes/php/prelude.php"))?,
-            // server.php reads memory.php from its own folder.
-            server: {
-                place("memory.php", include_str!("../../../runtimes/php/memory.php"))?;
-                place("server.php", include_str!("../../../runtimes/php/server.php"))?
-            },
-            facts: Mutex::default(),
+impl Php {
+    /// Writes the files into `folder`, where the other workers write the same.
+    pub fn new(folder: &Path, programs: &Path) -> start::Result<Php> {
+        let cgi_folder = folder.join("php-cgi.d");
+        let failed = || StartError::io("make the folder", cgi_folder.display().to_string());
+        fs::create_dir_all(&cgi_folder).map_err(failed())?;
+        fs::set_permissions(&cgi_folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
+        write(&cgi_folder, "faas.ini", &cgi_settings())?;
+        Ok(Php {
+            programs: places_of("faas-php", programs),
+            question: write(folder, "question.php", QUESTION)?,
+            cgi_folder,
+            fallback_is_told: AtomicBool::new(false),
         })
     }
 
-    /// Asks a `php` what it is, once for each version of it.
-    fn facts(&self, program: &Path) -> Arc<Facts> {
-        let version = Version::of_path(program);
-        let mut known = self.facts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let (Some((of, facts)), Some(version)) = (known.as_ref(), version)
-            && *of == version
-        {
-            return facts.clone();
+    /// faas-php, as commands name it, and open.
+    pub fn open(&self) -> Option<(CString, File)> {
+        self.programs.iter().find_map(|path| open_program(path))
+    }
+
+    fn tell_fallback(&self, program: &str) {
+        if !self.fallback_is_told.swap(true, Ordering::Relaxed) {
+            log!("php: faas-php is not built; {program} runs PHP functions (runtimes/build.sh says what is missing)");
         }
-        let facts = Arc::new(ask(program).unwrap_or_else(|error| {
-            log!(
-                "php: could not ask {} about itself: {error}; header() and its like have no effect",
-                program.display()
-            );
-            Facts::default()
-        }));
-        *known = version.map(|version| (version, facts.clone()));
-        facts
     }
 }
 
-fn ask(program: &Path) -> io::Result<Facts> {
-    const QUESTION: &str = "echo json_encode([PHP_VERSION_ID, (string) ini_get('disable_functions'), \
-                            (string) ini_get('auto_prepend_file')], JSON_INVALID_UTF8_SUBSTITUTE);";
-    let mut child = Program::new(program)
-        .args(["-d", "display_errors=0", "-d", "log_errors=0", "-d", "auto_append_file=", "-r", QUESTION])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let deadline = Instant::now() + PHP_LOOK_MAX;
-    // What it says fits into the pipe: it is read when it has ended.
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let mut said = String::new();
-    child.stdout.take().expect("it is piped").read_to_string(&mut said)?;
-    let said: Value = serde_json::from_str(&said)?;
-    let text = |at: usize| said[at].as_str().unwrap_or_default().to_string();
-    Ok(Facts { version: said[0].as_u64().unwrap_or(0), disabled: text(1), prepended: text(2) })
+/// In one step, so that nobody reads half of it.
+fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
+    let path = folder.join(name);
+    let failed = || StartError::io("write", path.display().to_string());
+    let unfinished = folder.join(format!("unfinished-{}-{name}.new", std::process::id()));
+    fs::write(&unfinished, text).map_err(failed())?;
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)).map_err(failed())?;
+    fs::rename(&unfinished, &path).map_err(failed())?;
+    Ok(path)
 }
 
-/// The command of the fork server: that of the cold way, and the setting that has the prelude become one.
-pub(super) fn server_command(files: &Files, key: &Key) -> Result<Command, String> {
-    let (program, file) = find_program("php", "").map_err(|_| "php is not installed")?;
-    let facts = files.facts(Path::new(&*program.to_string_lossy()));
-    if facts.version < PRELUDE_VERSION_MIN {
-        return Err("PHP is older than 8.1".into());
+pub fn command(worker: &Worker, spec: &FunctionSpec) -> Result<Command, Verdict> {
+    let php = &worker.runtimes.php;
+    if let Some(program) = php.open() {
+        return Ok(own_command(program, spec, worker.settings.dev));
     }
-    let mut settings = settings(&format!("{}M", key.memory_mib));
-    settings.extend(prelude_settings(files, &facts));
-    settings.extend(OPCACHE.map(String::from));
-    settings.push(format!("faas.server={}", files.server.display()));
-    Ok(php("php", (program, file), &settings, Some(&key.module), &[], key.memory_mib))
+    if let Ok(program) = find_program("php-cgi", "") {
+        php.tell_fallback("php-cgi");
+        return Ok(cgi_command(program, spec, &php.cgi_folder));
+    }
+    let Ok(program) = find_program("php", "") else {
+        return Err(Verdict::RuntimeMissing { program: "faas-php".into(), install: INSTALL.into() });
+    };
+    php.tell_fallback("php");
+    Ok(cli_command(program, spec))
 }
 
-pub(super) fn command(worker: &Worker, spec: &FunctionSpec, _: &Path) -> Result<Command, Verdict> {
-    let (program, file) = find_program("php", "apt-get install php-cli")?;
-    let files = &worker.runtimes.php;
-    let facts = files.facts(Path::new(&*program.to_string_lossy()));
-    let mut settings = settings(&format!("{}M", spec.memory_mib));
-    if facts.version >= PRELUDE_VERSION_MIN {
-        settings.extend(prelude_settings(files, &facts));
+/// faas-php: `run`, with what a forked process would get as settings.
+fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool) -> Command {
+    let mut arguments = ["faas-php", "run"].map(c_string).to_vec();
+    let mut add = |name: &str, value: &str| arguments.extend([c_string(name), c_string(value)]);
+    add("--route", &spec.route);
+    add("--memory-mib", &spec.memory_mib.to_string());
+    add("--output", spec.output.as_str());
+    add("--dev", if dev { "1" } else { "0" });
+    if !spec.handler.is_empty() {
+        add("--handler", &spec.handler);
     }
-    Ok(php("php", (program, file), &settings, Some(&spec.module), &spec.args, spec.memory_mib))
+    for (directive, value) in &spec.ini {
+        add("--ini", &format!("{directive}={value}"));
+    }
+    if spec.stream {
+        add("--ini", UNBUFFERED);
+    }
+    // Everybody can read the arguments of a process: the folder's name stands in the environment, which PHP looks into.
+    add("--session-dir", "${FAAS_SESSION_DIR}");
+    arguments.push(c_string(&spec.module));
+    arguments.extend(spec.args.iter().map(c_string));
+    let data_mib_max = data_mib_max(spec);
+    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
 }
 
-/// The oldest PHP whose language the prelude is written in: 8.1.
-const PRELUDE_VERSION_MIN: u64 = 80_100;
+/// php-cgi finds its script in the environment, and runs it only where it is told that a server has called it. Its settings
+/// come by a file, since it takes none from its arguments where the query string begins with a hyphen: it could be mistaken
+/// for arguments. So then the row's `ini` has no effect.
+fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &Path) -> Command {
+    let mut arguments = vec![c_string("php-cgi")];
+    let own = spec.ini.iter().map(|(directive, value)| format!("{directive}={value}"));
+    for setting in spec.stream.then(|| UNBUFFERED.to_string()).into_iter().chain(own) {
+        arguments.extend([c_string("-d"), c_string(setting)]);
+    }
+    let environment = vec![
+        c_string("REDIRECT_STATUS=200"),
+        // Before the colon stands the folder that php-cgi was built with.
+        c_string(format!("PHP_INI_SCAN_DIR=:{}", folder.display())),
+        c_string(format!("FAAS_MEMORY={}M", spec.memory_mib)),
+    ];
+    Command { program, program_file: Some(file), arguments, data_mib_max: data_mib_max(spec), environment }
+}
+
+/// What php-cgi is told; the variables are those of its environment.
+fn cgi_settings() -> String {
+    let mut settings = settings("${FAAS_MEMORY}");
+    settings.extend([
+        "expose_php=0".into(),
+        // Its memory would end with the process, and it wants to write a lock file where functions cannot.
+        "opcache.enable=0".into(),
+        "upload_tmp_dir=${TMPDIR}".into(),
+        "session.save_path=${FAAS_SESSION_DIR}".into(),
+    ]);
+    settings.join("\n") + "\n"
+}
+
+/// The plain program: nothing is imitated.
+fn cli_command((program, file): (CString, File), spec: &FunctionSpec) -> Command {
+    let mut arguments = vec![c_string("php")];
+    let own = spec.ini.iter().map(|(directive, value)| format!("{directive}={value}"));
+    for setting in settings(&format!("{}M", spec.memory_mib)).into_iter().chain(own) {
+        arguments.extend([c_string("-d"), c_string(setting)]);
+    }
+    arguments.extend([c_string("-f"), c_string(&spec.module), c_string("--")]);
+    arguments.extend(spec.args.iter().map(c_string));
+    let data_mib_max = data_mib_max(spec);
+    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+}
 
 fn settings(memory: &str) -> Vec<String> {
     vec![
@@ -166,7 +172,7 @@ fn settings(memory: &str) -> Vec<String> {
         format!("memory_limit={memory}"),
         // Time is the platform's business.
         "max_execution_time=0".into(),
-        // Faults go to stderr, and so into the log, never into the answer.
+        // Faults go to stderr, and so into the log, never into the response.
         "display_errors=0".into(),
         "log_errors=1".into(),
         "error_log=".into(),
@@ -174,36 +180,37 @@ fn settings(memory: &str) -> Vec<String> {
     ]
 }
 
-/// What php.ini disables stays so, and what it prepends still is, by the prelude.
-fn prelude_settings(files: &Files, facts: &Facts) -> Vec<String> {
-    let disabled = match facts.disabled.as_str() {
-        "" => REDEFINED.to_string(),
-        theirs => format!("{theirs},{REDEFINED}"),
-    };
-    vec![
-        format!("disable_functions={disabled}"),
-        format!("auto_prepend_file={}", files.prelude.display()),
-        format!("faas.prepend={}", facts.prepended),
-    ]
+/// faas-php, and what PHP says that it reads when it starts: php.ini, the folders that further settings and extensions come
+/// from, and the files with settings.
+pub fn files_read_at_start(worker: &Worker) -> Vec<PathBuf> {
+    let Some(program) = worker.runtimes.php.open() else { return Vec::new() };
+    let mut files = vec![path_of(&program.0)];
+    match ask(worker, program) {
+        Ok(answer) => files.extend(answer.lines().map(|line| PathBuf::from(line.trim()))),
+        Err(error) => log!("php: could not ask faas-php which files it reads when it starts: {error}"),
+    }
+    files
 }
 
-fn php(
-    name: &str,
-    (program, file): (std::ffi::CString, File),
-    settings: &[String],
-    module: Option<&Path>,
-    args: &[String],
-    memory_mib: u64,
-) -> Command {
-    let mut arguments = vec![c_string(name)];
-    for setting in settings {
-        arguments.extend([c_string("-d"), c_string(setting)]);
-    }
-    if let Some(module) = module {
-        arguments.extend([c_string("-f"), c_string(module)]);
-        arguments.extend((!args.is_empty()).then(|| c_string("--")));
-        arguments.extend(args.iter().map(c_string));
-    }
-    let data_mib_max = memory_mib + MEMORY_GRACE_MIB;
-    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+fn ask(worker: &Worker, program: (CString, File)) -> io::Result<String> {
+    let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
+    let environment = [b"TMPDIR=", scratch.path().as_os_str().as_bytes(), b"\0"].concat();
+    let arguments = [c_string("faas-php"), c_string("run"), c_string(&worker.runtimes.php.question)];
+    let (reader, writer) = io::pipe()?;
+    let question = Confined {
+        program,
+        arguments: &arguments,
+        environment: &environment,
+        scratch: Some(scratch.path()),
+        stdin: worker.null.as_fd(),
+        stdout: writer.as_fd(),
+        memory_mib: ANSWER_MEMORY_MIB,
+        time_max: ANSWER_MAX,
+    };
+    question.run(&worker.sandbox)?;
+    drop(writer);
+    let mut answer = String::new();
+    reader.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    // PHP writes a header before what it says.
+    Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_string()))
 }

@@ -37,7 +37,7 @@ use self::errno::Errno;
 use self::guest::Guest;
 use crate::error::Error;
 use crate::memory::MemoryLimit;
-use crate::sys;
+use crate::program::end;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -65,19 +65,6 @@ impl Host {
             files: Files::new(),
             channel: None,
         }
-    }
-
-    /// The invocation is over. Nothing is buffered, so this can be done from within a call of the module, which spares
-    /// the way back through its frames.
-    pub fn end(&mut self, status: u8) -> ! {
-        if status != 0 && self.memory_limit.refused {
-            eprintln!("out of memory: the function asked for more than its {} MiB", self.memory_limit.limit_mib);
-        }
-        if let Some(channel) = &self.channel {
-            // Where nobody listens any more, nobody misses it.
-            let _ = rustix::io::write(channel, &[b'X', status]);
-        }
-        sys::end(status)
     }
 
     fn args_sizes_get(&mut self, mut guest: Guest, count: u32, bytes: u32) -> Result<(), Errno> {
@@ -180,9 +167,10 @@ pub fn linker(engine: &Engine) -> Result<Linker<Host>, Error> {
 }
 
 fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    linker.func_wrap(MODULE, "proc_exit", |mut caller: Caller<'_, Host>, status: u32| -> () {
+    linker.func_wrap(MODULE, "proc_exit", |caller: Caller<'_, Host>, status: u32| -> () {
         // The low byte, as wait(2) gives it for any process.
-        caller.data_mut().end(status as u8);
+        let host = caller.data();
+        end(status as u8, &host.memory_limit, host.channel.as_ref());
     })?;
     link! { linker:
         args_get(pointers: u32, bytes: u32);

@@ -48,8 +48,7 @@ pub fn compile(module: &[u8], artifact: &Path) -> Result<(), String> {
     let file = std::fs::File::create(artifact).unwrap();
     file.set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut command = Command::new(PROGRAM);
-    let mut child =
-        command.arg("compile").stdin(Stdio::piped()).stdout(file).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.arg("compile").stdin(Stdio::piped()).stdout(file).stderr(Stdio::piped()).spawn().unwrap();
     // One that refuses the module early may read no more of it.
     let _ = child.stdin.take().unwrap().write_all(module);
     let output = child.wait_with_output().unwrap();
@@ -112,6 +111,79 @@ pub fn run(artifact: &str, call: &Call) -> Outcome {
         Outcome { stdout: output.stdout, stderr, status: output.status.code().unwrap_or(-1) }
     })
 }
+
+/// A module with four pages of memory, the imports that the tests use, and `body`.
+pub fn module(body: &str) -> Vec<u8> {
+    format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+        (memory (export "memory") 4)
+        (func $write (param $fd i32) (param $at i32) (param $len i32)
+            (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $len))
+            (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+        {body})"#
+    )
+    .into_bytes()
+}
+
+/// A module of a test, and a fork server that knows it as version "1".
+pub struct Function {
+    pub artifact: String,
+    pub server: Server,
+    pub folder: Folder,
+}
+
+impl Function {
+    pub fn new(body: &str) -> Function {
+        Function::of(&module(body))
+    }
+
+    pub fn of(module: &[u8]) -> Function {
+        let folder = Folder::new();
+        let artifact = folder.path("artifact");
+        compile(module, artifact.as_ref()).unwrap();
+        let server = Server::start();
+        assert_eq!(server.prepare("1", &artifact), b"p1");
+        Function { artifact, server, folder }
+    }
+
+    /// By the prepared module alone.
+    pub fn prepared(&self, call: &Call) -> Outcome {
+        self.server.call("1", &self.artifact, call)
+    }
+
+    /// In all three ways.
+    pub fn call(&self, call: &Call) -> Outcome {
+        let outcome = self.prepared(call);
+        assert_eq!(self.server.call("2", &self.artifact, call), outcome, "a child that loads the module");
+        assert_eq!(run(&self.artifact, call), outcome, "run");
+        outcome
+    }
+}
+
+pub fn call() -> Call {
+    Call::default().set("memory_mib", "64")
+}
+
+/// Copies its stdin to its stdout.
+pub const CAT: &str = r#"(func (export "_start") (local $n i32)
+    (loop $again
+        (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 65536))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (local.set $n (i32.load (i32.const 8)))
+        (if (local.get $n) (then
+            (call $write (i32.const 1) (i32.const 4096) (local.get $n))
+            (br $again)))))"#;
 
 pub struct Server {
     pub process: Child,

@@ -1,0 +1,168 @@
+//! A child of a fork server, from its birth to the report of its end (runtimes/README.md, "A child").
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::fork_server::{ForkServer, Life};
+use crate::sys::{self, Ended, EndedHow, Pid, Spawned, Watched};
+
+/// What the bytes on the channel and on the report socket mean.
+const THROUGH: u8 = b'X';
+const BY_EXEC: u8 = b'E';
+const END: u8 = b'D';
+/// Bytes of the report of an end: the letter, the wait status, three numbers of eight bytes.
+const END_BYTES: usize = 29;
+/// Where in it the peak of resident memory begins.
+const RESIDENT_AT: usize = 21;
+
+/// How long a child may take to take its invocation, which fits into its socket's buffer unless it is the largest.
+const TAKES_MAX: Duration = Duration::from_secs(1);
+/// How long the fork server may take to report the end of a child that has ended; it has nothing else to do but to fork, and
+/// to load a module.
+const REPORT_MAX: Duration = Duration::from_secs(5);
+
+/// A child that waits for its invocation, and then is the function's process. Dropped, it is killed.
+pub struct Child {
+    process: Spawned,
+    /// `None` when all is heard that it had to say.
+    channel: Option<UnixStream>,
+    report: OwnedFd,
+    /// Whether the process ended before it had read its invocation.
+    is_unread: bool,
+    server: Arc<ForkServer>,
+    _life: Life,
+}
+
+/// What a child says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// Its function is through, with this exit status, and all output is written.
+    Through(i32),
+    /// It cannot serve the invocation, and has run none of it.
+    ByExec,
+    /// Nothing, or nonsense: its end will tell.
+    Nothing,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildEnd {
+    Ended(Ended),
+    /// Before it had read its invocation.
+    NotBegun,
+    /// Its fork server has died, and it with it.
+    Lost,
+}
+
+impl Child {
+    pub fn new(process: Spawned, channel: UnixStream, report: OwnedFd, server: Arc<ForkServer>, life: Life) -> Child {
+        Child { process, channel: Some(channel), report, is_unread: false, server, _life: life }
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// Readable when the process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+
+    /// Readable when it says something; `None` when it has no more to say.
+    pub fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(UnixStream::as_fd)
+    }
+
+    pub fn server(&self) -> &Arc<ForkServer> {
+        &self.server
+    }
+
+    /// Hands the invocation over: from here on this is the function's process. `message` is settings and environment, as the
+    /// protocol has them.
+    ///
+    /// # Errors
+    /// Where it has died, or does not take it: it has run nothing of the function then.
+    pub fn start(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let deadline = Instant::now() + TAKES_MAX;
+        let channel = self.channel.as_ref().ok_or(ErrorKind::NotConnected)?;
+        let mut sent = 0;
+        while sent < message.len() {
+            let descriptors = if sent == 0 { descriptors } else { &[] };
+            match sys::send_with_fds(channel.as_fd(), &message[sent..], descriptors) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if sys::poll(&mut [Watched::write(channel.as_fd())], Some(left))? == 0 {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what it says, once the channel is readable. It says one thing, and then nothing more.
+    pub fn listen(&mut self) -> Said {
+        let Some(channel) = self.channel.take() else { return Said::Nothing };
+        let mut bytes = [0; 2];
+        match sys::receive_with_fd(channel.as_fd(), &mut bytes) {
+            Ok((2, _)) if bytes[0] == THROUGH => Said::Through(i32::from(bytes[1])),
+            Ok((1, _)) if bytes[0] == BY_EXEC => Said::ByExec,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                self.is_unread = true;
+                Said::Nothing
+            }
+            _ => Said::Nothing,
+        }
+    }
+
+    pub fn kill(&self) {
+        // Descendants in its session first: when it has ended, the group cannot be named any more.
+        sys::kill_group_of(self.pidfd());
+        sys::kill_process(self.pidfd());
+    }
+
+    /// How it ended, once it has.
+    pub fn end(&mut self) -> ChildEnd {
+        self.listen();
+        if self.is_unread {
+            return ChildEnd::NotBegun;
+        }
+        let deadline = Instant::now() + REPORT_MAX;
+        let mut packet = [0; END_BYTES];
+        loop {
+            match sys::receive_with_fd(self.report.as_fd(), &mut packet) {
+                Ok((END_BYTES, _)) if packet[0] == END => return ChildEnd::Ended(ended(&packet)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let ready = sys::poll(&mut [Watched::read(self.report.as_fd())], Some(left));
+                    if !ready.is_ok_and(|ready| ready > 0) {
+                        return ChildEnd::Lost;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                _ => return ChildEnd::Lost,
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn ended(packet: &[u8; END_BYTES]) -> Ended {
+    let status = packet[1..].first_chunk::<4>().expect("it is longer");
+    let resident = packet[RESIDENT_AT..].first_chunk::<8>().expect("it ends there");
+    Ended {
+        how: EndedHow::from_wait_status(i32::from_le_bytes(*status)),
+        resident_kib_max: u64::from_le_bytes(*resident),
+    }
+}

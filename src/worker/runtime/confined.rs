@@ -1,0 +1,79 @@
+//! Runs a program of a runtime to its end, confined as a function is: one that reads what somebody has made, or that has to be
+//! asked something.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::limits::KILL_WAIT_MAX;
+use crate::sandbox::{Sandbox, orphans};
+use crate::sys::{self, EndedHow, Spawn, Watched};
+
+/// Bytes of what a program says on stderr that go into an error.
+const SAYS_BYTES_MAX: u64 = 4096;
+
+/// A program, and what it may.
+pub struct Confined<'a> {
+    /// As commands name it, and open.
+    pub program: (CString, File),
+    pub arguments: &'a [CString],
+    /// `NAME=value` and a NUL, again and again.
+    pub environment: &'a [u8],
+    /// The one folder that it may write to.
+    pub scratch: Option<&'a Path>,
+    pub stdin: BorrowedFd<'a>,
+    pub stdout: BorrowedFd<'a>,
+    pub memory_mib: u64,
+    pub time_max: Duration,
+}
+
+impl Confined<'_> {
+    /// # Errors
+    /// Where it does not end with status 0 in time: what it said on stderr, or how it ended.
+    pub fn run(self, sandbox: &Sandbox) -> io::Result<()> {
+        let (mut says, said) = io::pipe()?;
+        let ruleset = sandbox.ruleset(self.scratch, &[], None, true)?;
+        let readable = sandbox.readable()?;
+        let rulesets = [ruleset.as_ref().map(AsFd::as_fd), readable.as_ref().map(|it| it.landlock.as_fd())];
+        let (program, file) = &self.program;
+        let spawned = orphans::spawn(&Spawn {
+            program,
+            arguments: self.arguments,
+            environment: self.environment,
+            folder: Some(c"/"),
+            stdin: self.stdin,
+            stdout: self.stdout,
+            stderr: said.as_fd(),
+            control: None,
+            confinement: Some(sandbox.confinement(Some(file), self.memory_mib, false, rulesets)),
+        })
+        .map_err(|error| error.cause)?;
+        drop(said);
+        let is_in_time = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(self.time_max))? > 0;
+        if !is_in_time {
+            sys::kill_process(spawned.pidfd.as_fd());
+            let _ = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(KILL_WAIT_MAX));
+        }
+        match orphans::reap(spawned.pid)?.map(|ended| ended.how) {
+            Some(EndedHow::Exited(0)) => Ok(()),
+            _ if !is_in_time => Err(io::ErrorKind::TimedOut.into()),
+            how => {
+                // It has ended, so what it said is all there, unless it has left a process behind that holds the pipe.
+                sys::set_nonblocking(says.as_fd())?;
+                let mut bytes = Vec::new();
+                let _ = says.by_ref().take(SAYS_BYTES_MAX).read_to_end(&mut bytes);
+                Err(io::Error::other(match one_line(&String::from_utf8_lossy(&bytes)) {
+                    text if text.is_empty() => format!("it ended with {how:?}"),
+                    text => text,
+                }))
+            }
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}

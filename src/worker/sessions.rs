@@ -1,0 +1,185 @@
+//! Where the sessions of PHP functions last: a folder per function, owned by the functions' user.
+//!
+//! Other functions, which are of the same user, can neither write there, since no ruleset of theirs allows it, nor read, since
+//! they cannot know its name: that is made out of the function's route and a key in the run dir, and the folder above may be
+//! entered, but not listed. Every worker of the run dir finds the same names.
+//!
+//! A folder is bounded: now and then, files that have not been written for as long as PHP keeps a session go, and of what is
+//! too much the oldest. Functions make plain files there and nothing else, as far as the kernel has Landlock.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use crate::error::start::{Result, StartError};
+use crate::sandbox::User;
+use crate::settings::Settings;
+
+/// session.gc_maxlifetime, PHP's default: 24 minutes since the last request.
+const KEPT: Duration = Duration::from_secs(24 * 60);
+/// Bytes of one function's sessions: some 100,000 logins.
+const BYTES_MAX: u64 = 64 << 20;
+/// Files of one function's sessions that a look counts; a folder with more loses what lies beyond.
+const FILES_MAX: usize = 200_000;
+/// Functions whose folder is known to be there. Then all are forgotten, and looked for again.
+const KNOWN_MAX: usize = 4096;
+
+pub struct Sessions {
+    folder: PathBuf,
+    key: String,
+    /// Routes whose folder is there. Guards the map; held for a look or an insertion.
+    known: Mutex<HashMap<String, Arc<Path>>>,
+}
+
+impl Sessions {
+    /// The folder of all sessions is made where it is missing; its parent must be ours.
+    pub fn new(settings: &Settings) -> Result<Sessions> {
+        let folder = settings.sessions_dir();
+        match DirBuilder::new().mode(0o711).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made.map_err(StartError::io("make the folder for sessions", folder.display()))?,
+        }
+        let file = settings.session_key_file();
+        let key = key(&file).map_err(StartError::io("make the key for sessions", file.display()))?;
+        Ok(Sessions { folder, key, known: Mutex::default() })
+    }
+
+    /// The folder of the function with this route.
+    pub fn folder_of(&self, route: &str, user: Option<&User>) -> io::Result<Arc<Path>> {
+        let known = || self.known.lock().expect("nothing panics under this lock");
+        if let Some(folder) = known().get(route) {
+            return Ok(folder.clone());
+        }
+        let folder: Arc<Path> = self.folder.join(name_of(&self.key, route)).into();
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        if let Some(user) = user {
+            chown(&folder, Some(user.uid), Some(user.gid))?;
+        }
+        let mut known = known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(route.to_string(), folder.clone());
+        Ok(folder)
+    }
+
+    /// Removes what is old, and what is too much.
+    pub fn sweep(&self) {
+        for folder in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            sweep(&folder.path(), SystemTime::now());
+        }
+    }
+}
+
+/// The key of this run dir: the first worker that asks makes it.
+fn key(file: &Path) -> io::Result<String> {
+    let random = || RandomState::new().build_hasher().finish();
+    let unfinished = file.with_extension(format!("unfinished-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    new.write_all(format!("{:016x}{:016x}", random(), random()).as_bytes())?;
+    // In one step, and not over one that is there.
+    let linked = fs::hard_link(&unfinished, file);
+    fs::remove_file(&unfinished)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => fs::read_to_string(file),
+    }
+}
+
+/// 128 bits out of key and route: a function that knows the name of its own folder does not know another's.
+fn name_of(key: &str, route: &str) -> String {
+    let half = |salt: u8| {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for part in [key.as_bytes(), &[salt], route.as_bytes(), &[salt], key.as_bytes()] {
+            hasher.write(part);
+        }
+        hasher.finish()
+    };
+    format!("{:016x}{:016x}", half(0), half(1))
+}
+
+/// Nothing is followed: what a function puts there may be links.
+fn sweep(folder: &Path, now: SystemTime) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().enumerate();
+    let mut files = Vec::new();
+    for (number, entry) in entries {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let is_file = metadata.is_file() && metadata.permissions().mode() & 0o7000 == 0;
+        let age = metadata.modified().ok().and_then(|written| now.duration_since(written).ok()).unwrap_or_default();
+        if metadata.is_dir() {
+            // Only where no Landlock forbids it. What is in it stays: a function that runs could lead us elsewhere meanwhile.
+            let _ = fs::remove_dir(entry.path());
+        } else if !is_file || age > KEPT || number >= FILES_MAX {
+            let _ = fs::remove_file(entry.path());
+        } else {
+            files.push((age, metadata.blocks() * 512, entry.path()));
+        }
+    }
+    files.sort();
+    let mut bytes = 0;
+    for (_, size, path) in files {
+        bytes += size;
+        if bytes > BYTES_MAX {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_have_folders_of_their_own_and_workers_find_the_same() {
+        let folder = std::env::temp_dir().join(format!("faas-sessions-{}", std::process::id()));
+        let inside = |name: &str| folder.join(name).display().to_string();
+        let settings = Settings::from_lookup(|name| match name {
+            "FAAS_RUN_DIR" => Some(inside("run")),
+            "FAAS_SPOOL_DIR" => Some(inside("spool")),
+            _ => None,
+        });
+        let settings = settings.unwrap();
+        fs::create_dir_all(&settings.run_dir).unwrap();
+        fs::create_dir_all(settings.scratch_dir()).unwrap();
+        let [one, other] = [(); 2].map(|()| Sessions::new(&settings).unwrap());
+        let first = one.folder_of("GET:/a", None).unwrap();
+        assert_eq!(one.folder_of("GET:/a", None).unwrap(), first);
+        assert_eq!(other.folder_of("GET:/a", None).unwrap(), first);
+        assert_ne!(other.folder_of("GET:/b", None).unwrap(), first);
+        assert_eq!(fs::metadata(&*first).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(fs::metadata(settings.sessions_dir()).unwrap().mode() & 0o777, 0o711);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_old_goes_and_of_too_much_the_oldest() {
+        let folder = std::env::temp_dir().join(format!("faas-sweep-{}", std::process::id()));
+        fs::create_dir_all(folder.join("made")).unwrap();
+        let now = SystemTime::now();
+        let make = |name: &str, mib: usize, age_s: u64| {
+            fs::write(folder.join(name), vec![1; mib << 20]).unwrap();
+            let file = OpenOptions::new().write(true).open(folder.join(name)).unwrap();
+            file.set_modified(now - Duration::from_secs(age_s)).unwrap();
+        };
+        make("old", 0, 25 * 60);
+        make("newest", 30, 1);
+        make("newer", 30, 60);
+        make("oldest", 30, 120);
+        std::os::unix::fs::symlink("/etc", folder.join("link")).unwrap();
+        sweep(&folder, now);
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["newer", "newest"]);
+        assert!(fs::exists("/etc/passwd").unwrap());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+//! How a function's process comes to be: forked from a fork server where that can be, else by exec.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Worker;
+use super::child::Child;
+use super::order::Order;
+use super::process::Process;
+use super::runtime::{self, Command};
+use super::scratch::Scratch;
+use super::streams::Ends;
+use super::version::Version;
+use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
+use crate::protocol::worker_protocol::Verdict;
+use crate::sandbox::{orphans, readable};
+use crate::sys::{Spawn, SpawnError};
+
+type Result<T> = std::result::Result<T, Verdict>;
+
+/// All that can be found wrong before the function's process exists, found right.
+pub struct Start<'a> {
+    worker: &'a Worker,
+    order: &'a Order,
+    version: Version,
+    /// A WASM module compiled for faas-wasm; `None` where something else runs it.
+    artifact: Option<PathBuf>,
+    /// Where a PHP function's sessions last.
+    sessions: Option<Arc<Path>>,
+    pub scratch: Scratch<'a>,
+    /// What it may write, and what it may read.
+    rulesets: (Option<Arc<OwnedFd>>, Option<Arc<readable::Ruleset>>),
+    /// `None` where it is to be executed.
+    child: Option<Child>,
+}
+
+impl<'a> Start<'a> {
+    pub fn prepare(worker: &'a Worker, order: &'a Order) -> Result<Start<'a>> {
+        let spec = order.spec();
+        let version = runtime::version_of(&spec.module)?;
+        runtime::check_readable(worker, &spec.module)?;
+        let user = worker.sandbox.user.as_ref();
+        let sessions = (spec.runtime == Runtime::Php).then(|| worker.sessions.folder_of(&spec.route, user));
+        let sessions = sessions.transpose().map_err(exhausted("make a folder for sessions"))?;
+        let mut scratch = worker.scratch_area.take(user).map_err(exhausted("make a scratch folder"))?;
+        let writable = scratch.ruleset(&worker.sandbox, &spec.write, sessions.as_ref(), spec.net);
+        let readable = worker.sandbox.readable().map_err(exhausted("make a ruleset"))?;
+        let mut start = Start {
+            worker,
+            order,
+            version,
+            artifact: runtime::artifact(worker, spec)?,
+            sessions,
+            scratch,
+            rulesets: (writable.map_err(exhausted("make a ruleset"))?, readable),
+            child: None,
+        };
+        if runtime::can_fork(spec) && !order.function.is_by_exec() {
+            start.child = worker.fork_servers.take(spec.runtime, &start.version);
+        }
+        if start.child.is_none() {
+            // What is missing for the exec is found before the gateway hears that the function has begun.
+            start.command()?;
+        }
+        Ok(start)
+    }
+
+    /// The process, with these streams. A forked one that dies before it has its invocation is replaced by an executed one.
+    pub fn run(&mut self, ends: &Ends) -> Result<Process> {
+        if let Some(child) = self.child.take() {
+            let rulesets = self.rulesets().into_iter().flatten();
+            let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(rulesets).collect();
+            if child.start(&self.message(), &descriptors).is_ok() {
+                let (spec, artifact) = (self.order.spec(), self.artifact.as_deref());
+                self.worker.fork_servers.prepare(child.server(), spec, &self.version, artifact);
+                return Ok(Process::Forked(child));
+            }
+        }
+        self.execute(ends).map(Process::Executed)
+    }
+
+    fn command(&self) -> Result<Command> {
+        runtime::command(self.worker, self.order.spec(), self.scratch.path(), self.artifact.as_deref())
+    }
+
+    fn execute(&self, ends: &Ends) -> Result<crate::sys::Spawned> {
+        let spec = self.order.spec();
+        let command = self.command()?;
+        let folder = CString::new(folder_of(spec).as_os_str().as_bytes());
+        let folder = folder.expect("descriptors are refused when they hold a NUL");
+        let [stdin, stdout, stderr] = ends.as_fds();
+        let (program_file, data_mib_max) = (command.program_file.as_ref(), command.data_mib_max);
+        let mut environment = Vec::new();
+        self.add_environment(&mut environment, &command.environment);
+        let spawned = orphans::spawn(&Spawn {
+            program: &command.program,
+            arguments: &command.arguments,
+            environment: &environment,
+            folder: Some(&folder),
+            stdin,
+            stdout,
+            stderr,
+            control: None,
+            confinement: Some(self.worker.sandbox.confinement(program_file, data_mib_max, spec.net, self.rulesets())),
+        });
+        spawned.map_err(|error| refused(spec, error))
+    }
+
+    /// What a forked process is sent: two lengths, settings, environment (runtimes/README.md).
+    fn message(&self) -> Vec<u8> {
+        let (given, spec) = (self.order.invocation.settings(), self.order.spec());
+        let mut message = Vec::with_capacity(4096);
+        message.extend_from_slice(&[0; 8]);
+        message.extend_from_slice(given);
+        push(&mut message, "version", self.version.to_string().as_bytes());
+        push(&mut message, "folder", folder_of(spec).as_os_str().as_bytes());
+        push(&mut message, "data_mib_max", runtime::data_mib_max(spec).to_string().as_bytes());
+        push(&mut message, "dev", if self.worker.settings.dev { b"1" } else { b"0" });
+        let artifact = self.artifact.as_ref().map(|path| ("artifact", path.as_os_str()));
+        let sessions = self.sessions.as_ref().map(|path| ("session_dir", path.as_os_str()));
+        for (name, path) in artifact.into_iter().chain(sessions) {
+            push(&mut message, name, path.as_bytes());
+        }
+        if spec.stream && spec.runtime == Runtime::Php {
+            push(&mut message, "ini", runtime::UNBUFFERED.as_bytes());
+        }
+        let settings_length = message.len() - 8;
+        self.add_environment(&mut message, &[]);
+        let environment_length = message.len() - 8 - settings_length;
+        message[..4].copy_from_slice(&(settings_length as u32).to_le_bytes());
+        message[4..8].copy_from_slice(&(environment_length as u32).to_le_bytes());
+        message
+    }
+
+    fn rulesets(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        let (writable, readable) = &self.rulesets;
+        [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|ruleset| ruleset.landlock.as_fd())]
+    }
+
+    /// Appends what the gateway composed, and ours where that does not name it: the deadline, the scratch folder, the functions'
+    /// user, where its sessions last, PATH, LANG, TZ, and what the runtime needs.
+    fn add_environment(&self, block: &mut Vec<u8>, of_runtime: &[CString]) {
+        let deadline = SystemTime::now() + self.order.spec().timeout;
+        let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let given = self.order.invocation.environment();
+        block.reserve(given.len() + 1024);
+        block.extend_from_slice(given);
+        let mut add = |pair: &[u8]| {
+            let name_end = pair.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+            let is_named = given.split(|byte| *byte == 0).any(|other| other.starts_with(&pair[..name_end]));
+            if !is_named {
+                block.extend_from_slice(pair);
+            }
+        };
+        let scratch = self.scratch.path().as_os_str().as_bytes();
+        let user = self.worker.sandbox.user_name().as_bytes();
+        add(format!("FAAS_DEADLINE_MS={deadline_ms}\0").as_bytes());
+        for (name, value) in [("TMPDIR", scratch), ("HOME", scratch), ("USER", user), ("LOGNAME", user)] {
+            add(&[name.as_bytes(), b"=", value, b"\0"].concat());
+        }
+        if let Some(sessions) = &self.sessions {
+            add(&[b"FAAS_SESSION_DIR=", sessions.as_os_str().as_bytes(), b"\0"].concat());
+        }
+        self.worker.inherited_environment.split_inclusive(|byte| *byte == 0).for_each(&mut add);
+        of_runtime.iter().for_each(|pair| add(pair.as_bytes_with_nul()));
+    }
+}
+
+fn folder_of(spec: &FunctionSpec) -> &Path {
+    spec.module.parent().unwrap_or(Path::new("/"))
+}
+
+pub fn exhausted(step: &'static str) -> impl FnOnce(std::io::Error) -> Verdict {
+    move |cause| Verdict::Exhausted { step: step.into(), cause: cause.to_string() }
+}
+
+/// Why a spawn failed, as a verdict with a remedy.
+fn refused(spec: &FunctionSpec, error: SpawnError) -> Verdict {
+    let path = spec.module.display().to_string();
+    let not_executable = |cause: String| Verdict::ModuleNotExecutable { path: path.clone(), cause };
+    match (error.step, error.cause.raw_os_error()) {
+        ("execute", Some(libc::EACCES)) => {
+            not_executable(format!("{}; try: chmod +x {}", error.cause, spec.module.display()))
+        }
+        ("execute", Some(libc::ENOEXEC)) => {
+            not_executable("it is neither a program for this machine nor a script that begins with #!".into())
+        }
+        // The module is there and may be entered and read; both were looked at a moment ago.
+        ("execute", Some(libc::ENOENT)) => {
+            not_executable("the interpreter that its first line names is not there".into())
+        }
+        (step, _) => Verdict::Exhausted { step: step.into(), cause: error.cause.to_string() },
+    }
+}

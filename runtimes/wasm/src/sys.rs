@@ -219,3 +219,23 @@ pub fn map_module(engine: &Engine, artifact: File) -> wasmtime::Result<Module> {
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn a_cut_network_leaves_unix_sockets() {
+        // A filter is its thread's alone.
+        let cut = || {
+            // SAFETY: it changes an attribute of this thread and takes no pointer.
+            assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+            super::cut_network().unwrap();
+            UnixDatagram::unbound().unwrap();
+            UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|error| error.raw_os_error())
+        };
+        assert_eq!(std::thread::spawn(cut).join().unwrap(), Err(Some(libc::EPERM)));
+        UdpSocket::bind("127.0.0.1:0").unwrap();
+    }
+}

@@ -30,7 +30,8 @@ build_wasm() {
         export RUSTFLAGS="-C target-feature=-crt-static"
     fi
     # A target folder of its own: else whoever calls cargo meanwhile would wait for this.
-    (cd runtimes/wasm && cargo build --release --locked --quiet --target-dir "$target/wasm")
+    echo "runtimes/build.sh: building faas-wasm; the first time this takes a few minutes"
+    (cd runtimes/wasm && cargo build --release --locked --target-dir "$target/wasm")
     # In one step, so that a worker finds all of it or nothing.
     cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed/faas-wasm.new"
     mv "$placed/faas-wasm.new" "$placed/faas-wasm"

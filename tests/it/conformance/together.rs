@@ -24,7 +24,7 @@ fn both(instance: &Instance, source: &str, more: Value) {
 
 #[test]
 fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();
@@ -50,7 +50,7 @@ fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
 
 #[test]
 fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();
@@ -76,7 +76,7 @@ fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
 
 #[test]
 fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();
@@ -122,7 +122,7 @@ fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
 
 #[test]
 fn calls_at_once_mix_up_neither_bodies_nor_environments_nor_folders() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();

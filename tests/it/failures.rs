@@ -195,7 +195,10 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     instance.launch_copies();
     instance.wait_until_ready();
     let detail = instance.post("/api/hello", "{}").problem(503, "runtime-missing");
-    assert!(detail.contains("php is not installed") && detail.contains("apt-get install php-cli"), "{detail}");
+    assert!(
+        detail.contains("faas-php is not installed") && detail.contains("apt-get install libphp-embed php-dev"),
+        "{detail}"
+    );
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("faas-wasm is not installed") && detail.contains("./start.sh"), "{detail}");
     instance.install(&[("GET:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm", "engine": "wasmer"}))]);

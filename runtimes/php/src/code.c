@@ -4,14 +4,10 @@
 #include "code.h"
 #include "sapi.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "php_main.h"
 #include "zend_exceptions.h"
@@ -36,7 +32,6 @@ struct prepared {
 
 static HashTable prepared;
 static zend_long bytes_free = BYTES_FREE_MIN;
-static int lock_descriptor = -1;
 
 /* ---- Who compiles ------------------------------------------------------------------------------------------------------ */
 
@@ -90,97 +85,9 @@ void code_after_start(void)
     zend_compile_file = compile;
 }
 
-/* ---- Memory that is nobody else's --------------------------------------------------------------------------------------- */
-
-static bool is_empty(const char *page, size_t size)
-{
-    for (size_t at = 0; at < size; at += sizeof(long)) {
-        if (*(const long *)(page + at))
-            return false;
-    }
-    return true;
-}
-
-static bool copy_to_private(char *from, size_t size)
-{
-    size_t page = (size_t)getpagesize();
-    char *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    unsigned char *is_used = malloc(size / page);
-    if (copy == MAP_FAILED || !is_used || mincore(from, size, is_used) != 0)
-        return false;
-    for (size_t at = 0; at < size; at += page) {
-        if ((is_used[at / page] & 1) && !is_empty(from + at, page))
-            memcpy(copy + at, from + at, page);
-    }
-    free(is_used);
-    return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, from) == from;
-}
-
-/* The name that Linux gives to anonymous memory that is shared. */
-static const char SHARED[] = "/dev/zero";
-
-static bool make_private(const char **why)
-{
-    FILE *maps = fopen("/proc/self/maps", "re");
-    char line[512];
-    bool is_good = maps != NULL;
-    *why = "opcache's memory cannot be made private";
-    while (is_good && fgets(line, sizeof line, maps)) {
-        unsigned long from, to;
-        char rights[5];
-        if (sscanf(line, "%lx-%lx %4s", &from, &to, rights) == 3 && rights[1] == 'w' && rights[3] == 's')
-            is_good = strstr(line, SHARED) && copy_to_private((char *)from, to - from);
-    }
-    if (maps)
-        fclose(maps);
-    return is_good;
-}
-
-/* The lock file has been removed, and is empty. */
-static int find_lock(void)
-{
-    DIR *folder = opendir("/proc/self/fd");
-    int found = -1;
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        char target[256];
-        ssize_t length = readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1);
-        target[length > 0 ? length : 0] = '\0';
-        if (strstr(target, "/.ZendSem."))
-            found = atoi(entry->d_name);
-    }
-    if (folder)
-        closedir(folder);
-    return found;
-}
-
 static bool has_opcache(void)
 {
     return zend_hash_str_exists(CG(function_table), "opcache_invalidate", 18);
-}
-
-bool code_make_private(const char **why)
-{
-    if (!has_opcache())
-        return true;
-    lock_descriptor = find_lock();
-    return make_private(why);
-}
-
-int code_lock_descriptor(void)
-{
-    return lock_descriptor;
-}
-
-bool code_replace_lock(void)
-{
-    if (lock_descriptor < 0)
-        return true;
-    int file = memfd_create("lock", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    bool is_good = file >= 0 && dup3(file, lock_descriptor, O_CLOEXEC) >= 0
-        && fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) == 0;
-    if (file >= 0)
-        close(file);
-    return is_good;
 }
 
 /* ---- Preparing ---------------------------------------------------------------------------------------------------------- */

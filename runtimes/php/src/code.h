@@ -2,12 +2,12 @@
  * How PHP code is compiled, and what of it a forked child finds compiled.
  *
  * Opcache compiles main scripts, nothing else: code that is included is used once in a process that lives for one
- * invocation, and optimising it would cost more than it saves. Its shared memory is made private pages right after the
- * start: the fork server fills it, children inherit it, and none can change what another executes.
+ * invocation, and optimising it would cost more than it saves. The fork server's children inherit what it has compiled
+ * (opcache.h).
  *
  * Preparing compiles a module within a request cycle of its own and runs none of it: afterwards the tables of classes,
  * functions and constants are as they were. A child of the fork server tries it first, without network or right to write
- * and bounded in time and memory (serve.c); only what survives that is compiled in the fork server.
+ * and bounded in time and memory (prepare.c); only what survives that is compiled in the fork server.
  */
 #pragma once
 
@@ -22,17 +22,6 @@ void code_take_turn(void);
 
 /* After the start of PHP. */
 void code_after_start(void);
-
-/* In the fork server, before its first fork: makes opcache's memory private, and notes which descriptor its lock file has.
-   Without opcache this does nothing. */
-bool code_make_private(const char **why);
-
-/* The descriptor that opcache locks; -1 without opcache. */
-int code_lock_descriptor(void);
-
-/* In a child: puts an empty file of its own in the place of opcache's lock file, through which children could block each
-   other. */
-bool code_replace_lock(void);
 
 /* Compiles `module`. NULL if that went well, else the reason, which holds until the next call. */
 const char *code_compile(const char *module);

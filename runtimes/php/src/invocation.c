@@ -2,7 +2,7 @@
 
 #define _GNU_SOURCE
 #include "invocation.h"
-#include "code.h"
+#include "opcache.h"
 #include "request.h"
 #include "restrict.h"
 #include "settings.h"
@@ -150,7 +150,7 @@ static void become_function(const struct invocation *invocation, const struct se
         if (!restrict_by_ruleset(invocation->descriptors[at]))
             fail("restrict itself");
     }
-    if (!restrict_descriptors(channel, code_lock_descriptor()))
+    if (!restrict_descriptors(channel, opcache_lock_descriptor()))
         fail("close what it was given");
     if (!settings->folder || chdir(settings->folder) != 0)
         fail("change to the module's folder");
@@ -168,7 +168,7 @@ _Noreturn void invocation_serve(int channel, pid_t server)
     struct invocation invocation = {0};
     struct settings settings;
     const char *why = NULL;
-    if (!restrict_life_to(server) || !restrict_descriptors(channel, code_lock_descriptor()) || !code_replace_lock())
+    if (!restrict_life_to(server) || !restrict_descriptors(channel, opcache_lock_descriptor()) || !opcache_replace_lock())
         _exit(EXIT_NOT_BEGUN);
     if (!receive_invocation(channel, &invocation))
         _exit(0);

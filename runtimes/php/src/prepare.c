@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "prepare.h"
 #include "code.h"
+#include "opcache.h"
 #include "request.h"
 #include "restrict.h"
 #include "settings.h"
@@ -122,7 +123,7 @@ static _Noreturn void try_module(const char *path, int pipe, pid_t server)
     const char *why = "it cannot be confined";
     sigemptyset(&none);
     if (restrict_life_to(server) && signal(SIGCHLD, SIG_DFL) != SIG_ERR && sigprocmask(SIG_SETMASK, &none, NULL) == 0
-        && restrict_descriptors(pipe, code_lock_descriptor()) && code_replace_lock() && restrict_network()
+        && restrict_descriptors(pipe, opcache_lock_descriptor()) && opcache_replace_lock() && restrict_network()
         && setrlimit(RLIMIT_CPU, &cpu) == 0 && restrict_data(data_mib() + TRIAL_MIB_MAX) && restrict_writes()) {
         alarm(TRIAL_S_MAX);
         request_end_ahead();

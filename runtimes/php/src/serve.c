@@ -2,9 +2,9 @@
 
 #define _GNU_SOURCE
 #include "serve.h"
-#include "code.h"
 #include "invocation.h"
 #include "mappings.h"
+#include "opcache.h"
 #include "prepare.h"
 #include "request.h"
 #include "restrict.h"
@@ -211,7 +211,7 @@ int serve(void)
     int exit_status = 0;
     if (!begin(&while_waiting))
         return fault("it cannot tie its life to the worker's");
-    if (!code_make_private(&why))
+    if (!opcache_make_private(&why))
         return fault(why);
     mappings_join();
     mappings_hand_down(request_rehearse);

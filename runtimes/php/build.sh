@@ -28,6 +28,7 @@ done
 includes=$("$config" --includes | sed 's/-I/-isystem /g')
 # shellcheck disable=SC2086
 setting() { printf '#include <main/php_config.h>\n#if %s\nyes\n#endif\n' "$1" | cc $includes -E -P - 2>/dev/null | grep -q yes; }
+setting 1 || give_up "the headers of PHP $version are missing (apt install php$version-dev)"
 if setting 'defined(ZTS) && ZTS'; then give_up "this PHP is built with threads (ZTS); it takes one without"; fi
 if setting 'defined(ZEND_DEBUG) && ZEND_DEBUG'; then give_up "this PHP is built for debugging; it takes one that is not"; fi
 

@@ -73,8 +73,9 @@ pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
         let end = rest.iter().position(|byte| *byte == b'\n');
         let fault = |why: &str| begun_or_body(&lines, is_demanded, why);
         if at + end.unwrap_or(rest.len()) > CGI_HEAD_BYTES_MAX {
-            // So many field lines are no text.
-            return Opening::Malformed(format!("no empty line ends it within {} KiB", CGI_HEAD_BYTES_MAX >> 10));
+            let why = format!("no empty line ends it within {} KiB", CGI_HEAD_BYTES_MAX >> 10);
+            // So many field lines are no text; one line without end is.
+            return if lines.is_empty() && !is_field(rest) { fault(&why) } else { Opening::Malformed(why) };
         }
         let Some(length) = end else {
             return match (can_become_line(rest, lines.is_empty()), is_all) {

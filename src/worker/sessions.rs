@@ -79,8 +79,12 @@ impl Sessions {
     }
 }
 
-/// The key of this run dir: the first worker that asks makes it.
+/// The key of this run dir: the first worker that asks makes it. A later one needs no room for it.
 fn key(file: &Path) -> io::Result<String> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        read => return read,
+    }
     let random = || RandomState::new().build_hasher().finish();
     let unfinished = file.with_extension(format!("unfinished-{}", std::process::id()));
     let mut options = OpenOptions::new();

@@ -42,13 +42,14 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
     let scratch = take("TMPDIR");
     assert!(scratch.starts_with(instance.path("spool").to_str().unwrap()), "the scratch folder");
     assert_eq!(take("HOME"), scratch);
-    let user = instance.get("/healthz").json()["functions"]["user"].as_str().unwrap().to_string();
+    let user = instance.status()["sandbox"]["user"].as_str().unwrap().to_string();
     for name in ["USER", "LOGNAME"] {
         let value = take(name);
         assert!(value == user || user == "the gateway's own", "{value}");
     }
     let module = take("SCRIPT_FILENAME");
     assert!(module.starts_with(instance.path("").to_str().unwrap()) && module.ends_with(".native"), "{module}");
+    assert_eq!(take("DOCUMENT_ROOT"), module.rsplit_once('/').unwrap().0);
     // A shell sets these itself.
     variables.remove("PWD");
     variables.remove("OLDPWD");
@@ -59,7 +60,9 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("SERVER_PROTOCOL", "HTTP/1.1"),
         ("SERVER_NAME", "it"),
+        ("SERVER_ADDR", "127.0.0.1"),
         ("SERVER_PORT", &port),
+        ("REQUEST_SCHEME", "http"),
         ("REQUEST_METHOD", "POST"),
         ("REQUEST_URI", "/show/a%20b/c?x=%41&y"),
         ("SCRIPT_NAME", "/show"),
@@ -77,7 +80,6 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
         ("HTTP_X_TWICE", "1, 2"),
         ("HTTP_ACCEPT", "*/*"),
         ("HTTP_X_REQUEST_ID", "it-1"),
-        ("HTTP_X_FORWARDED_FOR", "127.0.0.1"),
         ("LANG", "C.UTF-8"),
         ("OWN", "a=b c"),
         ("TZ", "CET"),

@@ -10,7 +10,7 @@ use crate::instance::{Instance, has};
 
 #[test]
 fn the_php_function_hello_greets_whom_the_body_names() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::start();
@@ -27,7 +27,7 @@ fn the_php_function_hello_greets_whom_the_body_names() {
 
 #[test]
 fn the_php_function_info_and_the_native_one_env_tell_of_their_request() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::start();

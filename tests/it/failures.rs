@@ -18,7 +18,7 @@ fn assert_timed_out(instance: &Instance, target: &str) {
 
 #[test]
 fn a_php_function_past_its_timeout_is_killed_and_answers_504() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::start();
@@ -55,7 +55,7 @@ fn a_function_past_its_timeout_is_killed_with_its_children_also_those_that_fled(
 
 #[test]
 fn a_php_function_over_its_memory_answers_500_saying_so() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::start();
@@ -133,7 +133,7 @@ fn an_exit_code_or_a_signal_answers_500_naming_it() {
     assert!(instance.get("/signal").problem(500, "function-signaled").contains("signal 10"));
     instance.script("GET:/kill", "kill -9 $$");
     assert!(instance.get("/kill").problem(500, "function-signaled").contains("signal 9"));
-    if has(&["php"]) {
+    if has(&["faas-php"]) {
         instance.function("GET:/uncaught", "php", "<?php throw new Exception('it-uncaught');", json!({}));
         assert!(instance.get("/uncaught").problem(500, "function-exited").contains("code 255"));
         wait_until("it is in the log", || !instance.log_lines("it-uncaught").is_empty());
@@ -195,7 +195,10 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     instance.launch_copies();
     instance.wait_until_ready();
     let detail = instance.post("/api/hello", "{}").problem(503, "runtime-missing");
-    assert!(detail.contains("php is not installed") && detail.contains("apt-get install php-cli"), "{detail}");
+    assert!(
+        detail.contains("faas-php is not installed") && detail.contains("apt-get install libphp-embed php-dev"),
+        "{detail}"
+    );
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("faas-wasm is not installed") && detail.contains("./start.sh"), "{detail}");
     instance.install(&[("GET:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm", "engine": "wasmer"}))]);

@@ -337,7 +337,7 @@ fn a_client_cannot_set_what_is_not_its_to_set() {
     names.retain(|name| name.starts_with("HTTP_"));
     names.sort();
     assert_eq!(names, ["HTTP_HOST", "HTTP_REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "HTTP_X_PLAIN", "HTTP_X_REQUEST_ID"]);
-    for line in ["REMOTE_ADDR=127.0.0.1", "HTTP_X_FORWARDED_FOR=6.6.6.6, 127.0.0.1", "CONTENT_LENGTH=0"] {
+    for line in ["REMOTE_ADDR=127.0.0.1", "HTTP_X_FORWARDED_FOR=6.6.6.6", "CONTENT_LENGTH=0"] {
         assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
     }
     assert_ne!(answer.field("X-Faas-Worker"), Some("7"));

@@ -220,6 +220,12 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             "semget".into(),
             "mq_open faas-it-queue".into(),
             "add_key faas-it-key".into(),
+            // Processes that would not be its children, and namespaces: CLONE_PARENT, CLONE_NEWUSER, CLONE_NEWPID and others.
+            "clone 8000".into(),
+            "clone 10000000".into(),
+            "clone 30000000".into(),
+            "clone 7e020000".into(),
+            "clone3".into(),
             // Other calling conventions: getpid, and socketcall, which hides its arguments from filters.
             "int80 20".into(),
             "socketcall".into(),

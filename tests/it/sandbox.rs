@@ -130,7 +130,7 @@ fn a_registry_behind_a_link_is_hidden_with_what_sqlite_lays_beside_it() {
 
 #[test]
 fn a_function_without_net_reaches_nobody_and_one_with_it_does() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::start();

@@ -87,7 +87,6 @@ fn a_body_that_is_a_request_stays_a_body() {
     SMUGGLED.chars().for_each(|letter| letters += &format!("1\r\n{letter}\r\n"));
     let bodies = [
         format!("Content-Length: {length}\r\n\r\n{SMUGGLED}"),
-        format!("Content-Length: 000{length}\r\n\r\n{SMUGGLED}"),
         format!("Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
         format!("Connection: Content-Length, keep-alive\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
         format!("Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),

@@ -7,7 +7,7 @@
  *
  * Preparing compiles a module within a request cycle of its own and runs none of it: afterwards the tables of classes,
  * functions and constants are as they were. A child of the fork server tries it first, without network or right to write
- * and bounded in time and memory (serve.c); only what survives that is compiled in the fork server.
+ * and bounded in time and memory (prepare.c); only what survives that is compiled in the fork server.
  */
 #pragma once
 

@@ -109,6 +109,12 @@ static bool alter(zend_string *name, zend_string *value)
         && entry->on_modify(entry, copy, entry->mh_arg1, entry->mh_arg2, entry->mh_arg3, ZEND_INI_STAGE_ACTIVATE) != SUCCESS)
         return false;
     entry->value = copy;
+    /* Where get_cfg_var() looks. */
+    zval text;
+    zend_string *key = zend_string_init(ZSTR_VAL(name), ZSTR_LEN(name), 1);
+    ZVAL_STR(&text, zend_string_init(ZSTR_VAL(value), ZSTR_LEN(value), 1));
+    zend_hash_update(php_ini_get_configuration_hash(), key, &text);
+    zend_string_release_ex(key, 1);
     return true;
 }
 

@@ -72,7 +72,7 @@ ZEND_FUNCTION(faas_response_headers)
     zend_llist_apply_with_argument(&SG(sapi_headers).headers, add_response_header, return_value);
 }
 
-/* The response is complete once nothing can be written to stdout any more. */
+/* The response is complete once nothing can be written to stdout any more: the worker finds its end of file there. */
 ZEND_FUNCTION(fastcgi_finish_request)
 {
     ZEND_PARSE_PARAMETERS_NONE();

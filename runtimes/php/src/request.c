@@ -67,6 +67,22 @@ static void set_arguments(const struct settings *settings)
     SG(request_info).argv = arguments.items;
 }
 
+/* Reads the request into one that has begun. PHP would leave the arrays of the unknown request to its garbage collector. */
+static bool take_up(void)
+{
+    volatile bool is_good = false;
+    for (int at = 0; at < NUM_TRACK_VARS; at++) {
+        zval_ptr_dtor_nogc(&PG(http_globals)[at]);
+        ZVAL_UNDEF(&PG(http_globals)[at]);
+    }
+    zend_try {
+        sapi_activate();
+        php_hash_environment();
+        is_good = true;
+    } zend_end_try();
+    return is_good;
+}
+
 static bool begin(const struct settings *settings)
 {
     if (is_begun)
@@ -75,13 +91,7 @@ static bool begin(const struct settings *settings)
     set_arguments(settings);
     if (!is_begun)
         return php_request_startup() == SUCCESS;
-    volatile bool is_good = false;
-    zend_try {
-        sapi_activate();
-        php_hash_environment();
-        is_good = true;
-    } zend_end_try();
-    return is_good;
+    return take_up();
 }
 
 /* The constants of the command line program. The descriptors stay open when PHP frees the streams. */
@@ -93,7 +103,9 @@ static void define_stream(const char *name, int descriptor, const char *mode)
         return;
     stream->flags |= PHP_STREAM_FLAG_NO_RSCR_DTOR_CLOSE;
     php_stream_to_zval(stream, &value);
-    zend_register_constant(&(zend_constant){.value = value, .name = zend_string_init_interned(name, strlen(name), 0)});
+    zend_constant constant = {.value = value, .name = zend_string_init_interned(name, strlen(name), 0)};
+    ZEND_CONSTANT_SET_FLAGS(&constant, CONST_CS, 0);
+    zend_register_constant(&constant);
 }
 
 /* ---- Running ----------------------------------------------------------------------------------------------------------- */

@@ -1,10 +1,9 @@
 /*
  * One request: PHP's request cycle around one module.
  *
- * The fork server begins one before it is known, so that its children find it begun: nine pages in ten that this writes to are
- * not written again. A child takes up the request. Where a directive of the invocation decides how a request begins, it
- * begins anew. Nothing that a request's beginning leaves depends on time, chance or process: random numbers are seeded when
- * they are first asked for.
+ * The fork server begins one before it is known, so that its children find it begun. A child takes up the request. Where a
+ * directive of the invocation decides how a request begins, it begins anew. Nothing that a request's beginning leaves depends
+ * on time, chance or process: random numbers are seeded when they are first asked for.
  */
 #pragma once
 

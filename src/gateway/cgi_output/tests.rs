@@ -85,6 +85,7 @@ fn an_undecided_opening_is_decided_within_the_bound() {
     assert!(matches!(opening(&long, false, false), Opening::Malformed(_)));
     let many = b"A: b\n".repeat(CGI_HEAD_BYTES_MAX / 5 + 1);
     assert!(matches!(opening(&many, false, false), Opening::Malformed(_)));
+    assert_eq!(opening(&[b'x'; CGI_HEAD_BYTES_MAX + 1], false, false), Opening::NoHead);
     let much = [b"X-Long: ".as_slice(), &[b'a'; CGI_HEAD_BYTES_MAX - 64], b"\nLocation: /x\n\n"].concat();
     assert_eq!(head(&much).0.status, 302);
 }

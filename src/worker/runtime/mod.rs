@@ -119,7 +119,12 @@ pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
 
 /// Whether the module is there, and which version of it.
 pub fn version_of(module: &Path) -> Result<Version> {
-    Version::of_file(module).map_err(|error| missing(module, error.to_string()))
+    Version::of_file(module).map_err(|error| match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
+            Verdict::Exhausted { step: "look at a module".into(), cause: error.to_string() }
+        }
+        _ => missing(module, error.to_string()),
+    })
 }
 
 /// Whether the functions' user may read the module.

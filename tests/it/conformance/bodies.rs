@@ -1,4 +1,8 @@
 //! What goes in and what comes out: bodies of all sizes and bytes, by all the ways that PHP has to read and to write.
+//!
+//! What PHP is sent by POST it reads itself, before the function: so it is by PUT that functions find a body on stdin.
+
+use serde_json::json;
 
 use super::case::{Case, php, php_main};
 use super::run::conform;
@@ -16,12 +20,12 @@ pub fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn bodies_come_and_go_whole_whatever_their_size_and_bytes() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     // 64 KiB is where bodies and answers leave memory for a file, and what a pipe takes at once.
     let sizes = [0, 1, 65_535, 65_536, 65_537, 1_000_000, 50_000_000];
-    let echo = |size| php(format!("a body of {size} bytes is echoed"), ECHO).echoes(pattern(size));
+    let echo = |size| php(format!("a body of {size} bytes is echoed"), ECHO).echoes(pattern(size)).method("PUT");
     let ways: Vec<Case> = [
         ("STDIN in pieces", "while (!feof(STDIN)) fwrite(STDOUT, fread(STDIN, 1000));"),
         ("file_get_contents", "echo file_get_contents('php://stdin');"),
@@ -32,14 +36,14 @@ fn bodies_come_and_go_whole_whatever_their_size_and_bytes() {
         ("a filter", "stream_filter_append(STDIN, 'string.rot13'); echo str_rot13(stream_get_contents(STDIN));"),
     ]
     .into_iter()
-    .map(|(way, source)| php(format!("a body is read by {way}"), source).echoes(pattern(20_000)))
+    .map(|(way, source)| php(format!("a body is read by {way}"), source).echoes(pattern(20_000)).method("PUT"))
     .collect();
     conform(sizes.map(echo).into_iter().chain(ways).collect());
 }
 
 #[test]
 fn what_is_read_in_part_and_written_in_pieces_arrives_in_order() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     conform(vec![
@@ -48,11 +52,13 @@ fn what_is_read_in_part_and_written_in_pieces_arrives_in_order() {
         php("a body that nobody reads does no harm", "echo 'unread';").posts(pattern(1_000_000)).answers("unread"),
         php("nor does one that is read in part", "echo strlen(fread(STDIN, 1000)); exit(0);")
             .posts(pattern(1_000_000))
+            .method("PUT")
             .answers("1000"),
         php("nor one whose stream is closed", "fclose(STDIN); echo 'closed';").posts("body").answers("closed"),
         php("a body of JSON", "echo json_decode(stream_get_contents(STDIN))->name;")
             .field("Content-Type", "application/json")
             .posts(r#"{"name":"Zoë"}"#)
+            .method("PUT")
             .answers("Zoë"),
         php("no output is an empty answer", "").answers(""),
         php("what looks like JSON is said to be", "echo '[1,2]';")
@@ -64,6 +70,7 @@ fn what_is_read_in_part_and_written_in_pieces_arrives_in_order() {
             "echo 'a'; fwrite(STDOUT, 'b'); file_put_contents('php://output', 'c'); print 'd';
             file_put_contents('php://stdout', 'e'); printf('%s', 'f'); flush(); fputs(STDOUT, 'g'); echo 'h';",
         )
+        .row("ini", json!({"output_buffering": "0"}))
         .answers("abcdefgh"),
         php("many small pieces", "for ($i = 0; $i < 20000; $i++) echo $i % 10;").answers("0123456789".repeat(2000)),
         php("a megabyte at once", "echo str_repeat('0123456789', 100000);").answers("0123456789".repeat(100_000)),
@@ -77,9 +84,6 @@ fn what_is_read_in_part_and_written_in_pieces_arrives_in_order() {
             .status(418)
             .has_field("X-Own", "1")
             .answers("body"),
-        php("the answer to HEAD has no body", "echo 'body';")
-            .method("HEAD")
-            .has_field("Content-Length", "4")
-            .answers(""),
+        php("the answer to HEAD has no body", "echo 'body';").method("HEAD").answers(""),
     ]);
 }

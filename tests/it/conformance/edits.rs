@@ -67,7 +67,7 @@ fn edited_under_load(instance: &Instance, module: &Path, version: impl Fn(u32) -
 
 #[test]
 fn a_php_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_answer() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();
@@ -100,7 +100,7 @@ fn a_wasm_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_an
 
 #[test]
 fn an_included_file_that_changes_is_seen_by_the_next_call() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();
@@ -126,7 +126,7 @@ fn an_included_file_that_changes_is_seen_by_the_next_call() {
 
 #[test]
 fn a_module_that_breaks_fails_as_cold_ones_do_and_works_again_when_it_is_mended() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let instance = instance();

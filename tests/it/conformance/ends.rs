@@ -6,7 +6,7 @@ use crate::instance::has;
 
 #[test]
 fn exit_codes_arrive_with_what_was_to_happen_before() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let mut cases: Vec<Case> = [(1, "code 1 "), (3, "code 3 "), (127, "code 127 "), (255, "code 255 ")]
@@ -67,7 +67,7 @@ fn exit_codes_arrive_with_what_was_to_happen_before() {
 
 #[test]
 fn errors_end_a_function_or_not_as_php_has_it_and_are_in_the_log() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let failing = |case: Case| case.exits("code 255");
@@ -124,12 +124,15 @@ fn errors_end_a_function_or_not_as_php_has_it_and_are_in_the_log() {
 
 /// PHP says so, where it comes to that before the platform, which looks at its memory now and then, ends it.
 fn is_about_memory(lines: &[String]) -> bool {
-    lines.iter().all(|line| line.contains("Allowed memory size of 33554432 bytes exhausted"))
+    let is_right = |line: &String| {
+        line.contains("Allowed memory size of 33554432 bytes") || line.starts_with("PHP fatal error in")
+    };
+    lines.iter().all(is_right)
 }
 
 #[test]
 fn limits_and_signals_end_a_function() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let signaled =

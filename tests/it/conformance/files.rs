@@ -12,7 +12,7 @@ fn scratch(name: &str, source: &str) -> Case {
 
 #[test]
 fn the_scratch_folder_is_empty_private_and_gone_afterwards() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     conform(vec![
@@ -46,7 +46,7 @@ fn the_scratch_folder_is_empty_private_and_gone_afterwards() {
 
 #[test]
 fn a_function_writes_and_looks_nowhere_else() {
-    if !has(&["php"]) {
+    if !has(&["faas-php"]) {
         return;
     }
     let landlock = Instance::start().status()["sandbox"]["landlock"].as_u64();

@@ -289,5 +289,5 @@ fn a_streamed_answer_that_breaks_off_is_cut_short_visibly() {
         };
         assert_eq!(ended, is_whole, "{path}: {rest:?}");
     }
-    wait_until("it is said", || !instance.log_lines("the answer was cut short").is_empty());
+    wait_until("it is said", || !instance.log_lines("the response was cut short").is_empty());
 }

@@ -29,6 +29,7 @@ mod log;
 mod lost_workers;
 mod php;
 mod registry;
+mod registry_sql;
 mod sandbox;
 mod scheduling;
 mod settings;

@@ -112,7 +112,7 @@ fn sql_checks_agree_with_the_parser() {
             rows.push(("GET:/t".into(), with(&format!(r#""{name}":{other}"#))));
         }
     }
-    for name in "name handler env output stream net write unknown".split(' ') {
+    for name in "name handler env output stream net write x-own".split(' ') {
         for value in r#"null 1 true "" "raw" "Raw" {} []"#.split(' ') {
             rows.push(("GET:/t".into(), with(&format!(r#""{name}":{value}"#))));
         }

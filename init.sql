@@ -472,17 +472,28 @@ UPDATE history_state SET oldest = (SELECT max(id) FROM history) WHERE changes() 
 
 -- ---- Samples ---------------------------------------------------------------------------------------------------------
 
--- Relative modules are taken from the folder of this file's database, or from FAAS_MODULE_ROOT.
-INSERT INTO functions (k, v, updated) VALUES
-  ('POST:/api/hello', '{"name":"hello","runtime":"php","module":"functions/hello.php"}', strftime('%s', 'now')),
-  ('GET:/api/info', '{"name":"info","runtime":"php","module":"functions/info.php"}', strftime('%s', 'now')),
-  ('POST:/resize',
-   '{"name":"resize","runtime":"wasm","module":"functions/resize.wasm","memory":512,"timeout":30}',
-   strftime('%s', 'now')),
-  ('GET:/ping', '{"name":"ping","runtime":"wasm","module":"functions/ping.wasm"}', strftime('%s', 'now')),
-  ('GET:/api/env',
-   '{"name":"env","runtime":"native","module":"functions/env.sh","memory":64,"timeout":5}',
-   strftime('%s', 'now'))
-ON CONFLICT (k) DO NOTHING;
+-- The functions that ship: out of the folder functions/ where readfile() finds them, else by their paths, which are taken
+-- from the folder of this file's database or from FAAS_MODULE_ROOT.
+INSERT INTO modules (name, code, updated)
+  SELECT name, code, strftime('%s', 'now') FROM (
+    SELECT 'hello.php' AS name, readfile('functions/hello.php') AS code
+    UNION ALL SELECT 'info.php', readfile('functions/info.php')
+    UNION ALL SELECT 'resize.wasm', readfile('functions/resize.wasm')
+    UNION ALL SELECT 'ping.wasm', readfile('functions/ping.wasm')
+    UNION ALL SELECT 'env.sh', readfile('functions/env.sh'))
+  WHERE length(code) > 0
+  ON CONFLICT (name) DO NOTHING;
+
+INSERT INTO functions (k, v, updated)
+  SELECT k, json_set(v, '$.module', iif(EXISTS (SELECT 1 FROM modules WHERE name = file), 'db:', 'functions/') || file),
+    strftime('%s', 'now')
+  FROM (
+    SELECT 'POST:/api/hello' AS k, 'hello.php' AS file, '{"name":"hello","runtime":"php"}' AS v
+    UNION ALL SELECT 'GET:/api/info', 'info.php', '{"name":"info","runtime":"php"}'
+    UNION ALL SELECT 'POST:/resize', 'resize.wasm', '{"name":"resize","runtime":"wasm","memory":512,"timeout":30}'
+    UNION ALL SELECT 'GET:/ping', 'ping.wasm', '{"name":"ping","runtime":"wasm"}'
+    UNION ALL SELECT 'GET:/api/env', 'env.sh', '{"name":"env","runtime":"native","memory":64,"timeout":5}')
+  WHERE true
+  ON CONFLICT (k) DO NOTHING;
 
 COMMIT;

@@ -144,7 +144,11 @@ make_places() {
     [ -d "$run_dir" ] || (umask 077 && mkdir -p "$run_dir")
     touch "$log" 2>/dev/null ||
         fail "$(id -un) may not write $log: another user, root perhaps, has made it; change the owner, or set FAAS_RUN_DIR"
-    [ -e "$registry" ] || "$target/gateway" --init
+    if [ -e "$registry" ]; then
+        "$target/gateway" --init || warn "the registry stays as it is, without history; its rows go on working"
+    else
+        "$target/gateway" --init
+    fi
 }
 
 # Starts the gateway in a session of its own, so that neither Ctrl-C nor the end of this terminal reaches it.

@@ -24,6 +24,11 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
     ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
     ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),
+    (
+        "FAAS_CODE_DIR",
+        "/var/lib/faas/… or the spool dir",
+        "where code out of the registry is written; one run dir each",
+    ),
     ("FAAS_USER", "nobody", "whom functions run as, where the gateway runs as root"),
     ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
     ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
@@ -53,6 +58,8 @@ pub struct Settings {
     pub db: PathBuf,
     pub run_dir: PathBuf,
     pub module_root: PathBuf,
+    /// FAAS_CODE_DIR where it is set.
+    pub code_dir: Option<PathBuf>,
     /// FAAS_USER where it is set; sandbox.rs decides.
     pub user: Option<String>,
     pub body_bytes_max: u64,
@@ -116,6 +123,7 @@ impl Settings {
             db,
             run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
             module_root,
+            code_dir: get("FAAS_CODE_DIR").map(|folder| absolute("FAAS_CODE_DIR", folder)).transpose()?,
             user: get("FAAS_USER"),
             body_bytes_max: number("FAAS_BODY_MAX", limits::BODY_MAX_DEFAULT, 0..=1 << 40)?,
             response_bytes_max: number("FAAS_ANSWER_MAX", limits::RESPONSE_MAX_DEFAULT, 1..=1 << 40)?,
@@ -151,9 +159,24 @@ impl Settings {
     /// Where the scratch folders of all invocations lie: outside of the run dir, which functions may
     /// not enter; one for each run dir, so that instances do not meet.
     pub fn scratch_dir(&self) -> PathBuf {
+        self.spool_dir.join(self.own_name())
+    }
+
+    /// A name that no other run dir and no other user has.
+    fn own_name(&self) -> String {
         let mut hasher = DefaultHasher::new();
         self.run_dir.hash(&mut hasher);
-        self.spool_dir.join(format!("faas-{}-{:016x}", crate::sys::own_uid(), hasher.finish()))
+        format!("faas-{}-{:016x}", crate::sys::own_uid(), hasher.finish())
+    }
+
+    /// Where code out of the registry may lie, the best place first. Not in the run dir, which functions may not enter. Root
+    /// has /var/lib, which no cleaner of temporary files empties.
+    pub fn code_dirs(&self) -> Vec<PathBuf> {
+        if let Some(folder) = &self.code_dir {
+            return vec![folder.clone()];
+        }
+        let lasting = (crate::sys::own_uid() == 0).then(|| Path::new("/var/lib/faas").join(self.own_name()));
+        lasting.into_iter().chain([self.spool_dir.join(format!("{}-code", self.own_name()))]).collect()
     }
 
     /// Where compiled WASM modules are kept as long as the gateway runs.

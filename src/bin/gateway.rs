@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError};
+use faas::gateway::Init;
 use faas::settings::{self, Settings};
 use faas::{gateway, log, sys};
 
 const USAGE: &str = "\
 gateway             run in the foreground, logging to stdout, until SIGTERM or Ctrl-C
-gateway --init      create the registry (FAAS_DB) with the example functions, where there is none
+gateway --init      create the registry (FAAS_DB) with the example functions, or migrate an old one
 gateway --healthz   ask the gateway that runs in FAAS_RUN_DIR how it is; exit code 0 when it is ready
 ";
 
@@ -38,8 +39,13 @@ fn run() -> Result<ExitCode> {
         }
         ["--init"] => {
             let settings = Settings::from_env()?;
-            if gateway::init(&settings)? {
-                println!("created the registry {}", settings.db.display());
+            let db = settings.db.display();
+            match gateway::init(&settings)? {
+                Init::Created => println!("created the registry {db}"),
+                Init::Migrated(backup) => {
+                    println!("migrated the registry {db}; as it was, it is {}", backup.display());
+                }
+                Init::Nothing => {}
             }
         }
         ["--healthz"] => {

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::parser::{Head, Version};
 use crate::protocol::function_spec::Output;
+use crate::registry::pattern::{Param, param_value};
 
 /// The facts about a request that its head does not hold.
 pub struct Meta<'a> {
@@ -17,6 +18,8 @@ pub struct Meta<'a> {
     pub output: Output,
     /// Where in the path PATH_INFO begins.
     pub path_info_start: usize,
+    /// The `{name}` segments of the route.
+    pub params: &'a [Param],
     pub content_length: u64,
     pub peer: SocketAddr,
     /// The address that the client connected to.
@@ -64,6 +67,9 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     variables.add("FAAS_FUNCTION", meta.function.as_bytes())?;
     variables.add("FAAS_HANDLER", meta.handler.as_bytes())?;
     variables.add("FAAS_OUTPUT", meta.output.as_str().as_bytes())?;
+    for param in meta.params {
+        variables.add(&param.variable, &param_value(head.path(), param.segment))?;
+    }
     add_fields(&mut variables, head, meta.request_id)?;
     for (name, value) in meta.env {
         variables.push(name, value.as_bytes())?;

@@ -244,6 +244,7 @@ impl Gateway {
             module: &function.module,
             output: function.output,
             path_info_start,
+            params: &function.params,
             content_length: request.body.len(),
             peer: request.peer,
             local: request.local,

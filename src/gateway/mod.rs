@@ -43,6 +43,7 @@ use crate::http_handler::spool::SpoolArea;
 use crate::registry::create::create_registry;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
+use crate::registry::migrate::migrate;
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
 use crate::{limits, log, sys};
@@ -210,14 +211,22 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
     Ok((body.to_string(), head.starts_with("HTTP/1.1 200 ")))
 }
 
-/// Creates the registry from init.sql where there is none; says whether it did.
-pub fn init(settings: &Settings) -> Result<bool> {
+/// What `gateway --init` did.
+pub enum Init {
+    Created,
+    /// An old registry got code and history; its backup is here.
+    Migrated(std::path::PathBuf),
+    Nothing,
+}
+
+/// Creates the registry from init.sql where there is none, and migrates one from before modules and history.
+pub fn init(settings: &Settings) -> Result<Init> {
     if settings.db.exists() {
-        return Ok(false);
+        return Ok(migrate(&settings.db)?.map_or(Init::Nothing, Init::Migrated));
     }
     create_folder(&settings.db)?;
-    create_registry(&settings.db)?;
-    Ok(true)
+    create_registry(&settings.db, &settings.module_root)?;
+    Ok(Init::Created)
 }
 
 fn create_folder(file: &Path) -> Result<()> {

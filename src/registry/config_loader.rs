@@ -6,7 +6,7 @@
 //! 500 of the row's route. The CHECK constraints in init.sql say the same at the sqlite3 prompt, as far as SQL can.
 //!
 //! Rules: a field that is missing or null has its default; a number is a whole number, never a string; unknown fields
-//! are ignored, so that a registry can carry more than this program reads.
+//! are ignored with a warning, so that old rows, and rows of a newer writer, stay in service.
 //!
 //! The C original looked for `"module":"` with strstr and took what followed; its `memory` and `timeout` were read and
 //! then used nowhere. Here both bind, and a descriptor that is not JSON is refused.
@@ -26,6 +26,9 @@ use crate::log;
 use crate::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
 use crate::sandbox::protected::ProtectedPaths;
 
+use super::modules::{Bundles, CodeFolder};
+use super::pattern::{Param, Pattern};
+
 /// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
 #[derive(Debug)]
 pub struct Function {
@@ -39,6 +42,12 @@ pub struct Function {
     /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
+    /// The `{name}` segments of the route.
+    pub params: Vec<Param>,
+    /// Fields of the descriptor that nobody knows, for a warning.
+    pub unknown_fields: Vec<String>,
+    /// Where the module is out of the registry: its folder, which stays as long as a call has this function.
+    pub code: Option<Arc<CodeFolder>>,
 }
 
 /// A function is its settings, and what only the gateway needs.
@@ -60,7 +69,12 @@ pub struct Places {
     /// Where relative paths begin.
     pub module_root: PathBuf,
     pub protected: ProtectedPaths,
+    /// Where `db:` modules are.
+    pub code: Bundles,
 }
+
+/// How a descriptor names a module of the registry.
+pub const DB_PREFIX: &str = "db:";
 
 /// What a path to write to must be.
 const OFF_LIMITS: &str =
@@ -69,7 +83,7 @@ const OFF_LIMITS: &str =
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
 pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU64>) -> Result<Function, String> {
     let module_root = &places.module_root;
-    Pattern::parse(key)?;
+    let params = Pattern::parse(key)?.params();
     let bytes_max = limits::DESCRIPTOR_BYTES_MAX;
     if descriptor.len() > bytes_max {
         return Err(format!("v is longer than {bytes_max} bytes; it must be shorter"));
@@ -87,17 +101,26 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         log!("registry: {key}: sapi has no effect any more; this is said once");
     }
     let dirs = fields.pairs("dirs", limits::DIRS_MAX)?;
+    let runtime =
+        fields.one_of("runtime", Runtime::WORDS)?.ok_or("runtime is missing; it must be php, wasm or native")?;
+    let (module, code) = match fields.text("module")? {
+        None => return Err("module is missing; it must be the path of a file, or db:NAME".into()),
+        Some("") => return Err("module is empty; it must be the path of a file, or db:NAME".into()),
+        Some(module) => match module.strip_prefix(DB_PREFIX) {
+            None => (module_root.join(module), None),
+            Some(name) => places.code.module(name).map(|(path, folder)| (path, Some(folder)))?,
+        },
+    };
+    if runtime == Runtime::Native && code.as_ref().is_some_and(|folder| !folder.can_execute) {
+        return Err(
+            "runtime is native, but FAAS_CODE_DIR is on a file system that is mounted noexec; set another".into()
+        );
+    }
     let spec = FunctionSpec {
         route: key.to_string(),
         name: fields.text("name")?.unwrap_or(key).to_string(),
-        runtime: fields
-            .one_of("runtime", Runtime::WORDS)?
-            .ok_or("runtime is missing; it must be php, wasm or native")?,
-        module: match fields.text("module")? {
-            None => return Err("module is missing; it must be the path of a file".into()),
-            Some("") => return Err("module is empty; it must be the path of a file".into()),
-            Some(path) => module_root.join(path),
-        },
+        runtime,
+        module,
         handler: fields.text("handler")?.unwrap_or("").to_string(),
         start: if changes_the_start { Start::Cold } else { start },
         engine: fields.one_of("engine", Engine::WORDS)?.unwrap_or(Engine::Auto),
@@ -120,55 +143,53 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         env,
         max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
         inflight,
+        params,
+        unknown_fields: fields.unknown(),
+        code,
     })
+}
+
+/// The fields of a descriptor. init.sql has the same list; `x-…` are the user's, and `sapi` has no effect.
+pub const FIELDS: [&str; 19] = [
+    "name",
+    "runtime",
+    "module",
+    "handler",
+    "memory",
+    "timeout",
+    "env",
+    "max_inflight",
+    "output",
+    "stream",
+    "scratch",
+    "write",
+    "net",
+    "start",
+    "engine",
+    "sapi",
+    "args",
+    "ini",
+    "dirs",
+];
+
+/// The module that a descriptor names, whatever else is wrong with it.
+pub fn module_of(descriptor: &str) -> Option<String> {
+    let fields: Value = serde_json::from_str(descriptor).ok()?;
+    fields.get("module")?.as_str().map(str::to_string)
 }
 
 /// Whether the log has said that `sapi`, which chose between two programs for PHP, has no effect any more.
 static SAPI_IS_TOLD: AtomicBool = AtomicBool::new(false);
 
-/// A key, taken apart.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Pattern<'a> {
-    pub method: &'a str,
-    /// The path, or what stands before the `/*` of a prefix: `/api` for `/api/*`, nothing for `/*`.
-    pub path: &'a str,
-    pub is_prefix: bool,
-}
-
-impl<'a> Pattern<'a> {
-    /// The path is compared with requests as they are sent, so a key that no request line can contain is a fault.
-    pub fn parse(key: &'a str) -> Result<Pattern<'a>, String> {
-        let fault = |must: &str| Err(format!("k is {}; it must {must}", shown(key)));
-        if key.len() > limits::ROUTE_KEY_BYTES_MAX {
-            return fault(&format!("have at most {} bytes", limits::ROUTE_KEY_BYTES_MAX));
-        }
-        let Some((method, path)) = key.split_once(':') else {
-            return fault("be METHOD:/path or METHOD:/prefix/*");
-        };
-        let is_method = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-        if !is_method || !path.starts_with('/') {
-            return fault("be METHOD:/path or METHOD:/prefix/*, with the method in capital letters");
-        }
-        if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
-            return fault("be written as browsers send it: no query, no fragment, %20 for a space and the like");
-        }
-        if path == "/healthz" {
-            return fault("be another path: the gateway itself answers /healthz");
-        }
-        match path.split_once('*') {
-            None => Ok(Pattern { method, path, is_prefix: false }),
-            Some((prefix, "")) if prefix.ends_with('/') => {
-                Ok(Pattern { method, path: &prefix[..prefix.len() - 1], is_prefix: true })
-            }
-            Some(_) => fault("have a * only as its last character, after a /"),
-        }
-    }
-}
-
 /// A descriptor's fields, each asked for by name and type. `None` is missing or null.
 struct Fields(Map<String, Value>);
 
 impl Fields {
+    fn unknown(&self) -> Vec<String> {
+        let is_known = |name: &str| name.starts_with("x-") || FIELDS.contains(&name);
+        self.0.keys().filter(|name| !is_known(name)).map(|name| shown(name)).collect()
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
@@ -278,7 +299,7 @@ fn fault(name: &str, value: &Value, want: impl Display) -> String {
 }
 
 /// The opening of a value, for a fault. A descriptor may have 64 KiB, a line in the log should not.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 60;
     let mut short: String = text.chars().take(CHARACTERS_MAX).collect();
     if short.is_empty() {
@@ -381,7 +402,8 @@ mod tests {
             "FAAS_SPOOL_DIR" => text("spool"),
             _ => None,
         });
-        let places = Places { module_root: folder.clone(), protected: ProtectedPaths::new(&settings.unwrap()) };
+        let protected = ProtectedPaths::new(&settings.unwrap());
+        let places = Places { module_root: folder.clone(), protected, ..Places::default() };
         let parsed = |path: &str| {
             let descriptor = format!(r#"{{"runtime":"php","module":"x.php","write":["data",{path:?}]}}"#);
             parse("GET:/x", &descriptor, &places, Arc::default())
@@ -405,8 +427,11 @@ mod tests {
             fault(r#"{"runtime":"lua","module":"x"}"#),
             r#"runtime is "lua"; it must be one of php, wasm, native"#
         );
-        assert_eq!(fault(r#"{"runtime":"php"}"#), "module is missing; it must be the path of a file");
-        assert_eq!(fault(r#"{"runtime":"php","module":""}"#), "module is empty; it must be the path of a file");
+        assert_eq!(fault(r#"{"runtime":"php"}"#), "module is missing; it must be the path of a file, or db:NAME");
+        assert_eq!(
+            fault(r#"{"runtime":"php","module":""}"#),
+            "module is empty; it must be the path of a file, or db:NAME"
+        );
     }
 
     #[test]
@@ -423,26 +448,5 @@ mod tests {
     fn a_long_value_is_cut_in_its_fault() {
         let fault = fault_of(&format!(r#""memory":"{}""#, "é".repeat(5000)));
         assert!(fault.starts_with("memory is \"ééé") && fault.contains("é…; it must") && fault.len() < 250, "{fault}");
-    }
-
-    #[test]
-    fn keys_are_methods_and_paths_or_prefixes() {
-        let pattern = |method, path, is_prefix| Ok(Pattern { method, path, is_prefix });
-        assert_eq!(Pattern::parse("GET:/"), pattern("GET", "/", false));
-        assert_eq!(Pattern::parse("POST:/api/a:b"), pattern("POST", "/api/a:b", false));
-        assert_eq!(Pattern::parse("GET:/api/*"), pattern("GET", "/api", true));
-        assert_eq!(Pattern::parse("M-SEARCH:/*"), pattern("M-SEARCH", "", true));
-    }
-
-    #[test]
-    fn keys_that_no_request_can_have_are_faults() {
-        let bad = "|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
-            |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz";
-        for key in bad.split('|') {
-            let fault = Pattern::parse(key).unwrap_err();
-            assert!(fault.starts_with("k is ") && fault.contains("; it must "), "{key}: {fault}");
-            assert!(parsed(key, r#"{"runtime":"php","module":"x"}"#).is_err());
-        }
-        assert!(Pattern::parse(&format!("GET:/{}", "x".repeat(limits::ROUTE_KEY_BYTES_MAX))).is_err());
     }
 }

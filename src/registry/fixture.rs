@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rusqlite::Connection;
 
 use super::config_loader::Function;
+use super::create::add_readfile;
 use super::kv::{Found, Kv};
 use super::kv_sqlite_sync::Sync;
 use crate::settings::Settings;
@@ -93,13 +94,16 @@ pub fn settings(db: &Path, run_dir: &Path) -> Settings {
     Settings::from_lookup(|name| match name {
         "FAAS_DB" => Some(db.display().to_string()),
         "FAAS_RUN_DIR" => Some(run_dir.display().to_string()),
+        "FAAS_CODE_DIR" => Some(run_dir.with_file_name("code").display().to_string()),
         _ => None,
     })
     .unwrap()
 }
 
 pub fn execute(db: &Path, sql: &str) {
-    Connection::open(db).unwrap().execute_batch(sql).unwrap();
+    let connection = Connection::open(db).unwrap();
+    add_readfile(&connection, Path::new("/nowhere")).unwrap();
+    connection.execute_batch(sql).unwrap();
 }
 
 /// The plain sqlite3 program, with `sql` on its standard input as in `sqlite3 faas_meta.db << EOF`.

@@ -1,32 +1,33 @@
-//! The routes in service: the key-value store of the C original, here one map behind one lock.
+//! The routes in service: what the C original called its key-value store, here one map behind one lock.
 //!
-//! A look-up takes method and path, as they are sent and without the query:
+//! A route is looked up by method and path, as they are sent and without the query:
 //!
-//! 1. The exact path, then prefixes, the longest first. `GET:/api/*` takes `/api/x/y` with PATH_INFO `/x/y`, `/api/`
-//!    with PATH_INFO `/`, and, where there is no `GET:/api`, also `/api` with an empty one. It does not take `/apix`.
-//! 2. At each of these, a method's own route; for HEAD, else that of GET. So a path serves HEAD wherever it serves GET.
-//! 3. A path that only has routes of other methods yields the list of these methods. OPTIONS is no exception.
+//! 1. The most specific path first. Of two that match, compare segment by segment from the left: a literal beats `{name}`,
+//!    `{name}` beats the `*` of a prefix. So the exact path comes first, and of prefixes the longest. `GET:/api/*` takes
+//!    `/api/x/y` with PATH_INFO `/x/y`, `/api/` with PATH_INFO `/`, and, where `GET:/api` is no route, also `/api` with an
+//!    empty one. It does not take `/apix`. A `{name}` takes one segment that is not empty.
+//! 2. At each of these, a method's own route; for HEAD, else that of GET; else that of `*`.
+//! 3. A path that only has routes of other methods is answered with what these are. OPTIONS is no exception.
 //!
-//! Invariants:
+//! Invariants: all rows of a transaction come into force in one [`Kv::swap`]; whoever has found a function keeps it,
+//! whatever is swapped in later. The lock is held for a look-up (less than a microsecond) or for the exchange of two
+//! maps: new ones are built before, and old ones are dropped after, both in the thread that swaps.
 //!
-//! - All rows of a transaction come into service in one [`Kv::swap`].
-//! - A request keeps the function that it has found, whatever is swapped in later.
-//! - The lock is held for a look-up (less than a microsecond) or for the exchange of two maps. The thread that swaps
-//!   builds the new map before, and drops the old one after.
-//!
-//! The maps have the path alone as their key, and a short list of methods as their value. So a look-up allocates nothing
-//! and joins no strings, and the methods of rule 3 are all in one place. It probes each length of a registered prefix at
-//! most once, and only where the path has a slash: a path of a thousand slashes costs no more than any other. The hasher
-//! is std's, keyed at random, because paths come from clients.
+//! The map of exact paths has the path alone as its key, and under it a short list of methods. All other routes are sorted
+//! by shape: which of their segments are `{name}`, and whether they are prefixes. Shapes have one order of precedence for
+//! all paths, and each has a map of its own. So a look-up probes each shape at most once, a path of a thousand slashes
+//! costs no more than any other, and without `{name}` nothing is allocated. The hasher is std's, keyed at random: paths
+//! come from clients.
 //!
 //! The C original handed out a pointer to a value after it had released the lock; a sync could free it in between.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::registry::config_loader::{Function, Pattern};
+use super::config_loader::Function;
+use super::pattern::{ANY_METHOD, Pattern, param_name};
 
-/// Result of a look-up.
+/// What there is for a method and a path.
 #[derive(Debug)]
 pub enum Found {
     /// `path[..path_info_start]` is SCRIPT_NAME, the rest PATH_INFO, which is empty for an exact route.
@@ -34,24 +35,24 @@ pub enum Found {
         function: Arc<Function>,
         path_info_start: usize,
     },
-    /// The row exists, but has a fault and never had a version without one.
+    /// The row is there, but it has a fault and never had a version without one.
     Unusable {
         route: String,
         fault: String,
     },
-    /// `allow` is the value of the field Allow: `GET, HEAD, OPTIONS`.
+    /// `allow` lists the methods for the path, for the field Allow: `GET, HEAD, OPTIONS`.
     MethodNotAllowed {
         allow: String,
     },
     NotFound,
 }
 
-/// One row of the registry in service.
+/// One row as it is served.
 #[derive(Debug)]
 pub struct Route {
     key: String,
-    /// Ends of method and path in `key`: `key[..method_end]` and `key[method_end + 1..path_end]`. The key is parsed once,
-    /// when the row changes, because each change of a row builds a map of up to 100,000 routes.
+    /// Where method and path end in `key`: `key[..method_end]` and `key[method_end + 1..path_end]`. The key is taken
+    /// apart once, when the row changes; maps are built from 100,000 of these at each change.
     method_end: usize,
     path_end: usize,
     is_prefix: bool,
@@ -90,36 +91,79 @@ impl Route {
 #[derive(Debug, Default)]
 pub struct Routes {
     exact: HashMap<Box<str>, Methods>,
-    /// Their key is the part before the `/*`.
-    prefixes: HashMap<Box<str>, Methods>,
-    /// Lengths of the keys of `prefixes`, each once, the longest first.
-    prefix_lengths: Vec<usize>,
+    /// Routes with a `{name}` or a `*`, the most specific shape first.
+    shapes: Vec<ShapeRoutes>,
     count: usize,
 }
 
 /// The routes of one path, each with another method.
 type Methods = Vec<Arc<Route>>;
 
+/// The routes of one shape, by their path with `{}` for each `{name}`.
+#[derive(Debug)]
+struct ShapeRoutes {
+    shape: Shape,
+    routes: HashMap<Box<str>, Methods>,
+}
+
+/// The order is that of precedence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Shape(Vec<Part>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// The end of an exact path.
+    End,
+    Literal,
+    Param,
+    /// The `*` of a prefix, which is its end.
+    Rest,
+}
+
+impl Shape {
+    fn of(route: &Route) -> Shape {
+        let part = |segment| if param_name(segment).is_some() { Part::Param } else { Part::Literal };
+        let segments = route.path().split('/').skip(1).map(part);
+        Shape(segments.chain([if route.is_prefix { Part::Rest } else { Part::End }]).collect())
+    }
+
+    /// Segments, the end not counted.
+    fn len(&self) -> usize {
+        self.0.len() - 1
+    }
+
+    fn is_prefix(&self) -> bool {
+        self.0.last() == Some(&Part::Rest)
+    }
+
+    fn has_params(&self) -> bool {
+        self.0.contains(&Part::Param)
+    }
+}
+
 impl Routes {
-    /// Each key must occur once.
+    /// Of two routes that take the same requests, such as `/{a}` and `/{b}`, the one whose key comes first counts.
     pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Routes {
         let routes = routes.into_iter();
         let mut all = Routes::default();
-        // Growing on the way would move all entries again and again.
-        all.exact.reserve(routes.size_hint().1.unwrap_or(0));
+        all.exact.reserve(routes.size_hint().1.unwrap_or(0)); // growing on the way would move all again and again
+        let mut shapes: BTreeMap<Shape, HashMap<Box<str>, Methods>> = BTreeMap::new();
         for route in routes {
-            let map = if route.is_prefix { &mut all.prefixes } else { &mut all.exact };
-            match map.get_mut(route.path()) {
-                Some(methods) => methods.push(route),
-                None => {
-                    map.insert(route.path().into(), vec![route]);
-                }
+            let has_braces = route.path().contains('{');
+            let (map, path) = match route.is_prefix || has_braces {
+                false => (&mut all.exact, route.path().into()),
+                true if has_braces => (shapes.entry(Shape::of(&route)).or_default(), with_empty_braces(route.path())),
+                true => (shapes.entry(Shape::of(&route)).or_default(), route.path().into()),
+            };
+            let methods = map.entry(path).or_default();
+            match methods.iter_mut().find(|other| other.method() == route.method()) {
+                Some(other) if other.key <= route.key => {}
+                Some(other) => *other = route,
+                None => methods.push(route),
             }
             all.count += 1;
         }
-        all.prefix_lengths = all.prefixes.keys().map(|prefix| prefix.len()).collect();
-        all.prefix_lengths.sort_unstable_by(|a, b| b.cmp(a));
-        all.prefix_lengths.dedup();
+        all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes { shape, routes }).collect();
         all
     }
 
@@ -127,7 +171,7 @@ impl Routes {
         for (methods, path_info_start) in self.matches(path) {
             let own = |method: &str| methods.iter().find(|route| route.method() == method);
             let route = own(method).or_else(|| if method == "HEAD" { own("GET") } else { None });
-            if let Some(route) = route {
+            if let Some(route) = route.or_else(|| own(ANY_METHOD)) {
                 return route.found(path_info_start);
             }
         }
@@ -135,17 +179,57 @@ impl Routes {
         allow(others).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
     }
 
-    /// The routes of a path, the most specific first, each with the start of PATH_INFO.
+    /// What is registered for a path, the most specific first, with where PATH_INFO starts.
     fn matches<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a Methods, usize)> {
         let exact = self.exact.get(path).map(|methods| (methods, path.len()));
-        let is_boundary = |length: usize| length == path.len() || path.as_bytes().get(length) == Some(&b'/');
-        let prefixes = self.prefix_lengths.iter().copied().filter(move |length| is_boundary(*length));
-        exact.into_iter().chain(prefixes.filter_map(|length| Some((self.prefixes.get(&path[..length])?, length))))
+        exact.into_iter().chain(self.shapes.iter().filter_map(|of_shape| of_shape.get(path)))
     }
 }
 
-/// The field Allow: the usual methods in their usual order, then others by name. GET brings HEAD, and every path has
-/// OPTIONS. `None` where `methods` is empty.
+impl ShapeRoutes {
+    fn get(&self, path: &str) -> Option<(&Methods, usize)> {
+        let end = end_of_segments(path, self.shape.len())?;
+        if !self.shape.is_prefix() && end < path.len() {
+            return None;
+        }
+        let methods = match self.shape.has_params() {
+            false => self.routes.get(&path[..end]),
+            true => self.routes.get(self.generic(&path[..end])?.as_str()),
+        };
+        Some((methods?, end))
+    }
+
+    /// The path with `{}` for the segments that this shape leaves open; `None` where one of them is empty.
+    fn generic(&self, path: &str) -> Option<String> {
+        let mut generic = String::with_capacity(path.len() + 2);
+        for (segment, part) in path.split('/').skip(1).zip(&self.shape.0) {
+            generic.push('/');
+            match part {
+                Part::Param if segment.is_empty() => return None,
+                Part::Param => generic.push_str("{}"),
+                _ => generic.push_str(segment),
+            }
+        }
+        Some(generic)
+    }
+}
+
+/// Where the first `count` segments of a path end; `None` where it has fewer.
+fn end_of_segments(path: &str, count: usize) -> Option<usize> {
+    let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+    match slashes.nth(count) {
+        Some(at) => Some(at),
+        None => (path.bytes().filter(|byte| *byte == b'/').count() == count).then_some(path.len()),
+    }
+}
+
+fn with_empty_braces(path: &str) -> Box<str> {
+    let segments = path.split('/').map(|segment| if param_name(segment).is_some() { "{}" } else { segment });
+    segments.collect::<Vec<_>>().join("/").into()
+}
+
+/// The field Allow: the usual methods in their usual order, then others by name. HEAD comes with GET, and OPTIONS is
+/// always answered. `None` where there are no methods.
 fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> Option<String> {
     const USUAL: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let mut all: Vec<&str> = methods.collect();
@@ -167,12 +251,13 @@ pub struct Kv {
     service: Mutex<Service>,
 }
 
-/// Guarded by the lock.
+/// What the lock guards.
 #[derive(Debug, Default)]
 struct Service {
     routes: Routes,
-    /// Number of swaps; 0 until the registry was read.
-    generation: u64,
+    is_loaded: bool,
+    /// The registry's own, as of the routes; `None` where it keeps no history.
+    generation: Option<u64>,
 }
 
 impl Kv {
@@ -184,15 +269,20 @@ impl Kv {
         self.lock().routes.find(method, path)
     }
 
-    /// Brings `routes` into service, all at once.
-    pub fn swap(&self, routes: Routes) {
+    /// Brings `routes` into force, all at once, as the registry's state of `generation`.
+    pub fn swap(&self, routes: Routes, generation: Option<u64>) {
         let old = {
             let mut service = self.lock();
-            service.generation += 1;
+            service.is_loaded = true;
+            service.generation = generation;
             std::mem::replace(&mut service.routes, routes)
         };
-        // Without the lock: to free 100,000 routes takes milliseconds.
-        drop(old);
+        drop(old); // Here, without the lock: to free 100,000 routes takes milliseconds.
+    }
+
+    /// Says that the routes in force are those of another generation, too: what changed was no route.
+    pub fn set_generation(&self, generation: Option<u64>) {
+        self.lock().generation = generation;
     }
 
     /// Routes in service, unusable ones included.
@@ -204,14 +294,14 @@ impl Kv {
         self.len() == 0
     }
 
-    /// Grows by one with each change of the registry that came into service.
-    pub fn generation(&self) -> u64 {
+    /// The registry's generation that is in service; `None` where it keeps no history, or was never read.
+    pub fn generation(&self) -> Option<u64> {
         self.lock().generation
     }
 
-    /// True once the registry was read.
+    /// Whether the registry was ever read.
     pub fn is_loaded(&self) -> bool {
-        self.generation() > 0
+        self.lock().is_loaded
     }
 
     fn lock(&self) -> MutexGuard<'_, Service> {

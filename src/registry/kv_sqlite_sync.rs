@@ -1,8 +1,8 @@
 //! The sync thread: carries the registry's rows into the map of routes.
 //!
-//! [`Sync::look`] runs every 50 ms. It asks the file system whether the registry moved (stamps.rs). If it did, it reads
-//! the table (snapshot.rs), parses the rows whose text changed (config_loader.rs), and swaps the map once (kv.rs). So all
-//! rows of a transaction come into service together.
+//! [`Sync::look`] runs every 50 ms. It asks the file system whether the registry moved (stamps.rs). If it did, it copies
+//! the file (snapshot.rs), writes the code that changed (modules.rs), parses the rows whose text or code changed
+//! (config_loader.rs), and swaps the map once (kv.rs). So all rows and modules of a transaction come into service together.
 //!
 //! Invariant: whatever goes wrong, the last good version stays in service. That holds for a file that is missing,
 //! damaged or in the middle of being copied, and for a single row with a fault. The fault is logged once, and the first
@@ -10,7 +10,7 @@
 //!
 //! The C original asked for `updated > last_sync` every 5 s: deletes never arrived, nor did edits within one second.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,12 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::config_loader::{self, Places};
+use super::config_loader::{self, DB_PREFIX, Places};
 use super::fault_log::FaultLog;
 use super::files::remove_database;
 use super::kv::{Kv, Route, Routes};
-use super::snapshot::{Snapshot, for_each_row};
+use super::modules::{Bundles, CodeDir, Entry, bundle_of};
+use super::snapshot::copy_registry;
 use super::stamps::Stamps;
+use super::tables::Tables;
 use crate::log;
 use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
@@ -45,6 +47,7 @@ const ROW_FAULTS_LOGGED_MAX: usize = 20;
 pub struct Sync {
     db: PathBuf,
     places: Places,
+    code_dir: CodeDir,
     copy: PathBuf,
     kv: Arc<Kv>,
     /// The registry's rows as of the last reading, by key.
@@ -67,16 +70,29 @@ struct Row {
     inflight: Arc<AtomicU64>,
     /// The newest reading that found it.
     reading: u64,
+    /// The bundle that it names, if it names one.
+    bundle: Option<String>,
 }
 
-/// Key and descriptor of a row whose text differs from that of the last reading.
-type Changed = (String, String);
+/// What one reading found.
+struct Reading {
+    /// Key and descriptor of each row that differs from the last reading in its text or its code.
+    rows: Vec<(String, String)>,
+    /// Bundles that differ, `None` for those that no row names any more.
+    bundles: Vec<(String, Option<Entry>)>,
+    generation: Option<u64>,
+}
 
 impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
         Sync {
             db: settings.db.clone(),
-            places: Places { module_root: settings.module_root.clone(), protected: ProtectedPaths::new(settings) },
+            places: Places {
+                module_root: settings.module_root.clone(),
+                protected: ProtectedPaths::new(settings),
+                code: Bundles::default(),
+            },
+            code_dir: CodeDir::new(settings.code_dirs()),
             copy: settings.run_dir.join("registry.copy"),
             kv,
             rows: HashMap::new(),
@@ -101,14 +117,17 @@ impl Sync {
         let db = fs::canonicalize(&self.db).unwrap_or_else(|_| self.db.clone());
         let stamps = Stamps::of(&db);
         let now = Instant::now();
+        if self.code_dir.check(&mut self.places.code) {
+            self.seen = None;
+        }
         if self.seen.as_ref() == Some(&stamps) && self.retry_at.is_none_or(|at| now < at) {
             return false;
         }
         self.seen = (!stamps.are_young(SystemTime::now())).then_some(stamps);
         self.retry_at = None;
         let fault = match self.read(&db) {
-            Ok(Some(changed)) => {
-                self.take_over(changed);
+            Ok(Some(reading)) => {
+                self.take_over(reading);
                 None
             }
             Ok(None) => {
@@ -129,38 +148,46 @@ impl Sync {
         has_read
     }
 
-    /// Returns the rows that changed, `None` where writers were too busy for a snapshot, or the fault as text.
-    fn read(&mut self, db: &Path) -> Result<Option<Vec<Changed>>, String> {
-        let Some(snapshot) = Snapshot::take(db).map_err(|cause| cause.to_string())? else { return Ok(None) };
-        let copied = snapshot.write_to(&self.copy);
-        drop(snapshot);
-        let rows = copied
-            .map_err(|cause| format!("could not write its copy {}: {cause}", self.copy.display()))
-            .and_then(|()| self.compare_with_copy());
+    /// Returns what changed, `None` where writers were too busy for a snapshot, or the fault as text.
+    fn read(&mut self, db: &Path) -> Result<Option<Reading>, String> {
+        let is_copied = copy_registry(db, &self.copy).map_err(|cause| cause.to_string());
+        let reading = match is_copied {
+            Ok(true) => self.compare_with_copy().map(Some),
+            Ok(false) => Ok(None),
+            Err(cause) => Err(cause),
+        };
         remove_database(&self.copy);
-        rows.map(Some)
+        reading
     }
 
-    /// Reads the table from the copy and marks the rows that it still has. Nothing else changes here, since the reading
-    /// may yet fail at its last row.
-    fn compare_with_copy(&mut self) -> Result<Vec<Changed>, String> {
+    /// Reads the copy, writes the code that changed, and marks the rows that are the same. Nothing else changes here, since
+    /// the reading may yet fail at its last row.
+    fn compare_with_copy(&mut self) -> Result<Reading, String> {
+        let tables = Tables::open(&self.copy).map_err(|cause| cause.to_string())?;
+        let generation = tables.generation().map_err(|cause| cause.to_string())?;
+        let bundles = self.code_dir.update(&tables, &self.places.code)?;
+        let changed_bundles: HashSet<&str> = bundles.iter().map(|(name, _)| name.as_str()).collect();
+        let is_changed =
+            |bundle: &Option<String>| bundle.as_ref().is_some_and(|name| changed_bundles.contains(name.as_str()));
         self.readings += 1;
         let (reading, rows) = (self.readings, &mut self.rows);
         let mut changed = Vec::new();
-        for_each_row(&self.copy, |key, text| match rows.get_mut(key) {
-            // A table without a primary key can hold a key twice: one of the rows counts.
-            Some(known) if known.reading == reading => {}
-            Some(known) if known.text == text => known.reading = reading,
-            _ => changed.push((key.to_string(), text.to_string())),
-        })
-        .map_err(|cause| cause.to_string())?;
-        Ok(changed)
+        tables
+            .for_each_row(|key, text| match rows.get_mut(key) {
+                // A table without a primary key can hold a key twice: one of the rows counts.
+                Some(known) if known.reading == reading => {}
+                Some(known) if known.text == text && !is_changed(&known.bundle) => known.reading = reading,
+                _ => changed.push((key.to_string(), text.to_string())),
+            })
+            .map_err(|cause| cause.to_string())?;
+        Ok(Reading { rows: changed, bundles, generation })
     }
 
     /// Parses what changed, forgets what is gone, and brings the new map into service.
-    fn take_over(&mut self, changed: Vec<Changed>) {
+    fn take_over(&mut self, found: Reading) {
+        self.code_dir.apply(found.bundles, &mut self.places.code);
         let (mut changes, mut faults) = (0, 0);
-        for (key, text) in changed {
+        for (key, text) in found.rows {
             if self.rows.get(&key).is_some_and(|row| row.reading == self.readings) {
                 continue; // Another row of this key counts.
             }
@@ -179,10 +206,14 @@ impl Sync {
         self.rows.retain(|_, row| row.reading == self.readings);
         changes += before - self.rows.len();
         if changes > 0 || !self.kv.is_loaded() {
-            self.kv.swap(Routes::new(self.rows.values().filter_map(|row| row.route.clone())));
-            let (count, generation) = (self.kv.len(), self.kv.generation());
-            log!("registry: generation {generation} is in service: {count} routes, rows changed: {changes}");
+            self.kv.swap(Routes::new(self.rows.values().filter_map(|row| row.route.clone())), found.generation);
+        } else if self.kv.generation() != found.generation {
+            self.kv.set_generation(found.generation);
+        } else {
+            return;
         }
+        let generation = found.generation.map_or("a version".to_string(), |number| format!("generation {number}"));
+        log!("registry: {generation} is in service: {} routes, rows changed: {changes}", self.kv.len());
     }
 
     /// Returns the line to log where the row has a fault.
@@ -193,7 +224,10 @@ impl Sync {
             None => (None, Arc::default()),
         };
         let (route, line) = match config_loader::parse(&key, &text, &self.places, inflight.clone()) {
-            Ok(function) => (Route::new(&key, Ok(Arc::new(function))).map(Arc::new), None),
+            Ok(function) => {
+                let line = unknown_fields_line(&key, &function.unknown_fields);
+                (Route::new(&key, Ok(Arc::new(function))).map(Arc::new), line)
+            }
             Err(fault) => match old.filter(|route| route.function().is_some()) {
                 Some(good) => {
                     let line = format!("row {key}: {fault}; its last good version stays in service");
@@ -205,9 +239,18 @@ impl Sync {
                 }
             },
         };
-        self.rows.insert(key, Row { text, route, inflight, reading });
+        let module = config_loader::module_of(&text);
+        let bundle =
+            module.as_deref().and_then(|module| module.strip_prefix(DB_PREFIX)).map(bundle_of).map(str::to_string);
+        self.rows.insert(key, Row { text, route, inflight, reading, bundle });
         line
     }
+}
+
+fn unknown_fields_line(key: &str, fields: &[String]) -> Option<String> {
+    let (first, more) = (fields.first()?, fields.len() - 1);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    Some(format!("row {key}: the field {first}{more} does not exist, and is ignored"))
 }
 
 #[cfg(test)]

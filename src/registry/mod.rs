@@ -1,10 +1,12 @@
 //! The registry: the SQLite file that maps routes to functions, and its copy in memory.
 //!
 //! ```text
-//! file ⇒ kv_sqlite_sync (looks) → stamps (moved?) → snapshot (reads) → config_loader (parses) → kv (one swap)
+//! file ⇒ kv_sqlite_sync (looks) → stamps (moved?) → snapshot (copies) → tables (reads) → modules (writes code)
+//!      → config_loader (parses) → kv (one swap)
 //! ```
 //!
-//! Only this folder knows SQLite. The gateway never writes to a registry that exists; [`create`] makes a new one.
+//! Only this folder knows SQLite. The gateway never writes to a registry that exists; `gateway --init` does:
+//! [`create`] makes a new one, [`migrate`] brings an old one up to date.
 
 pub mod config_loader;
 pub mod create;
@@ -14,5 +16,9 @@ mod files;
 mod fixture;
 pub mod kv;
 pub mod kv_sqlite_sync;
+pub mod migrate;
+mod modules;
+pub mod pattern;
 mod snapshot;
 mod stamps;
+mod tables;

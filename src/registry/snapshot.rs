@@ -8,128 +8,99 @@
 //! So the gateway never opens the registry itself with SQLite. It reads the files as plain bytes, without any lock, and
 //! gives SQLite a private copy:
 //!
-//! 1. Read the database, then its -wal, then its -journal. A missing file counts as empty.
-//! 2. Read all of them a second time. Equal bytes prove that the files had just these bytes in the moment between the two
+//! 1. Copy the database, then its -wal, then its -journal. A missing file counts as empty.
+//! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes in the moment between the two
 //!    readings, without trust in any clock or file time. Of the -wal only the part read first must be equal: it grows at
 //!    its end, and its first part is a whole state by itself. As it was read after the database, it has every page that
 //!    a checkpoint may have written there.
 //! 3. Unequal bytes mean that a writer was at work: try again, a few times now, else in the next look.
 //!
 //! Such a snapshot is what a power failure at that moment would have left on the disk, and SQLite promises to recover
-//! the last committed state from that. It replays the copy's -wal, or rolls its -journal back, and one SELECT reads the
-//! table. So the reader sees a transaction whole or not at all, also one whose writer was killed with SIGKILL. It works
+//! the last committed state from that. It replays the copy's -wal, or rolls its -journal back (tables.rs). So the reader sees a transaction whole or not at all, also one whose writer was killed with SIGKILL. It works
 //! where the gateway may not write, and leaves no -wal or -shm beside the registry.
 //!
-//! The price: each change copies the whole file. With 10,000 rows that is 2.5 MB, and 2 ms of the 15 ms of a reading.
+//! The price: each change copies the whole file, by chunks, so memory does not grow with it. With 10,000 rows that is 2.5 MB,
+//! and 2 ms of the 15 ms of a reading.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use rusqlite::config::DbConfig;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
-
 use super::files::{JOURNAL, WAL, remove_database, with_suffix};
-use crate::limits::{DESCRIPTOR_BYTES_MAX, ROUTE_KEY_BYTES_MAX, ROUTES_MAX};
 
-/// Bytes of each file of the registry, since a snapshot holds them in memory. Four times what [`ROUTES_MAX`] routes take;
-/// a larger file holds something else.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of each file of the registry; a larger one holds something else. SQLite's own limit for one blob is half of it.
+const FILE_BYTES_MAX: u64 = 4 << 30;
+
+/// Bytes that files are copied and compared by.
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Attempts at one snapshot while writers are busy. Each takes about a millisecond with 10,000 routes, and sixteen outlast
 /// the write of any single sqlite3 program.
 const ATTEMPTS_MAX: u32 = 16;
 
-/// The bytes of the registry's files at one moment. A file that did not exist is empty.
-pub struct Snapshot {
-    db: Vec<u8>,
-    wal: Vec<u8>,
-    journal: Vec<u8>,
+/// The registry's files and how each is compared: of the -wal only what was copied.
+const FILES: [(&str, bool); 3] = [("", true), (WAL, false), (JOURNAL, true)];
+
+/// Makes `copy`, a path that belongs to the gateway alone, a copy of the registry at one moment. Returns false where writers
+/// were at work in every attempt; then there is no copy.
+pub fn copy_registry(db: &Path, copy: &Path) -> io::Result<bool> {
+    if let Some(folder) = copy.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|cause| could_not_write(copy, cause))?;
+    }
+    for _ in 0..ATTEMPTS_MAX {
+        copy_files(db, copy)?;
+        if holds(db, copy)? {
+            return Ok(true);
+        }
+    }
+    remove_database(copy);
+    Ok(false)
 }
 
-impl Snapshot {
-    /// Returns `None` where writers were at work in every attempt.
-    pub fn take(db: &Path) -> io::Result<Option<Snapshot>> {
-        for _ in 0..ATTEMPTS_MAX {
-            let snapshot = Snapshot::read(db)?;
-            if snapshot.holds(db)? {
-                return Ok(Some(snapshot));
+/// The first reading, in the order that step 1 demands.
+fn copy_files(db: &Path, copy: &Path) -> io::Result<()> {
+    remove_database(copy);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    for (suffix, _) in FILES {
+        let mut from = match open(&with_suffix(db, suffix)) {
+            Ok(file) => file.take(FILE_BYTES_MAX),
+            Err(cause) if cause.kind() == ErrorKind::NotFound && !suffix.is_empty() => continue,
+            Err(cause) => return Err(cause),
+        };
+        let path = with_suffix(copy, suffix);
+        let mut to = None;
+        loop {
+            let count = read_full(&mut from, &mut chunk)?;
+            if count == 0 && (to.is_some() || !suffix.is_empty()) {
+                break;
             }
+            let to = match &mut to {
+                Some(to) => to,
+                None => to.insert(create(&path).map_err(|cause| could_not_write(&path, cause))?),
+            };
+            to.write_all(&chunk[..count]).map_err(|cause| could_not_write(&path, cause))?;
         }
-        Ok(None)
     }
-
-    /// The first reading, in the order that step 1 demands.
-    fn read(db: &Path) -> io::Result<Snapshot> {
-        let db_bytes = bytes_of(db)?;
-        let wal = bytes_if_any(&with_suffix(db, WAL))?;
-        let journal = bytes_if_any(&with_suffix(db, JOURNAL))?;
-        Ok(Snapshot { db: db_bytes, wal, journal })
-    }
-
-    /// The second reading: true where all bytes of the first existed at one moment.
-    fn holds(&self, db: &Path) -> io::Result<bool> {
-        Ok(starts_with(db, &self.db, true)?
-            && starts_with(&with_suffix(db, WAL), &self.wal, false)?
-            && starts_with(&with_suffix(db, JOURNAL), &self.journal, true)?)
-    }
-
-    /// Writes the snapshot to `copy`, a path that belongs to the gateway alone.
-    pub fn write_to(&self, copy: &Path) -> io::Result<()> {
-        remove_database(copy);
-        if let Some(folder) = copy.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
-        for (suffix, bytes) in [("", &self.db), (WAL, &self.wal), (JOURNAL, &self.journal)] {
-            if suffix.is_empty() || !bytes.is_empty() {
-                let path = with_suffix(copy, suffix);
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)?;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-/// Calls `each` with key and descriptor of every row of the copy, in one statement. A row may reach `each` before the
-/// reading fails at a later one.
-///
-/// A value that is not UTF-8 text arrives as text that parses as neither a key nor a descriptor.
-pub fn for_each_row(copy: &Path, mut each: impl FnMut(&str, &str)) -> Result<(), Box<dyn std::error::Error>> {
-    let connection = open_copy(copy)?;
-    let mut select = connection.prepare("SELECT k, v FROM functions LIMIT ?1")?;
-    let mut cursor = select.query([ROUTES_MAX + 1])?;
-    let mut count = 0;
-    while let Some(row) = cursor.next()? {
-        count += 1;
-        each(clipped(row.get_ref(0)?, ROUTE_KEY_BYTES_MAX), clipped(row.get_ref(1)?, DESCRIPTOR_BYTES_MAX));
-    }
-    match count > ROUTES_MAX {
-        true => Err(format!("it has more than {ROUTES_MAX} rows").into()),
-        false => Ok(()),
-    }
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Opens the copy for one reading. SQLite may write to it, to roll a journal back. The copy lives for milliseconds, so
-/// nothing waits for a disk. No other process opens it, so it needs no shared memory file.
-fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(copy, flags)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection
-        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON")?;
-    Ok(connection)
+fn could_not_write(copy: &Path, cause: io::Error) -> io::Error {
+    io::Error::new(cause.kind(), format!("could not write its copy {}: {cause}", copy.display()))
 }
 
-/// A value as text, cut to one character more than `bytes_max` bytes: enough to see that it is too long.
-fn clipped(value: ValueRef<'_>, bytes_max: usize) -> &str {
-    let Ok(text) = value.as_str() else { return "(not UTF-8 text)" };
-    let mut end = text.len().min(bytes_max + 4);
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// The second reading: true where all bytes of the copy existed at one moment.
+fn holds(db: &Path, copy: &Path) -> io::Result<bool> {
+    for (suffix, exactly) in FILES {
+        if !starts_with(&with_suffix(db, suffix), &with_suffix(copy, suffix), exactly)? {
+            return Ok(false);
+        }
     }
-    &text[..end]
+    Ok(true)
 }
 
 /// Opens a regular file of a size that a registry can have. Without O_NONBLOCK a FIFO of that name would block for ever.
@@ -145,40 +116,46 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
-    let file = open(path)?;
-    let mut bytes = Vec::with_capacity(file.metadata()?.len() as usize);
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn bytes_if_any(path: &Path) -> io::Result<Vec<u8>> {
-    match bytes_of(path) {
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        result => result,
+/// True where the file, read anew, starts with the bytes of `copy`, and with `exactly` also ends with them. A missing file is
+/// empty.
+fn starts_with(path: &Path, copy: &Path, exactly: bool) -> io::Result<bool> {
+    let (file, copy) = (open_if_any(path)?, open_if_any(copy)?);
+    let Some(mut copy) = copy else {
+        return Ok(!exactly || file.is_none_or(|file| file.metadata().is_ok_and(|found| found.len() == 0)));
+    };
+    let Some(mut file) = file else { return Ok(copy.metadata()?.len() == 0) };
+    let (mut ours, mut theirs) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    loop {
+        let count = read_full(&mut copy, &mut ours)?;
+        if count == 0 {
+            return Ok(!exactly || file.read(&mut theirs[..1])? == 0);
+        }
+        if read_full(&mut file, &mut theirs[..count])? < count || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
     }
 }
 
-/// True where the file, read anew, starts with `bytes`, and with `exactly` also ends with them.
-fn starts_with(path: &Path, bytes: &[u8], exactly: bool) -> io::Result<bool> {
-    let mut file = match open(path) {
-        Ok(file) => file,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(bytes.is_empty()),
-        Err(cause) => return Err(cause),
-    };
-    let mut chunk = vec![0; 64 * 1024];
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let wanted = rest.len().min(chunk.len());
-        match file.read(&mut chunk[..wanted]) {
-            Ok(0) => return Ok(false),
-            Ok(count) if chunk[..count] == rest[..count] => rest = &rest[count..],
-            Ok(_) => return Ok(false),
+fn open_if_any(path: &Path) -> io::Result<Option<File>> {
+    match open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Fills the buffer as far as the file goes.
+fn read_full(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
             Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
             Err(cause) => return Err(cause),
         }
     }
-    Ok(!exactly || file.read(&mut chunk[..1])? == 0)
+    Ok(filled)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 pub struct ProtectedPaths {
     /// The registry's files and the run dir: neither to read nor to write.
     pub hidden: Vec<PathBuf>,
-    /// Where the runtimes' files and all scratch folders lie: to read, but not to write.
+    /// Where the runtimes' files, all scratch folders, and code out of the registry lie: to read, but not to write.
     kept: Vec<PathBuf>,
 }
 
@@ -32,7 +32,9 @@ impl ProtectedPaths {
         let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
         hidden.sort();
         hidden.dedup();
-        ProtectedPaths { hidden, kept: vec![resolved(&settings.scratch_dir())] }
+        let kept =
+            settings.code_dirs().into_iter().chain([settings.scratch_dir()]).map(|path| resolved(&path)).collect();
+        ProtectedPaths { hidden, kept }
     }
 
     /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.

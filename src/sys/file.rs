@@ -1,10 +1,25 @@
-//! Descriptors that std cannot open by itself: a reference without any access.
+//! Files, as far as std does not go: a reference without any access, a mount option.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use super::check;
+
+/// True where programs cannot be started from the file system of `path` (mount option noexec).
+pub fn is_noexec(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the kernel reads a C string, and writes the struct that it is given.
+    check(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: statvfs has succeeded, so the struct is filled.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_flag & libc::ST_NOEXEC != 0)
+}
 
 /// Refers to a file or folder without access to its contents (O_PATH). Opening it needs no permission on it and never
 /// blocks. `flags` are those of open(2): with O_NOFOLLOW a symbolic link stands for itself, O_DIRECTORY demands a folder.

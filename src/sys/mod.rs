@@ -33,8 +33,9 @@ pub mod signal;
 pub mod socket;
 pub mod spawn;
 
+pub use confine::Confinement;
 pub use confine::{Confinement, confine_own_program};
-pub use file::refer_to;
+pub use file::{is_noexec, refer_to};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{Urgency, clock_ticks_per_s, open_files_limit, page_bytes, raise_open_files_limit};
 pub use lock::{lock_holder, try_lock};

@@ -70,6 +70,7 @@ impl Instance {
             ("FAAS_DB", inside("registry.db")),
             ("FAAS_RUN_DIR", inside("run")),
             ("FAAS_SPOOL_DIR", inside("spool")),
+            ("FAAS_CODE_DIR", inside("code")),
             ("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR").into()),
             // What still runs when a test ends is of no interest.
             ("FAAS_DRAIN_MS", "200".into()),
@@ -224,8 +225,8 @@ impl Instance {
 
     /// Writes rows in one transaction and waits until they are in service.
     pub fn install(&self, rows: &[(&str, Value)]) {
-        let generation = || self.get("/healthz").json()["generation"].as_u64().unwrap();
-        let before = generation();
+        let changes = || self.log_lines("registry: ").iter().filter(|line| line.contains(" is in service: ")).count();
+        let before = changes();
         let mut registry = self.registry();
         let transaction = registry.transaction().unwrap();
         for (key, descriptor) in rows {
@@ -233,7 +234,18 @@ impl Instance {
             transaction.execute(sql, (key, descriptor.to_string())).unwrap();
         }
         transaction.commit().unwrap();
-        wait_until("the rows are in service", || generation() > before);
+        let newest = registry.query_row("SELECT max(id) FROM history", [], |row| row.get::<_, u64>(0));
+        match newest {
+            Ok(newest) => self.wait_for_generation(newest),
+            // A table without history.
+            Err(_) => wait_until("the rows are in service", || changes() > before),
+        }
+    }
+
+    /// Waits until the registry's state of `generation`, or a later one, is in service.
+    pub fn wait_for_generation(&self, generation: u64) {
+        let in_service = || self.get("/healthz").json()["generation"].as_u64();
+        wait_until(&format!("generation {generation} is in service"), || in_service() >= Some(generation));
     }
 
     /// Registers a function with this source text: `native` (a program's first line is to name its interpreter), `php` or

@@ -27,6 +27,7 @@ mod kills;
 mod large;
 mod log;
 mod lost_workers;
+mod modules;
 mod php;
 mod registry;
 mod registry_sql;

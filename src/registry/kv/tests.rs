@@ -1,4 +1,4 @@
-//! The look-up rules of kv.rs, and what a swap changes.
+//! Look-ups, by route keys and paths.
 
 use super::*;
 use crate::registry::config_loader::{Places, parse};
@@ -11,11 +11,11 @@ fn route(key: &str) -> Arc<Route> {
 
 fn kv(keys: &[&str]) -> Kv {
     let kv = Kv::new();
-    kv.swap(Routes::new(keys.iter().map(|key| route(key))));
+    kv.swap(Routes::new(keys.iter().map(|key| route(key))), None);
     kv
 }
 
-/// `route SCRIPT_NAME|PATH_INFO`, or another result in words.
+/// `route SCRIPT_NAME|PATH_INFO`, or what else was found.
 fn find(kv: &Kv, method: &str, path: &str) -> String {
     match kv.find(method, path) {
         Found::Function { function, path_info_start } => {
@@ -39,7 +39,7 @@ fn an_exact_path_wins_then_the_longest_prefix() {
 }
 
 #[test]
-fn a_prefix_takes_its_own_folder() {
+fn a_prefix_takes_its_own_folder_with_and_without_the_slash() {
     let prefix = kv(&["GET:/api/*"]);
     assert_eq!(find(&prefix, "GET", "/api/"), "GET:/api/* /api|/");
     assert_eq!(find(&prefix, "GET", "/api"), "GET:/api/* /api|");
@@ -47,6 +47,57 @@ fn a_prefix_takes_its_own_folder() {
     let both = kv(&["GET:/api/*", "GET:/api", "GET:/api/"]);
     assert_eq!(find(&both, "GET", "/api"), "GET:/api /api|");
     assert_eq!(find(&both, "GET", "/api/"), "GET:/api/ /api/|");
+}
+
+#[test]
+fn a_literal_beats_a_param_and_a_param_beats_a_prefix() {
+    let kv = kv(&[
+        "GET:/users/{id}",
+        "GET:/users/me",
+        "GET:/users/*",
+        "GET:/users/{id}/posts/{post}",
+        "GET:/users/{id}/posts/new",
+        "GET:/users/me/*",
+        "GET:/{any}/x",
+        "GET:/{any}/{more}/*",
+    ]);
+    for (path, found) in [
+        ("/users/me", "GET:/users/me /users/me|"),
+        ("/users/7", "GET:/users/{id} /users/7|"),
+        ("/users/7/posts/8", "GET:/users/{id}/posts/{post} /users/7/posts/8|"),
+        ("/users/7/posts/new", "GET:/users/{id}/posts/new /users/7/posts/new|"),
+        ("/users/me/posts/new", "GET:/users/me/* /users/me|/posts/new"),
+        ("/users/7/posts", "GET:/users/* /users|/7/posts"),
+        ("/users/", "GET:/users/* /users|/"),
+        ("/users//posts/8", "GET:/users/* /users|//posts/8"),
+        ("/users/{id}", "GET:/users/{id} /users/{id}|"),
+        ("/a/x", "GET:/{any}/x /a/x|"),
+        ("/a/b", "GET:/{any}/{more}/* /a/b|"),
+        ("/a/b/c/d", "GET:/{any}/{more}/* /a/b|/c/d"),
+        ("/a//c", "not found"),
+        ("/a", "not found"),
+    ] {
+        assert_eq!(find(&kv, "GET", path), found, "{path}");
+    }
+    assert_eq!(find(&kv, "POST", "/users/7"), "allow GET, HEAD, OPTIONS");
+}
+
+#[test]
+fn any_method_comes_after_a_methods_own_route() {
+    let kv = kv(&["*:/x", "POST:/x", "GET:/g", "*:/*"]);
+    assert_eq!(find(&kv, "POST", "/x"), "POST:/x /x|");
+    for method in ["GET", "HEAD", "OPTIONS", "BREW"] {
+        assert_eq!(find(&kv, method, "/x"), "*:/x /x|");
+    }
+    assert_eq!(find(&kv, "HEAD", "/g"), "GET:/g /g|");
+    assert_eq!(find(&kv, "PUT", "/g"), "*:/* |/g");
+}
+
+#[test]
+fn of_two_routes_for_the_same_requests_the_first_key_counts() {
+    for keys in [["GET:/{a}", "GET:/{b}"], ["GET:/{b}", "GET:/{a}"]] {
+        assert_eq!(find(&kv(&keys), "GET", "/x"), "GET:/{a} /x|");
+    }
 }
 
 #[test]
@@ -67,7 +118,7 @@ fn head_falls_back_to_get_of_the_most_specific_path() {
 }
 
 #[test]
-fn a_method_falls_through_to_a_prefix_with_it() {
+fn a_method_without_a_route_of_its_own_falls_through_to_a_prefix_that_has_one() {
     let kv = kv(&["POST:/api/x", "GET:/api/*"]);
     assert_eq!(find(&kv, "GET", "/api/x"), "GET:/api/* /api|/x");
     assert_eq!(find(&kv, "POST", "/api/x"), "POST:/api/x /api/x|");
@@ -80,14 +131,14 @@ fn other_methods_are_listed_in_the_usual_order() {
     assert_eq!(find(&kv, "OPTIONS", "/x"), "allow GET, HEAD, POST, DELETE, OPTIONS, LOCK, PURGE");
     assert_eq!(find(&kv, "OPTIONS", "/o"), "OPTIONS:/o /o|");
     assert_eq!(find(&kv, "get", "/p"), "allow GET, HEAD, POST, OPTIONS");
-    assert_eq!(find(&self::kv(&["POST:/p"]), "GET", "/p"), "allow POST, OPTIONS");
+    assert_eq!(find(&super::tests::kv(&["POST:/p"]), "GET", "/p"), "allow POST, OPTIONS");
 }
 
 #[test]
 fn an_unusable_row_holds_its_path_and_names_its_fault() {
     let kv = Kv::new();
     let bad = Route::new("GET:/api/bad", Err("timeout is 0".into())).unwrap();
-    kv.swap(Routes::new([Arc::new(bad), route("GET:/api/*")]));
+    kv.swap(Routes::new([Arc::new(bad), route("GET:/api/*")]), None);
     assert_eq!(find(&kv, "GET", "/api/bad"), "GET:/api/bad is unusable: timeout is 0");
     assert_eq!(find(&kv, "GET", "/api/good"), "GET:/api/* /api|/good");
     assert_eq!(find(&kv, "POST", "/api/bad"), "allow GET, HEAD, OPTIONS");
@@ -95,21 +146,21 @@ fn an_unusable_row_holds_its_path_and_names_its_fault() {
 }
 
 #[test]
-fn a_swap_leaves_functions_that_were_found() {
+fn a_swap_changes_everything_at_once_and_leaves_what_was_found() {
     let kv = kv(&["GET:/a", "GET:/b"]);
     let Found::Function { function, .. } = kv.find("GET", "/a") else { panic!("/a is registered") };
-    assert_eq!((kv.len(), kv.generation()), (2, 1));
-    kv.swap(Routes::new([route("GET:/c")]));
-    assert_eq!((kv.len(), kv.generation()), (1, 2));
+    assert_eq!((kv.len(), kv.generation()), (2, None));
+    kv.swap(Routes::new([route("GET:/c")]), Some(7));
+    assert_eq!((kv.len(), kv.generation()), (1, Some(7)));
     assert_eq!(find(&kv, "GET", "/a"), "not found");
     assert_eq!(function.route, "GET:/a");
 }
 
 #[test]
-fn a_swap_of_no_routes_counts_as_loaded() {
+fn nothing_is_loaded_before_the_first_swap_even_of_no_routes() {
     let kv = Kv::new();
     assert!(!kv.is_loaded());
     assert_eq!(find(&kv, "GET", "/"), "not found");
-    kv.swap(Routes::default());
+    kv.swap(Routes::default(), None);
     assert!(kv.is_loaded() && kv.is_empty());
 }

@@ -24,7 +24,7 @@ fn changes_arrive_and_unchanged_rows_are_kept() {
     execute(&fixture.db, "DELETE FROM functions WHERE k = 'GET:/a'");
     assert!(fixture.sync.look());
     assert!(matches!(fixture.kv.find("GET", "/a"), Found::NotFound));
-    assert_eq!((fixture.kv.len(), fixture.kv.generation()), (1, 4));
+    assert_eq!((fixture.kv.len(), fixture.kv.generation()), (1, None));
 }
 
 #[test]
@@ -35,10 +35,10 @@ fn an_unmoved_registry_is_not_read() {
         assert!(Instant::now() < deadline, "the file grows old, and then it is not read again");
     }
     assert!(!fixture.sync.look());
-    assert_eq!(fixture.kv.generation(), 1, "to read the same again is no change");
+    let generation = fixture.kv.generation();
     execute(&fixture.db, "UPDATE functions SET updated = 7");
     assert!(fixture.sync.look());
-    assert_eq!(fixture.kv.generation(), 1, "the time of an edit alone is no change");
+    assert_eq!(fixture.kv.generation(), generation, "the time of an edit alone is no change");
 }
 
 #[test]

@@ -74,9 +74,13 @@ fn a_reading_leaves_nothing_behind() {
     open.execute("DELETE FROM functions WHERE k = 'GET:/ping'", []).unwrap();
     assert!(fixture.sync.look());
     assert_eq!(fixture.kv.len(), 4);
-    assert_eq!(names_in(&fixture.folder), ["faas_meta.db", "faas_meta.db-shm", "faas_meta.db-wal", "run"]);
+    assert_eq!(names_in(&fixture.folder), ["code", "faas_meta.db", "faas_meta.db-shm", "faas_meta.db-wal", "run"]);
     drop(open);
-    assert_eq!(names_in(&fixture.folder), ["faas_meta.db", "run"], "the last program to close takes its -wal along");
+    assert_eq!(
+        names_in(&fixture.folder),
+        ["code", "faas_meta.db", "run"],
+        "the last program to close takes its -wal along"
+    );
     assert!(fixture.sync.look());
     assert_eq!(names_in(&fixture.folder.join("run")), Vec::<String>::new());
 }

@@ -1,0 +1,162 @@
+//! A route's key, taken apart: `METHOD:/path`, `METHOD:/prefix/*`, `*:` for any method, `{name}` for any one segment.
+//!
+//! Requests are compared with it as they are sent, so a key that no request line can contain is a fault. The CHECK
+//! constraints and triggers of init.sql say the same at the sqlite3 prompt.
+
+use crate::limits::ROUTE_KEY_BYTES_MAX;
+
+use super::config_loader::shown;
+
+/// The method that stands for every method.
+pub const ANY_METHOD: &str = "*";
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pattern<'a> {
+    pub method: &'a str,
+    /// The path, or its part before the `/*` of a prefix: `/api` for `/api/*`, nothing for `/*`.
+    pub path: &'a str,
+    pub is_prefix: bool,
+}
+
+/// One `{name}` of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Param {
+    /// FAAS_PARAM_ID for `{id}`.
+    pub variable: String,
+    /// Which segment of the path it stands for, counted from 0.
+    pub segment: usize,
+}
+
+impl<'a> Pattern<'a> {
+    /// `Err` is the fault, one sentence without its final stop.
+    pub fn parse(key: &'a str) -> Result<Pattern<'a>, String> {
+        let fault = |must: &str| Err(format!("k is {}; it must {must}", shown(key)));
+        if key.len() > ROUTE_KEY_BYTES_MAX {
+            return fault(&format!("have at most {ROUTE_KEY_BYTES_MAX} bytes"));
+        }
+        let Some((method, path)) = key.split_once(':') else {
+            return fault("be METHOD:/path or METHOD:/prefix/*");
+        };
+        let is_name = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        if !(is_name || method == ANY_METHOD) || !path.starts_with('/') {
+            return fault("be METHOD:/path or METHOD:/prefix/*, with the method in capital letters, or * for any");
+        }
+        if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
+            return fault("be written as browsers send it: no query, no fragment, %20 for a space and the like");
+        }
+        if path == "/healthz" {
+            return fault("be another path: the gateway itself answers /healthz");
+        }
+        let pattern = match path.split_once('*') {
+            None => Pattern { method, path, is_prefix: false },
+            Some((prefix, "")) if prefix.ends_with('/') => {
+                Pattern { method, path: &prefix[..prefix.len() - 1], is_prefix: true }
+            }
+            Some(_) => return fault("have a * only as its last character, after a /"),
+        };
+        match pattern.has_sound_params() {
+            true => Ok(pattern),
+            false => fault("have each {name} as a whole segment, of letters, digits and _, and no name twice"),
+        }
+    }
+
+    /// The segments between the slashes; none for the path of `/*`.
+    pub fn segments(&self) -> impl Iterator<Item = &'a str> {
+        self.path.split('/').skip(1)
+    }
+
+    pub fn params(&self) -> Vec<Param> {
+        let names = self.segments().enumerate().filter_map(|(segment, text)| Some((segment, param_name(text)?)));
+        names.map(|(segment, name)| Param { variable: variable(name), segment }).collect()
+    }
+
+    fn has_sound_params(&self) -> bool {
+        if !self.path.contains(['{', '}']) {
+            return true;
+        }
+        let mut variables: Vec<String> = self.params().into_iter().map(|param| param.variable).collect();
+        let count = variables.len();
+        variables.sort_unstable();
+        variables.dedup();
+        variables.len() == count && self.segments().all(|text| param_name(text).is_some() || !text.contains(['{', '}']))
+    }
+}
+
+/// The name in a segment `{name}`; `None` where it is another segment.
+pub fn param_name(segment: &str) -> Option<&str> {
+    let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+    let is_first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let is_name =
+        name.bytes().next().is_some_and(is_first) && name.bytes().all(|byte| is_first(byte) || byte.is_ascii_digit());
+    is_name.then_some(name)
+}
+
+fn variable(name: &str) -> String {
+    format!("FAAS_PARAM_{}", name.to_ascii_uppercase())
+}
+
+/// The value of a parameter: the segment as sent, percent-decoded once. `%2F` stays, so that a value never has a slash of
+/// its own, and so does `%00`, which no variable can carry.
+pub fn param_value(path: &str, segment: usize) -> Vec<u8> {
+    let sent = path.split('/').nth(segment + 1).unwrap_or("").as_bytes();
+    let digit = |at: usize| sent.get(at).and_then(|byte| (*byte as char).to_digit(16));
+    let mut value = Vec::with_capacity(sent.len());
+    let mut at = 0;
+    while at < sent.len() {
+        let escaped = match (sent[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => Some((high * 16 + low) as u8).filter(|byte| !matches!(byte, b'/' | 0)),
+            _ => None,
+        };
+        value.push(escaped.unwrap_or(sent[at]));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_methods_and_paths_or_prefixes() {
+        let pattern = |method, path, is_prefix| Ok(Pattern { method, path, is_prefix });
+        assert_eq!(Pattern::parse("GET:/"), pattern("GET", "/", false));
+        assert_eq!(Pattern::parse("POST:/api/a:b"), pattern("POST", "/api/a:b", false));
+        assert_eq!(Pattern::parse("GET:/api/*"), pattern("GET", "/api", true));
+        assert_eq!(Pattern::parse("M-SEARCH:/*"), pattern("M-SEARCH", "", true));
+        assert_eq!(Pattern::parse("*:/any"), pattern("*", "/any", false));
+        assert_eq!(Pattern::parse("*:/*"), pattern("*", "", true));
+        assert_eq!(Pattern::parse("GET:/u/{id}/*"), pattern("GET", "/u/{id}", true));
+    }
+
+    #[test]
+    fn keys_that_no_request_can_have_are_faults() {
+        let bad = "|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
+            |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz|*:/healthz|**:/x|*GET:/x|*:/a*\
+            |GET:/{}|GET:/{1}|GET:/{a|GET:/a}|GET:/x{a}|GET:/{a}x|GET:/{a}/{A}|GET:/{a-b}|GET:/{{a}}";
+        for key in bad.split('|') {
+            let fault = Pattern::parse(key).unwrap_err();
+            assert!(fault.starts_with("k is ") && fault.contains("; it must "), "{key}: {fault}");
+        }
+        assert!(Pattern::parse(&format!("GET:/{}", "x".repeat(ROUTE_KEY_BYTES_MAX))).is_err());
+    }
+
+    #[test]
+    fn params_have_variables_and_values() {
+        let params = Pattern::parse("GET:/users/{id}/posts/{post_id}").unwrap().params();
+        let shown: Vec<(&str, usize)> = params.iter().map(|param| (param.variable.as_str(), param.segment)).collect();
+        assert_eq!(shown, [("FAAS_PARAM_ID", 1), ("FAAS_PARAM_POST_ID", 3)]);
+        for (sent, value) in [
+            ("42", "42"),
+            ("a%20b", "a b"),
+            ("a%2Fb%2fc", "a%2Fb%2fc"),
+            ("a%2520b", "a%20b"),
+            ("%", "%"),
+            ("%zz", "%zz"),
+            ("%00", "%00"),
+            ("%C3%BC", "ü"),
+        ] {
+            assert_eq!(param_value(&format!("/users/{sent}/posts/7"), 1), value.as_bytes(), "{sent}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The SQL that the sync thread runs on its copy of the registry (snapshot.rs).
+//!
+//! Routes are read row by row. Of the code only what changed is read: the table `bundles`, which triggers keep, says when
+//! each bundle changed last, and blobs are streamed. A registry without these tables, from before them, has routes only.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
+
+use crate::limits::{DESCRIPTOR_BYTES_MAX, ROUTE_KEY_BYTES_MAX, ROUTES_MAX};
+
+/// The bundle that a module's name belongs to, in SQL: its first folder with the slash, else the name itself.
+const BUNDLE: &str = "substr(name, 1, instr(name || '/', '/'))";
+
+/// Bytes that a blob is read by.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The copy, open for one reading. Dropped, it is closed and stays as it is.
+pub struct Tables {
+    connection: Connection,
+    has_code: bool,
+}
+
+/// When a bundle changed last: the history's id, and the time as the bits of a float. The time tells two registries apart
+/// whose ids are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(i64, u64);
+
+/// One file of a bundle.
+pub struct ModuleFile {
+    row: i64,
+    pub name: String,
+    pub bytes: u64,
+}
+
+impl Tables {
+    /// Opens the copy. SQLite may write to it, to roll a journal back. The copy lives for milliseconds, so nothing waits for
+    /// a disk. No other process opens it, so it needs no shared memory file.
+    pub fn open(copy: &Path) -> rusqlite::Result<Tables> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(copy, flags)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection
+            .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON")?;
+        let tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('modules', 'bundles', 'history')";
+        let has_code = connection.query_row(tables, [], |row| row.get::<_, i64>(0))? == 3;
+        Ok(Tables { connection, has_code })
+    }
+
+    /// Calls `each` with key and descriptor of every row. A row may reach `each` before the reading fails at a later one.
+    ///
+    /// A value that is not UTF-8 text arrives as text that parses as neither a key nor a descriptor.
+    pub fn for_each_row(&self, mut each: impl FnMut(&str, &str)) -> Result<(), Box<dyn std::error::Error>> {
+        let mut select = self.connection.prepare("SELECT k, v FROM functions LIMIT ?1")?;
+        let mut cursor = select.query([ROUTES_MAX + 1])?;
+        let mut count = 0;
+        while let Some(row) = cursor.next()? {
+            count += 1;
+            each(clipped(row.get_ref(0)?, ROUTE_KEY_BYTES_MAX), clipped(row.get_ref(1)?, DESCRIPTOR_BYTES_MAX));
+        }
+        match count > ROUTES_MAX {
+            true => Err(format!("it has more than {ROUTES_MAX} rows").into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The newest id of the history; `None` where the registry keeps none.
+    pub fn generation(&self) -> rusqlite::Result<Option<u64>> {
+        if !self.has_code {
+            return Ok(None);
+        }
+        self.connection.query_row("SELECT coalesce(max(id), 0) FROM history", [], |row| row.get(0)).map(Some)
+    }
+
+    /// The bundles that rows name, and when each changed last.
+    pub fn named_bundles(&self) -> rusqlite::Result<Vec<(String, Mark)>> {
+        if !self.has_code {
+            return Ok(Vec::new());
+        }
+        // The bounds stand for "begins with db:", in the form that the index of init.sql answers.
+        let sql = format!(
+            "SELECT name, changed, at FROM bundles WHERE name IN (
+               SELECT {BUNDLE} FROM (
+                 SELECT substr(json_extract(v, '$.module'), 4) AS name FROM functions
+                 WHERE json_extract(v, '$.module') >= 'db:' AND json_extract(v, '$.module') < 'db;'))"
+        );
+        let mut select = self.connection.prepare(&sql)?;
+        let named =
+            select.query_map([], |row| Ok((row.get(0)?, Mark(row.get(1)?, row.get::<_, f64>(2)?.to_bits()))))?;
+        named.collect()
+    }
+
+    /// The files of a bundle, by name. Nothing of them is read but their sizes.
+    pub fn files_of(&self, bundle: &str) -> rusqlite::Result<Vec<ModuleFile>> {
+        let sql =
+            "SELECT rowid, name, CASE typeof(code) WHEN 'blob' THEN length(code) ELSE length(CAST(code AS BLOB)) END
+            FROM modules WHERE name = ?1 OR (name >= ?1 AND name < ?2 AND ?1 <> ?2) ORDER BY name";
+        // Of a folder, `shop/`, all that begins with it: 0 is the character after the slash.
+        let end = bundle.strip_suffix('/').map_or(bundle.to_string(), |folder| format!("{folder}0"));
+        let mut select = self.connection.prepare_cached(sql)?;
+        let files = select.query_map([bundle, &end], |row| {
+            Ok(ModuleFile { row: row.get(0)?, name: row.get(1)?, bytes: row.get(2)? })
+        })?;
+        files.collect()
+    }
+
+    /// Streams a file's code.
+    pub fn copy_code(&self, file: &ModuleFile, to: &mut impl Write) -> io::Result<()> {
+        let mut blob =
+            self.connection.blob_open(MAIN_DB, "modules", "code", file.row, true).map_err(io::Error::other)?;
+        let mut chunk = vec![0; CHUNK_BYTES.min(file.bytes as usize + 1)];
+        loop {
+            let count = blob.read(&mut chunk)?;
+            if count == 0 {
+                return Ok(());
+            }
+            to.write_all(&chunk[..count])?;
+        }
+    }
+}
+
+/// A value as text, cut to one character more than `bytes_max` bytes: enough to see that it is too long.
+fn clipped(value: ValueRef<'_>, bytes_max: usize) -> &str {
+    let Ok(text) = value.as_str() else { return "(not UTF-8 text)" };
+    let mut end = text.len().min(bytes_max + 4);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

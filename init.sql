@@ -394,7 +394,7 @@ CREATE TRIGGER rollback_inserted INSTEAD OF INSERT ON rollback BEGIN
   UPDATE rolled_back SET first = 1 + coalesce((
       SELECT id FROM history AS older
       WHERE older.id < last AND NOT (
-        older.kind = 'module' AND substr(older.name, 1, instr(older.name || '/', '/')) = bundle
+        older.kind = 'module' AND substr(older.name, 1, instr(older.name || '/', '/')) IS bundle
         AND older.at >= (SELECT at - 2 FROM history WHERE id = last)
         AND NOT EXISTS (SELECT 1 FROM history AS newer
           WHERE newer.kind = 'module' AND newer.name = older.name AND newer.id > older.id AND newer.id <= last))

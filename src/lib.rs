@@ -23,9 +23,10 @@
 //! |---|---|---|
 //! | [`http_handler`] | HTTP/1.x: receives whole, checked, bounded requests, sends responses, asks a `Handler` in between | http_handler.c |
 //! | [`gateway`] | the gateway process: a request's way to a worker and back | gateway.c, metrics_collector.c |
-//! | [`registry`] | the SQLite file of routes, and its copy in RAM | kv.c, kv_sqlite_sync.c, config_loader.c |
+//! | [`registry`] | the SQLite file of routes, code and history, and its copy in RAM | kv.c, kv_sqlite_sync.c, config_loader.c |
 //! | [`worker`] | the worker process: from a frame to a function's process and back | worker.c, metrics_reader.c, metrics_smoother.c |
 //! | [`console`] | the console process: what the operator sees | |
+//! | [`cli`] | the command `faas` | |
 //! | [`protocol`] | all that gateway and worker share: a function's settings, frames, samples | metrics.h |
 //! | [`sandbox`] | what a function may do: user, files, network, system calls; and the end of its orphans | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
@@ -38,6 +39,7 @@
 //! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
 //! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
 
+pub mod cli;
 pub mod clock;
 pub mod console;
 pub mod error;

@@ -190,7 +190,9 @@ impl CodeDir {
             remove_folder(&folder.path)?;
             fs::rename(unfinished, &folder.path)?;
         }
-        let retired = self.retired.iter().find(|(other, _)| other.path == folder.path);
+        // Not one that an earlier gateway left: of that only the path is known.
+        let is_same = |other: &CodeFolder| other.path == folder.path && other.files == folder.files;
+        let retired = self.retired.iter().find(|(other, _)| is_same(other));
         Ok(retired.map_or(folder, |(other, _)| other.clone()))
     }
 

@@ -32,6 +32,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod terminal;
 
 pub use confine::Confinement;
 pub use confine::{Confinement, confine_own_program};
@@ -48,6 +49,7 @@ pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
 pub use signal::{block_ending_signals, wait_for_ending_signal};
 pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, spawn};
+pub use terminal::terminal_columns;
 
 use std::ffi::c_int;
 use std::io;

@@ -11,6 +11,7 @@
 //! FAAS_TEST_STRICT=1 it fails.
 
 mod cgi;
+mod cli;
 mod conformance;
 mod console;
 mod corpus;

@@ -239,9 +239,11 @@ fn rollback_restores_a_removed_route_and_a_row_without_code() {
     registry.ok("INSERT INTO rollback VALUES ('GET:/file')");
     assert_eq!(registry.state(), ["GET:/file=1"]);
     registry.ok(&deploy("GET:/db", "m.php", "code", 3));
-    registry.ok("DELETE FROM functions WHERE k = 'GET:/db'; DELETE FROM modules;");
+    // What comes right before the removal, code of another bundle, is no part of it.
+    registry.ok("INSERT INTO modules VALUES ('else.php', 'else', 0)");
+    registry.ok("DELETE FROM functions WHERE k = 'GET:/db'; DELETE FROM modules WHERE name = 'm.php';");
     registry.ok("INSERT INTO rollback VALUES ('GET:/db')");
-    assert_eq!(registry.state(), ["GET:/db=3", "GET:/file=1", "m.php=code"]);
+    assert_eq!(registry.state(), ["GET:/db=3", "GET:/file=1", "else.php=else", "m.php=code"]);
 }
 
 #[test]
@@ -328,6 +330,9 @@ fn a_registry_without_history_gets_one_and_keeps_its_rows() {
     registry.script(&init);
     registry.script(&init);
     assert_eq!(registry.ok("SELECT id, name FROM history ORDER BY id LIMIT 1"), "1|GET:/old");
-    assert_eq!(registry.ok("SELECT count(*) = (SELECT count(*) FROM functions) FROM history"), "1");
+    assert_eq!(
+        registry.ok("SELECT count(*) = (SELECT (SELECT count(*) FROM functions) + count(*) FROM modules) FROM history"),
+        "1"
+    );
     assert!(registry.refused("INSERT INTO rollback_to VALUES (0)").contains("trimmed"));
 }

@@ -155,3 +155,20 @@ fn a_row_without_its_module_has_a_fault() {
     fixture.sync.look();
     assert!(fixture.fault("/a").starts_with("module is db:none.php; it must be a module that the registry has"));
 }
+
+#[test]
+fn the_next_gateway_finds_the_code_dir_as_the_last_one_left_it() {
+    let mut fixture = fixture();
+    module(&fixture, "a.php", b"<?php");
+    row(&fixture, "/a", "a.php");
+    fixture.sync.look();
+    let path = path_of(&fixture, "/a");
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = inode(&path);
+    let kv = Arc::new(crate::registry::kv::Kv::new());
+    let settings = crate::registry::fixture::settings(&fixture.db, &fixture.folder.join("run"));
+    fixture.sync = crate::registry::kv_sqlite_sync::Sync::new(&settings, kv.clone());
+    fixture.kv = kv;
+    assert!(fixture.sync.look());
+    assert_eq!((path_of(&fixture, "/a"), inode(&path)), (path.clone(), before), "nothing is written twice");
+}

@@ -1,0 +1,182 @@
+//! The registry as `faas` sees it: opened with rusqlite, changed in one transaction or not at all.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use serde_json::Value;
+
+use super::{CliError, Result, failed};
+use crate::settings::Settings;
+use crate::sys;
+
+/// A writer that holds the registry is waited for; then it is named.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
+
+pub struct Registry {
+    pub connection: Connection,
+    path: PathBuf,
+}
+
+/// A row of functions.
+pub struct Route {
+    pub key: String,
+    pub descriptor: Value,
+    pub updated: Option<f64>,
+}
+
+impl Registry {
+    /// Opens the registry that FAAS_DB names. It must exist.
+    pub fn open(settings: &Settings) -> Result<Registry> {
+        let path = settings.db.clone();
+        if !path.exists() {
+            let text = format!("no registry is at {}; set FAAS_DB, or make one with: gateway --init", path.display());
+            return Err(CliError::NotFound(text));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags);
+        let connection = connection.map_err(failed(format!("open the registry {}", path.display())))?;
+        connection.busy_timeout(BUSY_WAIT_MAX).map_err(failed("set a time to wait for locks"))?;
+        Ok(Registry { connection, path })
+    }
+
+    /// The same, for verbs that need code and history.
+    pub fn open_with_history(settings: &Settings) -> Result<Registry> {
+        let registry = Registry::open(settings)?;
+        match registry.has_history()? {
+            true => Ok(registry),
+            false => Err(CliError::Failed(format!(
+                "the registry {} has neither code nor history yet; give it both with: gateway --init",
+                registry.path.display()
+            ))),
+        }
+    }
+
+    pub fn has_history(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'rollback_to')";
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|cause| self.error(cause))
+    }
+
+    /// The newest id of the history; 0 where it has none.
+    pub fn generation(&self) -> Result<u64> {
+        if !self.has_history()? {
+            return Ok(0);
+        }
+        let sql = "SELECT coalesce(max(id), 0) FROM history";
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|cause| self.error(cause))
+    }
+
+    pub fn routes(&self) -> Result<Vec<Route>> {
+        let read = || -> rusqlite::Result<Vec<Route>> {
+            let mut select = self.connection.prepare("SELECT k, v, updated FROM functions ORDER BY k")?;
+            let rows = select.query_map([], |row| {
+                let text: String = row.get(1)?;
+                let descriptor = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                Ok(Route { key: row.get(0)?, descriptor, updated: row.get(2).unwrap_or(None) })
+            })?;
+            rows.collect()
+        };
+        read().map_err(|cause| self.error(cause))
+    }
+
+    pub fn route(&self, key: &str) -> Result<Option<Route>> {
+        Ok(self.routes()?.into_iter().find(|route| route.key == key))
+    }
+
+    /// As [`Registry::route`], where it must exist.
+    pub fn existing_route(&self, key: &str) -> Result<Route> {
+        self.route(key)?.ok_or_else(|| CliError::NotFound(format!("no route is {key}; faas list shows them")))
+    }
+
+    /// The names and sizes of all modules.
+    pub fn modules(&self) -> Result<Vec<(String, u64)>> {
+        let read = || -> rusqlite::Result<Vec<(String, u64)>> {
+            let mut select = self.connection.prepare("SELECT name, length(code) FROM modules ORDER BY name")?;
+            select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        read().map_err(|cause| self.error(cause))
+    }
+
+    pub fn code(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT CAST(code AS BLOB) FROM modules WHERE name = ?1";
+        self.connection.query_row(sql, [name], |row| row.get(0)).optional().map_err(|cause| self.error(cause))
+    }
+
+    pub fn setting(&self, name: &str) -> Result<u64> {
+        let sql = "SELECT value FROM settings WHERE name = ?1";
+        self.connection.query_row(sql, [name], |row| row.get(0)).map_err(|cause| self.error(cause))
+    }
+
+    /// Makes a change, all of it or nothing, and returns the generation after it.
+    pub fn change(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<u64> {
+        let made = (|| {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            change(&transaction)?;
+            transaction.commit()
+        })();
+        made.map_err(|cause| self.error(cause))?;
+        self.generation()
+    }
+
+    /// What SQLite has against a statement, as a sentence.
+    pub fn error(&self, cause: rusqlite::Error) -> CliError {
+        let path = self.path.display();
+        match &cause {
+            rusqlite::Error::SqliteFailure(code, _) if code.code == ErrorCode::DatabaseBusy => {
+                let holder = self.holder().map_or("another program".to_string(), |pid| {
+                    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    format!("process {pid} ({})", name.trim_end())
+                });
+                let seconds = BUSY_WAIT_MAX.as_secs();
+                CliError::Failed(format!("{holder} has held the registry {path} for {seconds} s; nothing was changed"))
+            }
+            // The text of a trigger, or the name of a constraint: both are sentences of init.sql.
+            rusqlite::Error::SqliteFailure(code, Some(text)) if code.code == ErrorCode::ConstraintViolation => {
+                CliError::Failed(text.trim_start_matches("CHECK constraint failed: ").to_string())
+            }
+            _ => CliError::Failed(format!("could not use the registry {path}: {cause}")),
+        }
+    }
+
+    /// The process that holds SQLite's lock for writing: a byte of the -shm in WAL mode, else one of the database
+    /// (sqlite.org/walformat.html 2.2.2, os.h RESERVED_BYTE).
+    fn holder(&self) -> Option<u32> {
+        let mut shm = self.path.clone().into_os_string();
+        shm.push("-shm");
+        [(PathBuf::from(shm), 120), (self.path.clone(), 0x4000_0001)].into_iter().find_map(|(path, byte)| {
+            let holder = sys::lock_holder(&File::open(path).ok()?, byte).ok()??;
+            u32::try_from(holder).ok()
+        })
+    }
+}
+
+/// Writes a module, unless it has this code already.
+pub fn write_module(transaction: &Transaction<'_>, name: &str, code: &[u8]) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO modules (name, code, updated) VALUES (?1, ?2, strftime('%s', 'now'))
+        ON CONFLICT (name) DO UPDATE SET code = excluded.code, updated = excluded.updated WHERE code IS NOT excluded.code";
+    transaction.execute(sql, params![name, code]).map(drop)
+}
+
+/// Writes a row, unless it is the same already.
+pub fn write_route(transaction: &Transaction<'_>, key: &str, descriptor: &Value) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO functions (k, v, updated) VALUES (?1, ?2, strftime('%s', 'now'))
+        ON CONFLICT (k) DO UPDATE SET v = excluded.v, updated = excluded.updated WHERE v IS NOT excluded.v";
+    transaction.execute(sql, params![key, descriptor.to_string()]).map(drop)
+}
+
+/// Removes the modules of a bundle that `is_kept` does not keep and no row names.
+pub fn remove_modules(
+    transaction: &Transaction<'_>,
+    bundle: &str,
+    is_kept: impl Fn(&str) -> bool,
+) -> rusqlite::Result<()> {
+    let sql = "SELECT name FROM modules WHERE substr(name, 1, instr(name || '/', '/')) = ?1
+        AND NOT EXISTS (SELECT 1 FROM functions WHERE json_extract(v, '$.module') = 'db:' || name)";
+    let names: Vec<String> =
+        transaction.prepare(sql)?.query_map([bundle], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for name in names.iter().filter(|name| !is_kept(name)) {
+        transaction.execute("DELETE FROM modules WHERE name = ?1", [name])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! `faas list`, `faas describe` and `faas remove`.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::args::{Given, Verb};
+use super::gateway::{Gateway, go_live};
+use super::history;
+use super::registry::{Registry, Route, remove_modules};
+use super::table::{bytes, table, time};
+use super::{Report, Result};
+use crate::settings::Settings;
+
+pub const LIST: Verb = Verb {
+    name: "list",
+    arguments: "",
+    about: "List all routes.",
+    options: &[],
+    example: "faas list --json",
+    run: list,
+};
+
+pub const DESCRIBE: Verb = Verb {
+    name: "describe",
+    arguments: "ROUTE",
+    about: "Show a route: its descriptor, its code, its last changes.",
+    options: &[],
+    example: "faas describe POST:/api/convert",
+    run: describe,
+};
+
+pub const REMOVE: Verb = Verb {
+    name: "remove",
+    arguments: "ROUTE",
+    about: "Remove a route, and its code where no other route runs it. faas rollback brings both back.",
+    options: &[],
+    example: "faas remove POST:/api/convert",
+    run: remove,
+};
+
+/// Changes that `describe` shows.
+const CHANGES_SHOWN: u64 = 5;
+
+fn list(given: &Given) -> Result<Report> {
+    let [] = given.exactly()?;
+    let registry = Registry::open(&Settings::from_env()?)?;
+    let routes = registry.routes()?;
+    let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_string).replace("null", "");
+    let row = |route: &Route| {
+        let field = |name: &str| text(&route.descriptor[name]);
+        let updated = route.updated.map_or(String::new(), time);
+        [route.key.clone(), field("runtime"), field("module"), field("memory"), field("timeout"), updated]
+    };
+    let rows: Vec<_> = routes.iter().map(row).collect();
+    let json = routes.iter().map(|route| json!({"route": route.key, "descriptor": route.descriptor}));
+    let json = Value::Array(json.collect());
+    Ok(Report::new(table(["ROUTE", "RUNTIME", "MODULE", "MIB", "S", "UPDATED"], &rows), json))
+}
+
+fn describe(given: &Given) -> Result<Report> {
+    let [key] = given.exactly()?;
+    let settings = Settings::from_env()?;
+    let registry = Registry::open(&settings)?;
+    let route = registry.existing_route(key)?;
+    let mut text = format!("{key}\n{:#}\n", route.descriptor);
+    let mut json = json!({"route": key, "descriptor": route.descriptor});
+    if let Some(gateway) = Gateway::running(&settings) {
+        let path = key.split_once(':').map_or("", |(_, path)| path);
+        text += &format!("at {}{path}\n", gateway.url());
+        json["url"] = json!(format!("{}{path}", gateway.url()));
+    }
+    let module = route.descriptor["module"].as_str().and_then(|module| module.strip_prefix("db:"));
+    if let Some(name) = module
+        && let Some(code) = registry.code(name)?
+    {
+        let hash: String = Sha256::digest(&code).iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("db:{name} has {}, sha256 {hash}\n", bytes(code.len() as u64));
+        json["code"] = json!({"bytes": code.len(), "sha256": hash});
+    }
+    if registry.has_history()? {
+        let changes = history::changes(&registry, Some(key), CHANGES_SHOWN)?;
+        text += &format!("\n{}", history::as_table(&changes));
+        json["changes"] = changes.iter().map(history::Change::json).collect();
+    }
+    Ok(Report::new(text, json))
+}
+
+fn remove(given: &Given) -> Result<Report> {
+    let [key] = given.exactly()?;
+    let settings = Settings::from_env()?;
+    let mut registry = Registry::open(&settings)?;
+    let route = registry.existing_route(key)?;
+    let has_history = registry.has_history()?;
+    let name = route.descriptor["module"].as_str().and_then(|module| module.strip_prefix("db:"));
+    let bundle = name.map(|name| name.find('/').map_or(name, |slash| &name[..=slash]));
+    let generation = registry.change(|transaction| {
+        transaction.execute("DELETE FROM functions WHERE k = ?1", [key])?;
+        let Some(bundle) = bundle.filter(|_| has_history) else { return Ok(()) };
+        let shared = "SELECT EXISTS (SELECT 1 FROM functions WHERE json_extract(v, '$.module') GLOB 'db:*'
+            AND substr(json_extract(v, '$.module'), 4, instr(substr(json_extract(v, '$.module'), 4) || '/', '/')) = ?1)";
+        match transaction.query_row(shared, [bundle], |row| row.get(0))? {
+            true => Ok(()),
+            false => remove_modules(transaction, bundle, |_| false),
+        }
+    })?;
+    let (live, mut json) = match has_history {
+        true => go_live(&settings, generation, true)?,
+        false => ("the gateway takes it out of service within a second\n".into(), json!({})),
+    };
+    json["route"] = json!(key);
+    Ok(Report::new(format!("{key} is removed; {live}"), json))
+}

@@ -23,7 +23,7 @@ pub fn measure() -> Outcome<Vec<Row>> {
     let functions: Vec<Arc<Function>> = (0..ROUTES).map(function).collect();
     let kv = Kv::new();
     let route = |function: &Arc<Function>| Arc::new(Route::new(&function.route, Ok(function.clone())).expect("sound"));
-    kv.swap(Routes::new(functions.iter().map(route)));
+    kv.swap(Routes::new(functions.iter().map(route)), None);
     let bare: HashMap<String, Arc<Function>> = functions.into_iter().map(|each| (each.route.clone(), each)).collect();
 
     let exact: Vec<usize> = shuffled().filter(|n| n % PREFIX_EVERY != 0).collect();

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use self::args::{Given, Opt, Verb};
-use crate::error::Error;
+use crate::error::start::StartError;
 
 /// All verbs, in the order of the help.
 const VERBS: &[Verb] = &[
@@ -99,8 +99,8 @@ impl fmt::Display for CliError {
     }
 }
 
-impl From<Error> for CliError {
-    fn from(error: Error) -> CliError {
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> CliError {
         match error.exit_code() {
             2 => CliError::Usage(error.to_string()),
             _ => CliError::Failed(error.to_string()),

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::create::{INIT_SQL, create_private};
 use super::files::with_suffix;
-use crate::error::{Error, Result};
+use crate::error::start::{Result, StartError};
 
 /// A writer that holds the registry is waited for.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -21,9 +21,9 @@ const BACKUPS_MAX: u32 = 1000;
 /// Migrates where that is due, and returns where the backup is.
 ///
 /// # Errors
-/// [`Error::Registry`], naming the row where a row stands in the way. The registry is then as it was.
+/// [`StartError::Registry`], naming the row where a row stands in the way. The registry is then as it was.
 pub fn migrate(db: &Path) -> Result<Option<PathBuf>> {
-    let failed = |cause| Error::Registry { path: db.to_path_buf(), cause };
+    let failed = |cause| StartError::Registry { path: db.to_path_buf(), cause };
     let mut connection = Connection::open(db).map_err(|cause| failed(cause.to_string()))?;
     match is_due(&connection) {
         Ok(true) => {}

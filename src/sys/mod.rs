@@ -34,7 +34,6 @@ pub mod socket;
 pub mod spawn;
 pub mod terminal;
 
-pub use confine::Confinement;
 pub use confine::{Confinement, confine_own_program};
 pub use file::{is_noexec, refer_to};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};

@@ -114,6 +114,7 @@ fn command(folder: &Path, workers: u32) -> Command {
         .env("FAAS_CONSOLE", "")
         .env("FAAS_RUN_DIR", folder.join("run"))
         .env("FAAS_DB", folder.join("faas_meta.db"))
+        .env("FAAS_CODE_DIR", folder.join("code"))
         .env("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null());
     command

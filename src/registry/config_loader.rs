@@ -26,7 +26,7 @@ use crate::log;
 use crate::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
 use crate::sandbox::protected::ProtectedPaths;
 
-use super::modules::{Bundles, CodeFolder};
+use super::modules::{Bundles, CodeFolder, bundle_of};
 use super::pattern::{Param, Pattern};
 
 /// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
@@ -46,6 +46,8 @@ pub struct Function {
     pub params: Vec<Param>,
     /// Fields of the descriptor that nobody knows, for a warning.
     pub unknown_fields: Vec<String>,
+    /// The bundle of a `db:` module.
+    pub bundle: Option<String>,
     /// Where the module is out of the registry: its folder, which stays as long as a call has this function.
     pub code: Option<Arc<CodeFolder>>,
 }
@@ -103,12 +105,15 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
     let dirs = fields.pairs("dirs", limits::DIRS_MAX)?;
     let runtime =
         fields.one_of("runtime", Runtime::WORDS)?.ok_or("runtime is missing; it must be php, wasm or native")?;
-    let (module, code) = match fields.text("module")? {
+    let (module, code, bundle) = match fields.text("module")? {
         None => return Err("module is missing; it must be the path of a file, or db:NAME".into()),
         Some("") => return Err("module is empty; it must be the path of a file, or db:NAME".into()),
         Some(module) => match module.strip_prefix(DB_PREFIX) {
-            None => (module_root.join(module), None),
-            Some(name) => places.code.module(name).map(|(path, folder)| (path, Some(folder)))?,
+            None => (module_root.join(module), None, None),
+            Some(name) => {
+                let (path, folder) = places.code.module(name)?;
+                (path, Some(folder), Some(bundle_of(name).to_string()))
+            }
         },
     };
     if runtime == Runtime::Native && code.as_ref().is_some_and(|folder| !folder.can_execute) {
@@ -145,6 +150,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         inflight,
         params,
         unknown_fields: fields.unknown(),
+        bundle,
         code,
     })
 }
@@ -172,10 +178,10 @@ pub const FIELDS: [&str; 19] = [
     "dirs",
 ];
 
-/// The module that a descriptor names, whatever else is wrong with it.
-pub fn module_of(descriptor: &str) -> Option<String> {
+/// The bundle that a descriptor names, whatever else is wrong with it.
+pub fn named_bundle(descriptor: &str) -> Option<String> {
     let fields: Value = serde_json::from_str(descriptor).ok()?;
-    fields.get("module")?.as_str().map(str::to_string)
+    fields.get("module")?.as_str()?.strip_prefix(DB_PREFIX).map(|name| bundle_of(name).to_string())
 }
 
 /// Whether the log has said that `sapi`, which chose between two programs for PHP, has no effect any more.

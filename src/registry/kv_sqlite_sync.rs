@@ -19,11 +19,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::config_loader::{self, DB_PREFIX, Places};
+use super::config_loader::{self, Places, named_bundle};
 use super::fault_log::FaultLog;
 use super::files::remove_database;
 use super::kv::{Kv, Route, Routes};
-use super::modules::{Bundles, CodeDir, Entry, bundle_of};
+use super::modules::{Bundles, CodeDir, Entry};
 use super::snapshot::copy_registry;
 use super::stamps::Stamps;
 use super::tables::Tables;
@@ -223,7 +223,9 @@ impl Sync {
             Some(row) => (row.route, row.inflight),
             None => (None, Arc::default()),
         };
-        let (route, line) = match config_loader::parse(&key, &text, &self.places, inflight.clone()) {
+        let parsed = config_loader::parse(&key, &text, &self.places, inflight.clone());
+        let bundle = parsed.as_ref().map_or_else(|_| named_bundle(&text), |function| function.bundle.clone());
+        let (route, line) = match parsed {
             Ok(function) => {
                 let line = unknown_fields_line(&key, &function.unknown_fields);
                 (Route::new(&key, Ok(Arc::new(function))).map(Arc::new), line)
@@ -239,9 +241,6 @@ impl Sync {
                 }
             },
         };
-        let module = config_loader::module_of(&text);
-        let bundle =
-            module.as_deref().and_then(|module| module.strip_prefix(DB_PREFIX)).map(bundle_of).map(str::to_string);
         self.rows.insert(key, Row { text, route, inflight, reading, bundle });
         line
     }

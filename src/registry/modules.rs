@@ -9,7 +9,7 @@
 //! Nobody but the gateway can list the code dir, and functions can write nowhere in it. They run as another user, or Landlock
 //! keeps them from it (protected.rs); folders and files are read-only besides.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -115,9 +115,9 @@ impl CodeDir {
             })?;
             changes.push((name.clone(), Some((*mark, folder))));
         }
-        let is_named = |name: &String| named.iter().any(|(other, _)| other == name);
         if named.len() < bundles.0.len() + changes.len() {
-            changes.extend(bundles.0.keys().filter(|name| !is_named(name)).map(|name| (name.clone(), None)));
+            let named: HashSet<&String> = named.iter().map(|(name, _)| name).collect();
+            changes.extend(bundles.0.keys().filter(|name| !named.contains(name)).map(|name| (name.clone(), None)));
         }
         Ok(changes)
     }
@@ -140,9 +140,9 @@ impl CodeDir {
             return false;
         }
         self.checked = Instant::now();
-        let in_service = |folder: &Arc<CodeFolder>| bundles.0.values().any(|(_, other)| other.path == folder.path);
+        let in_service: HashSet<&Path> = bundles.0.values().map(|(_, folder)| folder.path.as_path()).collect();
         self.retired.retain_mut(|(folder, unused_since)| {
-            if in_service(folder) {
+            if in_service.contains(folder.path.as_path()) {
                 return false;
             }
             if Arc::strong_count(folder) > 1 {

@@ -89,7 +89,8 @@ pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
         if line.is_empty() {
             break;
         }
-        if !is_field(line) && !(lines.is_empty() && status_line(line).is_some()) {
+        let is_status_line = lines.is_empty() && status_line(line).is_some();
+        if !is_field(line) && !is_status_line {
             return fault(&format!("line {} is not `name: value`", lines.len() + 1));
         }
         lines.push(line);
@@ -179,7 +180,7 @@ fn head_of(lines: &[&[u8]]) -> Result<CgiHead, String> {
 
 fn is_dropped(name: &str) -> bool {
     let begins_with = |start: &&str| name.get(..start.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(start));
-    DROPPED_PREFIXES.iter().any(|start| begins_with(start))
+    DROPPED_PREFIXES.iter().any(begins_with)
         || DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped))
 }
 

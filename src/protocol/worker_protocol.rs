@@ -78,11 +78,14 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>, ProtocolError>
     Ok(Some((kind, length)))
 }
 
-/// The first frame in `bytes`: its kind, its payload, and how many bytes it takes; `None` while it is not complete.
+/// Kind, payload, and how many bytes the frame takes.
+pub type Frame<'a> = (Kind, &'a [u8], usize);
+
+/// The first frame in `bytes`; `None` while it is not complete.
 ///
 /// # Errors
 /// As [`decode_head`].
-pub fn decode(bytes: &[u8]) -> Result<Option<(Kind, &[u8], usize)>, ProtocolError> {
+pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, ProtocolError> {
     let Some((kind, length)) = decode_head(bytes)? else { return Ok(None) };
     let end = FRAME_HEAD_BYTES + length;
     Ok(bytes.get(FRAME_HEAD_BYTES..end).map(|payload| (kind, payload, end)))

@@ -114,10 +114,12 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * sys::page_bytes())
 }
 
-/// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
+/// Proportional set size in bytes: a page that n processes share counts 1/n. Pages of files do not count, as they do not in a
+/// memory cgroup, where the kernel tells them apart. Costs a walk over the page tables.
 pub fn proportional_bytes(pid: Pid) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    named_number(&rollup, "Pss:").map(|kib| kib * 1024)
+    let own = named_number(&rollup, "Pss_Anon:").zip(named_number(&rollup, "Pss_Shmem:"));
+    own.map(|(anonymous, shared)| anonymous + shared).or_else(|| named_number(&rollup, "Pss:")).map(|kib| kib * 1024)
 }
 
 /// Bytes that a process, and its children that it has waited for, read from and wrote to storage.

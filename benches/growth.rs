@@ -69,7 +69,7 @@ fn row(folder: &Path, number: usize) -> Outcome<(String, String)> {
 }
 
 fn is_php(pid: i32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"php"))
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"faas-php"))
 }
 
 /// One worker and four: each has fork servers of its own, which memory and the processors' caches hold.

@@ -278,3 +278,58 @@ impl Waiting {
         Ok(is_own.then(|| Child::new(process, self.channel, self.report, server.clone(), self.life)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fork server that is this very process, and reports `child` for each child that it is asked for.
+    fn reporting(child: Pid) -> (Arc<ForkServer>, std::thread::JoinHandle<()>) {
+        let (control, theirs) = sys::packet_pair().unwrap();
+        let own = std::process::id() as Pid;
+        let process = Spawned { pid: own, pidfd: sys::open_process(own).unwrap() };
+        let server = Arc::new(ForkServer::new(control, process, 1));
+        let answering = std::thread::spawn(move || {
+            let mut byte = [0];
+            while sys::poll(&mut [Watched::read(theirs.as_fd())], None).is_ok() {
+                // Of the two descriptors the last is kept: the report socket.
+                let Ok((1, Some(report))) = sys::receive_with_fd(theirs.as_fd(), &mut byte) else { return };
+                assert_eq!(byte, FORK);
+                let packet = [&b"B"[..], &child.to_le_bytes()].concat();
+                sys::send_with_fds(report.as_fd(), &packet, &[sys::open_process(child).unwrap().as_fd()]).unwrap();
+            }
+        });
+        (server, answering)
+    }
+
+    #[test]
+    fn a_process_that_is_no_child_of_the_fork_server_is_neither_used_nor_signalled() {
+        let mut own_child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+        let foreign: Pid = line.trim().parse().unwrap();
+
+        let (server, answering) = reporting(foreign);
+        assert!(server.take().is_none());
+        assert!(server.is_over(), "it is asked no more");
+        assert!(procfs::resident_bytes(foreign).is_some_and(|bytes| bytes > 0), "it lives on");
+        drop(server);
+        answering.join().unwrap();
+
+        let (server, answering) = reporting(own_child.id() as Pid);
+        let child = server.take().unwrap();
+        assert_eq!(child.pid(), own_child.id() as Pid);
+        drop(child);
+        assert!(!own_child.wait().unwrap().success(), "what is dropped is killed");
+        drop(server);
+        answering.join().unwrap();
+
+        sys::kill_process(sys::open_process(foreign).unwrap().as_fd());
+        shell.wait().unwrap();
+    }
+}

@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::sys;
 
-/// What changes within this time may change again without its times showing it: the grain of the clock, with room to spare.
-const CLOCK_GRAIN: Duration = Duration::from_millis(100);
+/// What changes within this time may change again without its times showing it, to a reader that counts in seconds, as PHP's
+/// opcache does.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
 /// A file as it is now: the path that it really has, device, inode, size, and the times of its last writing and its last
 /// change, which includes that of its permissions.
@@ -62,7 +63,7 @@ impl Version {
         })
     }
 
-    /// Whether the file has changed so lately that it may change once more and still have this version.
+    /// Whether the file has changed so lately that it may change once more and be taken for this version.
     pub fn is_young(&self) -> bool {
         let changed = Duration::new(self.changed.0.max(0) as u64, self.changed.1 as u32);
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);

@@ -1,7 +1,9 @@
 //! The running gateway, asked over HTTP at the address that it left in its run dir.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -21,6 +23,8 @@ const LIVE_ASK_PERIOD: Duration = Duration::from_millis(5);
 
 pub struct Gateway {
     address: SocketAddr,
+    /// Where it tells its operator more than /healthz tells everybody (gateway/status.rs).
+    status_socket: PathBuf,
 }
 
 /// An HTTP response.
@@ -41,7 +45,7 @@ impl Gateway {
             _ => {}
         }
         TcpStream::connect_timeout(&address, ANSWER_WAIT_MAX).ok()?;
-        Some(Gateway { address })
+        Some(Gateway { address, status_socket: settings.status_socket() })
     }
 
     /// As [`Gateway::running`], where it must.
@@ -59,6 +63,16 @@ impl Gateway {
     pub fn health(&self) -> Result<Value> {
         let response = self.call("GET", "/healthz", &[], b"", ANSWER_WAIT_MAX)?;
         serde_json::from_slice(&response.body).map_err(failed("read the answer of /healthz"))
+    }
+
+    /// What it says of itself and its workers.
+    pub fn status(&self) -> Result<Value> {
+        let path = self.status_socket.display();
+        let stream = UnixStream::connect(&self.status_socket).map_err(failed(format!("connect to {path}")))?;
+        stream.set_read_timeout(Some(ANSWER_WAIT_MAX)).map_err(failed(format!("read {path}")))?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).map_err(failed(format!("read {path}")))?;
+        serde_json::from_str(&line).map_err(failed(format!("read {path}")))
     }
 
     pub fn invoke(&self, method: &str, target: &str, fields: &[(String, String)], body: &[u8]) -> Result<Response> {

@@ -39,17 +39,17 @@ fn status(given: &Given) -> Result<Report> {
     let [] = given.exactly()?;
     let settings = Settings::from_env()?;
     let gateway = Gateway::required(&settings)?;
-    let health = gateway.health()?;
+    let live = gateway.status()?;
     let written = Registry::open(&settings).and_then(|registry| registry.generation()).unwrap_or(0);
-    let is_ready = health["status"] == "ready";
-    let mut json = health.clone();
+    let is_ready = live["status"] == "ready";
+    let mut json = live.clone();
     json["url"] = json!(gateway.url());
     json["written_generation"] = json!(written);
-    Ok(Report { text: as_text(&gateway, &health, written), json, is_failure: !is_ready })
+    Ok(Report { text: as_text(&gateway, &live, written), json, is_failure: !is_ready })
 }
 
-fn as_text(gateway: &Gateway, health: &Value, written: u64) -> String {
-    let generation = match health["generation"].as_u64() {
+fn as_text(gateway: &Gateway, live: &Value, written: u64) -> String {
+    let generation = match live["generation"].as_u64() {
         None => "a registry without history".to_string(),
         Some(live) if live < written => format!("generation {live} ({written} is written)"),
         Some(live) => format!("generation {live}"),
@@ -57,16 +57,16 @@ fn as_text(gateway: &Gateway, health: &Value, written: u64) -> String {
     let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_string);
     let head = format!(
         "{} at {}: {} routes of {generation}, {} requests wait for a slot\n",
-        text(&health["status"]),
+        text(&live["status"]),
         gateway.url(),
-        health["routes"],
-        health["waiting"]
+        live["routes"],
+        live["waiting"]
     );
-    format!("{head}\n{}", workers(health))
+    format!("{head}\n{}", workers(live))
 }
 
-fn workers(health: &Value) -> String {
-    let all = health["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
+fn workers(live: &Value) -> String {
+    let all = live["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
     let figure = |value: &Value| value.as_f64().map_or(String::new(), |number| format!("{number:.1}"));
     let row = |worker: &Value| {
         [
@@ -93,7 +93,7 @@ fn top(given: &Given) -> Result<Report> {
         if number > 0 {
             std::thread::sleep(TOP_PERIOD);
         }
-        last = gateway.health()?;
+        last = gateway.status()?;
         let written = last["generation"].as_u64().unwrap_or(0);
         let text = as_text(&gateway, &last, written);
         let shown = if is_terminal { format!("{CLEAR}{text}") } else { text };

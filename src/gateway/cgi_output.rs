@@ -180,8 +180,7 @@ fn head_of(lines: &[&[u8]]) -> Result<CgiHead, String> {
 
 fn is_dropped(name: &str) -> bool {
     let begins_with = |start: &&str| name.get(..start.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(start));
-    DROPPED_PREFIXES.iter().any(begins_with)
-        || DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped))
+    DROPPED_PREFIXES.iter().any(begins_with) || DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped))
 }
 
 /// Three digits and a phrase behind a space, a tab, or, as Apache takes it, a colon. From 600 up no class is defined, but

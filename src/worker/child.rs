@@ -127,11 +127,15 @@ impl Child {
         sys::kill_process(self.pidfd());
     }
 
-    /// How it ended, once it has.
+    /// How it ended, once it has. What it said last may still be unread: it says that it is through, and dies at once.
     pub fn end(&mut self) -> ChildEnd {
-        self.listen();
-        if self.is_unread {
-            return ChildEnd::NotBegun;
+        match self.listen() {
+            Said::Through(status) => {
+                return ChildEnd::Ended(Ended { how: EndedHow::Exited(status), resident_kib_max: 0 });
+            }
+            Said::ByExec => return ChildEnd::NotBegun,
+            Said::Nothing if self.is_unread => return ChildEnd::NotBegun,
+            Said::Nothing => {}
         }
         let deadline = Instant::now() + REPORT_MAX;
         let mut packet = [0; END_BYTES];

@@ -79,8 +79,7 @@ pub struct Places {
 pub const DB_PREFIX: &str = "db:";
 
 /// What a path to write to must be.
-const OFF_LIMITS: &str =
-    "paths that neither hold nor lie in the registry, the run dir or the scratch folders in FAAS_SPOOL_DIR";
+const OFF_LIMITS: &str = "paths that neither hold nor lie in the registry, the run dir, FAAS_CODE_DIR or the scratch folders in FAAS_SPOOL_DIR";
 
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
 pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU64>) -> Result<Function, String> {

@@ -103,6 +103,9 @@ type Methods = Vec<Arc<Route>>;
 #[derive(Debug)]
 struct ShapeRoutes {
     shape: Shape,
+    /// The lengths of its paths, sorted: most paths that match none are known by their length. Empty where the shape has a
+    /// `{name}`, whose length is anybody's choice.
+    lengths: Vec<usize>,
     routes: HashMap<Box<str>, Methods>,
 }
 
@@ -163,17 +166,22 @@ impl Routes {
             }
             all.count += 1;
         }
-        all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes { shape, routes }).collect();
+        all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes::new(shape, routes)).collect();
         all
     }
 
     fn find(&self, method: &str, path: &str) -> Found {
+        let mut is_known = false;
         for (methods, path_info_start) in self.matches(path) {
+            is_known = true;
             let own = |method: &str| methods.iter().find(|route| route.method() == method);
             let route = own(method).or_else(|| if method == "HEAD" { own("GET") } else { None });
             if let Some(route) = route.or_else(|| own(ANY_METHOD)) {
                 return route.found(path_info_start);
             }
+        }
+        if !is_known {
+            return Found::NotFound;
         }
         let others = self.matches(path).flat_map(|(methods, _)| methods).map(|route| route.method());
         allow(others).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
@@ -182,17 +190,31 @@ impl Routes {
     /// What is registered for a path, the most specific first, with where PATH_INFO starts.
     fn matches<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a Methods, usize)> {
         let exact = self.exact.get(path).map(|methods| (methods, path.len()));
-        exact.into_iter().chain(self.shapes.iter().filter_map(|of_shape| of_shape.get(path)))
+        // Lazily: most paths are exact ones.
+        let mut ends = None;
+        let by_shape = move |of_shape: &'a ShapeRoutes| of_shape.get(path, ends.get_or_insert_with(|| Ends::of(path)));
+        exact.into_iter().chain(self.shapes.iter().filter_map(by_shape))
     }
 }
 
 impl ShapeRoutes {
-    fn get(&self, path: &str) -> Option<(&Methods, usize)> {
-        let end = end_of_segments(path, self.shape.len())?;
+    fn new(shape: Shape, routes: HashMap<Box<str>, Methods>) -> ShapeRoutes {
+        let mut lengths = Vec::new();
+        if !shape.has_params() {
+            lengths.extend(routes.keys().map(|path| path.len()));
+            lengths.sort_unstable();
+            lengths.dedup();
+        }
+        ShapeRoutes { shape, lengths, routes }
+    }
+
+    fn get(&self, path: &str, ends: &Ends) -> Option<(&Methods, usize)> {
+        let end = ends.after(path, self.shape.len())?;
         if !self.shape.is_prefix() && end < path.len() {
             return None;
         }
         let methods = match self.shape.has_params() {
+            false if self.lengths.binary_search(&end).is_err() => None,
             false => self.routes.get(&path[..end]),
             true => self.routes.get(self.generic(&path[..end])?.as_str()),
         };
@@ -214,12 +236,40 @@ impl ShapeRoutes {
     }
 }
 
-/// Where the first `count` segments of a path end; `None` where it has fewer.
-fn end_of_segments(path: &str, count: usize) -> Option<usize> {
-    let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
-    match slashes.nth(count) {
-        Some(at) => Some(at),
-        None => (path.bytes().filter(|byte| *byte == b'/').count() == count).then_some(path.len()),
+/// Where the segments of a path end.
+struct Ends {
+    /// Of the first ones; a path has at most [`crate::limits::TARGET_BYTES_MAX`] bytes.
+    kept: [u16; ENDS_KEPT],
+    /// All of them.
+    count: usize,
+}
+
+/// Segments of a path that need no second look for their ends: more than routes have.
+const ENDS_KEPT: usize = 16;
+
+impl Ends {
+    fn of(path: &str) -> Ends {
+        let mut ends = Ends { kept: [0; ENDS_KEPT], count: 0 };
+        for (at, byte) in path.bytes().enumerate() {
+            if byte == b'/' {
+                if let Some(end) = ends.count.checked_sub(1).and_then(|segment| ends.kept.get_mut(segment)) {
+                    *end = at as u16;
+                }
+                ends.count += 1;
+            }
+        }
+        ends
+    }
+
+    /// Where the first `segments` of the path end; `None` where it has fewer.
+    fn after(&self, path: &str, segments: usize) -> Option<usize> {
+        match segments {
+            0 => (path.is_empty() || path.starts_with('/')).then_some(0),
+            _ if segments > self.count => None,
+            _ if segments == self.count => Some(path.len()),
+            _ if segments <= ENDS_KEPT => Some(usize::from(self.kept[segments - 1])),
+            _ => path.match_indices('/').nth(segments).map(|(at, _)| at),
+        }
     }
 }
 

@@ -76,6 +76,7 @@ fn a_literal_beats_a_param_and_a_param_beats_a_prefix() {
         ("/a/b/c/d", "GET:/{any}/{more}/* /a/b|/c/d"),
         ("/a//c", "not found"),
         ("/a", "not found"),
+        ("a/b", "not found"),
     ] {
         assert_eq!(find(&kv, "GET", path), found, "{path}");
     }
@@ -163,4 +164,14 @@ fn nothing_is_loaded_before_the_first_swap_even_of_no_routes() {
     assert_eq!(find(&kv, "GET", "/"), "not found");
     kv.swap(Routes::default(), None);
     assert!(kv.is_loaded() && kv.is_empty());
+}
+
+#[test]
+fn routes_of_many_segments_are_found() {
+    let path = "/x".repeat(40);
+    let (deep, open) = (format!("GET:{path}/*"), format!("GET:{path}/{{id}}/end"));
+    let kv = kv(&[&deep, &open]);
+    assert_eq!(find(&kv, "GET", &format!("{path}/y/z")), format!("{deep} {path}|/y/z"));
+    assert_eq!(find(&kv, "GET", &format!("{path}/y/end")), format!("{open} {path}/y/end|"));
+    assert_eq!(find(&kv, "GET", &"/x".repeat(39)), "not found");
 }

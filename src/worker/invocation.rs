@@ -139,11 +139,12 @@ impl<'a> Execution<'a> {
     fn attend(&mut self, connection: &mut Connection) -> Result<Option<Verdict>> {
         loop {
             let has_ended = self.wait(connection)?;
-            if has_ended || matches!(self.state, State::Through(_)) {
-                return self.finish(connection);
-            }
+            // It has said that it cannot serve the invocation: whether its end was seen as well does not matter.
             if let State::Ended = self.state {
                 return Ok(None);
+            }
+            if has_ended || matches!(self.state, State::Through(_)) {
+                return self.finish(connection);
             }
             self.look_at_the_clock(connection)?;
         }

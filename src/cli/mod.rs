@@ -122,6 +122,10 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
             print(&overview());
             return ExitCode::SUCCESS;
         }
+        Some("--version" | "-V") => {
+            print(concat!("faas ", env!("CARGO_PKG_VERSION"), "\n"));
+            return ExitCode::SUCCESS;
+        }
         Some(name) => match VERBS.iter().find(|verb| verb.name == name) {
             Some(verb) => run_verb(verb, &arguments[1..]),
             None => Err(CliError::Usage(format!("faas has no verb {name}; faas --help lists them"))),

@@ -70,7 +70,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let mut sync = Sync::new(&settings, kv.clone());
     sync.look();
     let (stop_sync, sync_stopped) = crossbeam_channel::bounded::<()>(0);
-    start_thread("kv sync", move || sync.run(&sync_stopped))?;
+    let sync = start_thread("kv sync", move || sync.run(&sync_stopped))?;
 
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
@@ -105,6 +105,8 @@ pub fn run(settings: Settings) -> Result<()> {
     // Workers that do not end by themselves are killed by the supervisor.
     let _ = workers.join();
     drop(stop_sync);
+    // Else a copy of the registry that it is reading would stay in the run dir.
+    let _ = sync.join();
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
     drop(run_dir);
     Ok(())

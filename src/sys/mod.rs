@@ -13,6 +13,7 @@
 //! | [`confine`] | what the new process gives up before its exec |
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
+//! | [`terminal`] | the width of a terminal |
 //!
 //! Rules for every function here:
 //!

@@ -69,8 +69,7 @@ const PERSISTENT_OBJECT_CALLS: &[c_long] = &[
 ];
 
 /// Calls that reach parts of the kernel which no function needs, and in which its faults are found. Most need a privilege
-/// that functions lack; they are denied all the same, as a privilege can be had in a user namespace. libc lacks 457 to 460
-/// on some machines; numbers from 424 up are the same on all.
+/// that functions lack; they are denied all the same, as a privilege can be had in a user namespace.
 const KERNEL_CALLS: &[c_long] = &[
     // Namespaces and mounts.
     libc::SYS_unshare,
@@ -108,6 +107,7 @@ const KERNEL_CALLS: &[c_long] = &[
     libc::SYS_mbind,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
+    SYS_SET_MEMPOLICY_HOME_NODE,
     // The machine itself.
     libc::SYS_init_module,
     libc::SYS_finit_module,
@@ -123,6 +123,8 @@ const KERNEL_CALLS: &[c_long] = &[
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
     libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
     libc::SYS_lookup_dcookie,
     libc::SYS_nfsservctl,
     #[cfg(target_arch = "x86_64")]
@@ -138,6 +140,9 @@ const KERNEL_CALLS: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS__sysctl,
 ];
+
+/// libc lacks it. Numbers from 424 up are the same on all machines.
+const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
 
 /// Calls that change who may use a file, which Landlock does not restrict (landlock(7), "Filesystem actions"). libc lacks
 /// those above 450, whose numbers are the same on all machines: fchmodat2, setxattrat, removexattrat, file_setattr.

@@ -1,4 +1,4 @@
-//! Artifacts: modules and components compiled ahead of time, and the engine that makes and takes them.
+//! Artifacts: modules compiled ahead of time, and the engine that makes and takes them.
 //!
 //! An artifact is what wasmtime serialises: an ELF file with its version, its settings and the processor's features in
 //! the header, so that one that does not fit is refused, never run. It is mapped, not read: all processes that run it
@@ -6,8 +6,7 @@
 //!
 //! Invariant: instantiating a module runs none of its code. A fork server does that before it forks, in a process that
 //! must not run the function's code. Where a module has a start function, which the specification has run at the end of
-//! instantiation, `compile` turns it into an export, and who runs the module calls that first. A component may have
-//! several, deep inside: so it is instantiated by the child.
+//! instantiation, `compile` turns it into an export, and the child calls that first.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -52,10 +52,7 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     variables.add("SCRIPT_FILENAME", meta.module.as_os_str().as_bytes())?;
     let folder = meta.module.parent().unwrap_or(Path::new("/"));
     variables.add("DOCUMENT_ROOT", folder.as_os_str().as_bytes())?;
-    // Unset where the route takes the whole path, as with Apache and lighttpd.
-    if !path_info.is_empty() {
-        variables.add("PATH_INFO", &percent_decoded(path_info))?;
-    }
+    variables.add("PATH_INFO", &percent_decoded(path_info))?;
     variables.add("QUERY_STRING", head.query().as_bytes())?;
     variables.add("REMOTE_ADDR", meta.peer.ip().to_string().as_bytes())?;
     variables.add("REMOTE_PORT", meta.peer.port().to_string().as_bytes())?;

@@ -29,7 +29,7 @@ const TABLE: &[(&str, &str, &str)] = &[
         "/var/lib/faas/… or the spool dir",
         "where code out of the registry is written; one run dir each",
     ),
-    ("FAAS_USER", "nobody", "whom functions run as, where the gateway runs as root"),
+    ("FAAS_USER", "nobody", "the user that functions run as, where the gateway runs as root; root only if named"),
     ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
     ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
     ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),

@@ -70,74 +70,27 @@ pub struct User {
 
 impl Sandbox {
     /// # Errors
-    /// [`StartError::Setting`] where FAAS_USER is unknown, or is set to another user by somebody who is not root.
+    /// [`StartError::Setting`] where FAAS_USER is unknown, or names another user than our own and we are not root.
     pub fn new(settings: &Settings) -> Result<Sandbox> {
         let mut remarks = Vec::new();
-        let user = match (sys::own_uid(), &settings.user) {
-            (0, Some(name)) => Some(User { is_explicit: true, ..user_named(name)? }),
-            (0, None) => default_user(settings, &mut remarks),
-            (_, None) => None,
-            (own, Some(name)) if user_named(name)?.uid == own => None,
-            (_, Some(name)) => {
-                let want = "your own name, or not set, unless the gateway runs as root".to_string();
-                return Err(StartError::Setting { name: "FAAS_USER", value: name.clone(), want });
-            }
-        };
+        let user = functions_user(settings, &mut remarks)?;
         let landlock_version = sys::landlock_version();
-        if landlock_version == 0 {
-            remarks.push("the kernel has no Landlock: functions can write whatever their user can".into());
-        } else if landlock_version < LANDLOCK_WHOLE {
-            let whom = if user.is_some() { "each other" } else { "each other and the gateway" };
-            remarks.push(format!(
-                "the kernel's Landlock has version {landlock_version}: functions of one user can send {whom} signals"
-            ));
-        }
-        if (1..LANDLOCK_TRUNCATES).contains(&landlock_version) {
-            remarks.push(format!(
-                "the kernel's Landlock has version {landlock_version}: functions can empty files that their user may write"
-            ));
-        }
-        if !sys::CAN_RESTRICT_SYSTEM_CALLS {
-            remarks.push(
-                "on this kind of machine \"net\": false cuts TCP only, and functions can leave memory behind".into(),
-            );
-        }
-        if !procfs::lists_children() {
-            remarks.push(
-                "the kernel has no CONFIG_PROC_CHILDREN: what outlives the main process of its invocation is not ended"
-                    .into(),
-            );
-        }
+        remark_on_kernel(landlock_version, user.is_some(), &mut remarks);
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
-        let devices = devices.iter().filter_map(|path| File::open(path).ok()).collect();
         let keep_permissions = user.is_none();
-        let system_calls = [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions));
-        let readable = Readable::new(settings);
-        let of_worker = FORK_SERVERS_PER_WORKER * (1 + u64::from(settings.worker_slots));
-        let waiting = if settings.has_fork_servers { u64::from(settings.workers) * of_worker } else { 0 };
-        let processes_max = match (&user, sys::own_uid()) {
-            (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
-            (None, 0) => None,
-            (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
-        };
-        let seen_hidden = Mutex::default();
-        let own_name = user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name);
         let sandbox = Sandbox {
-            user,
-            own_name,
-            processes_max,
+            own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
+            processes_max: processes_max(settings, user.as_ref()),
             landlock_version,
-            devices,
-            readable,
-            seen_hidden,
-            system_calls,
+            devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
+            readable: Readable::new(settings),
+            seen_hidden: Mutex::default(),
+            system_calls: [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions)),
             remarks,
+            user,
         };
-        if landlock_version == 0
-            && sandbox.user.is_some()
-            && sandbox.may_read(&settings.db).is_ok()
-            && settings.db.exists()
-        {
+        let is_registry_open = sandbox.user.is_some() && settings.db.exists() && sandbox.may_read(&settings.db).is_ok();
+        if landlock_version == 0 && is_registry_open {
             let text = format!("functions can read the registry; try: chmod o-r {}", settings.db.display());
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
@@ -285,21 +238,76 @@ impl User {
     }
 }
 
-/// nobody, where it can reach the modules and the scratch folder; else our own user, which is root, but without its
-/// privileges.
-fn default_user(settings: &Settings, remarks: &mut Vec<String>) -> Option<User> {
-    let Ok(nobody) = user_named("nobody") else {
-        remarks.push("there is no user nobody: functions run as root, without its privileges; set FAAS_USER".into());
-        return None;
-    };
-    let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
-    let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !nobody.may(folder, 0o1));
-    let Some(closed) = closed else { return Some(nobody) };
-    remarks.push(format!(
-        "nobody may not enter {}: functions run as root, without its privileges; set FAAS_USER, or chmod o+x that folder",
-        closed.display()
-    ));
-    None
+/// The user that functions run as; `None`: our own. Where we are root it is nobody, or the one that FAAS_USER names: never
+/// root, unless FAAS_USER says so.
+fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Option<User>> {
+    match (sys::own_uid(), &settings.user) {
+        (0, Some(name)) if user_named(name)?.uid == 0 => {
+            remarks.push("functions run as root, without its privileges, since FAAS_USER says so".into());
+            Ok(None)
+        }
+        (0, Some(name)) => Ok(Some(User { is_explicit: true, ..user_named(name)? })),
+        (0, None) => {
+            let unnamed = || User { name: NOBODY.to_string(), uid: NOBODY, gid: NOBODY, is_explicit: false };
+            let nobody = user_named("nobody").unwrap_or_else(|_| unnamed());
+            let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
+            let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !nobody.may(folder, 0o1));
+            if let Some(closed) = closed.map(Path::display) {
+                remarks.push(format!(
+                    "the user nobody cannot enter {closed}: functions whose files lie there are answered 500; \
+                     try: chmod o+x {closed}"
+                ));
+            }
+            Ok(Some(nobody))
+        }
+        (_, None) => Ok(None),
+        (own, Some(name)) if user_named(name)?.uid == own => Ok(None),
+        (_, Some(name)) => {
+            let want = "your own name, or not set, unless the gateway runs as root".to_string();
+            Err(StartError::Setting { name: "FAAS_USER", value: name.clone(), want })
+        }
+    }
+}
+
+/// The number of the user nobody, where /etc/passwd does not have it.
+const NOBODY: u32 = 65_534;
+
+/// Warnings of what this kernel cannot hold.
+fn remark_on_kernel(landlock_version: u32, has_other_user: bool, remarks: &mut Vec<String>) {
+    if landlock_version == 0 {
+        remarks.push("the kernel has no Landlock: functions can write whatever their user can".into());
+    } else if landlock_version < LANDLOCK_WHOLE {
+        let whom = if has_other_user { "each other" } else { "each other and the gateway" };
+        remarks.push(format!(
+            "the kernel's Landlock has version {landlock_version}: functions of one user can send {whom} signals"
+        ));
+    }
+    if (1..LANDLOCK_TRUNCATES).contains(&landlock_version) {
+        remarks.push(format!(
+            "the kernel's Landlock has version {landlock_version}: functions can empty files that their user may write"
+        ));
+    }
+    if !sys::CAN_RESTRICT_SYSTEM_CALLS {
+        remarks
+            .push("on this kind of machine \"net\": false cuts TCP only, and functions can leave memory behind".into());
+    }
+    if !procfs::lists_children() {
+        remarks.push(
+            "the kernel has no CONFIG_PROC_CHILDREN: what outlives the main process of its invocation is not ended"
+                .into(),
+        );
+    }
+}
+
+/// RLIMIT_NPROC of functions: room for their own processes, and for the fork servers and their waiting children.
+fn processes_max(settings: &Settings, user: Option<&User>) -> Option<u64> {
+    let of_worker = FORK_SERVERS_PER_WORKER * (1 + u64::from(settings.worker_slots));
+    let waiting = if settings.has_fork_servers { u64::from(settings.workers) * of_worker } else { 0 };
+    match (user, sys::own_uid()) {
+        (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
+        (None, 0) => None,
+        (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
+    }
 }
 
 /// A user by name or number, from /etc/passwd. A number need not stand there; its group is then the same number.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use serde_json::{Value, json};
 
@@ -157,4 +157,23 @@ fn a_function_that_fills_its_scratch_folder_or_forks_without_end_is_killed_and_a
     assert!(instance.get("/fork").problem(500, "process-limit").contains("256 processes"));
     wait_until("its processes are gone", || instance.functions().is_empty());
     assert_eq!(instance.get("/api/env").status, 200);
+}
+
+#[test]
+fn functions_never_run_as_root_by_themselves() {
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    if fs::metadata(closed.path()).unwrap().uid() != 0 {
+        // Only a gateway of root could.
+        return;
+    }
+    fs::write(closed.path().join("closed.sh"), "#!/bin/sh\nid -u\n").unwrap();
+    fs::set_permissions(closed.path().join("closed.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let instance = Instance::with(&[("FAAS_MODULE_ROOT", closed.path().to_str().unwrap())]);
+    instance.script("GET:/open", "id -u");
+    assert_ne!(instance.get("/open").text(), "0\n");
+    instance.install(&[("GET:/closed", json!({"runtime": "native", "module": "closed.sh"}))]);
+    let remedy = format!("chmod o+x {}", closed.path().display());
+    assert!(instance.get("/closed").problem(500, "module-missing").contains(&remedy));
+    assert!(!instance.log_lines(&remedy).is_empty());
 }

@@ -169,6 +169,12 @@ start_in_background() {
             fail "process $started is not ready after $ready_seconds_max s; $log may say why; ./stop.sh ends it"
         sleep 0.1
     done
+    # Warnings with a remedy belong on the first terminal, too.
+    tail -c "+$((log_bytes_before + 1))" "$log" | sed -n 's/^[^ ]* gateway: \(.*try: .*\)$/start.sh: \1/p' >&2
+    read -r address <"$run_dir/gateway.address" || address=
+    case $address in
+    0.0.0.0:* | '[::]'*) warn "it listens on all addresses and asks for no password; FAAS_HOST=127.0.0.1 keeps it to this machine" ;;
+    esac
     say "ready at $(url), process $started, log in $log; ./stop.sh ends it. Try:"
     echo "  curl -X POST $(url)/api/hello -H 'Content-Type: application/json' -d '{\"name\":\"Alice\"}'"
     echo "  curl $(url)/api/info"

@@ -32,6 +32,9 @@ use crate::sandbox::orphans;
 use crate::sys::{self, Ended, EndedHow, Urgency, Watched};
 use crate::{log, procfs};
 
+/// Time in which all threads of a killed worker have died, also where it has to wait for a processor.
+const DYING_MAX: Duration = Duration::from_millis(50);
+
 /// Runs an invocation and sends what comes of it.
 ///
 /// # Errors
@@ -339,6 +342,12 @@ impl<'a> Execution<'a> {
             // A process that failed after it had more than its share, or says that it got no more, failed for that.
             _ if over_limit || self.streams.says_out_of_memory() => Verdict::MemoryExceeded,
             EndedHow::Exited(code) => Verdict::Exited { code },
+            EndedHow::Signaled(libc::SIGKILL) => {
+                // Not ours, so most likely this worker is being killed: its threads die one by one, and the function died
+                // with one of them. Then this one does not come back, and the gateway hears that its worker is lost.
+                let _ = sys::poll(&mut [Watched::read(self.worker.dying())], Some(DYING_MAX));
+                Verdict::Signaled { signal: libc::SIGKILL }
+            }
             EndedHow::Signaled(signal) => Verdict::Signaled { signal },
         }
     }

@@ -101,8 +101,11 @@ fn kept(channel: &OwnedFd, artifacts: impl IntoIterator<Item = RawFd>) -> Vec<Ra
     artifacts.into_iter().chain([channel.as_raw_fd()]).collect()
 }
 
+/// Settings, environment, and the descriptors that came with them.
+type Received = (Settings, Vec<u8>, Vec<OwnedFd>);
+
 /// Waits for the invocation: its settings, environment and descriptors.
-fn receive(channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>, Vec<OwnedFd>)>> {
+fn receive(channel: &OwnedFd) -> Result<Option<Received>> {
     let mut message = vec![0; FIRST_READ_BYTES];
     let mut descriptors = Vec::new();
     let mut received = 0;

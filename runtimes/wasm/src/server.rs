@@ -39,7 +39,7 @@ enum Order {
         channel: OwnedFd,
         report: OwnedFd,
     },
-    Prepare(Settings),
+    Prepare(Box<Settings>),
     /// Fork and prepare no more.
     Retire,
     /// Exit at once.
@@ -83,7 +83,7 @@ pub fn serve() -> Result<()> {
                 // Closing both sockets tells the worker that we do not.
                 Order::Fork { .. } | Order::Prepare(_) if is_retired => {}
                 Order::Fork { channel, report } => server.fork(channel, report),
-                Order::Prepare(settings) => server.prepare(settings)?,
+                Order::Prepare(settings) => server.prepare(*settings)?,
                 Order::Retire => is_retired = true,
                 Order::End => return Ok(()),
             }
@@ -189,7 +189,7 @@ fn next_order(control: &OwnedFd, packet: &mut [u8]) -> Result<Order> {
         ([], ..) => Ok(Order::End),
         ([b'F'], Some(channel), Some(report)) => Ok(Order::Fork { channel, report }),
         ([b'F'], ..) => Err(Error::Protocol("an F came without its two descriptors".into())),
-        ([b'P', settings @ ..], ..) => Settings::parse(settings).map(Order::Prepare),
+        ([b'P', settings @ ..], ..) => Settings::parse(settings).map(|settings| Order::Prepare(Box::new(settings))),
         ([b'Q'], ..) => Ok(Order::Retire),
         ([other, ..], ..) => Err(Error::Protocol(format!("no packet on the control socket begins with {other:#04x}"))),
     }

@@ -5,7 +5,8 @@
 //! libraries can do without fail with ENOSYS, so that they fall back.
 //!
 //! The filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. For calls whose
-//! arguments it does not look at, the kernel keeps the answer (since 5.11), so its length costs nothing.
+//! arguments it does not look at, the kernel keeps the answer (since 5.11): it runs the filter for every number when a
+//! process installs it. Each invocation pays for that, so the program searches its numbers by halves.
 
 use std::ffi::{c_int, c_long};
 
@@ -28,9 +29,9 @@ impl SystemCalls {
         program.load(NUMBER);
         program.when(IF_AT_LEAST, X32_BIT, Answer::Deny);
         let permission_calls = if keep_permissions { PERMISSION_CALLS } else { &[] };
-        for call in [PERSISTENT_OBJECT_CALLS, KERNEL_CALLS, permission_calls].concat() {
-            program.when(IF_EQUAL, call as u32, Answer::Deny);
-        }
+        let mut denied = [PERSISTENT_OBJECT_CALLS, KERNEL_CALLS, permission_calls].concat();
+        denied.sort_unstable();
+        program.deny(&denied);
         // A filter cannot look at clone3's flags, which lie in memory.
         program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
         program.for_call(libc::SYS_clone, |program| {
@@ -201,6 +202,7 @@ const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const SKIP: u32 = libc::BPF_JMP | libc::BPF_JA;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// What becomes of a call that is not allowed.
@@ -248,6 +250,28 @@ impl Program {
             self.push(IF_EQUAL, *value, (values.len() - at) as u8, 0);
         }
         self.answer(answer);
+    }
+
+    /// Denies the calls, which are in ascending order. The program goes on where the number is another.
+    fn deny(&mut self, calls: &[c_long]) {
+        const LINEAR_MAX: usize = 4;
+        if calls.len() > LINEAR_MAX {
+            let (low, high) = calls.split_at(calls.len() / 2);
+            let (mut below, mut above) = (Program::default(), Program::default());
+            below.deny(low);
+            above.deny(high);
+            below.push(SKIP, above.0.len() as u32, 0, 0);
+            self.push(IF_AT_LEAST, high[0] as u32, below.0.len() as u8, 0);
+            self.0.extend(below.0);
+            self.0.extend(above.0);
+            return;
+        }
+        for (at, call) in calls.iter().enumerate() {
+            let comparisons_left = calls.len() - 1 - at;
+            // To the answer; the last comparison goes over it.
+            self.push(IF_EQUAL, *call as u32, comparisons_left as u8, u8::from(comparisons_left == 0));
+        }
+        self.answer(Answer::Deny);
     }
 
     /// What `rules` do for one call; it is allowed where they do not answer.
@@ -298,6 +322,7 @@ mod tests {
                 IF_EQUAL => at += jump(value == step.k),
                 IF_ANY_BIT => at += jump(value & step.k != 0),
                 IF_AT_LEAST => at += jump(value >= step.k),
+                SKIP => at += step.k as usize,
                 RETURN => return step.k,
                 other => panic!("{other}"),
             }
@@ -334,6 +359,24 @@ mod tests {
         ] {
             assert_eq!(run(with_network.instructions(), call, arguments), expected, "{call} {arguments:?}");
             assert_eq!(run(without.instructions(), call, arguments), without_network, "{call} {arguments:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_listed_calls_are_denied_whatever_their_arguments() {
+        for keep_permissions in [false, true] {
+            let filter = SystemCalls::new(false, keep_permissions);
+            for call in 0..1024 {
+                let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
+                    || KERNEL_CALLS.contains(&call)
+                    || keep_permissions && PERMISSION_CALLS.contains(&call);
+                let looks_at_arguments = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].contains(&call);
+                if !looks_at_arguments && call != libc::SYS_clone3 {
+                    let answer = run(filter.instructions(), call, [0; 3]);
+                    let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+                    assert_eq!(answer, if is_listed { denied } else { libc::SECCOMP_RET_ALLOW }, "{call}");
+                }
+            }
         }
     }
 }

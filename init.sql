@@ -231,9 +231,11 @@ END;
 
 -- ---- What is refused, and what is recorded ---------------------------------------------------------------------------
 
-
-DROP TRIGGER IF EXISTS functions_inserted;
-CREATE TRIGGER functions_inserted AFTER INSERT ON functions BEGIN
+-- What both an INSERT and an UPDATE must pass: a trigger hands it to one of these views, whose trigger refuses it. They
+-- hold no rows of their own.
+DROP VIEW IF EXISTS functions_check;
+CREATE VIEW functions_check (k, v) AS SELECT k, v FROM functions;
+CREATE TRIGGER functions_checked INSTEAD OF INSERT ON functions_check BEGIN
   SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, output, stream, scratch, write, net, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
     WHERE EXISTS (SELECT 1 FROM json_each(NEW.v) WHERE key NOT GLOB 'x-*' AND key NOT IN (
       'name', 'runtime', 'module', 'handler', 'memory', 'timeout', 'env', 'max_inflight',
@@ -256,34 +258,42 @@ CREATE TRIGGER functions_inserted AFTER INSERT ON functions BEGIN
   SELECT RAISE(ABORT, 'module names a db: module that is not there; insert into modules first, then into functions')
     WHERE json_extract(NEW.v, '$.module') GLOB 'db:*'
       AND NOT EXISTS (SELECT 1 FROM modules WHERE name = substr(json_extract(NEW.v, '$.module'), 4));
+END;
+
+DROP VIEW IF EXISTS code_check;
+CREATE VIEW code_check (code) AS SELECT code FROM modules;
+CREATE TRIGGER code_checked INSTEAD OF INSERT ON code_check BEGIN
+  SELECT RAISE(ABORT, 'code is missing: readfile() found no file?') WHERE NEW.code IS NULL;
+  SELECT RAISE(ABORT, 'code is empty') WHERE length(NEW.code) = 0;
+  SELECT RAISE(ABORT, 'code must be a blob, as readfile() gives it, or text')
+    WHERE typeof(NEW.code) NOT IN ('blob', 'text');
+  SELECT RAISE(ABORT, 'code is larger than module_bytes_max in the table settings')
+    WHERE length(NEW.code) > (SELECT value FROM settings WHERE name = 'module_bytes_max');
+END;
+
+DROP VIEW IF EXISTS name_check;
+CREATE VIEW name_check (name) AS SELECT name FROM modules;
+CREATE TRIGGER name_checked INSTEAD OF INSERT ON name_check BEGIN
+  SELECT RAISE(ABORT, 'name is both a file and a folder: another module lies under it, or it lies under another module')
+    WHERE EXISTS (SELECT 1 FROM modules WHERE name >= NEW.name || '/' AND name < NEW.name || '0')
+      OR EXISTS (
+        SELECT 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS part
+        JOIN modules ON modules.name = substr(NEW.name, 1, (
+          SELECT sum(length(value) + 1) - 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS above
+          WHERE above.key <= part.key))
+        WHERE modules.name <> NEW.name);
+END;
+
+DROP TRIGGER IF EXISTS functions_inserted;
+CREATE TRIGGER functions_inserted AFTER INSERT ON functions BEGIN
+  INSERT INTO functions_check VALUES (NEW.k, NEW.v);
   INSERT INTO history (kind, name, after)
     SELECT * FROM unrecorded WHERE kind = 'route' AND name = NEW.k;
 END;
 
 DROP TRIGGER IF EXISTS functions_updated;
 CREATE TRIGGER functions_updated AFTER UPDATE ON functions WHEN NEW.k IS NOT OLD.k OR NEW.v IS NOT OLD.v BEGIN
-  SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, output, stream, scratch, write, net, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
-    WHERE EXISTS (SELECT 1 FROM json_each(NEW.v) WHERE key NOT GLOB 'x-*' AND key NOT IN (
-      'name', 'runtime', 'module', 'handler', 'memory', 'timeout', 'env', 'max_inflight',
-      'output', 'stream', 'scratch', 'write', 'net', 'start', 'engine', 'sapi', 'args', 'ini', 'dirs'));
-  SELECT RAISE(ABORT, 'v has a field twice')
-    WHERE (SELECT count(*) > count(DISTINCT key) FROM json_each(NEW.v));
-  SELECT RAISE(ABORT, 'env, ini and dirs must be objects of strings: write "8", not 8')
-    WHERE EXISTS (SELECT 1 FROM json_each(coalesce(json_extract(NEW.v, '$.env'), '{}')) WHERE type <> 'text')
-      OR EXISTS (SELECT 1 FROM json_each(coalesce(json_extract(NEW.v, '$.ini'), '{}')) WHERE type <> 'text')
-      OR EXISTS (SELECT 1 FROM json_each(coalesce(json_extract(NEW.v, '$.dirs'), '{}')) WHERE type <> 'text');
-  SELECT RAISE(ABORT, 'write and args must be arrays of strings')
-    WHERE EXISTS (SELECT 1 FROM json_each(coalesce(json_extract(NEW.v, '$.write'), '[]')) WHERE type <> 'text')
-      OR EXISTS (SELECT 1 FROM json_each(coalesce(json_extract(NEW.v, '$.args'), '[]')) WHERE type <> 'text');
-  SELECT RAISE(ABORT, 'k must have each {name} as a whole segment, of letters, digits and _, and no name twice')
-    WHERE instr(NEW.k, '{') + instr(NEW.k, '}') > 0 AND EXISTS (
-      SELECT 1 FROM json_each('[' || replace(json_quote(substr(NEW.k, instr(NEW.k, '/') + 1)), '/', '","') || ']')
-      GROUP BY upper(value)
-      HAVING value GLOB '*[{}]*' AND (count(*) > 1
-        OR NOT (value GLOB '{[A-Za-z_]*}' AND substr(value, 2, length(value) - 2) NOT GLOB '*[^A-Za-z0-9_]*')));
-  SELECT RAISE(ABORT, 'module names a db: module that is not there; insert into modules first, then into functions')
-    WHERE json_extract(NEW.v, '$.module') GLOB 'db:*'
-      AND NOT EXISTS (SELECT 1 FROM modules WHERE name = substr(json_extract(NEW.v, '$.module'), 4));
+  INSERT INTO functions_check VALUES (NEW.k, NEW.v);
   INSERT INTO history (kind, name, after)
     SELECT * FROM unrecorded WHERE kind = 'route' AND name = NEW.k;
   INSERT INTO history (kind, name, after)
@@ -298,48 +308,24 @@ END;
 
 DROP TRIGGER IF EXISTS modules_inserting;
 CREATE TRIGGER modules_inserting BEFORE INSERT ON modules BEGIN
-  SELECT RAISE(ABORT, 'code is missing: readfile() found no file?') WHERE NEW.code IS NULL;
-  SELECT RAISE(ABORT, 'code is empty') WHERE length(NEW.code) = 0;
-  SELECT RAISE(ABORT, 'code must be a blob, as readfile() gives it, or text')
-    WHERE typeof(NEW.code) NOT IN ('blob', 'text');
-  SELECT RAISE(ABORT, 'code is larger than module_bytes_max in the table settings')
-    WHERE length(NEW.code) > (SELECT value FROM settings WHERE name = 'module_bytes_max');
+  INSERT INTO code_check VALUES (NEW.code);
 END;
 
 DROP TRIGGER IF EXISTS modules_updating;
 CREATE TRIGGER modules_updating BEFORE UPDATE ON modules BEGIN
-  SELECT RAISE(ABORT, 'code is missing: readfile() found no file?') WHERE NEW.code IS NULL;
-  SELECT RAISE(ABORT, 'code is empty') WHERE length(NEW.code) = 0;
-  SELECT RAISE(ABORT, 'code must be a blob, as readfile() gives it, or text')
-    WHERE typeof(NEW.code) NOT IN ('blob', 'text');
-  SELECT RAISE(ABORT, 'code is larger than module_bytes_max in the table settings')
-    WHERE length(NEW.code) > (SELECT value FROM settings WHERE name = 'module_bytes_max');
+  INSERT INTO code_check VALUES (NEW.code);
 END;
 
 DROP TRIGGER IF EXISTS modules_inserted;
 CREATE TRIGGER modules_inserted AFTER INSERT ON modules BEGIN
-  SELECT RAISE(ABORT, 'name is both a file and a folder: another module lies under it, or it lies under another module')
-    WHERE EXISTS (SELECT 1 FROM modules WHERE name >= NEW.name || '/' AND name < NEW.name || '0')
-      OR EXISTS (
-        SELECT 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS part
-        JOIN modules ON modules.name = substr(NEW.name, 1, (
-          SELECT sum(length(value) + 1) - 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS above
-          WHERE above.key <= part.key))
-        WHERE modules.name <> NEW.name);
+  INSERT INTO name_check VALUES (NEW.name);
   INSERT INTO history (kind, name, after)
     SELECT * FROM unrecorded WHERE kind = 'module' AND name = NEW.name;
 END;
 
 DROP TRIGGER IF EXISTS modules_updated;
 CREATE TRIGGER modules_updated AFTER UPDATE ON modules BEGIN
-  SELECT RAISE(ABORT, 'name is both a file and a folder: another module lies under it, or it lies under another module')
-    WHERE EXISTS (SELECT 1 FROM modules WHERE name >= NEW.name || '/' AND name < NEW.name || '0')
-      OR EXISTS (
-        SELECT 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS part
-        JOIN modules ON modules.name = substr(NEW.name, 1, (
-          SELECT sum(length(value) + 1) - 1 FROM json_each('[' || replace(json_quote(NEW.name), '/', '","') || ']') AS above
-          WHERE above.key <= part.key))
-        WHERE modules.name <> NEW.name);
+  INSERT INTO name_check VALUES (NEW.name);
   SELECT RAISE(ABORT, 'rows of functions name this module (db:...): change or delete them first')
     WHERE NOT EXISTS (SELECT 1 FROM modules WHERE name = OLD.name)
       AND EXISTS (SELECT 1 FROM functions WHERE json_extract(v, '$.module') = 'db:' || OLD.name);

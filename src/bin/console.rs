@@ -5,9 +5,9 @@
 
 use std::process::ExitCode;
 
-use faas::error::start::{Result, StartError};
+use faas::console;
+use faas::error::start::{Result, StartError, end};
 use faas::settings::{self, Settings};
-use faas::{console, log};
 
 const USAGE: &str = "\
 console   serve FAAS_CONSOLE for the gateway that runs in FAAS_RUN_DIR, which starts it itself
@@ -16,17 +16,7 @@ console   serve FAAS_CONSOLE for the gateway that runs in FAAS_RUN_DIR, which st
 ";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => {
-            log::flush();
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            log::flush();
-            eprintln!("console: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    end("console", run().map(|()| ExitCode::SUCCESS))
 }
 
 fn run() -> Result<()> {

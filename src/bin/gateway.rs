@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use faas::error::start::{Result, StartError};
+use faas::error::start::{Result, StartError, end};
 use faas::gateway::Init;
 use faas::settings::{self, Settings};
 use faas::{gateway, log, sys};
@@ -14,17 +14,7 @@ gateway --healthz   ask the gateway that runs in FAAS_RUN_DIR how it is; exit co
 ";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => {
-            log::flush();
-            code
-        }
-        Err(error) => {
-            log::flush();
-            eprintln!("gateway: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    end("gateway", run())
 }
 
 fn run() -> Result<ExitCode> {

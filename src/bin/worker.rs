@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use faas::error::start::{Result, StartError};
+use faas::error::start::{Result, StartError, end};
 use faas::settings::{self, Settings};
 use faas::{log, sys, worker};
 
@@ -13,17 +13,7 @@ The gateway starts its workers itself. One more joins when it is started by hand
 ";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => {
-            log::flush();
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            log::flush();
-            eprintln!("worker: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    end("worker", run().map(|()| ExitCode::SUCCESS))
 }
 
 fn run() -> Result<()> {

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::log;
 
 pub type Result<T, E = StartError> = std::result::Result<T, E>;
 
@@ -65,6 +68,15 @@ impl StartError {
             | StartError::Io { .. } => 1,
         }
     }
+}
+
+/// Ends a program: writes what is left of its log, then its error, if any, and returns its exit code.
+pub fn end(program: &str, outcome: Result<ExitCode>) -> ExitCode {
+    log::flush();
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{program}: {error}");
+        ExitCode::from(error.exit_code())
+    })
 }
 
 impl fmt::Display for StartError {

@@ -52,3 +52,14 @@ fn every_row_has_one_reading() {
         assert_eq!(verdict.unwrap_or_else(|error| error.status()), *expected, "for {first:?}");
     }
 }
+
+#[test]
+fn every_head_reads_the_same_byte_by_byte() {
+    for (row, _) in TABLE {
+        let bytes = first_request(row).into_bytes();
+        let verdict =
+            |read: Result<Option<_>>| read.map(|head| head.map(|(_, used)| used)).map_err(|error| error.status());
+        let in_pieces = (1..=bytes.len()).map(|length| verdict(parse_head(&bytes[..length])));
+        assert_eq!(in_pieces.into_iter().find(|read| *read != Ok(None)), Some(verdict(parse_head(&bytes))), "{row:?}");
+    }
+}

@@ -1,9 +1,9 @@
 //! Request smuggling, as a table: requests that two readers could read differently, each with the status that it must get.
-//! 200 stands for a good one. smuggling.rs feeds it to the parsers, tests/it/smuggling.rs to a running gateway.
+//! 200 stands for a good one.
 
 /// `+` in front of fields stands for a POST of version 1.1 with a Host.
 #[rustfmt::skip]
-pub const TABLE: &[(&str, u16)] = &[
+pub(super) const TABLE: &[(&str, u16)] = &[
     // Content-Length
     ("+Content-Length: 5\r\n\r\nhello", 200),
     ("+Content-Length: 0\r\n\r\n", 200),
@@ -166,7 +166,7 @@ pub const TABLE: &[(&str, u16)] = &[
     ("GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: x\r\n\r\n", 200),
 ];
 
-pub fn first_request(row: &str) -> String {
+pub(super) fn first_request(row: &str) -> String {
     match row.as_bytes()[0] {
         b'+' => format!("POST / HTTP/1.1\r\nHost: h\r\n{}", &row[1..]),
         b'*' => format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{}", &row[1..]),

@@ -95,24 +95,6 @@ fn status_of(instance: &Instance, bytes: &[u8]) -> u16 {
 // ---- What brings a bare tiny_http server down -----------------------------------------------------------------------
 
 #[test]
-fn a_version_other_than_1_costs_no_thread() {
-    let instance = Instance::start();
-    let lines = ["GET / HTTP/2.0\r\n\r\n", "GET / HTTP/3.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
-    withstands(&instance, |number| assert_eq!(status_of(&instance, lines[number % lines.len()].as_bytes()), 505));
-}
-
-#[test]
-fn a_length_beyond_all_memory_is_refused_before_anything_is_taken_for_it() {
-    let instance = Instance::start();
-    let lengths = ["9000000000000000000", "18446744073709551615", "4611686018427387904", "1099511627776"];
-    withstands(&instance, |number| {
-        let length = lengths[number % lengths.len()];
-        let request = format!("POST /api/hello HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nbody");
-        assert_eq!(status_of(&instance, request.as_bytes()), 413);
-    });
-}
-
-#[test]
 fn a_burst_of_connections_that_stay_is_served_to_the_last_one() {
     let instance = Instance::start();
     withstands(&instance, |_| {
@@ -127,41 +109,25 @@ fn a_burst_of_connections_that_stay_is_served_to_the_last_one() {
     });
 }
 
+/// One row for each way of being refused: by version, by length, by head, by framing. The parsers' own tests know all rules.
 #[test]
-fn a_head_without_end_is_cut_short() {
+fn a_refused_request_costs_nothing_that_stays() {
     let instance = Instance::start();
     let long = "x".repeat(70_000);
-    let heads = [
+    let post = |rest: &str| format!("POST /api/hello HTTP/1.1\r\nHost: h\r\n{rest}");
+    let rows = [
+        ("GET / HTTP/2.0\r\n\r\n".into(), 505),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
+        (post("Content-Length: 18446744073709551615\r\n\r\nbody"), 413),
+        (post("Content-Length: 1099511627776\r\n\r\nbody"), 413),
         (format!("GET /{long}"), 414),
-        (long.clone(), 400),
         (format!("GET / HTTP/1.1\r\nHost: h\r\nX: {long}"), 431),
-        (format!("GET / HTTP/1.1\r\nHost: h\r\n{}", "X: y\r\n".repeat(101)), 431),
-        (format!("GET / HTTP/1.1\r\nHost: h\r\n{long}"), 431),
         ("\r\n".repeat(1000), 400),
-        ("GET / HTTP/1.1\nHost: h\n\n".into(), 400),
+        (post("Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n"), 400),
     ];
     withstands(&instance, |number| {
-        let (head, status) = &heads[number % heads.len()];
-        assert_eq!(status_of(&instance, head.as_bytes()), *status, "to {:.40?}", head);
-    });
-}
-
-#[test]
-fn a_body_whose_end_is_in_doubt_is_refused() {
-    let instance = Instance::start();
-    let bodies = [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-        "Content-Length: five\r\n\r\nhello",
-        " Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
-        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
-        "X: a\0b\r\n\r\n",
-    ];
-    withstands(&instance, |number| {
-        let body = bodies[number % bodies.len()];
-        let request = format!("POST /api/hello HTTP/1.1\r\nHost: h\r\n{body}");
-        assert_eq!(status_of(&instance, request.as_bytes()), 400, "to {request:?}");
+        let (request, status) = &rows[number % rows.len()];
+        assert_eq!(status_of(&instance, request.as_bytes()), *status, "to {:.80?}", request);
     });
 }
 
@@ -229,17 +195,6 @@ fn an_answer_of_unknown_length_for_an_old_client_is_not_held_in_memory() {
     });
 }
 
-#[test]
-fn a_function_that_splits_its_head_is_not_passed_on() {
-    let instance = Instance::start();
-    instance.script("GET:/split", "printf 'Content-Type: text/plain\\nX-A: b\\rSet-Cookie: evil=1\\n\\nbody'");
-    withstands(&instance, |_| {
-        let answer = instance.get("/split");
-        assert!(answer.field("Set-Cookie").is_none(), "{:?}", answer.fields);
-        assert_eq!(answer.status, 502, "{}", answer.text());
-    });
-}
-
 // ---- What reaches a function ----------------------------------------------------------------------------------------
 
 /// Says which request it sees, one variable per line.
@@ -258,7 +213,7 @@ fn told(instance: &Instance, bytes: &str) -> (u16, String) {
 }
 
 #[test]
-fn targets_of_every_form_reach_the_function_as_sent_or_are_refused() {
+fn targets_of_every_form_reach_the_function_as_sent() {
     let instance = Instance::start();
     let descriptor = instance.descriptor("native", &format!("#!/bin/sh\n{TELL}"), json!({"output": "raw"}));
     instance.install(&["GET:/tell", "GET:/tell/*", "OPTIONS:/tell"].map(|key| (key, descriptor.clone())));
@@ -266,15 +221,11 @@ fn targets_of_every_form_reach_the_function_as_sent_or_are_refused() {
         ("/tell", 200, "uri=/tell"),
         ("/tell?", 200, "uri=/tell?"),
         ("/tell?a=b?c=d&%00", 200, "uri=/tell?a=b?c=d&%00 query=a=b?c=d&%00"),
-        // Another reader might take these for another path: they are rejected, or compared as they were sent.
+        // Another reader might take these for another path: they are compared as they were sent.
         ("//tell", 404, ""),
-        ("/./tell", 400, ""),
-        ("/x/../tell", 400, ""),
         ("/%74ell", 404, ""),
         ("/tell%2fa", 404, ""),
-        ("/tell/../../etc/passwd", 400, ""),
         ("/tell//a", 200, "uri=/tell//a info=//a"),
-        ("/tell/%2e%2e/a", 400, ""),
         ("/tell/a%2Fb", 200, "uri=/tell/a%2Fb info=/a/b"),
         ("/tell/%zz%4", 200, "uri=/tell/%zz%4 info=/%zz%4"),
         ("/tell/%00", 400, ""),
@@ -283,15 +234,6 @@ fn targets_of_every_form_reach_the_function_as_sent_or_are_refused() {
         ("http://other:81/tell?q", 200, "uri=http://other:81/tell?q query=q host=other:81 name=other"),
         ("HTTPS://other/tell", 200, "uri=HTTPS://other/tell host=other name=other"),
         ("http://other", 404, ""),
-        ("http://user@other/tell", 400, ""),
-        ("http:///tell", 400, ""),
-        ("ftp://other/tell", 400, ""),
-        ("tell", 400, ""),
-        ("*", 400, ""),
-        ("/tell#fragment", 400, ""),
-        ("/tell\u{e4}", 400, ""),
-        ("/tell\0", 400, ""),
-        ("/tell a", 400, ""),
     ] {
         let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
         assert_eq!(told(&instance, &request), (status, expected.to_string()), "for {target:?}");
@@ -357,42 +299,6 @@ fn cookies_of_8_kib_and_bytes_beyond_ascii_arrive_unchanged() {
 }
 
 // ---- Slow clients, too many of them, and those that leave -----------------------------------------------------------
-
-/// Sends `start`, then one byte at a time, until there is an answer.
-fn dribble(instance: &Instance, start: &str) -> (Answer, Duration) {
-    let mut stream = instance.connect();
-    stream.get_mut().write_all(start.as_bytes()).unwrap();
-    let began = Instant::now();
-    stream.get_ref().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    while stream.get_ref().peek(&mut [0]).is_err() {
-        // It may have been refused just now.
-        let _ = stream.get_mut().write_all(b"1");
-    }
-    (Answer::read(&mut stream, false).unwrap(), began.elapsed())
-}
-
-#[test]
-fn a_head_or_a_body_that_dribbles_in_is_408_after_ten_seconds() {
-    let instance = Instance::start();
-    instance.script("POST:/count", "touch \"$IT_FOLDER/has-run\"");
-    let starts = [
-        "GET / HTTP/1.1\r\nHost: h\r\nX: ",
-        "P",
-        "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
-        "POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
-    ];
-    std::thread::scope(|scope| {
-        let instance = &instance;
-        let dribbling = starts.map(|start| (start, scope.spawn(move || dribble(instance, start))));
-        for (start, thread) in dribbling {
-            let (answer, time) = thread.join().unwrap();
-            answer.problem(408, "request-too-slow");
-            assert_eq!(answer.field("Connection"), Some("close"));
-            assert!(time >= Duration::from_millis(9500), "{start:?} was given only {time:?}");
-        }
-    });
-    assert!(!instance.shared("has-run").exists());
-}
 
 #[test]
 fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {

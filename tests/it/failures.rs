@@ -17,16 +17,6 @@ fn assert_timed_out(instance: &Instance, target: &str) {
 }
 
 #[test]
-fn a_php_function_past_its_timeout_is_killed_and_answers_504() {
-    if !has(&["faas-php"]) {
-        return;
-    }
-    let instance = Instance::start();
-    instance.function("GET:/spin", "php", "<?php for (;;);", json!({"timeout": 1}));
-    assert_timed_out(&instance, "/spin");
-}
-
-#[test]
 fn a_wasm_function_past_its_timeout_is_killed_and_answers_504() {
     if !has(&["wasmer"]) {
         return;
@@ -51,19 +41,6 @@ fn a_function_past_its_timeout_is_killed_with_its_children_also_those_that_fled(
     assert_timed_out(&instance, "/flee");
     assert_eq!(fs::read_to_string(instance.shared("sleepers")).unwrap().lines().count(), 5);
     assert_eq!(instance.get("/api/env").status, 200);
-}
-
-#[test]
-fn a_php_function_over_its_memory_answers_500_saying_so() {
-    if !has(&["faas-php"]) {
-        return;
-    }
-    let instance = Instance::start();
-    let source = "<?php $all = []; for (;;) $all[] = str_repeat('x', 1 << 20);";
-    instance.function("GET:/large", "php", source, json!({"memory": 32}));
-    assert!(instance.get("/large").problem(500, "memory-limit").contains("limit of 32 MiB"));
-    instance.function("GET:/large", "php", "<?php echo strlen(str_repeat('x', 40 << 20));", json!({"memory": 64}));
-    assert_eq!(instance.get("/large").text(), (40 << 20).to_string());
 }
 
 #[test]

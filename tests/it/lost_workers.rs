@@ -1,48 +1,9 @@
 //! Workers that die: what their invocations' clients are told, and that others do not notice.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
 use crate::instance::{Instance, signal, wait_until};
-
-#[test]
-fn a_worker_killed_under_load_comes_back_and_only_what_ran_on_it_fails_with_502() {
-    const SLOTS: usize = 4;
-    let instance = Instance::with(&[("FAAS_WORKER_SLOTS", "4")]);
-    instance.script("GET:/work", "echo worked");
-    let killed = instance.worker_pid(0);
-    let is_back = || instance.worker(0).is_some_and(|worker| worker["pid"] != killed);
-    let done = AtomicBool::new(false);
-    let answers = std::thread::scope(|scope| {
-        let clients = [(); 6].map(|()| {
-            scope.spawn(|| {
-                let mut answers = Vec::new();
-                while !done.load(Ordering::Relaxed) {
-                    answers.push(instance.get("/work"));
-                }
-                answers
-            })
-        });
-        wait_until("it has work", || instance.worker(0).unwrap()["in_flight"].as_u64() >= Some(1));
-        signal("KILL", killed);
-        wait_until("it is back", is_back);
-        let before = instance.log_lines("route=GET:/work").len();
-        wait_until("it gets work again", || {
-            let lines = instance.log_lines("route=GET:/work");
-            lines[before..].iter().any(|line| line.contains("worker=0 "))
-        });
-        done.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
-    });
-    let failed: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
-    for answer in &failed {
-        assert!(answer.problem(502, "worker-lost").contains("worker 0 died"));
-        assert_eq!(answer.field("X-Faas-Worker"), Some("0"));
-    }
-    assert!(failed.len() <= SLOTS, "{} failed, though only {SLOTS} can have run there", failed.len());
-    assert!(answers.iter().all(|answer| answer.status != 200 || answer.text() == "worked\n"));
-}
 
 #[test]
 fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {

@@ -45,35 +45,6 @@ WHERE k='POST:/api/convert';"#,
 }
 
 #[test]
-fn all_rows_of_a_transaction_come_into_service_together() {
-    let instance = Instance::start();
-    let row = |version: u32| {
-        instance.descriptor("native", "#!/bin/sh\necho $VERSION", json!({"env": {"VERSION": version.to_string()}}))
-    };
-    instance.install(&[("GET:/a", row(0)), ("GET:/b", row(0))]);
-    let version = |path: &str| instance.get(path).text().trim().parse::<u32>().unwrap();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let readers = [["/a", "/b"], ["/b", "/a"]].map(|[first, second]| {
-            let (done, version) = (&done, &version);
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    // Were one row in service before the other, the second could be older than the first.
-                    let (before, after) = (version(first), version(second));
-                    assert!(after >= before, "{first} was at {before}, then {second} at {after}");
-                }
-            })
-        });
-        for number in 1..=15 {
-            instance.install(&[("GET:/a", row(number)), ("GET:/b", row(number))]);
-        }
-        done.store(true, Ordering::Relaxed);
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
-    });
-    assert_eq!([version("/a"), version("/b")], [15, 15]);
-}
-
-#[test]
 fn two_edits_within_one_second_both_arrive() {
     let instance = Instance::start();
     let write = |text: &str| {
@@ -196,41 +167,6 @@ fn the_last_good_routes_serve_while_the_registry_is_missing_or_damaged_and_it_is
         wait_until("the row is in service", || instance.get(&format!("/new/{number}")).text() == "new\n");
         assert!(is_good());
     }
-}
-
-#[test]
-fn a_registry_that_another_program_has_locked_stays_in_service_and_its_commit_arrives() {
-    let instance = Instance::start();
-    instance.script("GET:/good", "echo good");
-    let row = instance.descriptor("native", "#!/bin/sh\necho late", json!({})).to_string();
-    let registry = instance.registry();
-    registry.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
-    registry.execute("INSERT INTO functions VALUES ('GET:/late', ?1, 1)", [row]).unwrap();
-    for _ in 0..20 {
-        assert_eq!(instance.get("/good").text(), "good\n");
-        assert_eq!(instance.get("/late").status, 404);
-    }
-    registry.execute_batch("COMMIT").unwrap();
-    wait_until("the commit is in service", || instance.get("/late").text() == "late\n");
-}
-
-#[test]
-fn a_registry_that_is_replaced_by_another_file_comes_into_service() {
-    let instance = Instance::start();
-    instance.script("GET:/old", "echo old");
-    let module = instance.program("new.sh", "#!/bin/sh\necho new");
-    let other = instance.path("other.db");
-    let registry = rusqlite::Connection::open(&other).unwrap();
-    registry.execute_batch(PLAIN_TABLE).unwrap();
-    let row = json!({"runtime": "native", "module": module}).to_string();
-    registry.execute("INSERT INTO functions VALUES ('GET:/new', ?1, 1)", [row]).unwrap();
-    drop(registry);
-    fs::rename(other, instance.db()).unwrap();
-    for suffix in ["-wal", "-shm"] {
-        let _ = fs::remove_file(instance.path(&format!("registry.db{suffix}")));
-    }
-    wait_until("the new one is in service", || instance.get("/new").text() == "new\n");
-    assert_eq!(instance.get("/old").status, 404);
 }
 
 #[test]

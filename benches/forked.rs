@@ -203,7 +203,7 @@ fn wait_until(server: &ForkServer, is_it: impl Fn(&Word) -> bool) -> Outcome<()>
     }
 }
 
-/// What a small request makes of it. The first is all that a fork server itself needs.
+/// The environment of a small request. A fork server itself needs only the first variable.
 fn environment(content_length: usize) -> Vec<u8> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let method = if content_length == 0 { "REQUEST_METHOD=GET" } else { "REQUEST_METHOD=POST" };

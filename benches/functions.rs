@@ -90,7 +90,7 @@ pub fn wasm() -> Outcome<Vec<Row>> {
     forked("WASM", &load, &bare, Rival { name: "`wasmer run`, bare, 4 threads", per_s }, &goals)
 }
 
-/// What start a process costs without a fork server: `"start": "cold"`.
+/// The cost of starting a process without a fork server: `"start": "cold"`.
 pub fn cold() -> Outcome<Vec<Row>> {
     version("php").ok_or("php is not installed (apt-get install php-cli)")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/hello.php");
@@ -120,7 +120,7 @@ pub fn cold() -> Outcome<Vec<Row>> {
     Ok(vec![php, wasm])
 }
 
-/// What is asked of a runtime whose processes are forked.
+/// The goals of a runtime whose processes are forked.
 struct Goals {
     of_rival: f64,
     median_ms: f64,
@@ -129,7 +129,7 @@ struct Goals {
 /// Of the bare fork server.
 const OF_BARE: f64 = 0.8;
 
-/// What else keeps the promise of a process for every call: its rate, or why it cannot be measured here.
+/// A rival that also runs a process for every call: its rate, or the reason why it cannot be measured here.
 struct Rival<'a> {
     name: &'static str,
     per_s: Result<&'a mut dyn FnMut() -> Outcome<f64>, String>,

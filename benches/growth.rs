@@ -1,4 +1,4 @@
-//! What forked processes cost as things grow: many different functions called in turn, what their fork servers hold of
+//! The cost of forked processes as things grow: many different functions called in turn, what their fork servers hold of
 //! memory, the number of workers, each with fork servers of its own, a burst out of nowhere, and a call that takes long.
 
 use std::io::Cursor;

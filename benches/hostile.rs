@@ -33,7 +33,7 @@ const FULL: usize = 32;
 const TOO_MANY: usize = 320;
 /// FAAS_QUEUE_TIMEOUT_MS and a second.
 const REFUSED_WITHIN: Duration = Duration::from_secs(6);
-/// What the gateway may grow by while ten times too many clients are connected: a thread and a request for each.
+/// Bound on the gateway's growth under ten times too many clients: a thread and a request for each.
 const GROWTH_MAX_BYTES: u64 = 48 << 20;
 
 pub fn slow_clients() -> Outcome<Vec<Row>> {
@@ -191,7 +191,7 @@ fn rows(crowd: &Crowd, full_per_s: f64, grown: u64, calm_after: Duration, time: 
     ]
 }
 
-/// What clients in a closed loop got: each sends again as soon as it is answered.
+/// Results of clients in a closed loop: each sends again as soon as it has its answer.
 struct Crowd {
     good_per_s: f64,
     refused: usize,

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::table::{Outcome, failed};
 
-/// How long the start, or the end, of an instance may take.
+/// Time limit for the start, and for the end, of an instance.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Instance {
@@ -76,7 +76,7 @@ impl Instance {
         Some(is_ready && status["workers"].as_array().is_some_and(|all| all.len() as u64 >= workers))
     }
 
-    /// What the gateway says of itself to its operator: one line of run/status.sock.
+    /// The gateway's state as its operator sees it: one line of run/status.sock.
     pub fn status(&self) -> Option<Value> {
         let stream = UnixStream::connect(self.run_dir().join("status.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;

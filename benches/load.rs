@@ -127,7 +127,7 @@ pub struct Load {
     pub connections: usize,
 }
 
-/// What came of a load.
+/// Result of a load.
 pub struct Figures {
     pub per_s: f64,
     pub latency_us: Samples,

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench                   everything, in about eight minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm cold resize many-functions workers burst boxed idle-memory
+//!                               native php wasm cold resize many-functions workers burst sandboxed idle-memory
 //!                               body-memory slow-clients overload
 //! ```
 //!
@@ -16,12 +16,11 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, boxed.rs, memory.rs, hostile.rs | the rows |
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, sandboxed.rs, memory.rs, hostile.rs | the rows |
 //! | floors.rs, forked.rs, rivals.rs | what a row is compared with |
 //! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
 //! | table.rs | medians, rounds, and the table |
 
-mod boxed;
 mod commit;
 mod floors;
 mod forked;
@@ -35,6 +34,7 @@ mod lookup;
 mod memory;
 mod not_found;
 mod rivals;
+mod sandboxed;
 mod table;
 
 use std::time::Instant;
@@ -60,7 +60,7 @@ const MEASUREMENTS: [Measurement; 17] = [
     ("many-functions", growth::many_functions),
     ("workers", growth::workers),
     ("burst", growth::burst),
-    ("boxed", boxed::measure),
+    ("sandboxed", sandboxed::measure),
     ("slow-clients", hostile::slow_clients),
     ("overload", hostile::overload),
 ];

@@ -11,7 +11,7 @@ const CONNECTIONS: usize = 16;
 const MANY_CONNECTIONS: usize = 1000;
 const ROUNDS: usize = 7;
 const TIME: Duration = Duration::from_millis(1000);
-/// What checking a request, bounding it and composing a response with all its fields may cost, beside a server that does
+/// Goal for a server that checks a request, bounds it and composes all fields of a response, beside one that does
 /// none of that.
 const GOAL_OF_ECHO: f64 = 0.65;
 const GOAL_LATENCY_OF_ECHO: f64 = 1.5;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::table::{Outcome, failed};
 
-/// How long the start, or the end, of a rival may take.
+/// Time limit for the start, and for the end, of a rival.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// nginx in front of php-fpm, each of whose children serves one request and ends (pm.max_requests=1): what keeps PHP's promise

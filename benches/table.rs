@@ -155,7 +155,7 @@ impl Row {
         Row { what: what.into(), goal: "–".into(), measured, is_met: None, floor: "–".into() }
     }
 
-    /// What it is compared with: the floor's name, its figures, and ours in parts of them.
+    /// The reference: the floor's name, its figures, and ours in parts of them.
     pub fn beside(mut self, name: &str, floor: &Samples, unit: Unit, ratio: &Samples) -> Row {
         let next = format!("{name}: {}; {}", floor.show(unit), ratio.show(Unit::Times));
         self.floor = if self.floor == "–" { next } else { format!("{}<br>{next}", self.floor) };

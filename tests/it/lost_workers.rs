@@ -1,6 +1,5 @@
 //! Workers that die: what their invocations' clients are told, and that others do not notice.
 
-
 use serde_json::json;
 
 use crate::instance::{Instance, signal, wait_until};

@@ -1,5 +1,5 @@
-//! What the box (sandbox.rs) adds to a native invocation: the same program spawned with all of it and with none of it, in
-//! turns. The difference is then set beside what an invocation takes as a whole, through the gateway on one connection.
+//! The time that the sandbox adds to a native invocation. The same program is spawned with all of it and with none of it, in
+//! turns; the difference is compared with a whole invocation through the gateway on one connection.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -20,11 +20,11 @@ use crate::table::{Outcome, Row, Samples, Unit, failed, take_turns};
 
 const ROUNDS: usize = 9;
 const SPAWNS: usize = 200;
-/// A native invocation in parts of one without the box.
+/// A native invocation ÷ one without the sandbox.
 const GOAL: f64 = 1.25;
 
 pub fn measure() -> Outcome<Vec<Row>> {
-    let folder = std::env::temp_dir().join(format!("faas-bench-boxed-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("faas-bench-sandboxed-{}", std::process::id()));
     let rows = compile(&folder, "hello", HELLO).and_then(|program| compare(&folder, &program));
     let _ = fs::remove_dir_all(&folder);
     rows
@@ -42,20 +42,20 @@ fn compare(folder: &Path, program: &Path) -> Outcome<Vec<Row>> {
     let settings = settings.map_err(failed("make settings"))?;
     let sandbox = Sandbox::new(&settings).map_err(failed("make a sandbox"))?;
     fs::create_dir(folder.join("spare")).map_err(failed("make a scratch folder"))?;
-    let [whole, boxed, bare] = take_turns(
+    let [whole, sandboxed, bare] = take_turns(
         ROUNDS,
         [
             &mut || load.latency_us(Duration::from_millis(500)),
-            &mut || median_us(|| spawn_boxed(folder, program, &sandbox)),
+            &mut || median_us(|| spawn_sandboxed(folder, program, &sandbox)),
             &mut || median_us(|| spawn(program, None)),
         ],
     )?;
-    let added = boxed.less(&bare);
+    let added = sandboxed.less(&bare);
     let without = whole.less(&added);
     let ratio = whole.ratio_to(&without);
     let shown = format!("{}, + {}", ratio.show(Unit::Times), added.show(Unit::Microseconds));
-    let row = Row::new("the box, of a native invocation", "≤ 1.25×", shown, ratio.median() <= GOAL);
-    Ok(vec![row.beside("spawned without it", &bare, Unit::Microseconds, &boxed.ratio_to(&bare))])
+    let row = Row::new("sandbox, of a native invocation", "≤ 1.25×", shown, ratio.median() <= GOAL);
+    Ok(vec![row.beside("spawned without it", &bare, Unit::Microseconds, &sandboxed.ratio_to(&bare))])
 }
 
 fn median_us(mut spawn: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
@@ -69,8 +69,8 @@ fn median_us(mut spawn: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
 }
 
 /// As worker/process.rs does it: with a scratch folder, and rulesets made for this one invocation.
-fn spawn_boxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<()> {
-    // A scratch folder that nobody touched is renamed twice.
+fn spawn_sandboxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<()> {
+    // The worker renames a scratch folder that no function touched, twice.
     let (spare, scratch) = (folder.join("spare"), folder.join("scratch"));
     fs::rename(&spare, &scratch).map_err(failed("take a scratch folder"))?;
     let writable = sandbox.ruleset(Some(&scratch), &[], None, false).map_err(failed("make a ruleset"))?;

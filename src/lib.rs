@@ -27,6 +27,7 @@
 //! | [`worker`] | the worker process: from a frame to a function's process and back | worker.c, metrics_reader.c, metrics_smoother.c |
 //! | [`console`] | the console process: what the operator sees | |
 //! | [`cli`] | the command `faas` | |
+//! | `operator` | what console and `faas` share: reading and changing the registry, asking the gateway | |
 //! | [`protocol`] | all that gateway and worker share: a function's settings, frames, samples | metrics.h |
 //! | [`sandbox`] | what a function may do: user, files, network, system calls; and the end of its orphans | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
@@ -49,6 +50,7 @@ pub mod gateway;
 pub mod http_handler;
 pub mod limits;
 pub mod log;
+mod operator;
 pub mod procfs;
 pub mod protocol;
 pub mod registry;

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::{Given, Verb};
-use super::deploy;
-use super::registry::{Registry, Route};
-use super::{CliError, Report, Result};
+use super::{Report, Result};
+use crate::operator::OperationError;
+use crate::operator::deploy;
+use crate::operator::registry::{Registry, Route};
 use crate::registry::pattern::{Pattern, param_name};
 use crate::settings::Settings;
 
@@ -81,7 +82,7 @@ fn check_file(registry: &Registry, findings: &mut Findings) -> Result<()> {
 
 fn check_route(route: &Route, modules: &[&str], module_root: &Path, findings: &mut Findings) {
     let key = &route.key;
-    if let Err(CliError::Failed(fault)) = deploy::check(key, &route.descriptor) {
+    if let Err(OperationError::Refused(fault)) = deploy::check(key, &route.descriptor) {
         // The gateway ignores an unknown field of a row that it reads.
         let kind = if fault.contains("does not exist") { &mut findings.odd } else { &mut findings.wrong };
         kind.push(format!("{key}: {fault}"));
@@ -115,7 +116,7 @@ fn unused(registry: &Registry) -> Result<Vec<String>> {
     let read = || -> rusqlite::Result<Vec<String>> {
         registry.connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
     };
-    read().map_err(|cause| registry.error(cause))
+    Ok(read().map_err(|cause| registry.error(cause))?)
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! `faas history` and `faas rollback`.
 
-use serde_json::{Value, json};
-
 use super::args::{Given, Opt, Verb};
-use super::gateway::go_live;
-use super::registry::Registry;
 use super::table::{bytes, table, time};
 use super::{CliError, Report, Result};
+use crate::operator::gateway::go_live;
+use crate::operator::history::{Change, changes, roll_back, roll_back_to};
+use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
 pub const HISTORY: Verb = Verb {
@@ -28,62 +27,6 @@ pub const ROLLBACK: Verb = Verb {
 };
 
 const CHANGES_SHOWN: u64 = 20;
-
-/// An entry of the history.
-pub struct Change {
-    id: u64,
-    at: f64,
-    kind: String,
-    name: String,
-    /// What the change left, in bytes; `None` where it removed something.
-    bytes: Option<u64>,
-    is_first: bool,
-}
-
-impl Change {
-    pub fn json(&self) -> Value {
-        json!({"generation": self.id, "at": self.at, "kind": self.kind, "name": self.name, "change": self.verb(),
-            "bytes": self.bytes})
-    }
-
-    fn verb(&self) -> &'static str {
-        match self.bytes {
-            None => "removed",
-            Some(_) if self.is_first => "added",
-            Some(_) => "changed",
-        }
-    }
-}
-
-/// The newest changes: all, or those of a route and of the bundles that it named.
-pub fn changes(registry: &Registry, key: Option<&str>, limit: u64) -> Result<Vec<Change>> {
-    let sql = "SELECT id, at, kind, name, length(CASE kind WHEN 'route' THEN CAST(after AS BLOB) ELSE after END),
-          NOT EXISTS (SELECT 1 FROM history AS older
-            WHERE older.kind = history.kind AND older.name = history.name AND older.until = history.id
-              AND older.id < history.id)
-        FROM history
-        WHERE ?1 IS NULL OR (kind = 'route' AND name = ?1) OR (kind = 'module'
-          AND substr(name, 1, instr(name || '/', '/')) IN (
-            SELECT substr(module, 4, instr(substr(module, 4) || '/', '/')) FROM (
-              SELECT json_extract(after, '$.module') AS module FROM history
-              WHERE kind = 'route' AND name = ?1 AND after IS NOT NULL) WHERE module GLOB 'db:*'))
-        ORDER BY id DESC LIMIT ?2";
-    let read = || -> rusqlite::Result<Vec<Change>> {
-        let mut select = registry.connection.prepare(sql)?;
-        let rows = select.query_map(rusqlite::params![key, limit], |row| {
-            Ok(Change {
-                id: row.get(0)?,
-                at: row.get(1)?,
-                kind: row.get(2)?,
-                name: row.get(3)?,
-                bytes: row.get(4)?,
-                is_first: row.get(5)?,
-            })
-        })?;
-        rows.collect()
-    };
-    read().map_err(|cause| registry.error(cause))
-}
 
 pub fn as_table(changes: &[Change]) -> String {
     let row = |change: &Change| {
@@ -109,28 +52,11 @@ fn rollback(given: &Given) -> Result<Report> {
     let key = given.at_most_one()?;
     let to = given.number("to")?;
     let mut registry = Registry::open_with_history(&settings)?;
-    let before = registry.generation()?;
     let (done, what) = match (key, to) {
-        (Some(key), None) => {
-            let known = changes(&registry, Some(key), 1)?;
-            if known.is_empty() {
-                return Err(CliError::NotFound(format!("the history knows no route {key}")));
-            }
-            let done =
-                registry.change(|transaction| transaction.execute("INSERT INTO rollback VALUES (?1)", [key]).map(drop));
-            (done, format!("{key} is set back by one step"))
-        }
-        (None, Some(to)) if to > before => {
-            return Err(CliError::NotFound(format!("{before} is the newest generation; {to} does not exist")));
-        }
-        (None, Some(to)) => {
-            let done = registry
-                .change(|transaction| transaction.execute("INSERT INTO rollback_to VALUES (?1)", [to]).map(drop));
-            (done, format!("all is set back to generation {to}"))
-        }
+        (Some(key), None) => (roll_back(&mut registry, key)?, format!("{key} is set back by one step")),
+        (None, Some(to)) => (roll_back_to(&mut registry, to)?, format!("all is set back to generation {to}")),
         _ => return Err(CliError::Usage("rollback takes a route, or --to and a generation".into())),
     };
-    let generation = done?;
-    let (live, json) = go_live(&settings, generation, generation > before)?;
+    let (live, json) = go_live(&settings, &done)?;
     Ok(Report::new(format!("{what}; {live}"), json))
 }

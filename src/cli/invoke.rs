@@ -5,8 +5,8 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::{Given, Opt, Verb};
-use super::gateway::Gateway;
 use super::{CliError, Report, Result, failed};
+use crate::operator::gateway::Gateway;
 use crate::settings::Settings;
 
 pub const VERB: Verb = Verb {

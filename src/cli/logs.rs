@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::args::{Given, Opt, Verb};
-use super::registry::Registry;
 use super::{CliError, Report, Result, failed};
+use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
 pub const VERB: Verb = Verb {

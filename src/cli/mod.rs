@@ -13,11 +13,9 @@ mod check;
 mod code;
 mod deploy;
 mod diff;
-mod gateway;
 mod history;
 mod invoke;
 mod logs;
-mod registry;
 mod routes;
 mod status;
 mod table;
@@ -30,6 +28,7 @@ use serde_json::Value;
 
 use self::args::{Given, Opt, Verb};
 use crate::error::start::StartError;
+use crate::operator::OperationError;
 
 /// All verbs, in the order of the help.
 const VERBS: &[Verb] = &[
@@ -95,6 +94,17 @@ impl fmt::Display for CliError {
             CliError::Usage(text) | CliError::NotFound(text) | CliError::NotLive(text) | CliError::Failed(text) => {
                 f.write_str(text)
             }
+        }
+    }
+}
+
+impl From<OperationError> for CliError {
+    fn from(error: OperationError) -> CliError {
+        match error {
+            OperationError::Usage(text) => CliError::Usage(text),
+            OperationError::NotFound(text) => CliError::NotFound(text),
+            OperationError::NotLive(text) => CliError::NotLive(text),
+            OperationError::Refused(text) | OperationError::Failed(text) => CliError::Failed(text),
         }
     }
 }

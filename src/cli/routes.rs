@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::args::{Given, Verb};
-use super::gateway::{Gateway, go_live};
-use super::history;
-use super::registry::{Registry, Route, remove_modules};
+use super::history::as_table;
 use super::table::{bytes, table, time};
 use super::{Report, Result};
+use crate::operator::gateway::{Gateway, go_live};
+use crate::operator::history;
+use crate::operator::registry::{Registry, Route};
+use crate::operator::routes::remove_route;
 use crate::settings::Settings;
 
 pub const LIST: Verb = Verb {
@@ -79,7 +81,7 @@ fn describe(given: &Given) -> Result<Report> {
     }
     if registry.has_history()? {
         let changes = history::changes(&registry, Some(key), CHANGES_SHOWN)?;
-        text += &format!("\n{}", history::as_table(&changes));
+        text += &format!("\n{}", as_table(&changes));
         json["changes"] = changes.iter().map(history::Change::json).collect();
     }
     Ok(Report::new(text, json))
@@ -89,22 +91,9 @@ fn remove(given: &Given) -> Result<Report> {
     let [key] = given.exactly()?;
     let settings = Settings::from_env()?;
     let mut registry = Registry::open(&settings)?;
-    let route = registry.existing_route(key)?;
-    let has_history = registry.has_history()?;
-    let name = route.descriptor["module"].as_str().and_then(|module| module.strip_prefix("db:"));
-    let bundle = name.map(|name| name.find('/').map_or(name, |slash| &name[..=slash]));
-    let generation = registry.change(|transaction| {
-        transaction.execute("DELETE FROM functions WHERE k = ?1", [key])?;
-        let Some(bundle) = bundle.filter(|_| has_history) else { return Ok(()) };
-        let shared = "SELECT EXISTS (SELECT 1 FROM functions WHERE json_extract(v, '$.module') GLOB 'db:*'
-            AND substr(json_extract(v, '$.module'), 4, instr(substr(json_extract(v, '$.module'), 4) || '/', '/')) = ?1)";
-        match transaction.query_row(shared, [bundle], |row| row.get(0))? {
-            true => Ok(()),
-            false => remove_modules(transaction, bundle, |_| false),
-        }
-    })?;
-    let (live, mut json) = match has_history {
-        true => go_live(&settings, generation, true)?,
+    let done = remove_route(&mut registry, key)?;
+    let (live, mut json) = match registry.has_history()? {
+        true => go_live(&settings, &done)?,
         false => ("the gateway takes it out of service within a second\n".into(), json!({})),
     };
     json["route"] = json!(key);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::{Given, Opt, Verb};
-use super::gateway::Gateway;
-use super::registry::Registry;
 use super::table::table;
 use super::{Report, Result};
+use crate::operator::gateway::Gateway;
+use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
 pub const STATUS: Verb = Verb {

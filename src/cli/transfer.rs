@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::args::{Given, Opt, Verb};
-use super::deploy;
-use super::gateway::go_live;
-use super::registry::{Registry, write_module, write_route};
 use super::{CliError, Report, Result, failed};
+use crate::operator::deploy::{Done, check};
+use crate::operator::gateway::go_live;
+use crate::operator::registry::{Registry, write_module, write_route};
 use crate::settings::Settings;
 
 pub const EXPORT: Verb = Verb {
@@ -78,7 +78,7 @@ fn import(given: &Given) -> Result<Report> {
     let mut registry = Registry::open_with_history(&settings)?;
     let wanted = read_folder(Path::new(folder))?;
     wanted.routes.iter().try_for_each(|(key, descriptor)| {
-        deploy::check(key, descriptor).map_err(|cause| CliError::Failed(format!("{key}: {cause}")))
+        check(key, descriptor).map_err(|cause| CliError::Failed(format!("{key}: {cause}")))
     })?;
     let present = contents(&registry)?;
     let removes = !given.has("keep");
@@ -104,7 +104,7 @@ fn import(given: &Given) -> Result<Report> {
         }
         Ok(())
     })?;
-    let (live, mut json) = go_live(&settings, generation, generation > before)?;
+    let (live, mut json) = go_live(&settings, &Done { generation, is_changed: generation > before })?;
     json["changes"] = json!(plan);
     let lines = plan.iter().map(|line| format!("{line}\n")).collect::<String>();
     Ok(Report::new(format!("{lines}{live}"), json))

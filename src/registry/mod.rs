@@ -5,7 +5,7 @@
 //!      → config_loader (parses) → kv (one swap)
 //! ```
 //!
-//! Only this folder and cli/ know SQLite. The gateway never writes to a registry that exists; `gateway --init` does:
+//! Only this folder, operator/ and cli/ know SQLite. The gateway never writes to a registry that exists; `gateway --init` does:
 //! [`create`] makes a new one, [`migrate`] brings an old one up to date.
 
 pub mod config_loader;

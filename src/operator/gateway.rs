@@ -1,6 +1,6 @@
 //! The running gateway, asked over HTTP at the address that it left in its run dir.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{CliError, Result, failed};
+use super::deploy::Done;
+use super::http_client::{Request, Response};
+use super::{OperationError, Result, failed};
 use crate::settings::Settings;
 
 /// How long one connection, read or write may take, but for `invoke`: a function may run an hour.
@@ -21,17 +23,12 @@ const LIVE_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Time between two questions whether it has.
 const LIVE_ASK_PERIOD: Duration = Duration::from_millis(5);
 
-pub struct Gateway {
+pub(crate) struct Gateway {
     address: SocketAddr,
+    /// Bytes of an answer.
+    answer_bytes_max: u64,
     /// Where it tells its operator more than /healthz tells everybody (gateway/status.rs).
     status_socket: PathBuf,
-}
-
-/// An HTTP response.
-pub struct Response {
-    pub status: u16,
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
 }
 
 impl Gateway {
@@ -45,14 +42,17 @@ impl Gateway {
             _ => {}
         }
         TcpStream::connect_timeout(&address, ANSWER_WAIT_MAX).ok()?;
-        Some(Gateway { address, status_socket: settings.status_socket() })
+        let answer_bytes_max = settings.response_bytes_max;
+        Some(Gateway { address, answer_bytes_max, status_socket: settings.status_socket() })
     }
 
     /// As [`Gateway::running`], where it must.
     pub fn required(settings: &Settings) -> Result<Gateway> {
         Gateway::running(settings).ok_or_else(|| {
             let run_dir = settings.run_dir.display();
-            CliError::Failed(format!("no gateway runs in {run_dir}; start one with ./start.sh, or set FAAS_RUN_DIR"))
+            OperationError::Failed(format!(
+                "no gateway runs in {run_dir}; start one with ./start.sh, or set FAAS_RUN_DIR"
+            ))
         })
     }
 
@@ -87,28 +87,11 @@ impl Gateway {
         body: &[u8],
         wait: Duration,
     ) -> Result<Response> {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
-        if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head += &format!("Host: {}\r\n", self.address);
-        }
-        if !body.is_empty() || method != "GET" {
-            head += &format!("Content-Length: {}\r\n", body.len());
-        }
-        fields.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-        let exchange = || -> std::io::Result<Vec<u8>> {
-            let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_WAIT_MAX)?;
-            stream.set_read_timeout(Some(wait))?;
-            stream.set_write_timeout(Some(wait))?;
-            stream.write_all(format!("{head}\r\n").as_bytes())?;
-            // A gateway that refuses a body may not take all of it: its answer counts.
-            let _ = stream.write_all(body);
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = exchange().map_err(failed(format!("ask the gateway at {}", self.url())))?;
-        Response::parse(&answer, method == "HEAD")
-            .ok_or_else(|| CliError::Failed("the gateway's answer is cut short".into()))
+        let host = ("Host".to_string(), self.address.to_string());
+        let has_host = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let fields: Vec<_> = fields.iter().cloned().chain((!has_host).then_some(host)).collect();
+        let request = Request { method, target, fields: &fields, body, wait, answer_bytes_max: self.answer_bytes_max };
+        request.send(self.address).map_err(failed(format!("ask the gateway at {}", self.url())))
     }
 
     /// Waits until the gateway has this generation in service.
@@ -120,7 +103,7 @@ impl Gateway {
             }
             if began.elapsed() > LIVE_WAIT_MAX {
                 let seconds = LIVE_WAIT_MAX.as_secs();
-                return Err(CliError::NotLive(format!(
+                return Err(OperationError::NotLive(format!(
                     "generation {generation} is written, but not in service after {seconds} s; faas logs may say why"
                 )));
             }
@@ -130,8 +113,9 @@ impl Gateway {
 }
 
 /// Waits until a change is in service where a gateway runs, and says so: as text, and as fields of a JSON object.
-pub fn go_live(settings: &Settings, generation: u64, is_changed: bool) -> Result<(String, Value)> {
-    if !is_changed {
+pub(crate) fn go_live(settings: &Settings, done: &Done) -> Result<(String, Value)> {
+    let generation = done.generation;
+    if !done.is_changed {
         return Ok((format!("nothing to change in generation {generation}\n"), json!({"generation": generation})));
     }
     let Some(gateway) = Gateway::running(settings) else {
@@ -141,44 +125,4 @@ pub fn go_live(settings: &Settings, generation: u64, is_changed: bool) -> Result
     let ms = gateway.wait_until_live(generation)?.as_millis() as u64;
     let text = format!("generation {generation} is live after {ms} ms at {}\n", gateway.url());
     Ok((text, json!({"generation": generation, "live_ms": ms, "url": gateway.url()})))
-}
-
-impl Response {
-    fn parse(answer: &[u8], is_head: bool) -> Option<Response> {
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        let mut lines = head.split("\r\n");
-        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-        let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_string(), value.trim().to_string()));
-        let fields: Vec<(String, String)> = lines.filter_map(field).collect();
-        let rest = &answer[end + 4..];
-        let mut response = Response { status, fields, body: Vec::new() };
-        response.body = match (response.field("Transfer-Encoding"), response.field("Content-Length")) {
-            _ if is_head => Vec::new(),
-            (Some(_), _) => dechunked(rest)?,
-            (None, Some(length)) => rest.get(..length.parse().ok()?)?.to_vec(),
-            (None, None) => rest.to_vec(),
-        };
-        Some(response)
-    }
-
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-}
-
-/// The body of a chunked answer (RFC 9112 7.1); `None` where it is cut short.
-fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let end = rest.windows(2).position(|window| window == b"\r\n")?;
-        let line = std::str::from_utf8(&rest[..end]).ok()?;
-        let size = usize::from_str_radix(line.split(';').next()?.trim(), 16).ok()?;
-        rest = &rest[end + 2..];
-        if size == 0 {
-            return Some(body);
-        }
-        body.extend_from_slice(rest.get(..size)?);
-        rest = rest.get(size + 2..)?;
-    }
 }

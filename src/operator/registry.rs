@@ -1,4 +1,4 @@
-//! The registry as `faas` sees it: opened with rusqlite, changed in one transaction or not at all.
+//! The registry as an operator's programs see it: opened with rusqlite, changed in one transaction or not at all.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde_json::Value;
 
-use super::{CliError, Result, failed};
+use super::{OperationError, Result, failed};
 use crate::settings::Settings;
 use crate::sys;
 
 /// A writer that holds the registry is waited for; then it is named.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
 
-pub struct Registry {
+pub(crate) struct Registry {
     pub connection: Connection,
     path: PathBuf,
 }
 
 /// A row of functions.
-pub struct Route {
+pub(crate) struct Route {
     pub key: String,
     pub descriptor: Value,
     pub updated: Option<f64>,
@@ -32,7 +32,7 @@ impl Registry {
         let path = settings.db.clone();
         if !path.exists() {
             let text = format!("no registry is at {}; set FAAS_DB, or make one with: gateway --init", path.display());
-            return Err(CliError::NotFound(text));
+            return Err(OperationError::NotFound(text));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags);
@@ -46,7 +46,7 @@ impl Registry {
         let registry = Registry::open(settings)?;
         match registry.has_history()? {
             true => Ok(registry),
-            false => Err(CliError::Failed(format!(
+            false => Err(OperationError::Failed(format!(
                 "the registry {} has neither code nor history yet; give it both with: gateway --init",
                 registry.path.display()
             ))),
@@ -86,7 +86,7 @@ impl Registry {
 
     /// As [`Registry::route`], where it must exist.
     pub fn existing_route(&self, key: &str) -> Result<Route> {
-        self.route(key)?.ok_or_else(|| CliError::NotFound(format!("no route is {key}; faas list shows them")))
+        self.route(key)?.ok_or_else(|| OperationError::NotFound(format!("no route is {key}; faas list shows them")))
     }
 
     /// The names and sizes of all modules.
@@ -120,7 +120,7 @@ impl Registry {
     }
 
     /// What SQLite has against a statement, as a sentence.
-    pub fn error(&self, cause: rusqlite::Error) -> CliError {
+    pub fn error(&self, cause: rusqlite::Error) -> OperationError {
         let path = self.path.display();
         match &cause {
             rusqlite::Error::SqliteFailure(code, _) if code.code == ErrorCode::DatabaseBusy => {
@@ -129,13 +129,15 @@ impl Registry {
                     format!("process {pid} ({})", name.trim_end())
                 });
                 let seconds = BUSY_WAIT_MAX.as_secs();
-                CliError::Failed(format!("{holder} has held the registry {path} for {seconds} s; nothing was changed"))
+                OperationError::Failed(format!(
+                    "{holder} has held the registry {path} for {seconds} s; nothing was changed"
+                ))
             }
             // The text of a trigger, or the name of a constraint: both are sentences of init.sql.
             rusqlite::Error::SqliteFailure(code, Some(text)) if code.code == ErrorCode::ConstraintViolation => {
-                CliError::Failed(text.trim_start_matches("CHECK constraint failed: ").to_string())
+                OperationError::Refused(text.trim_start_matches("CHECK constraint failed: ").to_string())
             }
-            _ => CliError::Failed(format!("could not use the registry {path}: {cause}")),
+            _ => OperationError::Failed(format!("could not use the registry {path}: {cause}")),
         }
     }
 
@@ -152,21 +154,21 @@ impl Registry {
 }
 
 /// Writes a module, unless it has this code already.
-pub fn write_module(transaction: &Transaction<'_>, name: &str, code: &[u8]) -> rusqlite::Result<()> {
+pub(crate) fn write_module(transaction: &Transaction<'_>, name: &str, code: &[u8]) -> rusqlite::Result<()> {
     let sql = "INSERT INTO modules (name, code, updated) VALUES (?1, ?2, strftime('%s', 'now'))
         ON CONFLICT (name) DO UPDATE SET code = excluded.code, updated = excluded.updated WHERE code IS NOT excluded.code";
     transaction.execute(sql, params![name, code]).map(drop)
 }
 
 /// Writes a row, unless it is the same already.
-pub fn write_route(transaction: &Transaction<'_>, key: &str, descriptor: &Value) -> rusqlite::Result<()> {
+pub(crate) fn write_route(transaction: &Transaction<'_>, key: &str, descriptor: &Value) -> rusqlite::Result<()> {
     let sql = "INSERT INTO functions (k, v, updated) VALUES (?1, ?2, strftime('%s', 'now'))
         ON CONFLICT (k) DO UPDATE SET v = excluded.v, updated = excluded.updated WHERE v IS NOT excluded.v";
     transaction.execute(sql, params![key, descriptor.to_string()]).map(drop)
 }
 
 /// Removes the modules of a bundle that `is_kept` does not keep and no row names.
-pub fn remove_modules(
+pub(crate) fn remove_modules(
     transaction: &Transaction<'_>,
     bundle: &str,
     is_kept: impl Fn(&str) -> bool,

@@ -3,7 +3,7 @@
 -- included, and changes no other row.
 --
 --   functions    k        METHOD:/path, or METHOD:/prefix/* for all that lies under it; *: is any method, {name} any
---                         segment
+--                         segment, METHOD://host/path a path of one host
 --                v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB),
 --                         timeout (seconds), env, max_inflight, output, stream, scratch (MiB), write, net, start, engine,
 --                         args, ini, dirs; x-... is yours; sapi is known and has no effect
@@ -255,6 +255,16 @@ CREATE TRIGGER functions_checked INSTEAD OF INSERT ON functions_check BEGIN
       GROUP BY upper(value)
       HAVING value GLOB '*[{}]*' AND (count(*) > 1
         OR NOT (value GLOB '{[A-Za-z_]*}' AND substr(value, 2, length(value) - 2) NOT GLOB '*[^A-Za-z0-9_]*')));
+  SELECT RAISE(ABORT, 'k must name a host without a port, of letters, digits, dots and hyphens, and then a path: GET://shop.example/cart')
+    FROM (SELECT substr(NEW.k, instr(NEW.k, ':') + 3) AS rest)
+    WHERE substr(NEW.k, instr(NEW.k, ':'), 3) = '://' AND (
+      instr(rest, '/') < 2
+      OR (substr(rest, 1, instr(rest, '/') - 1) GLOB '*[^-._A-Za-z0-9]*'
+        AND NOT (substr(rest, 1, instr(rest, '/') - 1) GLOB '[[]?*]'
+          AND substr(rest, 2, instr(rest, '/') - 3) NOT GLOB '*[^0-9A-Fa-f:.]*')));
+  SELECT RAISE(ABORT, 'k must be another path: the gateway itself answers /healthz')
+    FROM (SELECT substr(NEW.k, instr(NEW.k, ':') + 3) AS rest)
+    WHERE substr(NEW.k, instr(NEW.k, ':'), 3) = '://' AND substr(rest, instr(rest, '/')) = '/healthz';
   SELECT RAISE(ABORT, 'module names a db: module that is not there; insert into modules first, then into functions')
     WHERE json_extract(NEW.v, '$.module') GLOB 'db:*'
       AND NOT EXISTS (SELECT 1 FROM modules WHERE name = substr(json_extract(NEW.v, '$.module'), 4));

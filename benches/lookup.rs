@@ -70,7 +70,7 @@ fn function(n: usize) -> Arc<Function> {
 }
 
 fn found(kv: &Kv, path: &str) -> Arc<Function> {
-    match kv.find("GET", path) {
+    match kv.find("GET", "localhost", path).0 {
         Found::Function { function, .. } => function,
         other => panic!("{path} is registered, but: {other:?}"),
     }

@@ -109,6 +109,7 @@ fn check_environment(head: &Head, path_info_start: usize) {
         module: Path::new("/m"),
         output: Output::Auto,
         path_info_start,
+        route: "GET:/",
         params: &[],
         content_length: 0,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),

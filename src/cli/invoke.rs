@@ -27,6 +27,8 @@ fn run(given: &Given) -> Result<Report> {
     let gateway = Gateway::required(&Settings::from_env()?)?;
     let (method, target) = target(route, given.has("data"))?;
     let mut fields: Vec<(String, String)> = given.values("header").map(field).collect::<Result<_>>()?;
+    let (host, target) = host(target)?;
+    fields.extend(host.map(|host| ("Host".to_string(), host.to_string())));
     if given.has("explain") {
         fields.push(("X-Faas-Explain".into(), "1".into()));
     }
@@ -68,6 +70,15 @@ fn target(route: &str, has_body: bool) -> Result<(&str, &str)> {
         "*" => Ok((if has_body { "POST" } else { "GET" }, target)),
         _ if method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') => Ok((method, target)),
         _ => Err(usage(format!("a method has capital letters, and {method} has others"))),
+    }
+}
+
+/// The host of a target `//host/path`, and its path.
+fn host(target: &str) -> Result<(Option<&str>, &str)> {
+    let Some(rest) = target.strip_prefix("//") else { return Ok((None, target)) };
+    match rest.find('/') {
+        Some(end) if end > 0 => Ok((Some(&rest[..end]), &rest[end..])),
+        _ => Err(CliError::Usage(format!("{target} names a host and no path; write GET://shop.example/cart"))),
     }
 }
 

@@ -12,6 +12,8 @@ use crate::registry::pattern::{Param, param_value};
 /// The facts about a request that its head does not hold.
 pub struct Meta<'a> {
     pub request_id: &'a str,
+    /// Its key in the registry.
+    pub route: &'a str,
     pub function: &'a str,
     pub handler: &'a str,
     pub module: &'a Path,
@@ -61,6 +63,7 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
         variables.add("CONTENT_TYPE", content_type)?;
     }
     variables.add("FAAS_REQUEST_ID", meta.request_id.as_bytes())?;
+    variables.add("FAAS_ROUTE", meta.route.as_bytes())?;
     variables.add("FAAS_FUNCTION", meta.function.as_bytes())?;
     variables.add("FAAS_HANDLER", meta.handler.as_bytes())?;
     variables.add("FAAS_OUTPUT", meta.output.as_str().as_bytes())?;
@@ -128,7 +131,7 @@ fn add_fields(variables: &mut Variables<'_>, head: &Head, request_id: &str) -> R
 }
 
 /// The host without its port; `localhost` where a 1.0 client named none.
-fn host_name(host: &str) -> &str {
+pub fn host_name(host: &str) -> &str {
     let end = match host.rfind(']') {
         Some(bracket) => bracket + 1,
         None => host.find(':').unwrap_or(host.len()),

@@ -15,6 +15,8 @@ use crate::protocol::worker_protocol::End;
 /// The fields of a response that the platform adds.
 #[derive(Default)]
 pub struct Facts {
+    /// Of the registry, as the request met it.
+    pub generation: Option<u64>,
     pub worker: Option<u32>,
     pub queue_ms: f64,
     pub explanation: Option<String>,
@@ -22,6 +24,9 @@ pub struct Facts {
 
 impl Facts {
     pub fn add_to(&self, response: &mut Response, end: Option<&End>) {
+        if let Some(generation) = self.generation {
+            response.add("X-Faas-Generation", &generation.to_string());
+        }
         let Some(worker) = self.worker else { return };
         response.add("X-Faas-Worker", &worker.to_string());
         if let Some(explanation) = &self.explanation {

@@ -119,7 +119,9 @@ impl Gateway {
         if path == "*" {
             return whole(Response::options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
-        match self.kv.find(method, path) {
+        let (found, generation) = self.kv.find(method, cgi::host_name(&head.host), path);
+        record.facts.generation = generation;
+        match found {
             Found::Function { function, path_info_start } => {
                 record.route = function.route.clone();
                 record.function = function.name.clone();
@@ -129,7 +131,11 @@ impl Gateway {
                 record.route = route;
                 Err(RequestError::RowUnusable(fault))
             }
-            Found::MethodNotAllowed { allow } if method == "OPTIONS" => whole(Response::options(&allow)),
+            Found::MethodNotAllowed { allow } if method == "OPTIONS" => {
+                let mut response = Response::options(&allow);
+                record.facts.add_to(&mut response, None);
+                whole(response)
+            }
             Found::MethodNotAllowed { allow } => Err(RequestError::MethodNotAllowed { allow }),
             Found::NotFound => Err(RequestError::NoRoute),
         }
@@ -158,13 +164,14 @@ impl Gateway {
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
             let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
-            record.facts = Facts { worker: Some(lease.link.id), queue_ms, explanation: lease.explanation.take() };
+            let (worker, explanation) = (Some(lease.link.id), lease.explanation.take());
+            record.facts = Facts { worker, queue_ms, explanation, ..record.facts };
             let link = lease.link.clone();
             match self.try_worker(function, &call, request, lease, record, client) {
                 Try::Done(outcome) => return outcome,
                 Try::NotStarted => {
                     wish.avoid = Some((link, Instant::now()));
-                    record.facts = Facts::default();
+                    record.facts = Facts { generation: record.facts.generation, ..Facts::default() };
                 }
             }
         }
@@ -239,6 +246,7 @@ impl Gateway {
     fn environment(&self, function: &Function, path_info_start: usize, request: &Request) -> Result<Vec<u8>> {
         let meta = Meta {
             request_id: &request.id,
+            route: &function.route,
             function: &function.name,
             handler: &function.handler,
             module: &function.module,

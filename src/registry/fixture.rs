@@ -63,8 +63,12 @@ impl Fixture {
         Connection::open(&self.db).unwrap().execute(sql, (key, text)).unwrap();
     }
 
+    pub fn found(&self, method: &str, path: &str) -> Found {
+        self.kv.find(method, "localhost", path).0
+    }
+
     pub fn function(&self, path: &str) -> Option<Arc<Function>> {
-        match self.kv.find("GET", path) {
+        match self.found("GET", path) {
             Found::Function { function, .. } => Some(function),
             _ => None,
         }
@@ -75,7 +79,7 @@ impl Fixture {
     }
 
     pub fn fault(&self, path: &str) -> String {
-        match self.kv.find("GET", path) {
+        match self.found("GET", path) {
             Found::Unusable { fault, .. } => fault,
             other => panic!("{other:?}"),
         }

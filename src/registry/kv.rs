@@ -1,7 +1,9 @@
 //! The routes in service: what the C original called its key-value store, here one map behind one lock.
 //!
-//! A route is looked up by method and path, as they are sent and without the query:
+//! A route is looked up by host, method and path, as they are sent and without the query:
 //!
+//! 0. Routes of the request's host come first, then those without a host. So `GET://shop.example/*` beats `GET:/cart`
+//!    for that host. Go's ServeMux has the same order. Hosts are compared without the port and whatever their case.
 //! 1. The most specific path first. Of two that match, compare segment by segment from the left: a literal beats `{name}`,
 //!    `{name}` beats the `*` of a prefix. So the exact path comes first, and of prefixes the longest. `GET:/api/*` takes
 //!    `/api/x/y` with PATH_INFO `/x/y`, `/api/` with PATH_INFO `/`, and, where `GET:/api` is no route, also `/api` with an
@@ -22,10 +24,11 @@
 //! The C original handed out a pointer to a value after it had released the lock; a sync could free it in between.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::config_loader::Function;
-use super::pattern::{ANY_METHOD, Pattern, param_name};
+use super::pattern::{ANY_METHOD, Pattern, comparable_host, param_name};
 
 /// What there is for a method and a path.
 #[derive(Debug)]
@@ -51,9 +54,10 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Route {
     key: String,
-    /// Where method and path end in `key`: `key[..method_end]` and `key[method_end + 1..path_end]`. The key is taken
+    /// Where method, host and path are in `key`: `key[..method_end]`, `key[host]` and `key[host.end..path_end]`. The key is taken
     /// apart once, when the row changes; maps are built from 100,000 of these at each change.
     method_end: usize,
+    host: Range<usize>,
     path_end: usize,
     is_prefix: bool,
     serves: Result<Arc<Function>, String>,
@@ -62,9 +66,12 @@ pub struct Route {
 impl Route {
     /// `serves` is the function, or the fault of a row that never had one. A key that is no pattern is no route.
     pub fn new(key: &str, serves: Result<Arc<Function>, String>) -> Option<Route> {
-        let Pattern { method, path, is_prefix } = Pattern::parse(key).ok()?;
-        let (method_end, path_end) = (method.len(), method.len() + 1 + path.len());
-        Some(Route { key: key.to_string(), method_end, path_end, is_prefix, serves })
+        let Pattern { method, host, path, is_prefix } = Pattern::parse(key).ok()?;
+        let method_end = method.len();
+        let host_start = method_end + if host.is_empty() { ":".len() } else { "://".len() };
+        let host = host_start..host_start + host.len();
+        let path_end = host.end + path.len();
+        Some(Route { key: key.to_string(), method_end, host, path_end, is_prefix, serves })
     }
 
     pub fn function(&self) -> Option<&Arc<Function>> {
@@ -75,8 +82,12 @@ impl Route {
         &self.key[..self.method_end]
     }
 
+    fn host(&self) -> &str {
+        &self.key[self.host.clone()]
+    }
+
     fn path(&self) -> &str {
-        &self.key[self.method_end + 1..self.path_end]
+        &self.key[self.host.end..self.path_end]
     }
 
     fn found(&self, path_info_start: usize) -> Found {
@@ -90,10 +101,18 @@ impl Route {
 /// All routes of one reading of the registry.
 #[derive(Debug, Default)]
 pub struct Routes {
+    any_host: HostRoutes,
+    /// The routes of each host, by [`comparable_host`].
+    hosts: HashMap<Box<str>, HostRoutes>,
+    count: usize,
+}
+
+/// The routes of one host, or of every host.
+#[derive(Debug, Default)]
+struct HostRoutes {
     exact: HashMap<Box<str>, Methods>,
     /// Routes with a `{name}` or a `*`, the most specific shape first.
     shapes: Vec<ShapeRoutes>,
-    count: usize,
 }
 
 /// The routes of one path, each with another method.
@@ -145,11 +164,36 @@ impl Shape {
 }
 
 impl Routes {
-    /// Of two routes that take the same requests, such as `/{a}` and `/{b}`, the one whose key comes first counts.
     pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Routes {
-        let routes = routes.into_iter();
-        let mut all = Routes::default();
-        all.exact.reserve(routes.size_hint().1.unwrap_or(0)); // growing on the way would move all again and again
+        let (mut any_host, mut of_hosts) = (Vec::new(), HashMap::<Box<str>, Vec<Arc<Route>>>::new());
+        for route in routes {
+            match route.host() {
+                "" => any_host.push(route),
+                host => of_hosts.entry(comparable_host(host).into()).or_default().push(route),
+            }
+        }
+        let count = any_host.len() + of_hosts.values().map(Vec::len).sum::<usize>();
+        let hosts = of_hosts.into_iter().map(|(host, routes)| (host, HostRoutes::new(routes)));
+        Routes { any_host: HostRoutes::new(any_host), hosts: hosts.collect(), count }
+    }
+
+    fn find(&self, method: &str, host: &str, path: &str) -> Found {
+        // Most registries have no host: then nothing is spent on it.
+        let of_host = if self.hosts.is_empty() { None } else { self.hosts.get(comparable_host(host).as_ref()) };
+        let all = || of_host.into_iter().chain([&self.any_host]);
+        if let Some((route, path_info_start)) = all().find_map(|routes| routes.find(method, path)) {
+            return route.found(path_info_start);
+        }
+        let others = all().flat_map(|routes| routes.matches(path)).flat_map(|(methods, _)| methods);
+        allow(others.map(|route| route.method())).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
+    }
+}
+
+impl HostRoutes {
+    /// Of two routes that take the same requests, such as `/{a}` and `/{b}`, the one whose key comes first counts.
+    fn new(routes: Vec<Arc<Route>>) -> HostRoutes {
+        let mut all = HostRoutes::default();
+        all.exact.reserve(routes.len()); // growing on the way would move all again and again
         let mut shapes: BTreeMap<Shape, HashMap<Box<str>, Methods>> = BTreeMap::new();
         for route in routes {
             let has_braces = route.path().contains('{');
@@ -164,27 +208,18 @@ impl Routes {
                 Some(other) => *other = route,
                 None => methods.push(route),
             }
-            all.count += 1;
         }
         all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes::new(shape, routes)).collect();
         all
     }
 
-    fn find(&self, method: &str, path: &str) -> Found {
-        let mut is_known = false;
-        for (methods, path_info_start) in self.matches(path) {
-            is_known = true;
+    /// The route that takes the request, and where PATH_INFO starts.
+    fn find<'a>(&'a self, method: &str, path: &'a str) -> Option<(&'a Route, usize)> {
+        self.matches(path).find_map(|(methods, path_info_start)| {
             let own = |method: &str| methods.iter().find(|route| route.method() == method);
             let route = own(method).or_else(|| if method == "HEAD" { own("GET") } else { None });
-            if let Some(route) = route.or_else(|| own(ANY_METHOD)) {
-                return route.found(path_info_start);
-            }
-        }
-        if !is_known {
-            return Found::NotFound;
-        }
-        let others = self.matches(path).flat_map(|(methods, _)| methods).map(|route| route.method());
-        allow(others).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
+            Some((&**route.or_else(|| own(ANY_METHOD))?, path_info_start))
+        })
     }
 
     /// What is registered for a path, the most specific first, with where PATH_INFO starts.
@@ -315,8 +350,10 @@ impl Kv {
         Kv::default()
     }
 
-    pub fn find(&self, method: &str, path: &str) -> Found {
-        self.lock().routes.find(method, path)
+    /// What a request meets, and the registry's generation at that moment. `host` has no port.
+    pub fn find(&self, method: &str, host: &str, path: &str) -> (Found, Option<u64>) {
+        let service = self.lock();
+        (service.routes.find(method, host, path), service.generation)
     }
 
     /// Brings `routes` into force, all at once, as the registry's state of `generation`.

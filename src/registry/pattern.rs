@@ -1,7 +1,10 @@
-//! A route's key, taken apart: `METHOD:/path`, `METHOD:/prefix/*`, `*:` for any method, `{name}` for any one segment.
+//! A route's key, taken apart: `METHOD:/path`, `METHOD:/prefix/*`, `*:` for any method, `{name}` for any one segment,
+//! `METHOD://host/path` for requests to one host.
 //!
 //! Requests are compared with it as they are sent, so a key that no request line can contain is a fault. The CHECK
 //! constraints and triggers of init.sql say the same at the sqlite3 prompt.
+
+use std::borrow::Cow;
 
 use crate::limits::ROUTE_KEY_BYTES_MAX;
 
@@ -13,6 +16,8 @@ pub const ANY_METHOD: &str = "*";
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pattern<'a> {
     pub method: &'a str,
+    /// Without a port, as written; empty for every host.
+    pub host: &'a str,
     /// The path, or its part before the `/*` of a prefix: `/api` for `/api/*`, nothing for `/*`.
     pub path: &'a str,
     pub is_prefix: bool,
@@ -37,6 +42,11 @@ impl<'a> Pattern<'a> {
         let Some((method, path)) = key.split_once(':') else {
             return fault("be METHOD:/path or METHOD:/prefix/*");
         };
+        let (host, path) = match path.strip_prefix("//") {
+            Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+            None => ("", path),
+        };
+        let names_a_host = key.len() > method.len() + 1 + path.len();
         let is_name = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
         if !(is_name || method == ANY_METHOD) || !path.starts_with('/') {
             return fault("be METHOD:/path or METHOD:/prefix/*, with the method in capital letters, or * for any");
@@ -44,13 +54,16 @@ impl<'a> Pattern<'a> {
         if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
             return fault("be written as browsers send it: no query, no fragment, %20 for a space and the like");
         }
+        if names_a_host && !is_host(host) {
+            return fault("name a host without a port, of letters, digits, dots and hyphens: GET://shop.example/cart");
+        }
         if path == "/healthz" {
             return fault("be another path: the gateway itself answers /healthz");
         }
         let pattern = match path.split_once('*') {
-            None => Pattern { method, path, is_prefix: false },
+            None => Pattern { method, host, path, is_prefix: false },
             Some((prefix, "")) if prefix.ends_with('/') => {
-                Pattern { method, path: &prefix[..prefix.len() - 1], is_prefix: true }
+                Pattern { method, host, path: &prefix[..prefix.len() - 1], is_prefix: true }
             }
             Some(_) => return fault("have a * only as its last character, after a /"),
         };
@@ -79,6 +92,27 @@ impl<'a> Pattern<'a> {
         variables.sort_unstable();
         variables.dedup();
         variables.len() == count && self.segments().all(|text| param_name(text).is_some() || !text.contains(['{', '}']))
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets. init.sql has the same rule.
+fn is_host(host: &str) -> bool {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    let is_address = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => !address.is_empty() && is_address(address),
+        None => is_name(host),
+    }
+}
+
+/// A host as look-ups compare it: in small letters, without the dot that may end a full domain name.
+pub fn comparable_host(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => host.to_ascii_lowercase().into(),
+        false => host.into(),
     }
 }
 
@@ -119,7 +153,8 @@ mod tests {
 
     #[test]
     fn keys_are_methods_and_paths_or_prefixes() {
-        let pattern = |method, path, is_prefix| Ok(Pattern { method, path, is_prefix });
+        let of_host = |method, host, path, is_prefix| Ok(Pattern { method, host, path, is_prefix });
+        let pattern = |method, path, is_prefix| of_host(method, "", path, is_prefix);
         assert_eq!(Pattern::parse("GET:/"), pattern("GET", "/", false));
         assert_eq!(Pattern::parse("POST:/api/a:b"), pattern("POST", "/api/a:b", false));
         assert_eq!(Pattern::parse("GET:/api/*"), pattern("GET", "/api", true));
@@ -127,12 +162,17 @@ mod tests {
         assert_eq!(Pattern::parse("*:/any"), pattern("*", "/any", false));
         assert_eq!(Pattern::parse("*:/*"), pattern("*", "", true));
         assert_eq!(Pattern::parse("GET:/u/{id}/*"), pattern("GET", "/u/{id}", true));
+        assert_eq!(Pattern::parse("GET://Shop.example/cart"), of_host("GET", "Shop.example", "/cart", false));
+        assert_eq!(Pattern::parse("*://shop.example/*"), of_host("*", "shop.example", "", true));
+        assert_eq!(Pattern::parse("GET://[::1]/{id}"), of_host("GET", "[::1]", "/{id}", false));
+        assert_eq!(Pattern::parse("GET://a//b"), of_host("GET", "a", "//b", false));
     }
 
     #[test]
     fn keys_that_no_request_can_have_are_faults() {
         let bad = "|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
             |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz|*:/healthz|**:/x|*GET:/x|*:/a*\
+            |GET://|GET:///a|GET://a|GET://a:80/x|GET://*/x|GET://{a}/x|GET://a@b/x|GET://[]/x|GET://[a]x/y|GET://a/healthz\
             |GET:/{}|GET:/{1}|GET:/{a|GET:/a}|GET:/x{a}|GET:/{a}x|GET:/{a}/{A}|GET:/{a-b}|GET:/{{a}}";
         for key in bad.split('|') {
             let fault = Pattern::parse(key).unwrap_err();

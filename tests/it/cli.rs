@@ -231,6 +231,8 @@ fn history_diff_and_rollback_tell_versions_apart() {
 #[test]
 fn invoke_sends_a_body_and_headers_and_its_exit_code_follows_the_status() {
     let instance = Instance::start();
+    instance.script("GET://shop.example/cart", "echo shop");
+    assert_eq!(ok(&instance, &["invoke", "GET://shop.example/cart"]).out, "shop\n");
     instance.script("*:/echo/{id}", "echo \"$REQUEST_METHOD $FAAS_PARAM_ID $HTTP_X_COLOR $QUERY_STRING\"; cat");
     instance.script("GET:/fails", "exit 3");
     let file = write(&instance, "body", "from a file");

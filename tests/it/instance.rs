@@ -323,7 +323,10 @@ impl Instance {
 
     /// One request on a connection of its own.
     pub fn try_request(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n");
+        let mut head = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
+        if !fields.iter().any(|(name, _)| *name == "Host") {
+            head += "Host: it\r\n";
+        }
         if !body.is_empty() || method == "POST" {
             head += &format!("Content-Length: {}\r\n", body.len());
         }

@@ -62,6 +62,43 @@ fn parameters_and_any_method_reach_the_function() {
 }
 
 #[test]
+fn a_route_with_a_host_beats_the_same_without() {
+    let instance = Instance::start();
+    instance.script("GET:/cart", "echo any");
+    instance.script("GET://Shop.example/cart", "echo \"shop $SERVER_NAME $SCRIPT_NAME $FAAS_ROUTE\"");
+    let at = |host: &str| instance.request("GET", "/cart", &[("Host", host)], b"").text();
+    assert_eq!(at("shop.EXAMPLE:8080"), "shop shop.EXAMPLE /cart GET://Shop.example/cart\n");
+    assert_eq!(at("other.example"), "any\n");
+    assert_eq!(instance.get("/cart").text(), "any\n");
+    let absolute = "GET http://shop.example/cart HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n";
+    assert!(instance.exchange(absolute)[0].text().starts_with("shop "));
+}
+
+#[test]
+fn each_answer_names_its_generation() {
+    let instance = Instance::start();
+    instance.script("GET:/steps", "echo one");
+    let newest = || {
+        let registry = instance.registry();
+        registry.query_row("SELECT max(id) FROM history", [], |row| row.get::<_, u64>(0)).unwrap().to_string()
+    };
+    let first = newest();
+    for (method, target) in [("GET", "/steps"), ("OPTIONS", "/steps"), ("PUT", "/steps"), ("GET", "/nowhere")] {
+        let answer = instance.request(method, target, &[], b"");
+        assert_eq!(answer.field("X-Faas-Generation"), Some(first.as_str()), "{method} {target}");
+    }
+    instance.script_with(
+        "GET:/steps",
+        "printf 'Content-Type: text/plain\\nX-Faas-Generation: 1\\n\\n'",
+        json!({"stream": true}),
+    );
+    assert_eq!(instance.get("/steps").field("X-Faas-Generation"), Some(newest().as_str()));
+    assert_ne!(first, newest());
+    instance.registry().execute_batch("DROP TABLE history").unwrap();
+    wait_until("it has no history", || instance.get("/nowhere").field("X-Faas-Generation").is_none());
+}
+
+#[test]
 fn each_response_is_of_one_version_while_rows_and_modules_change() {
     const TRANSACTIONS: usize = 1000;
     const CLIENTS: usize = 8;

@@ -22,7 +22,7 @@ fn init_registers_the_examples() {
         ("GET", "/ping", "wasm", "ping.wasm"),
         ("GET", "/api/env", "native", "env.sh"),
     ] {
-        let Found::Function { function, .. } = fixture.kv.find(method, path) else { panic!("{path} is registered") };
+        let Found::Function { function, .. } = fixture.found(method, path) else { panic!("{path} is registered") };
         assert_eq!(function.runtime.as_str(), runtime);
         // The tests run in the project's folder, so readfile() finds the functions that ship.
         assert!(function.code.is_some() && function.module.ends_with(module));
@@ -82,9 +82,9 @@ SET v='{"module":"/new/path.wasm","runtime":"wasm"}',
 WHERE k='POST:/resize';"#;
     assert!(sqlite3(&fixture.db, update).stderr.is_empty());
     assert!(fixture.sync.look());
-    assert!(matches!(fixture.kv.find("POST", "/api/convert"), Found::Function { function, .. }
+    assert!(matches!(fixture.found("POST", "/api/convert"), Found::Function { function, .. }
             if function.name == "imageConverter" && function.handler == "convert"));
-    assert!(matches!(fixture.kv.find("POST", "/resize"), Found::Function { function, .. }
+    assert!(matches!(fixture.found("POST", "/resize"), Found::Function { function, .. }
             if function.module == Path::new("/new/path.wasm")));
     let unfilled = update.replace(r#""runtime":"wasm""#, "...");
     let message = String::from_utf8(sqlite3(&fixture.db, &unfilled).stderr).unwrap();

@@ -17,7 +17,11 @@ fn kv(keys: &[&str]) -> Kv {
 
 /// `route SCRIPT_NAME|PATH_INFO`, or what else was found.
 fn find(kv: &Kv, method: &str, path: &str) -> String {
-    match kv.find(method, path) {
+    find_at(kv, method, "", path)
+}
+
+fn find_at(kv: &Kv, method: &str, host: &str, path: &str) -> String {
+    match kv.find(method, host, path).0 {
         Found::Function { function, path_info_start } => {
             format!("{} {}|{}", function.route, &path[..path_info_start], &path[path_info_start..])
         }
@@ -47,6 +51,37 @@ fn a_prefix_takes_its_own_folder_with_and_without_the_slash() {
     let both = kv(&["GET:/api/*", "GET:/api", "GET:/api/"]);
     assert_eq!(find(&both, "GET", "/api"), "GET:/api /api|");
     assert_eq!(find(&both, "GET", "/api/"), "GET:/api/ /api/|");
+}
+
+#[test]
+fn routes_of_the_host_come_first() {
+    let kv = kv(&[
+        "GET:/cart",
+        "POST:/cart",
+        "GET:/only",
+        "GET://shop.example/cart",
+        "GET://Shop.example/*",
+        "PUT://shop.example/cart/{id}",
+        "GET://[::1]/cart",
+    ]);
+    for (method, host, path, found) in [
+        ("GET", "shop.example", "/cart", "GET://shop.example/cart /cart|"),
+        ("GET", "SHOP.Example.", "/cart", "GET://shop.example/cart /cart|"),
+        ("HEAD", "shop.example", "/cart", "GET://shop.example/cart /cart|"),
+        ("GET", "www.shop.example", "/cart", "GET:/cart /cart|"),
+        ("GET", "", "/cart", "GET:/cart /cart|"),
+        ("GET", "[::1]", "/cart", "GET://[::1]/cart /cart|"),
+        // The host decides before the path does; then a method that the host lacks is looked for without it.
+        ("GET", "shop.example", "/only", "GET://Shop.example/* |/only"),
+        ("POST", "shop.example", "/cart", "POST:/cart /cart|"),
+        ("PUT", "shop.example", "/cart/7", "PUT://shop.example/cart/{id} /cart/7|"),
+        ("PUT", "shop.example", "/cart", "allow GET, HEAD, POST, OPTIONS"),
+        ("PUT", "other.example", "/cart/7", "not found"),
+        ("GET", "shop.example", "//shop.example/cart", "GET://Shop.example/* |//shop.example/cart"),
+    ] {
+        assert_eq!(find_at(&kv, method, host, path), found, "{method} {host} {path}");
+    }
+    assert_eq!(kv.len(), 7);
 }
 
 #[test]
@@ -149,7 +184,7 @@ fn an_unusable_row_holds_its_path_and_names_its_fault() {
 #[test]
 fn a_swap_changes_everything_at_once_and_leaves_what_was_found() {
     let kv = kv(&["GET:/a", "GET:/b"]);
-    let Found::Function { function, .. } = kv.find("GET", "/a") else { panic!("/a is registered") };
+    let Found::Function { function, .. } = kv.find("GET", "", "/a").0 else { panic!("/a is registered") };
     assert_eq!((kv.len(), kv.generation()), (2, None));
     kv.swap(Routes::new([route("GET:/c")]), Some(7));
     assert_eq!((kv.len(), kv.generation()), (1, Some(7)));

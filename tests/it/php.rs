@@ -318,6 +318,13 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
         ask("<?php function f() { http_response_code(201); header('Content-Type: text/csv'); return 'a,b'; }", "f");
     assert_eq!((answer.status, answer.text().as_str()), (201, "a,b"));
     assert_eq!(answer.field("Content-Type"), Some("text/csv;charset=UTF-8"));
+    let all_params = "<?php function f($event, $context) { return $context['params']; }";
+    for start in ["auto", "cold"] {
+        let more = json!({"handler": "f", "start": start});
+        instance.function("GET:/users/{id}/posts/{postId}", "php", all_params, more);
+        let params = instance.get("/users/4%202/posts/a%2Fb").json();
+        assert_eq!(params, json!({"id": "4 2", "postId": "a%2Fb"}), "{start}");
+    }
     // What is no JSON is given as the parameters.
     let parameters = both(&instance, "<?php function f($event) { return $event; }", with("f"), "?a=1&b=2", "not JSON");
     assert_eq!(parameters.json(), json!({"a": "1", "b": "2"}));

@@ -4,6 +4,7 @@
 #include "handler.h"
 #include "sapi.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 
 #include "php_output.h"
@@ -87,6 +88,27 @@ static void add_headers(zval *context)
     add_assoc_zval(context, "headers", &headers);
 }
 
+/* The values of the route's {name} segments, by name: the route has the names as they are written, and the variable of each
+   its value. */
+static void add_params(zval *context)
+{
+    zval params;
+    array_init(&params);
+    const char *route = getenv("FAAS_ROUTE");
+    for (const char *open = route ? strchr(route, '{') : NULL; open; open = strchr(open + 1, '{')) {
+        size_t length = strcspn(open + 1, "}");
+        char *variable;
+        spprintf(&variable, 0, "FAAS_PARAM_%.*s", (int)length, open + 1);
+        for (char *byte = variable; *byte; byte++)
+            *byte = (char)toupper((unsigned char)*byte);
+        const char *value = getenv(variable);
+        if (value)
+            add_assoc_string_ex(&params, open + 1, length, value);
+        efree(variable);
+    }
+    add_assoc_zval(context, "params", &params);
+}
+
 static void make_context(zval *context)
 {
     const char *deadline = getenv("FAAS_DEADLINE_MS"), *script = getenv("SCRIPT_NAME"), *info = getenv("PATH_INFO");
@@ -100,6 +122,7 @@ static void make_context(zval *context)
     add_assoc_string(context, "path", path);
     efree(path);
     add_text(context, "path_info", "PATH_INFO");
+    add_params(context);
     add_copy(context, "query", TRACK_VARS_GET);
     add_copy(context, "cookies", TRACK_VARS_COOKIE);
     add_headers(context);

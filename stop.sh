@@ -1,7 +1,7 @@
 #!/bin/sh
 # Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, and a build that start.sh has left to go
-# on. What is being answered is finished first, for at most the FAAS_DRAIN_MS that the gateway was started with. No process
-# is found by its name, so no other is ever hit.
+# on. What is being answered is finished first, for at most the FAAS_LAME_DUCK_MS and FAAS_DRAIN_MS that the gateway was
+# started with. No process is found by its name, so no other is ever hit.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
 set -eu
@@ -113,12 +113,16 @@ if ! gateway=$(running_pid); then
     exit 0
 fi
 
-drain_ms=$(tr '\0' '\n' <"/proc/$gateway/environ" | sed -n 's/^FAAS_DRAIN_MS=//p')
+# Prints the value of the setting $1 that the gateway was started with.
+setting() { tr '\0' '\n' <"/proc/$gateway/environ" | sed -n "s/^$1=//p"; }
+
+lame_duck_ms=$(setting FAAS_LAME_DUCK_MS)
+drain_ms=$(setting FAAS_DRAIN_MS)
 family=$(tree "$gateway")
 head=$(echo "$family" | head -n 1)
 kill -TERM "$gateway" 2>/dev/null || [ ! -d "/proc/$gateway" ] ||
     fail "process $gateway belongs to another user; try: sudo ./stop.sh"
-if ! wait_for_end_of "$((${drain_ms:-10000} / 100 + drain_grace))" "$head"; then
+if ! wait_for_end_of "$(((${lame_duck_ms:-0} + ${drain_ms:-10000}) / 100 + drain_grace))" "$head"; then
     say "process $gateway has not ended in time and is killed"
     family="$family $(tree "$gateway")"
     kill_what_is_left_of "$head"

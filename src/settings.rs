@@ -35,6 +35,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),
     ("FAAS_SPOOL_MAX", "4294967296", "bytes of all of them together; full is answered 503"),
     ("FAAS_DRAIN_MS", "10000", "how long SIGTERM waits for what runs"),
+    ("FAAS_LAME_DUCK_MS", "0", "how long SIGTERM goes on serving before that, while /healthz is 503 already"),
+    ("FAAS_FOLLOWER", "0", "1: the registry is a copy that arrives from another machine; nothing here changes it"),
     ("FAAS_QUEUE_MAX", "256", "requests that may wait for a slot; more are answered 503"),
     ("FAAS_QUEUE_TIMEOUT_MS", "5000", "how long one may wait; then 503"),
     ("FAAS_CONSOLE", "127.0.0.1:8081", "address and port of the console, for the operator; empty is off"),
@@ -67,6 +69,10 @@ pub struct Settings {
     pub spool_dir: PathBuf,
     pub spool_bytes_max: u64,
     pub drain: Duration,
+    /// From SIGTERM to the drain: time for balancers to see it.
+    pub lame_duck: Duration,
+    /// Whether the registry is a copy of one on another machine.
+    pub is_follower: bool,
     pub queue_max: usize,
     pub queue_timeout: Duration,
     /// Where the console listens; `None`: no console runs.
@@ -130,6 +136,8 @@ impl Settings {
             spool_dir,
             spool_bytes_max: number("FAAS_SPOOL_MAX", limits::SPOOL_MAX_DEFAULT, 0..=1 << 50)?,
             drain: Duration::from_millis(number("FAAS_DRAIN_MS", limits::DRAIN_MS_DEFAULT, 0..=3_600_000)?),
+            lame_duck: Duration::from_millis(number("FAAS_LAME_DUCK_MS", 0, 0..=3_600_000)?),
+            is_follower: number("FAAS_FOLLOWER", 0, 0..=1)? != 0,
             queue_max: number("FAAS_QUEUE_MAX", limits::QUEUE_MAX_DEFAULT, 0..=limits::REQUESTS_MAX as u64)? as usize,
             queue_timeout: Duration::from_millis(number(
                 "FAAS_QUEUE_TIMEOUT_MS",
@@ -144,6 +152,12 @@ impl Settings {
                 ema: factor("FAAS_EMA", defaults.ema, 1.0)?,
             },
         })
+    }
+
+    /// Why nothing here may change the registry; `None` where it may be changed. All that write to it ask first.
+    pub fn read_only_reason(&self) -> Option<String> {
+        let db = self.db.display();
+        self.is_follower.then(|| format!("FAAS_FOLLOWER=1: {db} is a copy; change the registry on the writer"))
     }
 
     /// Where worker `id` accepts invocations.

@@ -38,6 +38,8 @@ pub enum RequestError {
     RowUnusable(String),
 
     // ---- the platform is full or not ready ----
+    /// No route is known yet: the registry has not been read, or not arrived.
+    RegistryNotLoaded,
     TooManyConnections,
     TooManyRequests,
     FunctionBusy {
@@ -141,7 +143,8 @@ impl RequestError {
             | RequestError::ResponseTooLarge { .. }
             | RequestError::ForkServerLost
             | RequestError::WorkerLost { .. } => 502,
-            RequestError::TooManyConnections
+            RequestError::RegistryNotLoaded
+            | RequestError::TooManyConnections
             | RequestError::TooManyRequests
             | RequestError::QueueFull { .. }
             | RequestError::NoSlotInTime { .. }
@@ -163,7 +166,8 @@ impl RequestError {
             | RequestError::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
             // Somebody may be installing it right now; the build of faas-wasm takes minutes.
             RequestError::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
-            RequestError::TooManyConnections
+            RequestError::RegistryNotLoaded
+            | RequestError::TooManyConnections
             | RequestError::TooManyRequests
             | RequestError::NoWorker
             | RequestError::SpoolFull
@@ -189,6 +193,7 @@ impl RequestError {
             RequestError::NoRoute => "no-route",
             RequestError::MethodNotAllowed { .. } => "method-not-allowed",
             RequestError::RowUnusable(_) => "row-unusable",
+            RequestError::RegistryNotLoaded => "registry-not-loaded",
             RequestError::TooManyConnections => "too-many-connections",
             RequestError::TooManyRequests => "too-many-requests",
             RequestError::FunctionBusy { .. } => "function-busy",
@@ -235,6 +240,7 @@ impl fmt::Display for RequestError {
             RequestError::NoRoute => write!(f, "no function is registered for this path"),
             RequestError::MethodNotAllowed { allow } => write!(f, "allowed methods: {allow}"),
             RequestError::RowUnusable(fault) => write!(f, "the registry's row for this route cannot be used: {fault}"),
+            RequestError::RegistryNotLoaded => write!(f, "the registry is not loaded"),
             RequestError::TooManyConnections => write!(f, "too many connections are open; try again"),
             RequestError::TooManyRequests => write!(f, "too many requests are under way; try again"),
             RequestError::FunctionBusy { max_inflight, .. } => {

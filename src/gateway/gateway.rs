@@ -9,17 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::cgi::{self, Meta};
 use super::function_output::{Facts, OutputMode, Sink};
+use super::health::Health;
 use super::scheduler::{Lease, Scheduler, Wish};
-use super::status::readiness;
 use super::worker_link::{Call, Failure};
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
-use crate::http_handler::response::{Body, Response};
+use crate::http_handler::response::Response;
 use crate::http_handler::spool::{Spool, SpoolArea};
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
@@ -30,6 +28,7 @@ use crate::registry::kv::{Found, Kv};
 pub struct Gateway {
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
+    pub health: Arc<Health>,
     pub spool_area: Arc<SpoolArea>,
     pub response_bytes_max: u64,
 }
@@ -111,7 +110,7 @@ impl Gateway {
         let (method, path) = (head.method.as_str(), head.path());
         if path == "/healthz" {
             return match method {
-                "GET" | "HEAD" => whole(self.health()),
+                "GET" | "HEAD" => whole(self.health.response(head.query())?),
                 "OPTIONS" => whole(Response::options("GET, HEAD, OPTIONS")),
                 _ => Err(RequestError::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
             };
@@ -137,6 +136,7 @@ impl Gateway {
                 whole(response)
             }
             Found::MethodNotAllowed { allow } => Err(RequestError::MethodNotAllowed { allow }),
+            Found::NotFound if !self.kv.is_loaded() => Err(RequestError::RegistryNotLoaded),
             Found::NotFound => Err(RequestError::NoRoute),
         }
     }
@@ -259,21 +259,6 @@ impl Gateway {
             env: &function.env,
         };
         cgi::environment(&request.head, &meta)
-    }
-
-    /// `GET /healthz`: 200 once the registry is loaded and a worker is ready, else 503 and the reason. It is public,
-    /// so it says nothing of processes, loads and paths; the console does.
-    fn health(&self) -> Response {
-        let status = readiness(&self.kv, &self.scheduler);
-        let is_ready = status == "ready";
-        let text = json!({"status": status, "routes": self.kv.len(), "generation": self.kv.generation()});
-        let mut response = Response::new(if is_ready { 200 } else { 503 });
-        response.add("Content-Type", "application/json");
-        if !is_ready {
-            response.add("Retry-After", &RETRY_AFTER_S.start().to_string());
-        }
-        response.body = Body::Bytes(format!("{text}\n").into_bytes());
-        response
     }
 }
 

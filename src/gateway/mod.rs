@@ -12,6 +12,7 @@
 pub mod cgi;
 mod cgi_output;
 mod function_output;
+mod health;
 // The twin of gateway.c keeps its name.
 #[allow(clippy::module_inception)]
 mod gateway;
@@ -29,9 +30,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gateway::Gateway;
+use health::Health;
 use metrics_collector::MetricsCollector;
 use scheduler::Scheduler;
 use status::Status;
@@ -75,7 +77,8 @@ pub fn run(settings: Settings) -> Result<()> {
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
     collector.start(&settings)?;
-    let status = Status::new(kv.clone(), scheduler.clone(), sandbox.describe());
+    let health = Health::new(kv.clone(), scheduler.clone());
+    let status = Status::new(health.clone(), scheduler.clone(), sandbox.describe());
     status.start(&settings)?;
     if settings.console.is_some() {
         operator_token::provide(&settings.operator_token_file())?;
@@ -85,13 +88,16 @@ pub fn run(settings: Settings) -> Result<()> {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
     };
-    let handler = Arc::new(Gateway { kv, scheduler, spool_area, response_bytes_max: settings.response_bytes_max });
+    let response_bytes_max = settings.response_bytes_max;
+    let handler = Arc::new(Gateway { kv, scheduler, health: health.clone(), spool_area, response_bytes_max });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
     run_dir.write_address(address)?;
     log!("gateway: listening on http://{address}");
 
     let signal = sys::wait_for_ending_signal();
+    health.set_ending();
+    serve_lame(signal, settings.lame_duck);
     let began = Instant::now();
     log!("gateway: {signal}; finishing what has arrived");
     if server.drain(began + settings.drain) {
@@ -110,6 +116,14 @@ pub fn run(settings: Settings) -> Result<()> {
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
     drop(run_dir);
     Ok(())
+}
+
+/// Serves on for `time` after SIGTERM, while /healthz tells balancers to send no more. A second signal ends the wait.
+fn serve_lame(signal: &str, time: Duration) {
+    if !time.is_zero() {
+        log!("gateway: {signal}; serving on for {} ms, while /healthz is 503", time.as_millis());
+        let _ = sys::wait_for_ending_signal_within(time);
+    }
 }
 
 fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -222,7 +236,11 @@ pub enum Init {
 }
 
 /// Creates the registry from init.sql where there is none, and migrates one from before modules and history.
+/// A follower's comes from elsewhere, as it is.
 pub fn init(settings: &Settings) -> Result<Init> {
+    if settings.is_follower {
+        return Ok(Init::Nothing);
+    }
     if settings.db.exists() {
         return Ok(migrate(&settings.db)?.map_or(Init::Nothing, Init::Migrated));
     }

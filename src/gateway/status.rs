@@ -1,7 +1,8 @@
 //! The gateway's word on itself for its operator: a JSON line to each client of run/status.sock, at connect and every 500 ms.
 //!
 //! ```text
-//! {"status":"ready","version":"0.1.0","uptime_s":7,"routes":5,"generation":1,"waiting":0,
+//! {"status":"ready","version":"0.1.0","uptime_s":7,"waiting":0,
+//!  "routes":5,"generation":1,"generation_age_s":412,"lag_s":12,
 //!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
 //!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
 //! ```
@@ -17,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::health::Health;
 use super::scheduler::Scheduler;
 use crate::error::start::{Result, StartError};
-use crate::registry::kv::Kv;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Watched};
 use crate::{log, procfs};
@@ -34,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ANCESTORS_MAX: usize = 64;
 
 pub struct Status {
-    kv: Arc<Kv>,
+    health: Arc<Health>,
     scheduler: Arc<Scheduler>,
     /// What the sandbox holds; it does not change while the gateway runs.
     sandbox: Value,
@@ -48,18 +49,9 @@ struct Client {
     pid: Pid,
 }
 
-/// "ready" once the registry is loaded and a worker has announced itself; else the reason why not.
-pub fn readiness(kv: &Kv, scheduler: &Scheduler) -> &'static str {
-    match (kv.is_loaded(), scheduler.overview().is_empty()) {
-        (true, false) => "ready",
-        (false, _) => "the registry is not loaded",
-        (true, true) => "no worker is ready",
-    }
-}
-
 impl Status {
-    pub fn new(kv: Arc<Kv>, scheduler: Arc<Scheduler>, sandbox: Value) -> Arc<Status> {
-        Arc::new(Status { kv, scheduler, sandbox, started_at: Instant::now(), connected: Mutex::default() })
+    pub fn new(health: Arc<Health>, scheduler: Arc<Scheduler>, sandbox: Value) -> Arc<Status> {
+        Arc::new(Status { health, scheduler, sandbox, started_at: Instant::now(), connected: Mutex::default() })
     }
 
     /// Opens status.sock and serves it on a thread of its own, until the process ends.
@@ -133,16 +125,17 @@ impl Status {
                 "cpu": sample.cpu, "mem": sample.mem, "io": sample.io, "score": sample.score, "fresh": is_fresh,
             })
         });
-        let line = json!({
-            "status": readiness(&self.kv, &self.scheduler),
+        let mut line = json!({
+            "status": self.health.status(),
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": self.started_at.elapsed().as_secs(),
-            "routes": self.kv.len(),
-            "generation": self.kv.generation(),
             "waiting": self.scheduler.waiting(),
             "workers": workers.collect::<Vec<_>>(),
             "sandbox": self.sandbox,
         });
+        if let (Some(line), Value::Object(registry)) = (line.as_object_mut(), self.health.registry()) {
+            line.extend(registry);
+        }
         format!("{line}\n")
     }
 }

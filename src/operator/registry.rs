@@ -1,7 +1,7 @@
 //! The registry as an operator's programs see it: opened with rusqlite, changed in one transaction or not at all.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -17,6 +17,8 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Registry {
     pub connection: Connection,
     path: PathBuf,
+    /// Why it may not be changed.
+    read_only_reason: Option<String>,
 }
 
 /// A row of functions.
@@ -34,11 +36,16 @@ impl Registry {
             let text = format!("no registry is at {}; set FAAS_DB, or make one with: gateway --init", path.display());
             return Err(OperationError::NotFound(text));
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags);
+        let read_only_reason = settings.read_only_reason();
+        let connection = match read_only_reason {
+            None => {
+                Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            }
+            Some(_) => open_copy(&path),
+        };
         let connection = connection.map_err(failed(format!("open the registry {}", path.display())))?;
         connection.busy_timeout(BUSY_WAIT_MAX).map_err(failed("set a time to wait for locks"))?;
-        Ok(Registry { connection, path })
+        Ok(Registry { connection, path, read_only_reason })
     }
 
     /// The same, for verbs that need code and history.
@@ -110,6 +117,9 @@ impl Registry {
 
     /// Makes a change, all of it or nothing, and returns the generation after it.
     pub fn change(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<u64> {
+        if let Some(reason) = &self.read_only_reason {
+            return Err(OperationError::Failed(reason.clone()));
+        }
         let made = (|| {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             change(&transaction)?;
@@ -151,6 +161,22 @@ impl Registry {
             u32::try_from(holder).ok()
         })
     }
+}
+
+/// Opens a file that another program replaces or writes to. As `immutable` SQLite puts no -wal and no lock beside it, which
+/// the next version of the file would meet.
+fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
+    let escaped: String = path.to_string_lossy().chars().fold(String::new(), |mut text, character| {
+        match character {
+            '%' => text.push_str("%25"),
+            '?' => text.push_str("%3f"),
+            '#' => text.push_str("%23"),
+            _ => text.push(character),
+        }
+        text
+    });
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
 }
 
 /// Writes a module, unless it has this code already.

@@ -330,6 +330,17 @@ fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> Option<String> {
     Some(all.join(", "))
 }
 
+/// Which state of the registry the routes are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Version {
+    /// The newest id of the history.
+    pub generation: u64,
+    /// When that change was made, in seconds since 1970; 0 where none was made yet.
+    pub changed_at: f64,
+    /// The registry's newest sign of life, in seconds since 1970: that change, or the heartbeat in its table settings.
+    pub alive_at: f64,
+}
+
 /// The routes in service.
 #[derive(Debug, Default)]
 pub struct Kv {
@@ -342,7 +353,7 @@ struct Service {
     routes: Routes,
     is_loaded: bool,
     /// The registry's own, as of the routes; `None` where it keeps no history.
-    generation: Option<u64>,
+    version: Option<Version>,
 }
 
 impl Kv {
@@ -356,20 +367,20 @@ impl Kv {
         (service.routes.find(method, host, path), service.generation)
     }
 
-    /// Brings `routes` into force, all at once, as the registry's state of `generation`.
-    pub fn swap(&self, routes: Routes, generation: Option<u64>) {
+    /// Brings `routes` into force, all at once, as the registry's state of `version`.
+    pub fn swap(&self, routes: Routes, version: Option<Version>) {
         let old = {
             let mut service = self.lock();
             service.is_loaded = true;
-            service.generation = generation;
+            service.version = version;
             std::mem::replace(&mut service.routes, routes)
         };
         drop(old); // Here, without the lock: to free 100,000 routes takes milliseconds.
     }
 
-    /// Says that the routes in force are those of another generation, too: what changed was no route.
-    pub fn set_generation(&self, generation: Option<u64>) {
-        self.lock().generation = generation;
+    /// Says that the routes in force are those of another version, too: what changed was no route.
+    pub fn set_version(&self, version: Option<Version>) {
+        self.lock().version = version;
     }
 
     /// Routes in service, unusable ones included.
@@ -383,7 +394,12 @@ impl Kv {
 
     /// The registry's generation that is in service; `None` where it keeps no history, or was never read.
     pub fn generation(&self) -> Option<u64> {
-        self.lock().generation
+        self.version().map(|version| version.generation)
+    }
+
+    /// The same with its times.
+    pub fn version(&self) -> Option<Version> {
+        self.lock().version
     }
 
     /// Whether the registry was ever read.

@@ -8,6 +8,9 @@
 //! damaged or in the middle of being copied, and for a single row with a fault. The fault is logged once, and the first
 //! look that finds the registry good again brings it into service.
 //!
+//! With FAAS_FOLLOWER=1 the file is a copy that another program writes, perhaps page by page. Then a state must be whole
+//! (tables.rs, `tear`) and not older than the one in service. Elsewhere an older file is its owner's wish: a backup.
+//!
 //! The C original asked for `updated > last_sync` every 5 s: deletes never arrived, nor did edits within one second.
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::config_loader::{self, Places, named_bundle};
 use super::fault_log::FaultLog;
 use super::files::remove_database;
-use super::kv::{Kv, Route, Routes};
+use super::kv::{Kv, Route, Routes, Version};
 use super::modules::{Bundles, CodeDir, Entry};
 use super::snapshot::copy_registry;
 use super::stamps::Stamps;
@@ -46,6 +49,7 @@ const ROW_FAULTS_LOGGED_MAX: usize = 20;
 /// The registry's reader. One for each gateway: its private copy lies in the run dir.
 pub struct Sync {
     db: PathBuf,
+    is_follower: bool,
     places: Places,
     code_dir: CodeDir,
     copy: PathBuf,
@@ -80,13 +84,14 @@ struct Reading {
     rows: Vec<(String, String)>,
     /// Bundles that differ, `None` for those that no row names any more.
     bundles: Vec<(String, Option<Entry>)>,
-    generation: Option<u64>,
+    version: Option<Version>,
 }
 
 impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
         Sync {
             db: settings.db.clone(),
+            is_follower: settings.is_follower,
             places: Places {
                 module_root: settings.module_root.clone(),
                 protected: ProtectedPaths::new(settings),
@@ -164,7 +169,10 @@ impl Sync {
     /// the reading may yet fail at its last row.
     fn compare_with_copy(&mut self) -> Result<Reading, String> {
         let tables = Tables::open(&self.copy).map_err(|cause| cause.to_string())?;
-        let generation = tables.generation().map_err(|cause| cause.to_string())?;
+        let version = tables.version().map_err(|cause| cause.to_string())?;
+        if self.is_follower {
+            self.check_copy(&tables, version)?;
+        }
         let bundles = self.code_dir.update(&tables, &self.places.code)?;
         let changed_bundles: HashSet<&str> = bundles.iter().map(|(name, _)| name.as_str()).collect();
         let is_changed =
@@ -180,7 +188,21 @@ impl Sync {
                 _ => changed.push((key.to_string(), text.to_string())),
             })
             .map_err(|cause| cause.to_string())?;
-        Ok(Reading { rows: changed, bundles, generation })
+        Ok(Reading { rows: changed, bundles, version })
+    }
+
+    /// Refuses what a follower must not take into service.
+    fn check_copy(&self, tables: &Tables, version: Option<Version>) -> Result<(), String> {
+        if let Some(tear) = tables.tear().map_err(|cause| cause.to_string())? {
+            return Err(format!("it is not a whole copy: {tear}"));
+        }
+        match (self.kv.generation(), version.map(|version| version.generation)) {
+            (Some(ours), None) => Err(format!("it has no history, and generation {ours} is in service")),
+            (Some(ours), Some(arrived)) if arrived < ours => {
+                Err(format!("it is older than what is in service: generation {arrived}, not {ours}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Parses what changed, forgets what is gone, and brings the new map into service.
@@ -206,13 +228,15 @@ impl Sync {
         self.rows.retain(|_, row| row.reading == self.readings);
         changes += before - self.rows.len();
         if changes > 0 || !self.kv.is_loaded() {
-            self.kv.swap(Routes::new(self.rows.values().filter_map(|row| row.route.clone())), found.generation);
-        } else if self.kv.generation() != found.generation {
-            self.kv.set_generation(found.generation);
+            self.kv.swap(Routes::new(self.rows.values().filter_map(|row| row.route.clone())), found.version);
         } else {
-            return;
+            let before = self.kv.generation();
+            self.kv.set_version(found.version);
+            if before == self.kv.generation() {
+                return;
+            }
         }
-        let generation = found.generation.map_or("a version".to_string(), |number| format!("generation {number}"));
+        let generation = self.kv.generation().map_or("a version".to_string(), |number| format!("generation {number}"));
         log!("registry: {generation} is in service: {} routes, rows changed: {changes}", self.kv.len());
     }
 

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, OptionalExtension};
 
+use super::kv::Version;
 use crate::limits::{DESCRIPTOR_BYTES_MAX, ROUTE_KEY_BYTES_MAX, ROUTES_MAX};
 
 /// The bundle that a module's name belongs to, in SQL: its first folder with the slash, else the name itself.
@@ -67,12 +68,33 @@ impl Tables {
         }
     }
 
-    /// The newest id of the history; `None` where the registry keeps none.
-    pub fn generation(&self) -> rusqlite::Result<Option<u64>> {
+    /// Which state of the registry this is; `None` where it keeps no history.
+    pub fn version(&self) -> rusqlite::Result<Option<Version>> {
         if !self.has_code {
             return Ok(None);
         }
-        self.connection.query_row("SELECT coalesce(max(id), 0) FROM history", [], |row| row.get(0)).map(Some)
+        let newest = "SELECT coalesce(max(id), 0), coalesce(at, 0.0) FROM history";
+        let (generation, changed_at) =
+            self.connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get::<_, f64>(1)?)))?;
+        let heartbeat = "SELECT coalesce(max(value), 0) FROM settings WHERE name = 'heartbeat_at'";
+        let heartbeat_at: f64 = self.connection.query_row(heartbeat, [], |row| row.get::<_, i64>(0))? as f64;
+        Ok(Some(Version { generation, changed_at, alive_at: changed_at.max(heartbeat_at) }))
+    }
+
+    /// The first thing that shows that this is no state that the registry ever was in, such as half of a copy; `None` where
+    /// nothing shows it. Pages of two states can make a sound file; then the tables and their history disagree.
+    pub fn tear(&self) -> rusqlite::Result<Option<String>> {
+        let found: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found != "ok" {
+            return Ok(Some(found));
+        }
+        let has_history = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'unrecorded')";
+        if !self.connection.query_row(has_history, [], |row| row.get::<_, bool>(0))? {
+            return Ok(None);
+        }
+        let unrecorded = "SELECT kind || ' ' || name FROM unrecorded LIMIT 1";
+        let unrecorded = self.connection.query_row(unrecorded, [], |row| row.get::<_, String>(0)).optional()?;
+        Ok(unrecorded.map(|what| format!("the history does not know its {what}")))
     }
 
     /// The bundles that rows name, and when each changed last.

@@ -46,7 +46,7 @@ pub use process::{
     open_process, own_uid, reap,
 };
 pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
-pub use signal::{block_ending_signals, wait_for_ending_signal};
+pub use signal::{block_ending_signals, wait_for_ending_signal, wait_for_ending_signal_within};
 pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, spawn};
 pub use terminal::terminal_columns;

@@ -1,6 +1,8 @@
 //! Signal sets and masks. A program here has no signal handler: main blocks SIGTERM and SIGINT before it starts a thread,
 //! and one thread waits for them.
 
+use std::time::{Duration, Instant};
+
 use super::check;
 
 /// Blocks SIGTERM and SIGINT in this thread and in all that it starts, so that [`wait_for_ending_signal`] gets them.
@@ -19,6 +21,23 @@ pub fn wait_for_ending_signal() -> &'static str {
         // SAFETY: sigwait reads an initialised set and writes one integer.
         if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
             return if signal == libc::SIGINT { "SIGINT" } else { "SIGTERM" };
+        }
+    }
+}
+
+/// The same for at most `timeout`: `None` where neither came.
+pub fn wait_for_ending_signal_within(timeout: Duration) -> Option<&'static str> {
+    let set = ending_signals();
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
+        // SAFETY: sigtimedwait reads an initialised set and a timespec; a null pointer asks for no more than the number.
+        match check(unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const left) }) {
+            Ok(libc::SIGINT) => return Some("SIGINT"),
+            Ok(_) => return Some("SIGTERM"),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
         }
     }
 }

@@ -19,6 +19,7 @@ mod ending;
 mod examples;
 mod failures;
 mod faults;
+mod followers;
 mod fork_servers;
 mod framing;
 mod hostile_clients;

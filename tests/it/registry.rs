@@ -243,8 +243,7 @@ fn healthz_answers_503_until_the_registry_is_loaded_and_names_the_reason() {
     assert_eq!((answer.status, answer.field("Retry-After")), (503, Some("1")));
     assert_eq!(answer.json()["status"], "the registry is not loaded");
     assert_eq!(instance.gateway(&["--healthz"]).status.code(), Some(1));
-    // Whatever the table says, this path is ours, and others are not found yet.
-    instance.get("/ping").problem(404, "no-route");
+    instance.get("/ping").problem(503, "registry-not-loaded");
     instance.init();
     instance.wait_until_ready();
     assert_eq!(instance.get("/healthz").json()["status"], "ready");

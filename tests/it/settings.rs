@@ -62,6 +62,8 @@ fn help_lists_every_setting_and_starts_nothing() {
             "FAAS_SPOOL_DIR",
             "FAAS_SPOOL_MAX",
             "FAAS_DRAIN_MS",
+            "FAAS_LAME_DUCK_MS",
+            "FAAS_FOLLOWER",
             "FAAS_QUEUE_MAX",
             "FAAS_QUEUE_TIMEOUT_MS",
             "FAAS_CONSOLE",

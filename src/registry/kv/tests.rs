@@ -186,7 +186,7 @@ fn a_swap_changes_everything_at_once_and_leaves_what_was_found() {
     let kv = kv(&["GET:/a", "GET:/b"]);
     let Found::Function { function, .. } = kv.find("GET", "", "/a").0 else { panic!("/a is registered") };
     assert_eq!((kv.len(), kv.generation()), (2, None));
-    kv.swap(Routes::new([route("GET:/c")]), Some(7));
+    kv.swap(Routes::new([route("GET:/c")]), Some(Version { generation: 7, changed_at: 0.0, alive_at: 0.0 }));
     assert_eq!((kv.len(), kv.generation()), (1, Some(7)));
     assert_eq!(find(&kv, "GET", "/a"), "not found");
     assert_eq!(function.route, "GET:/a");

@@ -5,8 +5,8 @@
 --   functions    k        METHOD:/path, or METHOD:/prefix/* for all that lies under it; *: is any method, {name} any
 --                         segment, METHOD://host/path a path of one host
 --                v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB),
---                         timeout (seconds), env, max_inflight, output, stream, scratch (MiB), write, net, start, engine,
---                         args, ini, dirs; x-... is yours; sapi is known and has no effect
+--                         timeout (seconds), env, max_inflight, output, stream, on_hangup, scratch (MiB), write, net,
+--                         start, engine, args, ini, dirs; x-... is yours; sapi is known and has no effect
 --                updated  when, in seconds since 1970; the gateway reads the row itself, so this is for people
 --   modules      name     what "module":"db:NAME" in a descriptor names; all names under one first folder are a bundle
 --                code     the file: a blob, or text, which is taken as its UTF-8 bytes
@@ -75,6 +75,8 @@ CREATE TABLE IF NOT EXISTS functions (
     coalesce(json_extract(v, '$.output') IN ('auto', 'cgi', 'raw'), 1)),
   CONSTRAINT "stream must be true or false" CHECK (
     coalesce(json_type(v, '$.stream'), 'null') IN ('true', 'false', 'null')),
+  CONSTRAINT "on_hangup must be auto, kill or finish" CHECK (
+    coalesce(json_extract(v, '$.on_hangup') IN ('auto', 'kill', 'finish'), 1)),
   CONSTRAINT "start must be auto or cold" CHECK (coalesce(json_extract(v, '$.start') IN ('auto', 'cold'), 1)),
   CONSTRAINT "engine must be auto or wasmer" CHECK (coalesce(json_extract(v, '$.engine') IN ('auto', 'wasmer'), 1)),
   CONSTRAINT "args must be an array of strings" CHECK (coalesce(json_type(v, '$.args'), 'null') IN ('array', 'null')),
@@ -236,10 +238,10 @@ END;
 DROP VIEW IF EXISTS functions_check;
 CREATE VIEW functions_check (k, v) AS SELECT k, v FROM functions;
 CREATE TRIGGER functions_checked INSTEAD OF INSERT ON functions_check BEGIN
-  SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, output, stream, scratch, write, net, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
+  SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, output, stream, on_hangup, scratch, write, net, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
     WHERE EXISTS (SELECT 1 FROM json_each(NEW.v) WHERE key NOT GLOB 'x-*' AND key NOT IN (
       'name', 'runtime', 'module', 'handler', 'memory', 'timeout', 'env', 'max_inflight',
-      'output', 'stream', 'scratch', 'write', 'net', 'start', 'engine', 'sapi', 'args', 'ini', 'dirs'));
+      'output', 'stream', 'on_hangup', 'scratch', 'write', 'net', 'start', 'engine', 'sapi', 'args', 'ini', 'dirs'));
   SELECT RAISE(ABORT, 'v has a field twice')
     WHERE (SELECT count(*) > count(DISTINCT key) FROM json_each(NEW.v));
   SELECT RAISE(ABORT, 'env, ini and dirs must be objects of strings: write "8", not 8')

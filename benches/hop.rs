@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use faas::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
+use faas::protocol::function_spec::{Engine, FunctionSpec, OnHangup, Output, Runtime, Start};
 use faas::protocol::worker_protocol::{End, Invocation, Kind, Verdict, decode};
 use faas::sys;
 
@@ -106,6 +106,7 @@ fn frame() -> Outcome<Vec<u8>> {
         timeout: Duration::from_secs(30),
         net: true,
         stream: false,
+        on_hangup: OnHangup::Auto,
         write: Vec::new(),
         args: Vec::new(),
         dirs: Vec::new(),

@@ -68,7 +68,7 @@ pub fn frame(bytes: &[u8]) {
         match kind {
             Kind::Invoke => check_invocation(payload),
             Kind::End => check_end(payload),
-            Kind::Output => {}
+            Kind::Output | Kind::Stays => {}
         }
         rest = &rest[used..];
     }

@@ -158,7 +158,9 @@ impl Gateway {
             environment: &environment,
             request_id: &request.id,
             timeout: function.timeout,
+            outlives_client: function.outlives_client(&request.head.method),
         };
+        client.keep_going(call.outlives_client);
         let explain = request.head.field("x-faas-explain") == Some(b"1");
         let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {

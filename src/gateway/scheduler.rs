@@ -299,6 +299,8 @@ mod tests {
     }
 
     impl Client for Patron {
+        fn keep_going(&mut self, _: bool) {}
+
         fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
             match self.has_left {
                 true => Err(RequestError::ClientGone),

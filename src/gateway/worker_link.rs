@@ -36,6 +36,8 @@ pub struct Call<'a> {
     pub request_id: &'a str,
     /// The invocation's, from its spawn on.
     pub timeout: Duration,
+    /// Whether it goes on when its client hangs up, as far as its row says.
+    pub outlives_client: bool,
 }
 
 /// Why there is no verdict.
@@ -113,13 +115,19 @@ impl WorkerLink {
                 Err(cause) => return Err(Failure::NotStarted(LinkError::Io { step: "write to", cause })),
             }
         }
-        let end = self.listen(&mut link, deadline, sink)?;
+        let end = self.listen(&mut link, call, deadline, sink)?;
         self.idle.lock().expect("nothing panics under this lock").push(link);
         Ok(end)
     }
 
     /// Reads frames until END.
-    fn listen(&self, link: &mut Link, deadline: Instant, sink: &mut Sink<'_>) -> Result<End, Failure> {
+    fn listen(
+        &self,
+        link: &mut Link,
+        call: &Call<'_>,
+        deadline: Instant,
+        sink: &mut Sink<'_>,
+    ) -> Result<End, Failure> {
         loop {
             let mut used_in_all = 0;
             loop {
@@ -133,8 +141,9 @@ impl WorkerLink {
                         link.inbox.shrink_to(INBOX_KEPT_BYTES);
                         return Ok(end);
                     }
+                    Kind::Stays => sink.client.keep_going(call.outlives_client || payload == [1]),
                     Kind::Invoke => {
-                        return Err(broken(ProtocolError::Unexpected("a worker sends OUTPUT and END only")));
+                        return Err(broken(ProtocolError::Unexpected("a worker sends OUTPUT, STAYS and END only")));
                     }
                 }
                 used_in_all += used;

@@ -25,6 +25,10 @@ pub enum Reply {
 
 /// The client of one request, as a handler sees it: it may leave, and it takes a response piece by piece.
 pub trait Client {
+    /// Whether the work goes on when the client leaves, which it does not from the start. While it does, no method here
+    /// fails because the client has left; what is sent is discarded then.
+    fn keep_going(&mut self, keeps_going: bool);
+
     /// Waits until `other` is ready (true) or `timeout` has passed (false).
     ///
     /// # Errors

@@ -93,6 +93,18 @@ words! {
     }
 }
 
+words! {
+    /// Whether a call ends when its client hangs up.
+    OnHangup {
+        /// A GET, HEAD or OPTIONS does; any other method finishes.
+        Auto = "auto",
+        /// It does, whatever its method.
+        Kill = "kill",
+        /// It does not.
+        Finish = "finish",
+    }
+}
+
 /// Makes the struct out of the table of its fields: `field "name of the setting": type`.
 macro_rules! function_spec {
     ($($(#[$doc:meta])* $field:ident $name:literal: $type:ty),+ $(,)?) => {
@@ -145,6 +157,7 @@ function_spec! {
     net "net": bool,
     /// Whether output is passed on as soon as it comes.
     stream "stream": bool,
+    on_hangup "on_hangup": OnHangup,
     /// Absolute paths that it may write to, or beneath, besides its scratch folder.
     write "write": Vec<PathBuf>,
     /// What stands behind the module in the function's arguments.
@@ -332,6 +345,7 @@ pub mod tests {
             timeout: Duration::from_millis(30_000),
             net: false,
             stream: true,
+            on_hangup: OnHangup::Kill,
             write: vec!["/var/a".into(), PathBuf::from(OsStr::from_bytes(b"/var/\xff"))],
             args: vec!["-x".into(), String::new(), "a=b".into()],
             dirs: vec![("/data".into(), "/srv/data=1".into())],

@@ -5,6 +5,7 @@
 //! ```text
 //! gateway → worker   INVOKE                    with a descriptor for a body of more than 64 KiB
 //! worker → gateway   OUTPUT  OUTPUT  …         the function's stdout, in order
+//!                    STAYS                     whether the function goes on without its client; any time, any number
 //!                    END                       how it went
 //! ```
 //!
@@ -19,7 +20,7 @@
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END |
+//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END, 4 STAYS |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -36,8 +37,9 @@
 //! | 12+s+e+r | rest | the request body, where it did not come as a descriptor |
 //! | end-1 | 1 | a zero: the byte that is read last |
 //!
-//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars,
-//! `warm`, `spawn_us` and `exec_us`.
+//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars, `warm`, `spawn_us` and
+//! `exec_us`. That of STAYS is one byte: 1 where the function has asked to go on when its client hangs up, as PHP's
+//! ignore_user_abort() does, and 0 where it has taken that back.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
 //! end or settings or environment do not end with a NUL. Whoever gets such a frame closes the connection.
@@ -57,6 +59,7 @@ pub enum Kind {
     Invoke = 1,
     Output = 2,
     End = 3,
+    Stays = 4,
 }
 
 /// What the head of a frame says: its kind, and how many bytes the payload has; `None` while it is not complete.
@@ -69,6 +72,7 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>, ProtocolError>
         1 => Kind::Invoke,
         2 => Kind::Output,
         3 => Kind::End,
+        4 => Kind::Stays,
         other => return Err(ProtocolError::UnknownKind(other)),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;

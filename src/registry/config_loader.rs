@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::log;
-use crate::protocol::function_spec::{Engine, FunctionSpec, Output, Runtime, Start};
+use crate::protocol::function_spec::{Engine, FunctionSpec, OnHangup, Output, Runtime, Start};
 use crate::sandbox::protected::ProtectedPaths;
 
 use super::modules::{Bundles, CodeFolder, bundle_of};
@@ -58,6 +58,17 @@ impl Deref for Function {
 
     fn deref(&self) -> &FunctionSpec {
         &self.spec
+    }
+}
+
+impl Function {
+    /// Whether a call by this method goes on when its client hangs up.
+    pub fn outlives_client(&self, method: &str) -> bool {
+        match self.on_hangup {
+            OnHangup::Auto => !matches!(method, "GET" | "HEAD" | "OPTIONS"),
+            OnHangup::Kill => false,
+            OnHangup::Finish => true,
+        }
     }
 }
 
@@ -121,6 +132,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         ),
         net: fields.truth("net")?.unwrap_or(true),
         stream: fields.truth("stream")?.unwrap_or(false),
+        on_hangup: fields.one_of("on_hangup", OnHangup::WORDS)?.unwrap_or(OnHangup::Auto),
         write: fields.writable("write", places)?,
         args: fields.texts("args", limits::ARGS_MAX)?.into_iter().map(str::to_string).collect(),
         dirs: dirs.into_iter().map(|(name, path)| (name, module_root.join(path))).collect(),
@@ -159,7 +171,7 @@ fn module(fields: &Fields, runtime: Runtime, places: &Places) -> Result<Module, 
 }
 
 /// The fields of a descriptor. init.sql has the same list; `x-…` are the user's, and `sapi` has no effect.
-pub const FIELDS: [&str; 19] = [
+pub const FIELDS: [&str; 20] = [
     "name",
     "runtime",
     "module",
@@ -170,6 +182,7 @@ pub const FIELDS: [&str; 19] = [
     "max_inflight",
     "output",
     "stream",
+    "on_hangup",
     "scratch",
     "write",
     "net",

@@ -12,6 +12,7 @@ use crate::sys::{self, Ended, EndedHow, Pid, Spawned, Watched};
 /// What the bytes on the channel and on the report socket mean.
 const THROUGH: u8 = b'X';
 const BY_EXEC: u8 = b'E';
+const STAYS: u8 = b'S';
 const END: u8 = b'D';
 /// Bytes of the report of an end: the letter, the wait status, three numbers of eight bytes.
 const END_BYTES: usize = 29;
@@ -43,6 +44,8 @@ pub enum Said {
     Through(i32),
     /// It cannot serve the invocation, and has run none of it.
     ByExec,
+    /// Whether it goes on when its client hangs up. It may say more.
+    Stays(bool),
     /// Nothing, or nonsense: its end will tell.
     Nothing,
 }
@@ -106,12 +109,17 @@ impl Child {
         Ok(())
     }
 
-    /// Takes what it says, once the channel is readable. It says one thing, and then nothing more.
+    /// Takes what it says, once the channel is readable. After anything but [`Said::Stays`] it says nothing more.
     pub fn listen(&mut self) -> Said {
         let Some(channel) = self.channel.take() else { return Said::Nothing };
+        // Each word with two bytes is written at once, so it arrives whole.
         let mut bytes = [0; 2];
         match sys::receive_with_fd(channel.as_fd(), &mut bytes) {
             Ok((2, _)) if bytes[0] == THROUGH => Said::Through(i32::from(bytes[1])),
+            Ok((2, _)) if bytes[0] == STAYS => {
+                self.channel = Some(channel);
+                Said::Stays(bytes[1] != 0)
+            }
             Ok((1, _)) if bytes[0] == BY_EXEC => Said::ByExec,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                 self.is_unread = true;
@@ -129,13 +137,16 @@ impl Child {
 
     /// How it ended, once it has. What it said last may still be unread: it says that it is through, and dies at once.
     pub fn end(&mut self) -> ChildEnd {
-        match self.listen() {
-            Said::Through(status) => {
-                return ChildEnd::Ended(Ended { how: EndedHow::Exited(status), resident_kib_max: 0 });
+        loop {
+            match self.listen() {
+                Said::Through(status) => {
+                    return ChildEnd::Ended(Ended { how: EndedHow::Exited(status), resident_kib_max: 0 });
+                }
+                Said::ByExec => return ChildEnd::NotBegun,
+                Said::Nothing if self.is_unread => return ChildEnd::NotBegun,
+                Said::Nothing => break,
+                Said::Stays(_) => {}
             }
-            Said::ByExec => return ChildEnd::NotBegun,
-            Said::Nothing if self.is_unread => return ChildEnd::NotBegun,
-            Said::Nothing => {}
         }
         let deadline = Instant::now() + REPORT_MAX;
         let mut packet = [0; END_BYTES];

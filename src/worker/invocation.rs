@@ -191,7 +191,7 @@ impl<'a> Execution<'a> {
             return Err(InvocationError::GatewayGone);
         }
         if said {
-            self.listen();
+            self.listen(connection)?;
         }
         if stdin_ready {
             self.streams.feed_more();
@@ -210,7 +210,7 @@ impl<'a> Execution<'a> {
     }
 
     /// Takes what a forked process says.
-    fn listen(&mut self) {
+    fn listen(&mut self, connection: &mut Connection) -> Result<()> {
         let said = self.process.listen();
         match (&self.state, said) {
             (State::Running { .. }, Said::Through(status)) => self.state = State::Through(status),
@@ -219,9 +219,14 @@ impl<'a> Execution<'a> {
                 self.process.end_now();
                 self.state = State::Ended;
             }
+            (State::Running { .. }, Said::Stays(stays)) => {
+                connection.push(Kind::Stays, &[u8::from(stays)]);
+                connection.send()?;
+            }
             // One that is killed has no say any more.
             _ => {}
         }
+        Ok(())
     }
 
     fn read_stdout(&mut self, connection: &mut Connection) {

@@ -22,6 +22,7 @@ mod faults;
 mod followers;
 mod fork_servers;
 mod framing;
+mod hangup;
 mod hostile_clients;
 mod http;
 mod instance;

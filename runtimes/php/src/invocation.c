@@ -2,6 +2,7 @@
 
 #define _GNU_SOURCE
 #include "invocation.h"
+#include "hangup.h"
 #include "opcache.h"
 #include "request.h"
 #include "restrict.h"
@@ -184,6 +185,7 @@ _Noreturn void invocation_serve(int channel, pid_t server)
     pid_t self = getpid();
     if (!request_can_serve(&settings))
         say_and_end(channel, "E", 1);
+    hangup_tell(channel);
     char end[2] = {'X', (char)request_serve(&settings)};
     /* A process that the script has forked has no business on our channel. */
     if (getpid() != self)

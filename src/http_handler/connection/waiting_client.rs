@@ -2,7 +2,8 @@
 //!
 //! Each wait also watches for the client's hang-up, so that an invocation whose response no client awaits is cancelled.
 //! A client closes its sending side when it leaves, or when it has sent all that it wants to send. The two look the same,
-//! so from then on the response has [`half_close_grace`](crate::http_handler::Bounds::half_close_grace) to come.
+//! so from then on the response has [`half_close_grace`](crate::http_handler::Bounds::half_close_grace) to come. Where the
+//! handler keeps going without its client, the hang-up is not watched for.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -21,16 +22,25 @@ pub struct WaitingClient<'c, 'service> {
     /// End of the grace, once the client has closed its sending side.
     gone_at: Option<Instant>,
     stream: Option<Stream>,
+    keeps_going: bool,
+    /// The client took no more of the stream.
+    is_lost: bool,
 }
 
 impl<'c, 'service> WaitingClient<'c, 'service> {
     pub fn new(connection: &'c mut Connection<'service>, request: &'c Request) -> WaitingClient<'c, 'service> {
-        WaitingClient { connection, request, gone_at: None, stream: None }
+        WaitingClient { connection, request, gone_at: None, stream: None, keeps_going: false, is_lost: false }
     }
 
-    /// The stream, if the handler began one.
+    /// The stream, if the handler began one and the client takes it.
     pub fn into_stream(self) -> Option<Stream> {
-        self.stream
+        self.stream.filter(|_| !self.is_lost)
+    }
+
+    /// The outcome of sending, where the handler may keep going without its client.
+    fn sent(&mut self, outcome: Result<()>) -> Result<()> {
+        self.is_lost |= outcome.is_err();
+        if self.keeps_going { Ok(()) } else { outcome }
     }
 
     fn grace_end(&self) -> Instant {
@@ -39,12 +49,18 @@ impl<'c, 'service> WaitingClient<'c, 'service> {
 }
 
 impl Client for WaitingClient<'_, '_> {
+    fn keep_going(&mut self, keeps_going: bool) {
+        self.keeps_going = keeps_going;
+        self.gone_at = None;
+    }
+
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
         let deadline = Instant::now() + timeout;
         let mut watched = [other, Watched::nothing()];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let (client, left) = match self.gone_at {
+                None if self.keeps_going => (Watched::nothing(), left),
                 None => (Watched::hang_up(self.connection.client.as_fd()), left),
                 Some(at) => (Watched::nothing(), left.min(at.saturating_duration_since(Instant::now()))),
             };
@@ -69,13 +85,19 @@ impl Client for WaitingClient<'_, '_> {
 
     fn begin(&mut self, response: &Response) -> Result<()> {
         let keep_alive = self.connection.decide_keep_alive(&self.request.head);
-        self.stream = Some(self.connection.sender.begin_stream(response, self.request, keep_alive)?);
-        Ok(())
+        let begun = self.connection.sender.begin_stream(response, self.request, keep_alive);
+        let outcome = begun.map(|stream| self.stream = Some(stream));
+        self.sent(outcome)
     }
 
     fn send(&mut self, piece: &[u8]) -> Result<()> {
+        if self.is_lost {
+            return self.sent(Err(RequestError::ClientGone));
+        }
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let has_sent = stream.send(self.connection.client, piece)?;
+        let sent = stream.send(self.connection.client, piece);
+        let has_sent = *sent.as_ref().unwrap_or(&false);
+        self.sent(sent.map(drop))?;
         if has_sent && self.gone_at.is_some() {
             // The client's system took bytes. If the client has left, a reset says so before the new grace is over.
             self.gone_at = Some(self.grace_end());

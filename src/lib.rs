@@ -35,7 +35,7 @@
 //! | [`scheduler_config`] | weights of the score | scheduler_config.h |
 //! | [`limits`] | bounds that several files share, with unit and reason; others stand where they are used | |
 //! | [`error`] | errors of a request, errors of a start | |
-//! | [`procfs`], [`clock`], [`log`](mod@log) | /proc, times as text, the log | |
+//! | [`procfs`], [`clock`], [`log`](mod@log), [`log_file`] | /proc, times as text, the log, the file it goes to | |
 //!
 //! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
 //! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
@@ -50,6 +50,7 @@ pub mod gateway;
 pub mod http_handler;
 pub mod limits;
 pub mod log;
+pub mod log_file;
 mod operator;
 pub mod procfs;
 pub mod protocol;

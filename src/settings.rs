@@ -10,8 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::start::{Result, StartError};
-use crate::limits;
 use crate::scheduler_config::Weights;
+use crate::{limits, log_file};
 
 /// Name, default and meaning of every setting, for `--help`.
 const TABLE: &[(&str, &str, &str)] = &[
@@ -229,8 +229,8 @@ impl Settings {
     }
 }
 
-/// Names that begin with FAAS_ as well, and are read by scripts, tests and measurements.
-const OTHERS: [&str; 2] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S"];
+/// Names that begin with FAAS_ as well: scripts, tests and measurements read them, and the gateway tells its programs.
+const OTHERS: [&str; 3] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", log_file::VARIABLE];
 const OF_TESTS: &str = "FAAS_TEST_";
 
 fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {

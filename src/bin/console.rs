@@ -5,9 +5,10 @@
 
 use std::process::ExitCode;
 
-use faas::console;
 use faas::error::start::{Result, StartError, end};
 use faas::settings::{self, Settings};
+use faas::sys::Signal;
+use faas::{console, log_file, sys};
 
 const USAGE: &str = "\
 console   serve FAAS_CONSOLE for the gateway that runs in FAAS_RUN_DIR, which starts it itself
@@ -22,7 +23,12 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
-        [] => console::run(Settings::from_env()?),
+        [] => {
+            // First of all: threads inherit it.
+            sys::block_signals(&[Signal::Hangup]);
+            log_file::note();
+            console::run(Settings::from_env()?)
+        }
         [help] if help == "--help" || help == "-h" => {
             print!("{USAGE}\n{}", settings::help());
             Ok(())

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use faas::error::start::{Result, StartError, end};
 use faas::gateway::Init;
 use faas::settings::{self, Settings};
-use faas::{gateway, log, sys};
+use faas::sys::Signal;
+use faas::{gateway, log, log_file, sys};
 
 const USAGE: &str = "\
 gateway             run in the foreground, logging to stdout, until SIGTERM or Ctrl-C
@@ -19,11 +20,12 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     // First of all: threads inherit it.
-    sys::block_ending_signals();
+    sys::block_signals(&Signal::ALL);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => {
             let settings = Settings::from_env()?;
+            log_file::note();
             log::start();
             gateway::run(settings)?;
         }

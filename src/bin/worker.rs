@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
 use faas::settings::{self, Settings};
-use faas::{log, sys, worker};
+use faas::sys::Signal;
+use faas::{log, log_file, sys, worker};
 
 const USAGE: &str = "\
 worker [ID]   run functions for the gateway that runs in FAAS_RUN_DIR
@@ -31,7 +32,8 @@ fn run() -> Result<()> {
         [id] => Some(id.parse().map_err(|_| StartError::Usage(format!("worker: {id:?} is no worker id")))?),
         _ => return Err(StartError::Usage("worker takes one id at most".into())),
     };
-    sys::block_ending_signals();
+    sys::block_signals(&Signal::ALL);
+    log_file::note();
     let settings = Settings::from_env()?;
     log::start();
     worker::run(settings, id)

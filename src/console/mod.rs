@@ -29,7 +29,7 @@ use status::Status;
 
 use crate::error::start::{Result, StartError};
 use crate::settings::Settings;
-use crate::{log, sys};
+use crate::{log, log_file, sys};
 
 /// Threads and open files of the whole process. Each connection has one thread and two descriptors; two browsers hold a
 /// dozen connections.
@@ -66,6 +66,7 @@ pub fn run(settings: Settings) -> Result<()> {
 
     // From here on there may be threads.
     log::start();
+    log_file::reopen_at_hangup();
     std::panic::set_hook(Box::new(|panic| {
         log!("console: {panic}; ending, to start anew");
         log::flush();

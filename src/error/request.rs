@@ -53,6 +53,11 @@ pub enum RequestError {
         retry_after_s: u64,
     },
     NoWorker,
+    /// The platform stops, and the time for what runs is over.
+    Stopping {
+        /// A worker has been sent the invocation.
+        has_begun: bool,
+    },
     SpoolFull,
     /// Descriptors, processes or memory of the machine ran out; the text names the step.
     Exhausted {
@@ -142,6 +147,7 @@ impl RequestError {
             RequestError::CgiMalformed(_)
             | RequestError::ResponseTooLarge { .. }
             | RequestError::ForkServerLost
+            | RequestError::Stopping { has_begun: true }
             | RequestError::WorkerLost { .. } => 502,
             RequestError::RegistryNotLoaded
             | RequestError::TooManyConnections
@@ -149,6 +155,7 @@ impl RequestError {
             | RequestError::QueueFull { .. }
             | RequestError::NoSlotInTime { .. }
             | RequestError::NoWorker
+            | RequestError::Stopping { has_begun: false }
             | RequestError::SpoolFull
             | RequestError::Exhausted { .. }
             | RequestError::WorkerExhausted { .. }
@@ -170,6 +177,7 @@ impl RequestError {
             | RequestError::TooManyConnections
             | RequestError::TooManyRequests
             | RequestError::NoWorker
+            | RequestError::Stopping { has_begun: false }
             | RequestError::SpoolFull
             | RequestError::Exhausted { .. }
             | RequestError::WorkerExhausted { .. } => Some(1),
@@ -200,6 +208,7 @@ impl RequestError {
             RequestError::QueueFull { .. } => "queue-full",
             RequestError::NoSlotInTime { .. } => "no-slot-in-time",
             RequestError::NoWorker => "no-worker",
+            RequestError::Stopping { .. } => "stopping",
             RequestError::SpoolFull => "spool-full",
             RequestError::Exhausted { .. } | RequestError::WorkerExhausted { .. } => "exhausted",
             RequestError::ModuleMissing { .. } => "module-missing",
@@ -249,6 +258,10 @@ impl fmt::Display for RequestError {
             RequestError::QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
             RequestError::NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),
             RequestError::NoWorker => write!(f, "no worker is ready"),
+            RequestError::Stopping { has_begun: false } => write!(f, "the platform is stopping; nothing has run"),
+            RequestError::Stopping { has_begun: true } => {
+                write!(f, "the platform stopped before the function had ended; it may have run in part")
+            }
             RequestError::SpoolFull => write!(f, "the spool for large bodies is full (FAAS_SPOOL_MAX, FAAS_SPOOL_DIR)"),
             RequestError::Exhausted { step, cause } => {
                 write!(f, "the machine is short of something: could not {step}: {cause}")

@@ -19,10 +19,12 @@ mod gateway;
 mod metrics_collector;
 mod operator_token;
 mod scheduler;
+mod signals;
 mod status;
 mod supervisor;
 pub mod worker_link;
 
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -32,10 +34,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use gateway::Gateway;
 use health::Health;
 use metrics_collector::MetricsCollector;
 use scheduler::Scheduler;
+use signals::Signals;
 use status::Status;
 use supervisor::Supervisor;
 
@@ -48,13 +52,32 @@ use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
 use crate::sandbox::Sandbox;
 use crate::settings::Settings;
+use crate::sys::Signal;
 use crate::{limits, log, sys};
+
+/// How long clients whose calls were cut off may take to receive their responses, before the process ends.
+const LAST_RESPONSES_MAX: Duration = Duration::from_secs(1);
+
+/// Why the service ends.
+enum Ending {
+    Signal(Signal),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Signal(Signal::Hangup) => write!(f, "its terminal has closed"),
+            Ending::Signal(signal) => signal.fmt(f),
+        }
+    }
+}
 
 /// Runs the gateway until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
 /// Whatever keeps it from starting. Nothing that happens later ends it.
 pub fn run(settings: Settings) -> Result<()> {
+    let had_terminal = sys::has_terminal();
     // The order: first what another instance would object to, then what needs no worker, then workers, then the server.
     let run_dir = RunDir::take(&settings)?;
     let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
@@ -92,19 +115,30 @@ pub fn run(settings: Settings) -> Result<()> {
     let handler = Arc::new(Gateway { kv, scheduler, health: health.clone(), spool_area, response_bytes_max });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
+    let (ending, ended) = crossbeam_channel::bounded(1);
+    let signals = Signals {
+        server: server.clone(),
+        supervisor: supervisor.clone(),
+        ending,
+        had_terminal,
+        has_lame_duck: !settings.lame_duck.is_zero(),
+    };
+    start_thread("signals", move || signals.take())?;
     run_dir.write_address(address)?;
     log!("gateway: listening on http://{address}");
 
-    let signal = sys::wait_for_ending_signal();
+    let ending = ended.recv().expect("the thread for signals keeps its sender");
     health.set_ending();
-    serve_lame(signal, settings.lame_duck);
+    serve_lame(&ending, settings.lame_duck, &ended);
     let began = Instant::now();
-    log!("gateway: {signal}; finishing what has arrived");
+    log!("gateway: {ending}; finishing what has arrived");
     if server.drain(began + settings.drain) {
         supervisor.stop(limits::SAMPLE_DEAD);
         collector.drain();
     } else {
-        log!("gateway: {} requests are cut off after {} ms", server.under_way(), settings.drain.as_millis());
+        log!("gateway: {} requests are cut off after {} ms", server.under_way(), began.elapsed().as_millis());
+        server.cut_off();
+        server.wait_until_closed(Instant::now() + LAST_RESPONSES_MAX);
         supervisor.stop(limits::KILL_WAIT_MAX);
         collector.cut_off();
     }
@@ -119,10 +153,10 @@ pub fn run(settings: Settings) -> Result<()> {
 }
 
 /// Serves on for `time` after SIGTERM, while /healthz tells balancers to send no more. A second signal ends the wait.
-fn serve_lame(signal: &str, time: Duration) {
+fn serve_lame(ending: &Ending, time: Duration, ended: &Receiver<Ending>) {
     if !time.is_zero() {
-        log!("gateway: {signal}; serving on for {} ms, while /healthz is 503", time.as_millis());
-        let _ = sys::wait_for_ending_signal_within(time);
+        log!("gateway: {ending}; serving on for {} ms, while /healthz is 503", time.as_millis());
+        let _ = ended.recv_timeout(time);
     }
 }
 

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,10 @@ use super::scheduler::Scheduler;
 use super::status::Status;
 use crate::error::start::{Result, StartError};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
-use crate::log;
 use crate::sandbox::orphans;
 use crate::settings::Settings;
 use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, SpawnError, Spawned, Watched};
+use crate::{log, log_file};
 
 /// The console is not started at once any more when it has ended that often within [`CONSOLE_STEADY`].
 const CONSOLE_ENDS_MAX: usize = 5;
@@ -46,6 +47,8 @@ pub struct Supervisor {
     console_address_file: PathBuf,
     /// Readable when no program is to be started any more.
     stop: EventFd,
+    /// How often the log has been reopened.
+    log_reopened: AtomicU64,
     /// Set then: when to kill the workers that have not ended by themselves.
     kill_at: OnceLock<Instant>,
 }
@@ -63,6 +66,8 @@ struct Child {
     process: Option<Spawned>,
     started_at: Instant,
     has_announced: bool,
+    /// The supervisor's `log_reopened` when it opened its own log, or was told to.
+    log_reopened: u64,
     /// Its ends within the last [`CONSOLE_STEADY`], the latest last; at most [`CONSOLE_ENDS_MAX`].
     ends: Vec<Instant>,
     pause: Duration,
@@ -92,7 +97,16 @@ impl Supervisor {
         let roles = workers.chain(settings.console.map(|_| Role::Console)).collect();
         let console_address_file = settings.console_address_file();
         let (stop, kill_at) = (EventFd::new().map_err(StartError::io("make", "an eventfd"))?, OnceLock::new());
-        Ok(Arc::new(Supervisor { folder, scheduler, status, roles, console_address_file, stop, kill_at }))
+        Ok(Arc::new(Supervisor {
+            folder,
+            scheduler,
+            status,
+            roles,
+            console_address_file,
+            stop,
+            log_reopened: AtomicU64::new(0),
+            kill_at,
+        }))
     }
 
     /// Keeps the programs alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
@@ -131,12 +145,22 @@ impl Supervisor {
         self.stop.signal();
     }
 
+    /// Has all programs reopen their logs: one that has not announced itself, and may not take SIGHUP yet, once it has.
+    pub fn reopen_logs(&self) {
+        self.log_reopened.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes note of a child's end, kills it when it hangs, starts it when that is due.
     fn look_after(&self, child: &mut Child, kill_at: Option<Instant>) {
         let is_stopping = kill_at.is_some();
         if let Some(process) = &child.process {
             let age = self.last_heard(child.role, process.pid);
             child.has_announced |= age.is_some();
+            let log_reopened = self.log_reopened.load(Ordering::Relaxed);
+            if child.has_announced && child.log_reopened != log_reopened {
+                sys::hang_up_process(process.pidfd.as_fd());
+                child.log_reopened = log_reopened;
+            }
             let silent = age.unwrap_or_else(|| child.started_at.elapsed());
             if silent > SAMPLE_DEAD && !is_stopping {
                 log!("{}: silent for {} s; killing it", child.role, silent.as_secs());
@@ -184,6 +208,7 @@ impl Supervisor {
     fn start(&self, child: &mut Child) {
         child.started_at = Instant::now();
         child.has_announced = false;
+        child.log_reopened = self.log_reopened.load(Ordering::Relaxed);
         match self.spawn(child.role) {
             Ok(process) => child.process = Some(process),
             Err(error) => {
@@ -202,7 +227,10 @@ impl Supervisor {
         };
         let program = CString::new(self.folder.join(program).into_os_string().into_vec()).expect("paths hold no NUL");
         let arguments: Vec<CString> = std::iter::once(program.clone()).chain(argument).collect();
+        let log_path = log_file::path().map(|path| (log_file::VARIABLE.into(), path.as_os_str().to_owned()));
         let environment: Vec<u8> = std::env::vars_os()
+            .filter(|(name, _)| name != log_file::VARIABLE)
+            .chain(log_path)
             .flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
             .collect();
         sys::spawn(&Spawn {
@@ -222,7 +250,16 @@ impl Supervisor {
 impl Child {
     fn new(role: Role) -> Child {
         let (now, ends, pause) = (Instant::now(), Vec::new(), Duration::ZERO);
-        Child { role, process: None, started_at: now, has_announced: false, ends, pause, start_at: now }
+        Child {
+            role,
+            process: None,
+            started_at: now,
+            has_announced: false,
+            log_reopened: 0,
+            ends,
+            pause,
+            start_at: now,
+        }
     }
 
     /// Sets when to start it again.

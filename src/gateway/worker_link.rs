@@ -121,13 +121,7 @@ impl WorkerLink {
     }
 
     /// Reads frames until END.
-    fn listen(
-        &self,
-        link: &mut Link,
-        call: &Call<'_>,
-        deadline: Instant,
-        sink: &mut Sink<'_>,
-    ) -> Result<End, Failure> {
+    fn listen(&self, link: &mut Link, call: &Call<'_>, deadline: Instant, sink: &mut Sink<'_>) -> Result<End, Failure> {
         loop {
             let mut used_in_all = 0;
             loop {
@@ -204,6 +198,8 @@ fn wait(
     match sink.client.wait(watched, deadline.saturating_duration_since(Instant::now())) {
         Ok(true) => Ok(()),
         Ok(false) => Err(failure(LinkError::Silent)),
+        // The worker may have begun.
+        Err(RequestError::Stopping { .. }) => Err(Failure::Cancelled(RequestError::Stopping { has_begun: true })),
         Err(error) => Err(Failure::Cancelled(error)),
     }
 }

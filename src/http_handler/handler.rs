@@ -32,7 +32,8 @@ pub trait Client {
     /// Waits until `other` is ready (true) or `timeout` has passed (false).
     ///
     /// # Errors
-    /// [`crate::error::request::RequestError::ClientGone`] when the client has left.
+    /// [`RequestError::ClientGone`](crate::error::request::RequestError::ClientGone) when the client has left,
+    /// [`RequestError::Stopping`](crate::error::request::RequestError::Stopping) when the service is cut off.
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool>;
 
     /// Sends the head of a response whose body follows in pieces.

@@ -81,6 +81,9 @@ struct Service {
     draining: AtomicBool,
     /// Becomes readable, and stays so, when `draining` is set.
     drain: EventFd,
+    is_cut_off: AtomicBool,
+    /// Becomes readable, and stays so, when `is_cut_off` is set.
+    cut_off: EventFd,
     /// Guards the count of connections; never held across I/O.
     open: Mutex<Open>,
     /// Notified when a connection has ended, and when accepting has.
@@ -118,6 +121,8 @@ impl HttpServer {
             area,
             draining: AtomicBool::new(false),
             drain: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+            is_cut_off: AtomicBool::new(false),
+            cut_off: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
             open: Mutex::new(Open { connections: 0, accepting: true }),
             ended: Condvar::new(),
         };
@@ -151,14 +156,39 @@ impl HttpServer {
     }
 
     /// Ends the service: accepts what has arrived, closes the port, answers the requests that have begun with
-    /// `Connection: close`, closes idle connections. Returns true when all connections have ended, false at `deadline`.
+    /// `Connection: close`, closes idle connections. Returns true when all connections have ended, false at `deadline`
+    /// or at [`HttpServer::cut_off`].
     pub fn drain(&self, deadline: Instant) -> bool {
         self.service.draining.store(true, Ordering::SeqCst);
         self.service.drain.signal();
+        self.wait_for_end(deadline, || self.service.is_cut_off.load(Ordering::SeqCst))
+    }
+
+    /// True from [`HttpServer::drain`] on.
+    pub fn is_draining(&self) -> bool {
+        self.service.is_draining()
+    }
+
+    /// Ends the waits of all handlers with [`RequestError::Stopping`], so that their clients get that as their response.
+    pub fn cut_off(&self) {
+        self.service.is_cut_off.store(true, Ordering::SeqCst);
+        self.service.cut_off.signal();
+        // Under the lock, so that no thread is between its look at the flag and its wait.
+        let _open = self.service.open();
+        self.service.ended.notify_all();
+    }
+
+    /// Waits until all connections have ended, at most until `deadline`.
+    pub fn wait_until_closed(&self, deadline: Instant) {
+        self.wait_for_end(deadline, || false);
+    }
+
+    /// Returns true when all connections have ended, false at `deadline` or once `gives_up`.
+    fn wait_for_end(&self, deadline: Instant, gives_up: impl Fn() -> bool) -> bool {
         let mut open = self.service.open();
         while open.accepting || open.connections > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || gives_up() {
                 return false;
             }
             open = self.service.ended.wait_timeout(open, left).expect("nothing panics under this lock").0;

@@ -1,9 +1,10 @@
-//! Files, as far as std does not go: a reference without any access, a mount option.
+//! Files, as far as std does not go: a reference without any access, a mount option, another file as stdout.
 
 use std::ffi::{CString, c_int};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -25,4 +26,14 @@ pub fn is_noexec(path: &Path) -> io::Result<bool> {
 /// blocks. `flags` are those of open(2): with O_NOFOLLOW a symbolic link stands for itself, O_DIRECTORY demands a folder.
 pub fn refer_to(path: &Path, flags: c_int) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
+}
+
+/// Makes `file` this process's stdout, and its stderr where `is_stderr_too` says so.
+pub fn replace_output(file: BorrowedFd<'_>, is_stderr_too: bool) -> io::Result<()> {
+    let streams = if is_stderr_too { &[libc::STDOUT_FILENO, libc::STDERR_FILENO][..] } else { &[libc::STDOUT_FILENO] };
+    for stream in streams {
+        // SAFETY: dup2 takes two integers. Nothing here owns 1 and 2, so no owner closes what they become.
+        check(unsafe { libc::dup2(file.as_raw_fd(), *stream) })?;
+    }
+    Ok(())
 }

@@ -4,16 +4,16 @@
 //! |---|---|
 //! | [`poll`](mod@poll) | waiting for descriptors: poll(2), eventfd(2), non-blocking mode |
 //! | [`socket`] | what std's sockets lack: descriptor passing, peer credentials, sendfile(2) |
-//! | [`file`](mod@file) | files without a name and descriptors without rights |
+//! | [`file`](mod@file) | descriptors without rights, mount options, another stdout |
 //! | [`lock`] | byte-range locks that name their holder |
-//! | [`signal`] | signal sets and masks, SIGTERM and SIGINT |
+//! | [`signal`] | signal sets and masks, SIGHUP, SIGINT and SIGTERM |
 //! | [`process`] | pidfds, kill, wait |
 //! | [`limits`] | resource limits, units of /proc, scheduling priority |
 //! | [`spawn`](mod@spawn) | starting a process by vfork |
 //! | [`confine`] | what the new process gives up before its exec |
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
-//! | [`terminal`] | the width of a terminal |
+//! | [`terminal`] | the width of a terminal, and whether there is one |
 //!
 //! Rules for every function here:
 //!
@@ -36,20 +36,20 @@ pub mod spawn;
 pub mod terminal;
 
 pub use confine::{Confinement, confine_own_program};
-pub use file::{is_noexec, refer_to};
+pub use file::{is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{Urgency, clock_ticks_per_s, open_files_limit, page_bytes, raise_open_files_limit};
 pub use lock::{lock_holder, try_lock};
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{
-    Ended, EndedHow, Pid, become_subreaper, group_of, has_ended, kill_child, kill_group, kill_group_of, kill_process,
-    open_process, own_uid, reap,
+    Ended, EndedHow, Pid, become_subreaper, group_of, hang_up_process, has_ended, kill_child, kill_group,
+    kill_group_of, kill_process, open_process, own_uid, reap,
 };
 pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
-pub use signal::{block_ending_signals, wait_for_ending_signal, wait_for_ending_signal_within};
+pub use signal::{Signal, block_signals, wait_for_signal};
 pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, spawn};
-pub use terminal::terminal_columns;
+pub use terminal::{has_terminal, terminal_columns};
 
 use std::ffi::c_int;
 use std::io;

@@ -59,18 +59,25 @@ pub fn open_process(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Sends SIGKILL to the process behind a pidfd. A process that has ended already is no error.
 pub fn kill_process(pidfd: BorrowedFd<'_>) {
+    send_signal(pidfd, libc::SIGKILL, 0);
+}
+
+/// Sends SIGHUP to the process behind a pidfd.
+pub fn hang_up_process(pidfd: BorrowedFd<'_>) {
+    send_signal(pidfd, libc::SIGHUP, 0);
+}
+
+fn send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: c_int) {
     let (call, no_info) = (libc::SYS_pidfd_send_signal, std::ptr::null::<c_void>());
     // SAFETY: pidfd_send_signal takes integers and a siginfo that may be null.
-    unsafe { libc::syscall(call, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+    unsafe { libc::syscall(call, pidfd.as_raw_fd(), signal, no_info, flags) };
 }
 
 /// Sends SIGKILL to the process group that the process behind a pidfd leads. Before Linux 6.9 it does nothing
 /// (pidfd_send_signal(2)).
 pub fn kill_group_of(pidfd: BorrowedFd<'_>) {
     const PROCESS_GROUP: c_int = 1 << 2;
-    let (call, no_info) = (libc::SYS_pidfd_send_signal, std::ptr::null::<c_void>());
-    // SAFETY: pidfd_send_signal takes integers and a siginfo that may be null.
-    unsafe { libc::syscall(call, pidfd.as_raw_fd(), libc::SIGKILL, no_info, PROCESS_GROUP) };
+    send_signal(pidfd, libc::SIGKILL, PROCESS_GROUP);
 }
 
 /// Sends SIGKILL to a child that has not been reaped, so that its id still names it.

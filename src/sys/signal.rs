@@ -1,53 +1,59 @@
-//! Signal sets and masks. A program here has no signal handler: main blocks SIGTERM and SIGINT before it starts a thread,
-//! and one thread waits for them.
+//! Signal sets and masks. A program here has no signal handler: main blocks the signals that it takes before it starts a
+//! thread, and one thread waits for them.
 
-use std::time::{Duration, Instant};
+use std::ffi::c_int;
+use std::fmt;
 
 use super::check;
 
-/// Blocks SIGTERM and SIGINT in this thread and in all that it starts, so that [`wait_for_ending_signal`] gets them.
-/// main calls it first.
-pub fn block_ending_signals() {
-    let set = ending_signals();
+/// The signals that a program here takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Hangup = libc::SIGHUP as isize,
+    Interrupt = libc::SIGINT as isize,
+    Terminate = libc::SIGTERM as isize,
+}
+
+impl Signal {
+    pub const ALL: [Signal; 3] = [Signal::Hangup, Signal::Interrupt, Signal::Terminate];
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Hangup => "SIGHUP",
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+        })
+    }
+}
+
+/// Blocks signals in this thread and in all that it starts, so that [`wait_for_signal`] gets them. main calls it first.
+pub fn block_signals(signals: &[Signal]) {
+    let set = set_of(signals);
     // SAFETY: pthread_sigmask reads an initialised set; a null pointer asks for no old mask.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
-/// Waits for SIGTERM or SIGINT and returns its name.
-pub fn wait_for_ending_signal() -> &'static str {
-    let set = ending_signals();
-    let mut signal = 0;
+/// Waits for one of these signals, which must be blocked.
+pub fn wait_for_signal(signals: &[Signal]) -> Signal {
+    let set = set_of(signals);
+    let mut number: c_int = 0;
     loop {
         // SAFETY: sigwait reads an initialised set and writes one integer.
-        if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-            return if signal == libc::SIGINT { "SIGINT" } else { "SIGTERM" };
+        if unsafe { libc::sigwait(&raw const set, &raw mut number) } == 0
+            && let Some(signal) = signals.iter().find(|signal| **signal as c_int == number)
+        {
+            return *signal;
         }
     }
 }
 
-/// The same for at most `timeout`: `None` where neither came.
-pub fn wait_for_ending_signal_within(timeout: Duration) -> Option<&'static str> {
-    let set = ending_signals();
-    let deadline = Instant::now() + timeout;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
-        // SAFETY: sigtimedwait reads an initialised set and a timespec; a null pointer asks for no more than the number.
-        match check(unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const left) }) {
-            Ok(libc::SIGINT) => return Some("SIGINT"),
-            Ok(_) => return Some("SIGTERM"),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-/// SIGTERM and SIGINT, which end a program in order.
-fn ending_signals() -> libc::sigset_t {
+fn set_of(signals: &[Signal]) -> libc::sigset_t {
     let mut set = no_signals();
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in signals {
         // SAFETY: the set is initialised.
-        let added = check(unsafe { libc::sigaddset(&raw mut set, signal) });
+        let added = check(unsafe { libc::sigaddset(&raw mut set, *signal as c_int) });
         debug_assert!(added.is_ok(), "the number is a signal's");
     }
     set

@@ -1,5 +1,6 @@
-//! The terminal that stdout may be.
+//! The terminal that stdout may be, and the one that this process may belong to.
 
+use std::fs::File;
 use std::io::IsTerminal;
 
 /// The width of the terminal that stdout is; `None` where it is none, or does not say.
@@ -11,4 +12,9 @@ pub fn terminal_columns() -> Option<usize> {
     // SAFETY: TIOCGWINSZ writes a winsize.
     let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// True while this process has a controlling terminal, from which its session was not cut off.
+pub fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }

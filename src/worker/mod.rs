@@ -7,7 +7,7 @@
 //! fork servers       starts and replaces fork servers: fork_servers.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
-//! signals            SIGTERM from somebody else than the gateway means DRAIN as well
+//! signals            SIGTERM from somebody else than the gateway means DRAIN as well; SIGHUP reopens the log
 //! ```
 //!
 //! A worker ends in one of two ways. DRAIN: it accepts nothing more, finishes what runs, exits. Gateway gone (the
@@ -53,11 +53,11 @@ use sessions::Sessions;
 
 use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
-use crate::log;
 use crate::sandbox::Sandbox;
 use crate::sandbox::orphans;
 use crate::settings::Settings;
-use crate::sys::{self, EventFd, Pid, Watched};
+use crate::sys::{self, EventFd, Pid, Signal, Watched};
+use crate::{log, log_file};
 
 /// How often sessions are looked through.
 const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
@@ -139,7 +139,8 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         }
     })?;
     start_thread("signals", &worker, |worker| {
-        sys::wait_for_ending_signal();
+        // Without a log to reopen, the terminal of a worker that was started by hand has closed.
+        while sys::wait_for_signal(&Signal::ALL) == Signal::Hangup && log_file::reopen() {}
         worker.end(Ending::Drain);
     })?;
 

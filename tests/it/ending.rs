@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::http::Answer;
-use crate::instance::{Instance, signal, wait_until};
+use crate::instance::{Instance, has, signal, wait_until};
 
 /// What is left in the run dir and in the spool folder once the gateway has ended as it should: nothing.
 fn leftovers(instance: &Instance) -> Vec<String> {
@@ -120,6 +120,55 @@ fn what_does_not_end_within_the_drain_is_cut_off_and_the_exit_code_is_0() {
     assert_eq!(instance.log_lines("requests are cut off after 100 ms").len(), 1);
     // Its client is told, or sees the end of the connection.
     assert!(Answer::read(&mut stream, false).map_or(true, |answer| answer.status >= 500));
+}
+
+#[test]
+fn a_second_sigterm_ends_the_drain_and_every_client_gets_a_response() {
+    let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000"), ("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "1")]);
+    instance.script("*:/sleep", "touch \"$IT_FOLDER/started\"\nsleep 1000");
+    let send = |method: &str| {
+        let mut stream = instance.connect();
+        let request = format!("{method} /sleep HTTP/1.1\r\nHost: it\r\nContent-Length: 0\r\n\r\n");
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let mut running = send("POST");
+    wait_until("it runs", || instance.shared("started").exists());
+    let mut in_line = send("GET");
+    wait_until("one waits", || instance.status()["waiting"] == 1);
+    signal("TERM", instance.gateway_pid());
+    wait_until("it takes no more", || TcpStream::connect(instance.address()).is_err());
+    signal("TERM", instance.gateway_pid());
+    let answer = Answer::read(&mut running, false).unwrap();
+    assert_eq!((answer.status, answer.json()["type"].as_str()), (502, Some("urn:faas:stopping")));
+    let answer = Answer::read(&mut in_line, false).unwrap();
+    assert_eq!((answer.status, answer.json()["type"].as_str()), (503, Some("urn:faas:stopping")));
+    assert!(answer.field("Retry-After").is_some());
+    assert_eq!(instance.wait().code(), Some(0));
+    wait_until("no process is left", || instance.processes().is_empty());
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
+}
+
+#[test]
+fn a_terminal_that_closes_has_what_runs_answered() {
+    if !has(&["script"]) {
+        return;
+    }
+    let mut instance = Instance::prepare(&[("FAAS_DRAIN_MS", "60000")]);
+    instance.init();
+    instance.launch_at_terminal();
+    instance.wait_until_ready();
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", "touch \"$IT_FOLDER/started\"\nread _ < \"$IT_FOLDER/gate\"\necho waited");
+    let mut stream = instance.connect();
+    stream.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
+    wait_until("it runs", || instance.shared("started").exists());
+    signal("KILL", instance.gateway_pid());
+    wait_until("it takes no more", || TcpStream::connect(instance.address()).is_err());
+    gate.write_all(b"\n").unwrap();
+    assert_eq!(Answer::read(&mut stream, false).unwrap().text(), "waited\n");
+    wait_until("no process is left", || instance.processes().is_empty());
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
 }
 
 #[test]

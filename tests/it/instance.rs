@@ -132,6 +132,21 @@ impl Instance {
         self.launch_as(self.command(self.path("gateway").to_str().unwrap()));
     }
 
+    /// The same, at a terminal of its own, which closes when the process of [`Instance::gateway_pid`] is killed.
+    pub fn launch_at_terminal(&mut self) {
+        let mut command = self.command("script");
+        command.args(["-qec", &format!("exec {GATEWAY}"), "/dev/null"]);
+        self.launch_as(command);
+    }
+
+    /// The same, with a log that `cat` writes, out of a pipe.
+    pub fn launch_into_pipe(&mut self) {
+        let mut command = self.command("sh");
+        // The shell becomes the gateway, which holds the pipe open.
+        command.args(["-c", &format!("mkfifo pipe && (cat pipe >>gateway.log &) && exec {GATEWAY} >pipe 2>&1")]);
+        self.launch_as(command);
+    }
+
     /// The same, with limits that a shell sets first: `ulimit -n 200`.
     pub fn launch_under(&mut self, limits: &str) {
         let mut command = self.command("sh");

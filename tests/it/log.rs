@@ -1,6 +1,9 @@
 //! The log: what an operator can read of each request, and what a function cannot do to it.
 
-use crate::instance::{Instance, wait_for, wait_until};
+use std::fs;
+use std::process::Command;
+
+use crate::instance::{Instance, has, run, signal, wait_for, wait_until};
 
 #[test]
 fn each_request_is_one_line_with_time_id_method_route_status_worker_and_milliseconds() {
@@ -56,4 +59,68 @@ fn a_request_cannot_forge_a_log_line() {
     assert!(instance.log().lines().all(|line| !line.contains("Z request=forged")));
     instance.exchange("broken\r\n\r\n");
     assert!(instance.log().lines().all(|line| line.starts_with("20")), "each line begins with a time");
+}
+
+/// Until gateway, two workers and the console write to the new file.
+fn wait_until_reopened(instance: &Instance) {
+    wait_until("all programs have reopened it", || instance.log_lines("log: reopened ").len() == 4);
+}
+
+#[test]
+fn sighup_has_all_programs_go_on_in_a_new_file() {
+    let instance = Instance::with(&[("FAAS_CONSOLE", "127.0.0.1:0")]);
+    instance.script("GET:/x", "echo said >&2");
+    wait_until("the console is there", || instance.run_dir().join("console.address").exists());
+    let old = instance.path("old.log");
+    for round in 0..2 {
+        fs::rename(instance.path("gateway.log"), &old).unwrap();
+        signal("HUP", instance.gateway_pid());
+        wait_until_reopened(&instance);
+        let length = fs::metadata(&old).unwrap().len();
+        let id = format!("it-{round}");
+        instance.request("GET", "/x", &[("X-Request-Id", &id)], b"");
+        // Of the gateway, and of the worker.
+        wait_until("both lines are logged", || instance.log_lines(&format!("request={id} ")).len() == 2);
+        assert_eq!(fs::metadata(&old).unwrap().len(), length);
+    }
+    assert_eq!(instance.get("/healthz").status, 200);
+}
+
+#[test]
+fn a_log_that_is_a_pipe_is_not_reopened() {
+    let mut instance = Instance::prepare(&[]);
+    instance.init();
+    instance.launch_into_pipe();
+    instance.wait_until_ready();
+    signal("HUP", instance.gateway_pid());
+    instance.script("GET:/x", "echo x");
+    assert_eq!(instance.get("/x").text(), "x\n");
+    assert!(instance.log_lines("reopened").is_empty());
+    assert_eq!(instance.stop().code(), Some(0));
+}
+
+#[test]
+fn logrotate_moves_the_log_aside_without_a_lost_line() {
+    if !has(&["logrotate"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_CONSOLE", "127.0.0.1:0")]);
+    wait_until("the console is there", || instance.run_dir().join("console.address").exists());
+    let log = instance.path("gateway.log");
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/logrotate.conf")).unwrap();
+    let config = example
+        .replace("/srv/faas/run/gateway.log", &log.display().to_string())
+        .replace("/srv/faas/run", &instance.run_dir().display().to_string());
+    let path = instance.path("logrotate.conf");
+    fs::write(&path, config).unwrap();
+    instance.request("GET", "/nowhere", &[("X-Request-Id", "it-before")], b"");
+    instance.wait_for_log("request=it-before ", 1);
+    let state = instance.path("logrotate.state");
+    let output = run(Command::new("logrotate").arg("--force").arg("--state").args([&state, &path]));
+    assert!(output.status.success(), "{output:?}");
+    wait_until_reopened(&instance);
+    instance.request("GET", "/nowhere", &[("X-Request-Id", "it-after")], b"");
+    instance.wait_for_log("request=it-after ", 1);
+    let old = fs::read_to_string(instance.path("gateway.log.1")).unwrap();
+    assert!(old.contains("request=it-before ") && !old.contains("request=it-after "));
 }

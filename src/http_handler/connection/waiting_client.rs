@@ -56,7 +56,8 @@ impl Client for WaitingClient<'_, '_> {
 
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
         let deadline = Instant::now() + timeout;
-        let mut watched = [other, Watched::nothing()];
+        let service = self.connection.service;
+        let mut watched = [other, Watched::nothing(), Watched::read(service.cut_off.as_fd())];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let (client, left) = match self.gone_at {
@@ -68,6 +69,9 @@ impl Client for WaitingClient<'_, '_> {
             let ready = poll(&mut watched, Some(left)).map_err(cannot_poll)?;
             if watched[0].is_ready() {
                 return Ok(true);
+            }
+            if watched[2].is_ready() {
+                return Err(RequestError::Stopping { has_begun: false });
             }
             let now = Instant::now();
             // The poll asks for no readable data of the client, so "readable" here means a reset, which leaves no doubt.

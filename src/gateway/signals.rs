@@ -1,0 +1,65 @@
+//! The signals of a running gateway, on a thread of their own.
+//!
+//! | signal | does |
+//! |---|---|
+//! | SIGTERM, SIGINT | ends the service; a second one ends the lame duck's while, or where none is left the drain |
+//! | SIGHUP, its terminal has closed | the same as SIGTERM |
+//! | SIGHUP otherwise | reopens the log (log_file.rs), here and in the gateway's programs; nothing where stdout is no file |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::Ending;
+use super::supervisor::Supervisor;
+use crate::http_handler::HttpServer;
+use crate::sys::{self, Signal};
+use crate::{log, log_file};
+
+/// A session loses its terminal a moment after SIGHUP.
+const TERMINAL_WAIT_MAX: Duration = Duration::from_millis(500);
+const TERMINAL_LOOK: Duration = Duration::from_millis(20);
+
+pub struct Signals {
+    pub server: Arc<HttpServer>,
+    pub supervisor: Arc<Supervisor>,
+    /// Gets word of each signal that ends the service or the while after it.
+    pub ending: Sender<Ending>,
+    /// Whether the gateway was started at a terminal, and belongs to it still.
+    pub had_terminal: bool,
+    /// Whether the service goes on for a while when it is to end: then a second signal ends that while.
+    pub has_lame_duck: bool,
+}
+
+impl Signals {
+    /// Takes signals on the calling thread, for ever.
+    pub fn take(&self) {
+        let mut is_ending = false;
+        loop {
+            let signal = sys::wait_for_signal(&Signal::ALL);
+            if signal == Signal::Hangup && !self.terminal_has_closed() {
+                if log_file::reopen() {
+                    self.supervisor.reopen_logs();
+                }
+            } else if !std::mem::replace(&mut is_ending, true) || (self.has_lame_duck && !self.server.is_draining()) {
+                // Where nothing receives, the service is ending already.
+                let _ = self.ending.try_send(Ending::Signal(signal));
+            } else {
+                log!("gateway: {signal} again; ending what runs");
+                self.server.cut_off();
+            }
+        }
+    }
+
+    fn terminal_has_closed(&self) -> bool {
+        let deadline = Instant::now() + TERMINAL_WAIT_MAX;
+        while self.had_terminal && Instant::now() < deadline {
+            if !sys::has_terminal() {
+                return true;
+            }
+            std::thread::sleep(TERMINAL_LOOK);
+        }
+        false
+    }
+}

@@ -364,7 +364,7 @@ impl Kv {
     /// What a request meets, and the registry's generation at that moment. `host` has no port.
     pub fn find(&self, method: &str, host: &str, path: &str) -> (Found, Option<u64>) {
         let service = self.lock();
-        (service.routes.find(method, host, path), service.generation)
+        (service.routes.find(method, host, path), service.version.map(|version| version.generation))
     }
 
     /// Brings `routes` into force, all at once, as the registry's state of `version`.

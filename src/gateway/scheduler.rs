@@ -301,6 +301,10 @@ mod tests {
     impl Client for Patron {
         fn keep_going(&mut self, _: bool) {}
 
+        fn is_cut_off(&self) -> bool {
+            false
+        }
+
         fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
             match self.has_left {
                 true => Err(RequestError::ClientGone),

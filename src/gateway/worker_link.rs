@@ -97,6 +97,9 @@ impl WorkerLink {
         let frame = Invocation::encode(call.settings, call.environment, call.request_id, memory);
         let too_large = RequestError::HeadTooLarge("as environment variables it does not fit into a frame");
         let frame = frame.map_err(|_| Failure::Cancelled(too_large))?;
+        if sink.client.is_cut_off() {
+            return Err(Failure::Cancelled(RequestError::Stopping { has_begun: false }));
+        }
         let mut link = self.connect().map_err(Failure::NotStarted)?;
         let mut first: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let mut rest = frame.as_slice();

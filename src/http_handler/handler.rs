@@ -29,6 +29,9 @@ pub trait Client {
     /// fails because the client has left; what is sent is discarded then.
     fn keep_going(&mut self, keeps_going: bool);
 
+    /// True once the service is cut off: what has not begun is not to begin.
+    fn is_cut_off(&self) -> bool;
+
     /// Waits until `other` is ready (true) or `timeout` has passed (false).
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! handler keeps going without its client, the hang-up is not watched for.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::sender::Stream;
@@ -52,6 +53,10 @@ impl Client for WaitingClient<'_, '_> {
     fn keep_going(&mut self, keeps_going: bool) {
         self.keeps_going = keeps_going;
         self.gone_at = None;
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.connection.service.is_cut_off.load(Ordering::SeqCst)
     }
 
     fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {

@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::error::request::RequestError;
 use crate::gateway::cgi::{self, Meta};
 use crate::http_handler::chunked::{ChunkDecoder, Step};
+use crate::http_handler::origin::Origin;
 use crate::http_handler::parser::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::limits::HEAD_FIELDS_MAX;
 use crate::protocol::function_spec::{FunctionSpec, Output, strings};
@@ -112,7 +113,7 @@ fn check_environment(head: &Head, path_info_start: usize) {
         route: "GET:/",
         params: &[],
         content_length: 0,
-        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        origin: Origin { client: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), scheme: None },
         local: SocketAddr::from((Ipv4Addr::LOCALHOST, 80)),
         env: &[],
     };

@@ -31,7 +31,7 @@
 //! | [`protocol`] | all that gateway and worker share: a function's settings, frames, samples | metrics.h |
 //! | [`sandbox`] | what a function may do: user, files, network, system calls; and the end of its orphans | |
 //! | [`sys`] | the system calls, and all that is `unsafe` | |
-//! | [`settings`] | environment variables | the `#define`s |
+//! | [`settings`], [`networks`] | environment variables; lists of IP networks | the `#define`s |
 //! | [`scheduler_config`] | weights of the score | scheduler_config.h |
 //! | [`limits`] | bounds that several files share, with unit and reason; others stand where they are used | |
 //! | [`error`] | errors of a request, errors of a start | |
@@ -51,6 +51,7 @@ pub mod http_handler;
 pub mod limits;
 pub mod log;
 pub mod log_file;
+pub mod networks;
 mod operator;
 pub mod procfs;
 pub mod protocol;

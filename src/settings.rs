@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::start::{Result, StartError};
+use crate::networks::Networks;
 use crate::scheduler_config::Weights;
 use crate::{limits, log_file};
 
@@ -39,6 +40,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_FOLLOWER", "0", "1: the registry is a copy that arrives from another machine; nothing here changes it"),
     ("FAAS_QUEUE_MAX", "256", "requests that may wait for a slot; more are answered 503"),
     ("FAAS_QUEUE_TIMEOUT_MS", "5000", "how long one may wait; then 503"),
+    ("FAAS_TRUSTED_PROXIES", "none", "IP networks whose X-Forwarded-For and -Proto are believed: 127.0.0.1/32,…"),
     ("FAAS_CONSOLE", "127.0.0.1:8081", "address and port of the console, for the operator; empty is off"),
     ("FAAS_ALPHA", "0.5", "weight of CPU in the score"),
     ("FAAS_BETA", "0.3", "weight of memory in the score"),
@@ -75,6 +77,8 @@ pub struct Settings {
     pub is_follower: bool,
     pub queue_max: usize,
     pub queue_timeout: Duration,
+    /// Proxies whose word on their clients counts.
+    pub trusted_proxies: Networks,
     /// Where the console listens; `None`: no console runs.
     pub console: Option<SocketAddr>,
     pub weights: Weights,
@@ -119,6 +123,12 @@ impl Settings {
                 Some(parsed("FAAS_CONSOLE", value, "127.0.0.1:8081", "ADDRESS:PORT such as 127.0.0.1:8081, or empty")?)
             }
         };
+        let trusted_proxies = match get("FAAS_TRUSTED_PROXIES") {
+            None => Networks::default(),
+            value => {
+                parsed("FAAS_TRUSTED_PROXIES", value, "", "at most 64 IP networks such as 127.0.0.1/32,10.0.0.0/8")?
+            }
+        };
         let defaults = Weights::default();
         Ok(Settings {
             address: SocketAddr::new(host, port),
@@ -144,6 +154,7 @@ impl Settings {
                 limits::QUEUE_TIMEOUT_MS_DEFAULT,
                 0..=3_600_000,
             )?),
+            trusted_proxies,
             console,
             weights: Weights {
                 alpha: factor("FAAS_ALPHA", defaults.alpha, 1000.0)?,

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::request::{RequestError, Result};
+use crate::http_handler::origin::{Origin, Scheme};
 use crate::http_handler::parser::{Head, Version};
 use crate::protocol::function_spec::Output;
 use crate::registry::pattern::{Param, param_value};
@@ -23,8 +24,8 @@ pub struct Meta<'a> {
     /// The `{name}` segments of the route.
     pub params: &'a [Param],
     pub content_length: u64,
-    pub peer: SocketAddr,
-    /// The address that the client connected to.
+    pub origin: Origin,
+    /// The address that the connection was made to.
     pub local: SocketAddr,
     /// The descriptor's `env`, which has the last word.
     pub env: &'a [(String, String)],
@@ -46,8 +47,13 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     variables.add("SERVER_PROTOCOL", protocol.as_bytes())?;
     variables.add("SERVER_NAME", host_name(&head.host).as_bytes())?;
     variables.add("SERVER_ADDR", meta.local.ip().to_string().as_bytes())?;
-    variables.add("SERVER_PORT", meta.local.port().to_string().as_bytes())?;
-    variables.add("REQUEST_SCHEME", b"http")?;
+    let scheme = meta.origin.scheme;
+    let server_port = scheme.map_or(meta.local.port(), |scheme| host_port(&head.host).unwrap_or(scheme.default_port()));
+    variables.add("SERVER_PORT", server_port.to_string().as_bytes())?;
+    variables.add("REQUEST_SCHEME", scheme.unwrap_or(Scheme::Http).as_str().as_bytes())?;
+    if scheme == Some(Scheme::Https) {
+        variables.add("HTTPS", b"on")?;
+    }
     variables.add("REQUEST_METHOD", head.method.as_bytes())?;
     variables.add("REQUEST_URI", head.target.as_bytes())?;
     variables.add("SCRIPT_NAME", &percent_decoded(script_name))?;
@@ -56,8 +62,11 @@ pub fn environment(head: &Head, meta: &Meta<'_>) -> Result<Vec<u8>> {
     variables.add("DOCUMENT_ROOT", folder.as_os_str().as_bytes())?;
     variables.add("PATH_INFO", &percent_decoded(path_info))?;
     variables.add("QUERY_STRING", head.query().as_bytes())?;
-    variables.add("REMOTE_ADDR", meta.peer.ip().to_string().as_bytes())?;
-    variables.add("REMOTE_PORT", meta.peer.port().to_string().as_bytes())?;
+    let client = meta.origin.client;
+    variables.add("REMOTE_ADDR", client.ip().to_string().as_bytes())?;
+    if client.port() != 0 {
+        variables.add("REMOTE_PORT", client.port().to_string().as_bytes())?;
+    }
     variables.add("CONTENT_LENGTH", meta.content_length.to_string().as_bytes())?;
     if let Some(content_type) = head.field("content-type") {
         variables.add("CONTENT_TYPE", content_type)?;
@@ -139,6 +148,11 @@ pub fn host_name(host: &str) -> &str {
     if host.is_empty() { "localhost" } else { &host[..end] }
 }
 
+/// The port of a host, where it names one.
+fn host_port(host: &str) -> Option<u16> {
+    host[host_name(host).len().min(host.len())..].strip_prefix(':')?.parse().ok()
+}
+
 /// `%41` becomes `A`; what is no valid escape stays as it is.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
@@ -170,5 +184,9 @@ mod tests {
         assert_eq!(host_name("example.org:80"), "example.org");
         assert_eq!(host_name("[::1]:8080"), "[::1]");
         assert_eq!(host_name(""), "localhost");
+        assert_eq!(
+            ["h:81", "[::1]:82", "h", "[::1]", "", "h:x"].map(host_port),
+            [Some(81), Some(82), None, None, None, None]
+        );
     }
 }

@@ -79,7 +79,7 @@ impl Record {
     fn log(&self, request: &Request, status: u16, took: Duration, reason: &str) {
         const PATH_BYTES_MAX: usize = 256;
         let worker = self.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
-        let (id, client, method) = (&request.id, request.peer.ip(), &request.head.method);
+        let (id, client, method) = (&request.id, request.origin.client.ip(), &request.head.method);
         let path = request.head.path();
         let path = path.get(..PATH_BYTES_MAX).unwrap_or(path);
         let (route, function, bytes, ms) = (&self.route, &self.function, self.bytes, took.as_secs_f64() * 1000.0);
@@ -256,7 +256,7 @@ impl Gateway {
             path_info_start,
             params: &function.params,
             content_length: request.body.len(),
-            peer: request.peer,
+            origin: request.origin,
             local: request.local,
             env: &function.env,
         };

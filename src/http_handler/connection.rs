@@ -20,6 +20,7 @@ use self::sender::{Asker, Sender, Stream};
 use self::waiting_client::WaitingClient;
 use super::Service;
 use super::handler::{Handler, Reply};
+use super::origin;
 use super::parser::{Head, Version};
 use super::request::Request;
 use super::request_id::request_id;
@@ -131,15 +132,16 @@ impl<'service> Connection<'service> {
     }
 
     fn serve_request(&mut self) -> After {
-        let head = match self.receiver.receive_head() {
+        let mut head = match self.receiver.receive_head() {
             Ok(head) => head,
             Err(error) => return self.reject(&error, None, false),
         };
+        let origin = origin::find(&mut head, self.peer, &self.service.trusted_proxies);
         let body = match self.receiver.receive_body(&head) {
             Ok(body) => body,
             Err(error) => return self.reject(&error, Some(&head), false),
         };
-        let request = Request { id: request_id(Some(&head)), head, peer: self.peer, local: self.local, body };
+        let request = Request { id: request_id(Some(&head)), head, origin, local: self.local, body };
         let service = self.service;
         let place = match service.take_request() {
             Ok(place) => place,

@@ -12,6 +12,7 @@
 //! | parser/, chunked.rs | the parsers, pure functions over bytes |
 //! | handler.rs, request.rs, response.rs, problem.rs | the interface to the gateway |
 //! | spool.rs | bodies, in memory or in an unlinked file |
+//! | origin.rs | the client behind trusted proxies |
 //! | time_allowance.rs, buffer.rs | time left for a client; bytes not used yet |
 //! | request_id.rs, port_holder.rs | ids of requests; the process that holds the port |
 //!
@@ -30,6 +31,7 @@ mod buffer;
 pub(crate) mod chunked;
 mod connection;
 pub(crate) mod handler;
+pub(crate) mod origin;
 pub(crate) mod parser;
 mod port_holder;
 mod problem;
@@ -61,6 +63,7 @@ use crate::error::request::{RequestError, Result};
 use crate::error::start::StartError;
 use crate::limits;
 use crate::log;
+use crate::networks::Networks;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd};
 
@@ -75,6 +78,7 @@ pub struct HttpServer {
 struct Service {
     bounds: Bounds,
     body_bytes_max: u64,
+    trusted_proxies: Networks,
     area: Arc<SpoolArea>,
     /// Number of requests in the handler.
     under_way: AtomicUsize,
@@ -118,6 +122,7 @@ impl HttpServer {
             under_way: AtomicUsize::new(0),
             bounds,
             body_bytes_max: settings.body_bytes_max,
+            trusted_proxies: settings.trusted_proxies.clone(),
             area,
             draining: AtomicBool::new(false),
             drain: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 
+use super::origin::Origin;
 use super::parser::Head;
 use super::spool::Spool;
 
 pub struct Request {
     pub head: Head,
-    pub peer: SocketAddr,
-    /// The address that the client connected to.
+    /// The client: the other end of the connection, or whom trusted proxies say.
+    pub origin: Origin,
+    /// The address that the connection was made to.
     pub local: SocketAddr,
     /// The client's X-Request-Id where it is valid, else a new id (request_id.rs).
     pub id: String,

@@ -140,7 +140,8 @@ impl Handler for TestHandler {
             "/long" => self.spooled(|spool| (0..64).for_each(|n| spool.write(&vec![n; 1 << 20]).unwrap())),
             "/head" => {
                 let head = &request.head;
-                let mut lines = format!("{} {} {} {}\n", head.method, head.target, head.host, request.peer.ip());
+                let mut lines =
+                    format!("{} {} {} {}\n", head.method, head.target, head.host, request.origin.client.ip());
                 for field in &head.fields {
                     lines.push_str(&format!("{}: {}\n", field.name, String::from_utf8_lossy(&field.value)));
                 }

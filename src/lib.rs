@@ -24,6 +24,7 @@
 //! | [`http_handler`] | HTTP/1.x: receives whole, checked, bounded requests, sends responses, asks a `Handler` in between | http_handler.c |
 //! | [`gateway`] | the gateway process: a request's way to a worker and back | gateway.c, metrics_collector.c |
 //! | [`registry`] | the SQLite file of routes, code and history, and its copy in RAM | kv.c, kv_sqlite_sync.c, config_loader.c |
+//! | [`ledger`] | the SQLite file of calls | |
 //! | [`worker`] | the worker process: from a frame to a function's process and back | worker.c, metrics_reader.c, metrics_smoother.c |
 //! | [`console`] | the console process: what the operator sees | |
 //! | [`cli`] | the command `faas` | |
@@ -48,6 +49,7 @@ pub mod error;
 pub mod fuzzing;
 pub mod gateway;
 pub mod http_handler;
+pub mod ledger;
 pub mod limits;
 pub mod log;
 pub mod log_file;

@@ -215,6 +215,15 @@ pub const LOG_LINES_MAX: usize = 8192;
 /// A line waits this long for others, so that under load many go out with one write and few wake the thread that writes.
 pub const LOG_GATHER: Duration = Duration::from_millis(5);
 
+// ---- The ledger -------------------------------------------------------------------------------------------------
+
+/// Days that recorded calls stay.
+pub const LEDGER_DAYS: RangeInclusive<u64> = 1..=36_500;
+pub const LEDGER_DAYS_DEFAULT: u64 = 90;
+/// Bytes of the ledger's file, at about 200 a call.
+pub const LEDGER_MAX: RangeInclusive<u64> = 1 << 20..=1 << 50;
+pub const LEDGER_MAX_DEFAULT: u64 = 1 << 30;
+
 // ---- Fork servers -----------------------------------------------------------------------------------------------
 
 /// One for PHP and one for WASM.

@@ -42,6 +42,9 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_QUEUE_TIMEOUT_MS", "5000", "how long one may wait; then 503"),
     ("FAAS_TRUSTED_PROXIES", "none", "IP networks whose X-Forwarded-For and -Proto are believed: 127.0.0.1/32,…"),
     ("FAAS_CONSOLE", "127.0.0.1:8081", "address and port of the console, for the operator; empty is off"),
+    ("FAAS_LEDGER", "faas_calls.db beside FAAS_DB", "where calls are recorded: a SQLite file; empty is off"),
+    ("FAAS_LEDGER_DAYS", "90", "how long recorded calls stay"),
+    ("FAAS_LEDGER_MAX", "1073741824", "bytes of that file, at least 1048576; the oldest calls go first"),
     ("FAAS_ALPHA", "0.5", "weight of CPU in the score"),
     ("FAAS_BETA", "0.3", "weight of memory in the score"),
     ("FAAS_GAMMA", "0.2", "weight of I/O in the score"),
@@ -81,6 +84,10 @@ pub struct Settings {
     pub trusted_proxies: Networks,
     /// Where the console listens; `None`: no console runs.
     pub console: Option<SocketAddr>,
+    /// The file of recorded calls; `None`: none are recorded.
+    pub ledger: Option<PathBuf>,
+    pub ledger_days: u64,
+    pub ledger_bytes_max: u64,
     pub weights: Weights,
 }
 
@@ -129,6 +136,11 @@ impl Settings {
                 parsed("FAAS_TRUSTED_PROXIES", value, "", "at most 64 IP networks such as 127.0.0.1/32,10.0.0.0/8")?
             }
         };
+        let ledger = match lookup("FAAS_LEDGER") {
+            Some(value) if value.is_empty() => None,
+            Some(value) => Some(absolute("FAAS_LEDGER", value)?),
+            None => Some(db.parent().unwrap_or(Path::new("/")).join("faas_calls.db")),
+        };
         let defaults = Weights::default();
         Ok(Settings {
             address: SocketAddr::new(host, port),
@@ -156,6 +168,9 @@ impl Settings {
             )?),
             trusted_proxies,
             console,
+            ledger,
+            ledger_days: number("FAAS_LEDGER_DAYS", limits::LEDGER_DAYS_DEFAULT, limits::LEDGER_DAYS)?,
+            ledger_bytes_max: number("FAAS_LEDGER_MAX", limits::LEDGER_MAX_DEFAULT, limits::LEDGER_MAX)?,
             weights: Weights {
                 alpha: factor("FAAS_ALPHA", defaults.alpha, 1000.0)?,
                 beta: factor("FAAS_BETA", defaults.beta, 1000.0)?,

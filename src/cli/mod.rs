@@ -9,6 +9,7 @@
 //! transaction, or not at all. Exit codes are those of [`CliError::exit_code`].
 
 mod args;
+mod calls;
 mod check;
 mod code;
 mod deploy;
@@ -41,6 +42,8 @@ const VERBS: &[Verb] = &[
     history::ROLLBACK,
     invoke::VERB,
     logs::VERB,
+    calls::CALLS,
+    calls::STATS,
     status::STATUS,
     status::TOP,
     check::VERB,

@@ -7,7 +7,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cgi::{self, Meta};
 use super::function_output::{Facts, OutputMode, Sink};
@@ -19,6 +19,7 @@ use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
 use crate::http_handler::response::Response;
 use crate::http_handler::spool::{Spool, SpoolArea};
+use crate::ledger::{self, Ledger};
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
 use crate::protocol::worker_protocol::{End, Verdict};
@@ -30,14 +31,18 @@ pub struct Gateway {
     pub scheduler: Arc<Scheduler>,
     pub health: Arc<Health>,
     pub spool_area: Arc<SpoolArea>,
+    pub ledger: Ledger,
     pub response_bytes_max: u64,
 }
 
-/// What becomes known of a request on its way; for the log.
+/// What becomes known of a request on its way; for the log and the ledger.
 struct Record {
-    route: String,
+    at: SystemTime,
+    began: Instant,
+    /// `None` where the request met no route.
+    route: Option<String>,
     /// The function's name.
-    function: String,
+    function: Option<String>,
     facts: Facts,
     end: Option<End>,
     /// Of the response's body.
@@ -47,9 +52,7 @@ struct Record {
 impl Handler for Gateway {
     /// A panic in here is a 500, and does not end the thread.
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
-        let began = Instant::now();
-        let mut record =
-            Record { route: "-".into(), function: "-".into(), facts: Facts::default(), end: None, bytes: 0 };
+        let mut record = Record::new();
         let outcome =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.handle_http_client(request, &mut record, client)));
         let (reply, status, reason) = match outcome.unwrap_or(Err(RequestError::Panicked)) {
@@ -69,20 +72,66 @@ impl Handler for Gateway {
         if let Reply::Response(response) = &reply {
             record.bytes = response.length();
         }
-        record.log(request, status, began.elapsed(), &reason);
+        let took_ms = milliseconds(record.began.elapsed());
+        record.log(request, status, took_ms, &reason);
+        if let Some(route) = record.route.take() {
+            self.ledger.record(|| record.into_call(route, request, status, took_ms));
+        }
         reply
     }
 }
 
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
 impl Record {
+    fn new() -> Record {
+        Record {
+            at: SystemTime::now(),
+            began: Instant::now(),
+            route: None,
+            function: None,
+            facts: Facts::default(),
+            end: None,
+            bytes: 0,
+        }
+    }
+
+    /// For the ledger.
+    fn into_call(self, route: String, request: &Request, status: u16, took_ms: f64) -> ledger::Call {
+        let has_slot = self.facts.worker.is_some();
+        let queued_ms = if has_slot { self.facts.queue_ms } else { took_ms };
+        let end = self.end.as_ref();
+        let usage = end.and_then(|end| end.usage);
+        ledger::Call {
+            at_ms: self.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
+            request_id: request.id.clone(),
+            function: self.function.unwrap_or_else(|| route.clone()),
+            route,
+            status,
+            worker: self.facts.worker,
+            start: end.filter(|_| usage.is_some()).map(|end| if end.is_warm { "forked" } else { "exec" }),
+            queued_ms,
+            run_ms: has_slot.then_some(took_ms - queued_ms),
+            usage,
+            bytes_in: request.body.len(),
+            bytes_out: self.bytes,
+            client: request.origin.client.ip().to_string(),
+            generation: self.facts.generation,
+            stderr: self.end.map(|end| end.stderr).filter(|text| status >= ledger::FAILED_FROM && !text.is_empty()),
+        }
+    }
+
     /// One line for each request. A path may be long, and the log is not for it.
-    fn log(&self, request: &Request, status: u16, took: Duration, reason: &str) {
+    fn log(&self, request: &Request, status: u16, ms: f64, reason: &str) {
         const PATH_BYTES_MAX: usize = 256;
         let worker = self.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
         let (id, client, method) = (&request.id, request.origin.client.ip(), &request.head.method);
         let path = request.head.path();
         let path = path.get(..PATH_BYTES_MAX).unwrap_or(path);
-        let (route, function, bytes, ms) = (&self.route, &self.function, self.bytes, took.as_secs_f64() * 1000.0);
+        let or_dash = |text: &Option<String>| text.as_deref().unwrap_or("-").to_string();
+        let (route, function, bytes) = (or_dash(&self.route), or_dash(&self.function), self.bytes);
         log!(
             "request={id} client={client} method={method} path={path} route={route} function={function} status={status} \
              worker={worker} bytes={bytes} ms={ms:.1}{reason}"
@@ -122,12 +171,12 @@ impl Gateway {
         record.facts.generation = generation;
         match found {
             Found::Function { function, path_info_start } => {
-                record.route = function.route.clone();
-                record.function = function.name.clone();
+                record.route = Some(function.route.clone());
+                record.function = Some(function.name.clone());
                 self.call(&function, path_info_start, request, record, client)
             }
             Found::Unusable { route, fault } => {
-                record.route = route;
+                record.route = Some(route);
                 Err(RequestError::RowUnusable(fault))
             }
             Found::MethodNotAllowed { allow } if method == "OPTIONS" => {
@@ -165,7 +214,7 @@ impl Gateway {
         let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
-            let queue_ms = began.elapsed().as_secs_f64() * 1000.0;
+            let queue_ms = milliseconds(began.elapsed());
             let (worker, explanation) = (Some(lease.link.id), lease.explanation.take());
             record.facts = Facts { worker, queue_ms, explanation, ..record.facts };
             let link = lease.link.clone();

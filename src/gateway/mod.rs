@@ -7,6 +7,7 @@
 //! metrics          takes in workers; one thread per worker
 //! status           says how the gateway is, on run/status.sock
 //! supervisor       starts and restarts workers and the console
+//! ledger           records calls in FAAS_LEDGER
 //! ```
 
 pub mod cgi;
@@ -46,6 +47,7 @@ use supervisor::Supervisor;
 use crate::error::start::{Result, StartError};
 use crate::http_handler::HttpServer;
 use crate::http_handler::spool::SpoolArea;
+use crate::ledger::Ledger;
 use crate::registry::create::create_registry;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
@@ -111,8 +113,9 @@ pub fn run(settings: Settings) -> Result<()> {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
     };
+    let (ledger, ledger_thread) = Ledger::start(&settings)?;
     let response_bytes_max = settings.response_bytes_max;
-    let handler = Arc::new(Gateway { kv, scheduler, health: health.clone(), spool_area, response_bytes_max });
+    let handler = Arc::new(Gateway { kv, scheduler, health: health.clone(), spool_area, ledger, response_bytes_max });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
     let (ending, ended) = crossbeam_channel::bounded(1);
@@ -147,6 +150,9 @@ pub fn run(settings: Settings) -> Result<()> {
     drop(stop_sync);
     // Else a copy of the registry that it is reading would stay in the run dir.
     let _ = sync.join();
+    if let Some(thread) = ledger_thread {
+        thread.stop();
+    }
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
     drop(run_dir);
     Ok(())

@@ -37,9 +37,10 @@
 //! | 12+s+e+r | rest | the request body, where it did not come as a descriptor |
 //! | end-1 | 1 | a zero: the byte that is read last |
 //!
-//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars, `warm`, `spawn_us` and
-//! `exec_us`. That of STAYS is one byte: 1 where the function has asked to go on when its client hangs up, as PHP's
-//! ignore_user_abort() does, and 0 where it has taken that back.
+//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars, `warm`, `spawn_us`, `exec_us`,
+//! where it had a process `cpu_us`, `memory` and `sampled`, and where it wrote to stderr its end, `stderr`. That of STAYS is
+//! one byte: 1 where the function has asked to go on when its client hangs up, as PHP's ignore_user_abort() does, and 0
+//! where it has taken that back.
 //!
 //! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
 //! end or settings or environment do not end with a NUL. Whoever gets such a frame closes the connection.
@@ -225,6 +226,26 @@ pub enum Verdict {
     },
 }
 
+/// What an invocation has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, user and system: of its main process and of what that waited for, and as far as a sample has seen them of
+    /// descendants that were killed.
+    pub cpu_us: u64,
+    /// Its memory at its peak.
+    pub memory_bytes: u64,
+    /// Whether it lasted until its memory was sampled: then `memory_bytes` is the highest sample, with the memory of its
+    /// descendants and without pages of files. Else it is the main process's ru_maxrss (getrusage(2)).
+    pub is_sampled: bool,
+}
+
+impl Usage {
+    /// How it was measured, in a word.
+    pub fn measured(&self) -> &'static str {
+        if self.is_sampled { "samples" } else { "rusage" }
+    }
+}
+
 /// The payload of END.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
@@ -235,6 +256,10 @@ pub struct End {
     pub spawn_us: u64,
     /// From there until the end.
     pub exec_us: u64,
+    /// `None` where it had no process.
+    pub usage: Option<Usage>,
+    /// The end of what it wrote to stderr.
+    pub stderr: String,
 }
 
 impl End {
@@ -261,6 +286,14 @@ impl End {
         object["warm"] = self.is_warm.into();
         object["spawn_us"] = self.spawn_us.into();
         object["exec_us"] = self.exec_us.into();
+        if let Some(usage) = &self.usage {
+            object["cpu_us"] = usage.cpu_us.into();
+            object["memory"] = usage.memory_bytes.into();
+            object["sampled"] = usage.is_sampled.into();
+        }
+        if !self.stderr.is_empty() {
+            object["stderr"] = self.stderr.as_str().into();
+        }
         object.to_string().into_bytes()
     }
 
@@ -288,7 +321,16 @@ impl End {
             Some("exhausted") => Verdict::Exhausted { step: text("step")?, cause: text("cause")? },
             _ => return Err(ProtocolError::malformed("END", "the verdict is unknown")),
         };
-        Ok(End { verdict, is_warm, spawn_us: time("spawn_us")?, exec_us: time("exec_us")? })
+        let usage = match object["cpu_us"].as_u64() {
+            None => None,
+            Some(cpu_us) => Some(Usage {
+                cpu_us,
+                memory_bytes: time("memory")?,
+                is_sampled: object["sampled"].as_bool().ok_or_else(malformed)?,
+            }),
+        };
+        let stderr = object["stderr"].as_str().unwrap_or_default().to_string();
+        Ok(End { verdict, is_warm, spawn_us: time("spawn_us")?, exec_us: time("exec_us")?, usage, stderr })
     }
 }
 
@@ -356,7 +398,10 @@ mod tests {
             Verdict::Exhausted { step: text(), cause: text() },
         ];
         for verdict in verdicts {
-            let end = End { verdict, is_warm: true, spawn_us: 7, exec_us: 8 };
+            let usage = Some(Usage { cpu_us: 1, memory_bytes: 2, is_sampled: true });
+            let end = End { verdict, is_warm: true, spawn_us: 7, exec_us: 8, usage, stderr: "\"é\n".into() };
+            assert_eq!(End::decode(&end.encode()).unwrap(), end);
+            let end = End { usage: None, stderr: String::new(), ..end };
             assert_eq!(End::decode(&end.encode()).unwrap(), end);
         }
         assert!(End::decode(b"{}").is_err());

@@ -1,4 +1,4 @@
-//! What is not for functions, whether it is there or not: the registry, the run dir, the files of the runtimes.
+//! What is not for functions, whether it is there or not: the registry, the ledger, the run dir, the files of the runtimes.
 //!
 //! The gateway refuses rows that would let a function write there (config_loader.rs); the worker sees to it that none can, and
 //! that what is secret cannot be read (sandbox.rs, readable.rs).
@@ -6,12 +6,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::ledger::FILE_SUFFIXES;
 use crate::settings::Settings;
 
 /// Paths, absolute and free of symbolic links as far as they lead anywhere when the platform starts.
 #[derive(Debug, Default)]
 pub struct ProtectedPaths {
-    /// The registry's files and the run dir: neither to read nor to write.
+    /// The files of the registry and of the ledger, and the run dir: neither to read nor to write.
     pub hidden: Vec<PathBuf>,
     /// Where the runtimes' files, all scratch folders, and code out of the registry lie: to read, but not to write.
     kept: Vec<PathBuf>,
@@ -19,16 +20,9 @@ pub struct ProtectedPaths {
 
 impl ProtectedPaths {
     pub fn new(settings: &Settings) -> ProtectedPaths {
-        let registry = [settings.db.clone(), resolved(&settings.db)];
-        let registry = registry.iter().flat_map(|path| {
-            ["", "-wal", "-shm", "-journal"].map(|suffix| {
-                let mut path = path.clone().into_os_string();
-                path.push(suffix);
-                PathBuf::from(path)
-            })
-        });
-        // Both the link, where there is one, and what it leads to.
-        let paths = registry.chain([settings.run_dir.clone()]);
+        let registry = with_suffixes(&settings.db, &["", "-wal", "-shm", "-journal"]);
+        let ledger = settings.ledger.iter().flat_map(|path| with_suffixes(path, &FILE_SUFFIXES));
+        let paths = registry.into_iter().chain(ledger).chain([settings.run_dir.clone()]);
         let mut hidden: Vec<PathBuf> = paths.flat_map(|path| [beside(&path), resolved(&path)]).collect();
         hidden.sort();
         hidden.dedup();
@@ -41,6 +35,17 @@ impl ProtectedPaths {
     pub fn overlaps(&self, path: &Path) -> bool {
         self.hidden.iter().chain(&self.kept).any(|other| other.starts_with(path) || path.starts_with(other))
     }
+}
+
+/// The files of a database: of the link, where there is one, and of what it leads to.
+fn with_suffixes(path: &Path, suffixes: &[&str]) -> Vec<PathBuf> {
+    let named = |path: &PathBuf, suffix: &str| {
+        let mut path = path.clone().into_os_string();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    let both = [path.to_path_buf(), resolved(path)];
+    both.iter().flat_map(|path| suffixes.iter().map(|suffix| named(path, suffix))).collect()
 }
 
 /// Where a path leads; if it is not there, where it would be.

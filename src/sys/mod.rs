@@ -42,7 +42,7 @@ pub use limits::{Urgency, clock_ticks_per_s, open_files_limit, page_bytes, raise
 pub use lock::{lock_holder, try_lock};
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{
-    Ended, EndedHow, Pid, become_subreaper, group_of, hang_up_process, has_ended, kill_child, kill_group,
+    Ended, EndedHow, Pid, become_subreaper, cpu_time, group_of, hang_up_process, has_ended, kill_child, kill_group,
     kill_group_of, kill_process, open_process, own_uid, reap,
 };
 pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};

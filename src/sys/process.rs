@@ -6,16 +6,20 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::check;
 
 /// A process id.
 pub type Pid = libc::pid_t;
 
-/// How a process ended, and the most memory it ever had resident.
+/// How a process ended, and what it has used (getrusage(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub how: EndedHow,
+    /// User and system time, its own and that of children that it has waited for.
+    pub cpu_us: u64,
+    /// The most memory that it, or one of those children, ever had resident.
     pub resident_kib_max: u64,
 }
 
@@ -110,7 +114,23 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
         return Ok(None);
     }
     let how = EndedHow::from_wait_status(status);
-    Ok(Some(Ended { how, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
+    let microseconds = |time: libc::timeval| (time.tv_sec * 1_000_000 + time.tv_usec).max(0) as u64;
+    let cpu_us = microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
+    Ok(Some(Ended { how, cpu_us, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
+}
+
+/// CPU time of a process and all its threads, without its children; zero where it has been waited for. Unlike /proc it costs
+/// one system call, and unlike clock ticks it is exact.
+pub fn cpu_time(pid: Pid) -> Duration {
+    const CPUCLOCK_SCHED: libc::clockid_t = 2;
+    // The number of a process's CPU clock, as clock_getcpuclockid(3) composes it.
+    let clock = (!pid << 3) | CPUCLOCK_SCHED;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec.
+    match check(unsafe { libc::clock_gettime(clock, &raw mut time) }) {
+        Ok(_) => Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32),
+        Err(_) => Duration::ZERO,
+    }
 }
 
 /// True once a child has ended. The child stays to be reaped.

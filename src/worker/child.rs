@@ -14,10 +14,10 @@ const THROUGH: u8 = b'X';
 const BY_EXEC: u8 = b'E';
 const STAYS: u8 = b'S';
 const END: u8 = b'D';
-/// Bytes of the report of an end: the letter, the wait status, three numbers of eight bytes.
-const END_BYTES: usize = 29;
-/// Where in it the peak of resident memory begins.
-const RESIDENT_AT: usize = 21;
+/// Bytes of what a child has used: user and system time in microseconds, the peak of resident memory in KiB.
+const USAGE_BYTES: usize = 24;
+/// Bytes of the report of an end: the letter, the wait status, the usage.
+const END_BYTES: usize = 5 + USAGE_BYTES;
 
 /// How long a child may take to take its invocation, which fits into its socket's buffer unless it is the largest.
 const TAKES_MAX: Duration = Duration::from_secs(1);
@@ -40,8 +40,8 @@ pub struct Child {
 /// What a child says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said {
-    /// Its function is through, with this exit status, and all output is written.
-    Through(i32),
+    /// Its function is through, and all output is written. What it has used is its own word.
+    Through(Ended),
     /// It cannot serve the invocation, and has run none of it.
     ByExec,
     /// Whether it goes on when its client hangs up. It may say more.
@@ -54,6 +54,8 @@ pub enum Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildEnd {
     Ended(Ended),
+    /// It has said that its function is through.
+    Through(Ended),
     /// Before it had read its invocation.
     NotBegun,
     /// Its fork server has died, and it with it.
@@ -112,10 +114,15 @@ impl Child {
     /// Takes what it says, once the channel is readable. After anything but [`Said::Stays`] it says nothing more.
     pub fn listen(&mut self) -> Said {
         let Some(channel) = self.channel.take() else { return Said::Nothing };
-        // Each word with two bytes is written at once, so it arrives whole.
+        // Each word is written at once, so it arrives whole; one can follow another.
         let mut bytes = [0; 2];
         match sys::receive_with_fd(channel.as_fd(), &mut bytes) {
-            Ok((2, _)) if bytes[0] == THROUGH => Said::Through(i32::from(bytes[1])),
+            Ok((2, _)) if bytes[0] == THROUGH => {
+                // Without its usage it comes from a runtime that was built before there was one.
+                let mut usage = [0; USAGE_BYTES];
+                let _ = sys::receive_with_fd(channel.as_fd(), &mut usage);
+                Said::Through(ended(EndedHow::Exited(i32::from(bytes[1])), &usage))
+            }
             Ok((2, _)) if bytes[0] == STAYS => {
                 self.channel = Some(channel);
                 Said::Stays(bytes[1] != 0)
@@ -139,9 +146,7 @@ impl Child {
     pub fn end(&mut self) -> ChildEnd {
         loop {
             match self.listen() {
-                Said::Through(status) => {
-                    return ChildEnd::Ended(Ended { how: EndedHow::Exited(status), resident_kib_max: 0 });
-                }
+                Said::Through(ended) => return ChildEnd::Through(ended),
                 Said::ByExec => return ChildEnd::NotBegun,
                 Said::Nothing if self.is_unread => return ChildEnd::NotBegun,
                 Said::Nothing => break,
@@ -152,7 +157,10 @@ impl Child {
         let mut packet = [0; END_BYTES];
         loop {
             match sys::receive_with_fd(self.report.as_fd(), &mut packet) {
-                Ok((END_BYTES, _)) if packet[0] == END => return ChildEnd::Ended(ended(&packet)),
+                Ok((END_BYTES, _)) if packet[0] == END => {
+                    let status = i32::from_le_bytes(*packet[1..].first_chunk().expect("it is longer"));
+                    return ChildEnd::Ended(ended(EndedHow::from_wait_status(status), &packet[5..]));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let ready = sys::poll(&mut [Watched::read(self.report.as_fd())], Some(left));
@@ -173,11 +181,8 @@ impl Drop for Child {
     }
 }
 
-fn ended(packet: &[u8; END_BYTES]) -> Ended {
-    let status = packet[1..].first_chunk::<4>().expect("it is longer");
-    let resident = packet[RESIDENT_AT..].first_chunk::<8>().expect("it ends there");
-    Ended {
-        how: EndedHow::from_wait_status(i32::from_le_bytes(*status)),
-        resident_kib_max: u64::from_le_bytes(*resident),
-    }
+/// `usage` is three numbers of eight bytes.
+fn ended(how: EndedHow, usage: &[u8]) -> Ended {
+    let number = |at: usize| u64::from_le_bytes(*usage[8 * at..].first_chunk().expect("it has three numbers"));
+    Ended { how, cpu_us: number(0).saturating_add(number(1)), resident_kib_max: number(2) }
 }

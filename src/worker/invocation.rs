@@ -27,7 +27,7 @@ use crate::limits::{
     FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD,
 };
 use crate::protocol::function_spec::FunctionSpec;
-use crate::protocol::worker_protocol::{End, Kind, Verdict};
+use crate::protocol::worker_protocol::{End, Kind, Usage, Verdict};
 use crate::sandbox::orphans;
 use crate::sys::{self, Ended, EndedHow, Urgency, Watched};
 use crate::{log, procfs};
@@ -56,8 +56,15 @@ pub fn run(worker: &Worker, order: &Order, connection: &mut Connection) -> Resul
         let spawned = Instant::now();
         // `None`: a forked process has run nothing of the function. Then it is executed.
         let Some(verdict) = execution.attend(connection)? else { continue };
-        let (spawn_us, exec_us) = (micros(spawned - begun), micros(spawned.elapsed()));
-        return report(worker, connection, End { verdict, is_warm: execution.process.is_forked(), spawn_us, exec_us });
+        let end = End {
+            verdict,
+            is_warm: execution.process.is_forked(),
+            spawn_us: micros(spawned - begun),
+            exec_us: micros(spawned.elapsed()),
+            usage: execution.usage,
+            stderr: execution.streams.stderr_end(),
+        };
+        return report(worker, connection, end);
         // The execution ends only here: the process of a function that is through is taken apart by the kernel while the
         // gateway has its response already.
     }
@@ -70,7 +77,8 @@ fn report(worker: &Worker, connection: &mut Connection, end: End) -> Result<()> 
 
 /// The end of an invocation that had no process.
 fn failed(verdict: Verdict, begun: Instant) -> End {
-    End { verdict, is_warm: false, spawn_us: micros(begun.elapsed()), exec_us: 0 }
+    let spawn_us = micros(begun.elapsed());
+    End { verdict, is_warm: false, spawn_us, exec_us: 0, usage: None, stderr: String::new() }
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -91,6 +99,35 @@ struct Execution<'a> {
     quiet_until: Instant,
     /// Until when output that is already in the outbox may wait there for company.
     hold_until: Option<Instant>,
+    samples: Samples,
+    /// What it has used, once it has ended.
+    usage: Option<Usage>,
+}
+
+/// What the samples have seen of an invocation.
+#[derive(Default)]
+struct Samples {
+    /// The highest sum over its processes.
+    memory_bytes_max: u64,
+    /// Those of the last sample, without the main process.
+    descendants: Vec<sys::Pid>,
+    /// CPU time of those that were killed.
+    killed_cpu_us: u64,
+}
+
+impl Samples {
+    fn note(&mut self, processes: &[sys::Pid], memory_bytes: u64) {
+        self.memory_bytes_max = self.memory_bytes_max.max(memory_bytes);
+        self.descendants.clear();
+        self.descendants.extend_from_slice(&processes[1..]);
+    }
+
+    /// Adds up what descendants have used that are about to be killed: those of the last sample that are still there. What
+    /// the main process has waited for is gone, and part of its own usage.
+    fn note_killed(&mut self) {
+        let ticks: u64 = self.descendants.drain(..).filter_map(procfs::cpu_ticks).sum();
+        self.killed_cpu_us += ticks * 1_000_000 / sys::clock_ticks_per_s();
+    }
 }
 
 enum State {
@@ -104,8 +141,8 @@ enum State {
         why: Verdict,
         give_up: Instant,
     },
-    /// It has said that its function is through, with this exit status. The process may still be there.
-    Through(i32),
+    /// It has said that its function is through. The process may still be there.
+    Through(Ended),
     /// Its end was taken note of.
     Ended,
 }
@@ -134,6 +171,8 @@ impl<'a> Execution<'a> {
             },
             quiet_until: if spec.stream { now } else { now + OUTPUT_HOLD },
             hold_until: None,
+            samples: Samples::default(),
+            usage: None,
         })
     }
 
@@ -213,7 +252,7 @@ impl<'a> Execution<'a> {
     fn listen(&mut self, connection: &mut Connection) -> Result<()> {
         let said = self.process.listen();
         match (&self.state, said) {
-            (State::Running { .. }, Said::Through(status)) => self.state = State::Through(status),
+            (State::Running { .. }, Said::Through(ended)) => self.state = State::Through(ended),
             (State::Running { .. }, Said::ByExec) => {
                 self.order.function.note_refusal();
                 self.process.end_now();
@@ -271,31 +310,34 @@ impl<'a> Execution<'a> {
     }
 
     fn kill(&mut self, why: Verdict) {
+        self.samples.note_killed();
         self.process.kill();
         self.state = State::Killed { why, give_up: Instant::now() + KILL_WAIT_MAX };
     }
 
     /// What the invocation uses more of than it may, if anything. Proportional memory is dear to read; resident memory,
     /// which is never less, is asked first. Pages of mapped files do not count.
-    fn excess(&self) -> Option<Verdict> {
+    fn excess(&mut self) -> Option<Verdict> {
         let processes = procfs::tree(self.process.pid(), FUNCTION_PROCESSES_MAX);
         let verdict = self.excess_of(&processes)?;
         // Where it has ended meanwhile, its id could be another's by now.
         (procfs::pid_of(self.process.pidfd()) == Some(self.process.pid())).then_some(verdict)
     }
 
-    fn excess_of(&self, processes: &[sys::Pid]) -> Option<Verdict> {
+    fn excess_of(&mut self, processes: &[sys::Pid]) -> Option<Verdict> {
         if processes.len() > FUNCTION_PROCESSES_MAX {
             return Some(Verdict::TooManyProcesses);
         }
         let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
         let memory_max = self.spec.memory_mib << 20;
-        if sum(procfs::charged_bytes) > memory_max {
+        let mut memory = sum(procfs::charged_bytes);
+        if memory > memory_max {
             // A process can forbid the look at its proportional memory (PR_SET_DUMPABLE, prctl(2)); then all of it counts.
-            let proportional = |pid| procfs::charged_bytes_proportional(pid).or_else(|| procfs::charged_bytes(pid));
-            if sum(proportional) > memory_max {
-                return Some(Verdict::MemoryExceeded);
-            }
+            memory = sum(|pid| procfs::charged_bytes_proportional(pid).or_else(|| procfs::charged_bytes(pid)));
+        }
+        self.samples.note(processes, memory);
+        if memory > memory_max {
+            return Some(Verdict::MemoryExceeded);
         }
         // What was deleted but is still open lies on the disk as well.
         let deleted = procfs::deleted_bytes(processes, self.scratch.path());
@@ -306,15 +348,18 @@ impl<'a> Execution<'a> {
 
     /// The main process has ended, or its function is through: takes what is left in the pipes, ends the others, judges.
     fn finish(&mut self, connection: &mut Connection) -> Result<Option<Verdict>> {
+        // Before the main process is waited for: then its descendants become ours, and any thread may end them.
+        self.samples.note_killed();
         let end = match self.state {
-            State::Through(code) => ChildEnd::Ended(Ended { how: EndedHow::Exited(code), resident_kib_max: 0 }),
+            State::Through(ended) => ChildEnd::Through(ended),
             _ => self.process.end().map_err(InvocationError::io("wait for", "a function"))?,
         };
         let state = match self.state {
-            State::Through(_) => State::Through(0),
+            State::Through(ended) => State::Through(ended),
             _ => State::Ended,
         };
         let before = std::mem::replace(&mut self.state, state);
+        self.usage = self.usage_of(end);
         if let State::Ended = self.state {
             orphans::end_all();
         }
@@ -336,8 +381,28 @@ impl<'a> Execution<'a> {
         Ok(Some(match (before, end) {
             (State::Killed { why, .. }, _) => why,
             (_, ChildEnd::Ended(ended)) => self.judge(ended),
+            // Its resident memory is that of its fork server, to begin with.
+            (_, ChildEnd::Through(ended)) => self.judge(Ended { resident_kib_max: 0, ..ended }),
             (_, ChildEnd::NotBegun | ChildEnd::Lost) => Verdict::ForkServerLost,
         }))
+    }
+
+    /// What it has used. The word of a process that is through is a function's word: the kernel's own figure is taken where
+    /// that is higher, so that none can claim less than its main process used.
+    fn usage_of(&self, end: ChildEnd) -> Option<Usage> {
+        let (cpu_us, resident_kib) = match end {
+            ChildEnd::Ended(ended) => (ended.cpu_us, ended.resident_kib_max),
+            ChildEnd::Through(ended) => {
+                (ended.cpu_us.max(micros(sys::cpu_time(self.process.pid()))), ended.resident_kib_max)
+            }
+            ChildEnd::NotBegun | ChildEnd::Lost => (0, 0),
+        };
+        let sampled = self.samples.memory_bytes_max;
+        Some(Usage {
+            cpu_us: cpu_us + self.samples.killed_cpu_us,
+            memory_bytes: if sampled > 0 { sampled } else { resident_kib * 1024 },
+            is_sampled: sampled > 0,
+        })
     }
 
     fn judge(&self, ended: Ended) -> Verdict {

@@ -1,7 +1,10 @@
 //! A function's stderr on its way into the log: line by line, with the request id, bounded.
 
+use std::fmt;
+
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
 use crate::log;
+use crate::protocol::function_spec::FunctionSpec;
 
 /// What programs say when they get no more memory: PHP, Python, the C library, C++, Rust, and most others.
 const OUT_OF_MEMORY: [&str; 6] = [
@@ -13,9 +16,14 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "out of memory",
 ];
 
+/// Bytes of the end of a function's stderr that the ledger keeps where the call failed.
+const END_BYTES_MAX: usize = 4096;
+
 pub struct StderrLog<'a> {
     request_id: &'a str,
-    function: &'a str,
+    spec: &'a FunctionSpec,
+    /// The last bytes that came, at least [`END_BYTES_MAX`] of them.
+    end: Vec<u8>,
     /// A line whose end has not come.
     line: Vec<u8>,
     logged_bytes: usize,
@@ -24,13 +32,24 @@ pub struct StderrLog<'a> {
 }
 
 impl<'a> StderrLog<'a> {
-    pub fn new(request_id: &'a str, function: &'a str) -> StderrLog<'a> {
-        let line = Vec::new();
-        StderrLog { request_id, function, line, logged_bytes: 0, dropped_bytes: 0, says_out_of_memory: false }
+    pub fn new(request_id: &'a str, spec: &'a FunctionSpec) -> StderrLog<'a> {
+        StderrLog {
+            request_id,
+            spec,
+            end: Vec::new(),
+            line: Vec::new(),
+            logged_bytes: 0,
+            dropped_bytes: 0,
+            says_out_of_memory: false,
+        }
     }
 
     /// Takes bytes as they come.
     pub fn write(&mut self, bytes: &[u8]) {
+        self.end.extend_from_slice(&bytes[bytes.len().saturating_sub(END_BYTES_MAX)..]);
+        if self.end.len() > 2 * END_BYTES_MAX {
+            self.end.drain(..self.end.len() - END_BYTES_MAX);
+        }
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.logged_bytes + self.line.len() + piece.len() > STDERR_BYTES_MAX {
                 self.dropped_bytes += piece.len();
@@ -53,9 +72,18 @@ impl<'a> StderrLog<'a> {
     pub fn finish(&mut self) {
         self.flush_line();
         if self.dropped_bytes > 0 {
-            let (id, function, dropped) = (self.request_id, self.function, self.dropped_bytes);
-            log!("request={id} function={function} stderr: {dropped} more bytes were dropped");
+            self.log(format_args!("{} more bytes were dropped", self.dropped_bytes));
         }
+    }
+
+    /// The last [`END_BYTES_MAX`] bytes, as text.
+    pub fn end(&self) -> String {
+        String::from_utf8_lossy(&self.end[self.end.len().saturating_sub(END_BYTES_MAX)..]).into_owned()
+    }
+
+    fn log(&self, text: fmt::Arguments<'_>) {
+        let (id, route, function) = (self.request_id, &self.spec.route, &self.spec.name);
+        log!("request={id} route={route} function={function} stderr: {text}");
     }
 
     /// Whether the function has complained about memory. A guess, asked only of functions that failed.
@@ -70,7 +98,7 @@ impl<'a> StderrLog<'a> {
         let text = String::from_utf8_lossy(&self.line);
         let text = text.trim_end_matches(['\n', '\r']);
         self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
-        log!("request={} function={} stderr: {text}", self.request_id, self.function);
+        self.log(format_args!("{text}"));
         self.logged_bytes += self.line.len();
         self.line.clear();
     }
@@ -79,10 +107,12 @@ impl<'a> StderrLog<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::function_spec::tests::full;
 
     #[test]
     fn lines_are_put_together_and_the_rest_is_counted() {
-        let mut log = StderrLog::new("r", "f");
+        let spec = full();
+        let mut log = StderrLog::new("r", &spec);
         log.write(b"first Memory");
         assert_eq!(log.logged_bytes, 0);
         log.write(b"Error\nsecond");
@@ -95,8 +125,23 @@ mod tests {
     }
 
     #[test]
+    fn the_end_is_kept_whatever_the_log_takes() {
+        let spec = full();
+        let mut log = StderrLog::new("r", &spec);
+        log.write(b"short");
+        assert_eq!(log.end(), "short");
+        for _ in 0..100 {
+            log.write(&[b'x'; STDERR_LINE_BYTES_MAX]);
+        }
+        log.write(b"the end");
+        let end = log.end();
+        assert!(end.len() == END_BYTES_MAX && end.ends_with("xxthe end"), "{end}");
+    }
+
+    #[test]
     fn a_long_line_is_logged_in_parts() {
-        let mut log = StderrLog::new("r", "f");
+        let spec = full();
+        let mut log = StderrLog::new("r", &spec);
         log.write(&vec![b'x'; 3 * STDERR_LINE_BYTES_MAX + 1]);
         assert_eq!((log.logged_bytes, log.line.len()), (3 * STDERR_LINE_BYTES_MAX, 1));
     }

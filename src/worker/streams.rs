@@ -60,7 +60,7 @@ impl<'a> Streams<'a> {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            stderr_log: StderrLog::new(order.invocation.request_id(), &order.spec().name),
+            stderr_log: StderrLog::new(order.invocation.request_id(), order.spec()),
             buffer: vec![0; READ_BYTES_FIRST],
         };
         Ok((streams, ends))
@@ -136,6 +136,11 @@ impl<'a> Streams<'a> {
             }
         }
         self.stderr_log.finish();
+    }
+
+    /// The end of what it has said on stderr.
+    pub fn stderr_end(&self) -> String {
+        self.stderr_log.end()
     }
 
     /// Whether the function has complained about memory.

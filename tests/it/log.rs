@@ -32,7 +32,7 @@ fn what_a_function_says_on_stderr_is_logged_line_by_line_with_the_request_id() {
     instance.script("GET:/x", "echo first >&2\nprintf 'second\\033[31m\\rthird' >&2");
     instance.request("GET", "/x", &[("X-Request-Id", "it-said")], b"");
     wait_until("it is logged", || instance.log_lines("request=it-said ").len() == 3);
-    let lines = instance.log_lines("request=it-said function=GET:/x stderr: ");
+    let lines = instance.log_lines("request=it-said route=GET:/x function=GET:/x stderr: ");
     assert!(lines[0].ends_with("stderr: first"), "{lines:?}");
     assert!(lines[1].contains("second") && lines[1].contains("third") && !lines[1].contains('\x1b'), "{lines:?}");
 }

@@ -28,6 +28,7 @@ mod http;
 mod instance;
 mod kills;
 mod large;
+mod ledger;
 mod log;
 mod lost_workers;
 mod modules;

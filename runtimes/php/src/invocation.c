@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -157,11 +158,32 @@ static void become_function(const struct invocation *invocation, const struct se
         fail("change to the module's folder");
 }
 
-static _Noreturn void say_and_end(int channel, const char *bytes, size_t length)
+static _Noreturn void say_and_end(int channel, const char *bytes, size_t length, int status)
 {
     if (write(channel, bytes, length) == (ssize_t)length)
         kill(getpid(), SIGKILL);
-    _exit((unsigned char)bytes[length - 1]);
+    _exit(status);
+}
+
+static uint64_t microseconds(struct timeval time)
+{
+    return (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_usec;
+}
+
+/* `X`, the exit status, and what this process and the children that it has waited for have used. */
+static _Noreturn void say_through(int channel, int status)
+{
+    char bytes[26] = {'X', (char)status};
+    struct rusage own = {0}, waited = {0};
+    getrusage(RUSAGE_SELF, &own);
+    getrusage(RUSAGE_CHILDREN, &waited);
+    uint64_t numbers[3] = {
+        microseconds(own.ru_utime) + microseconds(waited.ru_utime),
+        microseconds(own.ru_stime) + microseconds(waited.ru_stime),
+        (uint64_t)(own.ru_maxrss > waited.ru_maxrss ? own.ru_maxrss : waited.ru_maxrss),
+    };
+    memcpy(bytes + 2, numbers, sizeof numbers);
+    say_and_end(channel, bytes, sizeof bytes, (unsigned char)status);
 }
 
 _Noreturn void invocation_serve(int channel, pid_t server)
@@ -184,11 +206,11 @@ _Noreturn void invocation_serve(int channel, pid_t server)
     title_set(settings.route ? settings.route : settings.module);
     pid_t self = getpid();
     if (!request_can_serve(&settings))
-        say_and_end(channel, "E", 1);
+        say_and_end(channel, "E", 1, EXIT_NOT_BEGUN);
     hangup_tell(channel);
-    char end[2] = {'X', (char)request_serve(&settings)};
+    int status = request_serve(&settings);
     /* A process that the script has forked has no business on our channel. */
     if (getpid() != self)
-        _exit((unsigned char)end[1]);
-    say_and_end(channel, end, 2);
+        _exit((unsigned char)status);
+    say_through(channel, status);
 }

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -140,8 +141,10 @@ def a_report_has_the_wait_status_and_usage():
     with Served() as (server, folder):
         module = folder.write("a.php", "<?php for ($i = 0; $i < 3000000; $i++); exit(5);")
         outcome = server.call(module)
-        assert outcome.said == b"X\x05" and outcome.wait_status == signal.SIGKILL, outcome
+        assert outcome.said[:2] == b"X\x05" and outcome.wait_status == signal.SIGKILL, outcome
         assert outcome.user_us > 1000 and outcome.peak_kib > 1000, outcome
+        said_us, _, said_kib = struct.unpack("<QQQ", outcome.said[2:])
+        assert 1000 < said_us <= outcome.user_us and 1000 < said_kib <= outcome.peak_kib, outcome
 
 
 @test
@@ -460,7 +463,7 @@ def a_process_that_the_script_forks_leaves_the_end_to_it():
             if is_prepared:
                 assert server.prepare(module) is None
             outcome = server.call(module)
-            assert outcome.text == "9" and outcome.said == b"X\x04", outcome
+            assert outcome.text == "9" and outcome.said[:2] == b"X\x04", outcome
 
 
 @test

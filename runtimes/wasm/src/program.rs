@@ -107,7 +107,10 @@ pub fn end(status: u8, memory: &MemoryLimit, channel: Option<&OwnedFd>) -> ! {
     }
     if let Some(channel) = channel {
         // Where nobody listens any more, nobody misses it.
-        let _ = rustix::io::write(channel, &[b'X', status]);
+        let mut word = [0; 26];
+        word[..2].copy_from_slice(&[b'X', status]);
+        word[2..].copy_from_slice(sys::own_usage().map(u64::to_le_bytes).as_flattened());
+        let _ = rustix::io::write(channel, &word);
     }
     sys::end(status)
 }

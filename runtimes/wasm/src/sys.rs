@@ -99,7 +99,6 @@ pub fn reap() -> Option<Ended> {
     // SAFETY: the kernel writes one integer and one rusage.
     let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
     let pid = Pid::from_raw(pid.max(0))?;
-    let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
     Some(Ended {
         pid,
         status,
@@ -107,6 +106,20 @@ pub fn reap() -> Option<Ended> {
         system_us: microseconds(usage.ru_stime),
         resident_kib_max: usage.ru_maxrss as u64,
     })
+}
+
+/// What this process has used: user and system time in microseconds, the peak of resident memory in KiB. A module has no
+/// children.
+pub fn own_usage() -> [u64; 3] {
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one rusage.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    [microseconds(usage.ru_utime), microseconds(usage.ru_stime), usage.ru_maxrss as u64]
+}
+
+fn microseconds(time: libc::timeval) -> u64 {
+    time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64
 }
 
 /// Closes all descriptors besides 0, 1, 2 and `kept`. For a child that will not use, nor drop, what owns them.

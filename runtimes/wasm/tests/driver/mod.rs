@@ -232,8 +232,8 @@ impl Server {
     pub fn call(&self, version: &str, artifact: &str, call: &Call) -> Outcome {
         let said = self.fork().begin(version, artifact, call).finish(&call.stdin);
         let (outcome, channel) = said;
-        if channel != b"E" && channel != [b'X', outcome.status as u8] {
-            assert_eq!(channel, b"", "{outcome:?}");
+        if channel != b"E" && !channel.is_empty() {
+            assert_eq!((channel.len(), &channel[..2]), (26, &[b'X', outcome.status as u8][..]), "{outcome:?}");
         }
         outcome
     }

@@ -1,0 +1,131 @@
+//! The ledger: one row in a SQLite file for each call that met a route. It answers afterwards which function failed, was
+//! slow, or used the processor.
+//!
+//! ```text
+//! a request's thread ── record: try_send ──▶ queue ──▶ ledger's thread: a batch, one transaction ──▶ FAAS_LEDGER
+//!                                                                                                       │ reader.rs
+//!                                                                        faas calls · faas stats · console ◀
+//! ```
+//!
+//! No call waits for the ledger. What does not fit into the bounded queue is counted, and the count is written to the file
+//! as well. A file that is locked, full, damaged or not writable is the thread's business alone (writer.rs).
+//!
+//! The file is the gateway's only one to write to. Functions can neither read nor write it (sandbox/protected.rs).
+
+mod file;
+pub mod reader;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::error::start::{Result, StartError};
+use crate::protocol::worker_protocol::Usage;
+use crate::settings::Settings;
+use writer::Writer;
+
+/// Calls that wait to be written. The thread empties the queue five times a second, so this holds 10,000 calls a second,
+/// which is more than the platform serves.
+const QUEUE_MAX: usize = 2048;
+/// With more calls than this in the queue, further ones come without their stderr: 4 KiB each would add up.
+const QUEUE_WITH_STDERR_MAX: usize = 256;
+
+/// One call of a function: a row of the table `calls`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Call {
+    /// When the request had arrived, in milliseconds since 1970.
+    pub at_ms: i64,
+    pub request_id: String,
+    /// As in the registry: `METHOD:/path`.
+    pub route: String,
+    pub function: String,
+    pub status: u16,
+    /// `None`: no worker was chosen.
+    pub worker: Option<u32>,
+    /// How its process came to be: "forked" or "exec"; `None` where it had none.
+    pub start: Option<&'static str>,
+    pub queued_ms: f64,
+    /// From the slot until the response was complete; `None` where it got no slot.
+    pub run_ms: Option<f64>,
+    pub usage: Option<Usage>,
+    /// Of the request's body, and of the response's.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub client: String,
+    /// The registry's, when the function was looked up.
+    pub generation: Option<u64>,
+    /// The end of what it wrote to stderr, where the call failed.
+    pub stderr: Option<String>,
+}
+
+/// From this status on a call has failed.
+pub const FAILED_FROM: u16 = 500;
+
+/// The files of a ledger: the database, what SQLite puts beside it, and where a damaged one is moved to.
+pub const FILE_SUFFIXES: [&str; 6] = ["", "-wal", "-shm", "-journal", ".damaged", ".damaged-wal"];
+
+/// The way into the ledger. Without FAAS_LEDGER it records nothing.
+#[derive(Default)]
+pub struct Ledger {
+    queue: Option<Sender<Box<Call>>>,
+    /// Calls that did not fit into the queue and are not counted in the file yet.
+    unrecorded: Arc<AtomicU64>,
+}
+
+/// The thread that writes.
+pub struct LedgerThread {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Ledger {
+    /// Starts the thread that writes. A file that cannot be used is no reason not to start.
+    ///
+    /// # Errors
+    /// [`StartError::Usage`] where the ledger is the registry, and [`StartError::Thread`].
+    pub fn start(settings: &Settings) -> Result<(Ledger, Option<LedgerThread>)> {
+        let Some(path) = settings.ledger.clone() else { return Ok((Ledger::default(), None)) };
+        refuse_registry(&path, &settings.db)?;
+        let (queue, calls) = bounded(QUEUE_MAX);
+        let (stop, stopped) = bounded(0);
+        let unrecorded = Arc::new(AtomicU64::new(0));
+        let retention = file::Retention { days: settings.ledger_days, bytes_max: settings.ledger_bytes_max };
+        let writer = Writer::new(path, retention, calls, stopped, unrecorded.clone());
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run());
+        let thread = thread.map_err(|cause| StartError::Thread { cause })?;
+        Ok((Ledger { queue: Some(queue), unrecorded }, Some(LedgerThread { stop, thread })))
+    }
+
+    /// Records a call, without waiting for anything.
+    pub fn record(&self, call: impl FnOnce() -> Call) {
+        let Some(queue) = &self.queue else { return };
+        let mut call = Box::new(call());
+        if queue.len() > QUEUE_WITH_STDERR_MAX {
+            call.stderr = None;
+        }
+        if queue.try_send(call).is_err() {
+            self.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl LedgerThread {
+    /// Ends the thread once it has written what is in the queue, or has found that it cannot.
+    pub fn stop(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Two names of one file count as one.
+fn refuse_registry(ledger: &PathBuf, registry: &PathBuf) -> Result<()> {
+    let resolved = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    match ledger == registry || resolved(ledger) == resolved(registry) {
+        true => Err(StartError::Usage("FAAS_LEDGER and FAAS_DB name the same file; each needs its own".into())),
+        false => Ok(()),
+    }
+}

@@ -36,7 +36,7 @@
 //! | [`scheduler_config`] | weights of the score | scheduler_config.h |
 //! | [`limits`] | bounds that several files share, with unit and reason; others stand where they are used | |
 //! | [`error`] | errors of a request, errors of a start | |
-//! | [`procfs`], [`clock`], [`log`](mod@log), [`log_file`] | /proc, times as text, the log, the file it goes to | |
+//! | [`procfs`], [`shebang`], [`clock`], [`log`](mod@log), [`log_file`] | /proc, scripts' first lines, times as text, the log, the file it goes to | |
 //!
 //! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
 //! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
@@ -61,5 +61,6 @@ pub mod registry;
 pub mod sandbox;
 pub mod scheduler_config;
 pub mod settings;
+pub mod shebang;
 pub mod sys;
 pub mod worker;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{CliError, Result, failed};
+use crate::error::shell_word;
 use crate::operator::code::{Bounds, Code};
 
 /// Folders below this depth are a mistake, or a cycle.
@@ -33,7 +34,11 @@ fn folder(source: &Path, name: &str, bounds: &Bounds) -> Result<Code> {
     let code = Code::folder(&source.display().to_string(), name, files)?;
     let path = source.join("run");
     if code.entry == format!("{name}/run") && !is_executable(&path) {
-        return Err(CliError::Failed(format!("{0} is not executable; try: chmod +x {0}", path.display())));
+        return Err(CliError::Failed(format!(
+            "{} is not executable; try: chmod +x {}",
+            path.display(),
+            shell_word(path.display())
+        )));
     }
     Ok(code)
 }

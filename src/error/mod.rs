@@ -10,3 +10,23 @@
 
 pub mod request;
 pub mod start;
+
+/// A path or another text as one word for a shell, for the command that a message names as the remedy.
+pub fn shell_word(text: impl ToString) -> String {
+    let text = text.to_string();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+=,".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn shell_words_are_one_word() {
+        for (text, word) in [("/srv/a-b.sh", "/srv/a-b.sh"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")] {
+            assert_eq!(super::shell_word(text), word);
+        }
+    }
+}

@@ -88,6 +88,8 @@ pub enum RequestError {
     },
     Exited {
         code: i32,
+        /// Empty where the code has no known meaning.
+        means: &'static str,
     },
     Signaled {
         signal: i32,
@@ -277,8 +279,11 @@ impl fmt::Display for RequestError {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
             RequestError::TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
-            RequestError::Exited { code } => write!(f, "the function exited with code {code}"),
-            RequestError::Signaled { signal } => write!(f, "the function was ended by signal {signal}"),
+            RequestError::Exited { code, means: "" } => write!(f, "the function exited with code {code}"),
+            RequestError::Exited { code, means } => write!(f, "the function exited with code {code}, {means}"),
+            RequestError::Signaled { signal } => {
+                write!(f, "the function was ended by signal {signal} ({})", crate::sys::signal_name(*signal))
+            }
             RequestError::MemoryExceeded { memory_mib } => {
                 write!(f, "the function used more than its memory limit of {memory_mib} MiB")
             }

@@ -22,6 +22,7 @@ use crate::http_handler::spool::{Spool, SpoolArea};
 use crate::ledger::{self, Ledger};
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::log;
+use crate::protocol::function_spec::Runtime;
 use crate::protocol::worker_protocol::{End, Verdict};
 use crate::registry::config_loader::Function;
 use crate::registry::kv::{Found, Kv};
@@ -339,7 +340,14 @@ impl Drop for Share<'_> {
 fn verdict_to_error(end: &End, function: &Function) -> Option<RequestError> {
     Some(match end.verdict.clone() {
         Verdict::Exited { code: 0 } => return None,
-        Verdict::Exited { code } => RequestError::Exited { code },
+        Verdict::Exited { code } => {
+            let means = match (function.runtime, code) {
+                (Runtime::Php, 255) => "PHP's code for a fatal error",
+                (Runtime::Wasm, 134) => "which stands for a trap",
+                _ => "",
+            };
+            RequestError::Exited { code, means }
+        }
         Verdict::Signaled { signal } => RequestError::Signaled { signal },
         Verdict::TimedOut => RequestError::TimedOut { timeout_s: function.timeout.as_secs() },
         Verdict::MemoryExceeded => RequestError::MemoryExceeded { memory_mib: function.memory_mib },

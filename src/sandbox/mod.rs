@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use self::readable::Readable;
+use crate::error::shell_word;
 use crate::error::start::{Result, StartError};
 use crate::limits::{
     FORK_SERVER_DATA_MIB, FORK_SERVERS_PER_WORKER, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX,
@@ -91,7 +92,7 @@ impl Sandbox {
         };
         let is_registry_open = sandbox.user.is_some() && settings.db.exists() && sandbox.may_read(&settings.db).is_ok();
         if landlock_version == 0 && is_registry_open {
-            let text = format!("functions can read the registry; try: chmod o-r {}", settings.db.display());
+            let text = format!("functions can read the registry; try: chmod o-r {}", shell_word(settings.db.display()));
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
         Ok(sandbox)
@@ -202,7 +203,8 @@ impl Sandbox {
     pub fn may_read(&self, path: &Path) -> std::result::Result<(), String> {
         let Some(user) = &self.user else { return Ok(()) };
         let refuse = |path: &Path, what: &str, mode: &str| {
-            Err(format!("user {} may not {what} {}; try: chmod {mode} {}", user.name, path.display(), path.display()))
+            let word = shell_word(path.display());
+            Err(format!("user {} may not {what} {}; try: chmod {mode} {word}", user.name, path.display()))
         };
         for folder in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
             if !user.may(folder, 0o1) {
@@ -210,6 +212,39 @@ impl Sandbox {
             }
         }
         if user.may(path, 0o4) { Ok(()) } else { refuse(path, "read", "o+r") }
+    }
+}
+
+/// Whether functions, which run as `user` or else as our own, may write to or beneath `path`, as far as its permission bits
+/// tell.
+///
+/// # Errors
+/// What stands in the way and how to remove it, in one sentence.
+pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), String> {
+    let (shown, word) = (path.display(), shell_word(path.display()));
+    if !path.exists() {
+        let chown = user.map(|user| format!(" && chown {} {word}", shell_word(&user.name))).unwrap_or_default();
+        return Err(format!("write names {shown}, and nothing is there; try: mkdir -p {word}{chown}"));
+    }
+    let Some(user) = user else { return Ok(()) };
+    let closed = path.ancestors().skip(1).find(|folder| !user.may(folder, 0o1));
+    match closed {
+        Some(folder) => {
+            let (shown, word) = (folder.display(), shell_word(folder.display()));
+            Err(format!(
+                "write names {0}, but user {1} may not enter {shown}; try: chmod o+x {word}",
+                path.display(),
+                user.name
+            ))
+        }
+        None if !user.may(path, 0o2) => {
+            let name = &user.name;
+            Err(format!(
+                "write names {shown}, but user {name} may not write there; try: chown {} {word}",
+                shell_word(name)
+            ))
+        }
+        None => Ok(()),
     }
 }
 
@@ -252,10 +287,12 @@ fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Opti
             let nobody = user_named("nobody").unwrap_or_else(|_| unnamed());
             let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
             let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !nobody.may(folder, 0o1));
-            if let Some(closed) = closed.map(Path::display) {
+            if let Some(closed) = closed {
                 remarks.push(format!(
-                    "the user nobody cannot enter {closed}: functions whose files lie there are answered 500; \
-                     try: chmod o+x {closed}"
+                    "the user nobody cannot enter {}: functions whose files lie there are answered 500; \
+                     try: chmod o+x {}",
+                    closed.display(),
+                    shell_word(closed.display())
                 ));
             }
             Ok(Some(nobody))
@@ -362,6 +399,16 @@ mod tests {
         set(&folder, 0o700);
         let remedy = format!("user other may not enter {0}; try: chmod o+x {0}", folder.display());
         assert_eq!(sandbox.may_read(&module), Err(remedy));
+        let writing = |path: &Path| may_write(sandbox.user.as_ref(), path).unwrap_err();
+        assert!(writing(&module).ends_with(&format!("try: chmod o+x {}", folder.display())));
+        set(&folder, 0o755);
+        assert!(writing(&module).ends_with(&format!("may not write there; try: chown other {}", module.display())));
+        let missing = folder.join("not there");
+        let remedy = format!("nothing is there; try: mkdir -p '{0}' && chown other '{0}'", missing.display());
+        assert!(writing(&missing).ends_with(&remedy), "{}", writing(&missing));
+        assert!(may_write(None, &missing).unwrap_err().ends_with(&format!("mkdir -p '{}'", missing.display())));
+        set(&module, 0o666);
+        assert_eq!(may_write(sandbox.user.as_ref(), &module), Ok(()));
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -49,6 +49,31 @@ pub fn wait_for_signal(signals: &[Signal]) -> Signal {
     }
 }
 
+/// The name of a signal that ends a process; "a signal without a name" for a real-time signal (signal(7)).
+pub fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL, an illegal instruction",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT, it aborted",
+        libc::SIGBUS => "SIGBUS, a bad memory access",
+        libc::SIGFPE => "SIGFPE, an arithmetic error",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV, a bad memory access",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU, too much CPU time",
+        libc::SIGXFSZ => "SIGXFSZ, too large a file",
+        libc::SIGSYS => "SIGSYS, a forbidden system call",
+        _ => "a signal without a name",
+    }
+}
+
 fn set_of(signals: &[Signal]) -> libc::sigset_t {
     let mut set = no_signals();
     for signal in signals {

@@ -15,9 +15,11 @@ use super::runtime::{self, Command};
 use super::scratch::Scratch;
 use super::streams::Ends;
 use super::version::Version;
+use crate::error::shell_word;
 use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::{orphans, readable};
+use crate::shebang::shebang_fault;
 use crate::sys::{Spawn, SpawnError};
 
 type Result<T> = std::result::Result<T, Verdict>;
@@ -184,14 +186,15 @@ fn refused(spec: &FunctionSpec, error: SpawnError) -> Verdict {
     let not_executable = |cause: String| Verdict::ModuleNotExecutable { path: path.clone(), cause };
     match (error.step, error.cause.raw_os_error()) {
         ("execute", Some(libc::EACCES)) => {
-            not_executable(format!("{}; try: chmod +x {}", error.cause, spec.module.display()))
+            not_executable(format!("{}; try: chmod +x {}", error.cause, shell_word(spec.module.display())))
         }
         ("execute", Some(libc::ENOEXEC)) => {
             not_executable("it is neither a program for this machine nor a script that begins with #!".into())
         }
         // The module is there and may be entered and read; both were looked at a moment ago.
         ("execute", Some(libc::ENOENT)) => {
-            not_executable("the interpreter that its first line names is not there".into())
+            let missing = || "the interpreter that its first line names is not there".into();
+            not_executable(shebang_fault(&spec.module).unwrap_or_else(missing))
         }
         (step, _) => Verdict::Exhausted { step: step.into(), cause: error.cause.to_string() },
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -107,12 +108,13 @@ fn an_exit_code_or_a_signal_answers_500_naming_it() {
     instance.script("GET:/exit", "echo some output\nexit 7");
     assert!(instance.get("/exit").problem(500, "function-exited").contains("code 7"));
     instance.script("GET:/signal", "echo some output\nkill -USR1 $$");
-    assert!(instance.get("/signal").problem(500, "function-signaled").contains("signal 10"));
+    assert!(instance.get("/signal").problem(500, "function-signaled").contains("signal 10 (SIGUSR1)"));
     instance.script("GET:/kill", "kill -9 $$");
     assert!(instance.get("/kill").problem(500, "function-signaled").contains("signal 9"));
     if has(&["faas-php"]) {
         instance.function("GET:/uncaught", "php", "<?php throw new Exception('it-uncaught');", json!({}));
-        assert!(instance.get("/uncaught").problem(500, "function-exited").contains("code 255"));
+        let detail = instance.get("/uncaught").problem(500, "function-exited");
+        assert!(detail.ends_with("code 255, PHP's code for a fatal error"), "{detail}");
         wait_until("it is in the log", || !instance.log_lines("it-uncaught").is_empty());
     }
 }
@@ -156,6 +158,15 @@ fn a_module_that_is_missing_or_cannot_be_executed_answers_500_with_the_path_and_
 
     native(&instance.program("lost.sh", "#!/nowhere/interpreter\n"));
     assert!(detail("module-not-executable").contains("interpreter"));
+
+    let module = instance.program("windows it's.sh", "#!/bin/sh\r\necho lost\r\n");
+    native(&module);
+    let said = detail("module-not-executable");
+    let remedy = format!(r"try: sed -i 's/\r$//' '{}'", module.display().to_string().replace('\'', r"'\''"));
+    assert!(said.contains("ends with CR LF") && said.ends_with(&remedy), "{said}");
+    fs::set_permissions(&module, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = detail("module-not-executable");
+    assert!(said.ends_with(&remedy.replace(r"sed -i 's/\r$//'", "chmod +x")), "{said}");
 
     native(&instance.program("text", "neither a program nor a script\n"));
     assert!(detail("module-not-executable").contains("#!"));

@@ -257,6 +257,8 @@ CREATE TRIGGER functions_checked INSTEAD OF INSERT ON functions_check BEGIN
       GROUP BY upper(value)
       HAVING value GLOB '*[{}]*' AND (count(*) > 1
         OR NOT (value GLOB '{[A-Za-z_]*}' AND substr(value, 2, length(value) - 2) NOT GLOB '*[^A-Za-z0-9_]*')));
+  SELECT RAISE(ABORT, 'k must have * for any method: *:/path')
+    WHERE NEW.k GLOB 'ANY:*' OR NEW.k GLOB 'ALL:*';
   SELECT RAISE(ABORT, 'k must name a host without a port, of letters, digits, dots and hyphens, and then a path: GET://shop.example/cart')
     FROM (SELECT substr(NEW.k, instr(NEW.k, ':') + 3) AS rest)
     WHERE substr(NEW.k, instr(NEW.k, ':'), 3) = '://' AND (

@@ -62,7 +62,23 @@ fn as_text(gateway: &Gateway, live: &Value, written: u64) -> String {
         live["routes"],
         live["waiting"]
     );
-    format!("{head}\n{}", workers(live))
+    format!("{head}{}\n{}", registry_faults(&live["registry"]), workers(live))
+}
+
+/// A line for the file, where it cannot be used, and for each row with a fault.
+fn registry_faults(registry: &Value) -> String {
+    let mut text = String::new();
+    if let Some(fault) = registry["fault"].as_str() {
+        text += &format!("the registry cannot be used: {fault}\n");
+    }
+    let first = registry["first"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for row in first {
+        text += &format!("row {}: {}\n", row["route"].as_str().unwrap_or(""), row["fault"].as_str().unwrap_or(""));
+    }
+    match registry["faulty_rows"].as_u64().unwrap_or(0).saturating_sub(first.len() as u64) {
+        0 => text,
+        more => text + &format!("{more} more rows have faults\n"),
+    }
 }
 
 fn workers(live: &Value) -> String {

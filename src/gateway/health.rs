@@ -6,7 +6,7 @@
 //!
 //! | field | is |
 //! |---|---|
-//! | status | "ready", and then the response is 200; else why not, and then it is 503 |
+//! | status | "ready" or [`STALE`], and then the response is 200; else why not, and then it is 503 |
 //! | generation | the newest id of the registry's history; null where it keeps none |
 //! | generation_age_s | seconds since that change was made |
 //! | lag_s | seconds since the registry's newest sign of life: that change, or its heartbeat (docs/SCALING.md) |
@@ -26,6 +26,9 @@ use crate::error::request::{RequestError, Result};
 use crate::http_handler::response::{Body, Response};
 use crate::limits::RETRY_AFTER_S;
 use crate::registry::kv::Kv;
+
+/// The status of a gateway that serves, although the registry is missing or damaged.
+const STALE: &str = "the registry cannot be used; its last good routes are in service";
 
 pub struct Health {
     kv: Arc<Kv>,
@@ -47,6 +50,7 @@ impl Health {
     pub fn status(&self) -> &'static str {
         match (self.is_ending.load(Ordering::SeqCst), self.kv.is_loaded(), self.scheduler.overview().is_empty()) {
             (true, _, _) => "the gateway is ending",
+            (false, true, false) if !self.kv.is_current() => STALE,
             (false, true, false) => "ready",
             (false, false, _) => "the registry is not loaded",
             (false, true, true) => "no worker is ready",
@@ -67,6 +71,13 @@ impl Health {
         })
     }
 
+    /// What is wrong with the registry: for the operator, since it names routes and paths.
+    pub fn registry_faults(&self) -> Value {
+        let faults = self.kv.faults();
+        let first = faults.rows.first.iter().map(|(route, fault)| json!({"route": route, "fault": fault}));
+        json!({"fault": faults.file, "faulty_rows": faults.rows.count, "first": first.collect::<Vec<_>>()})
+    }
+
     /// The response to `GET /healthz` with this query.
     ///
     /// # Errors
@@ -75,11 +86,11 @@ impl Health {
         let lag_s_max = lag_s_max(query)?;
         let mut text = self.registry();
         let status = match (self.status(), lag_s_max) {
-            ("ready", Some(max)) if text["lag_s"].as_u64().is_none_or(|lag| lag > max) => "the registry lags",
+            ("ready" | STALE, Some(max)) if text["lag_s"].as_u64().is_none_or(|lag| lag > max) => "the registry lags",
             (status, _) => status,
         };
         text["status"] = status.into();
-        let is_ready = status == "ready";
+        let is_ready = ["ready", STALE].contains(&status);
         let mut response = Response::new(if is_ready { 200 } else { 503 });
         response.add("Content-Type", "application/json");
         if !is_ready {

@@ -94,7 +94,7 @@ pub fn run(settings: Settings) -> Result<()> {
     sandbox.remarks.iter().for_each(|remark| log!("gateway: {remark}"));
 
     let kv = Arc::new(Kv::new());
-    let mut sync = Sync::new(&settings, kv.clone());
+    let mut sync = Sync::new(&settings, kv.clone(), sandbox.user.clone());
     sync.look();
     let (stop_sync, sync_stopped) = crossbeam_channel::bounded::<()>(0);
     let sync = start_thread("kv sync", move || sync.run(&sync_stopped))?;

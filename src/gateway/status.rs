@@ -3,6 +3,7 @@
 //! ```text
 //! {"status":"ready","version":"0.1.0","uptime_s":7,"waiting":0,
 //!  "routes":5,"generation":1,"generation_age_s":412,"lag_s":12,
+//!  "registry":{"fault":null,"faulty_rows":1,"first":[{"route":"GET:/a","fault":"timeout is 0; it must be …"}]},
 //!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
 //!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
 //! ```
@@ -129,6 +130,7 @@ impl Status {
             "status": self.health.status(),
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": self.started_at.elapsed().as_secs(),
+            "registry": self.health.registry_faults(),
             "waiting": self.scheduler.waiting(),
             "workers": workers.collect::<Vec<_>>(),
             "sandbox": self.sandbox,

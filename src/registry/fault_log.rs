@@ -1,6 +1,6 @@
 //! Which fault of the registry as a whole is worth a line in the log.
 //!
-//! Looks come every 50 ms and find the same fault again and again. It is logged once, when it has lasted; a `cp` over the
+//! Looks come every 25 ms and find the same fault again and again. It is logged once, when it has lasted; a `cp` over the
 //! registry that a look catches in the middle logs nothing. The end of a fault is logged once, if the fault was.
 
 use std::time::{Duration, Instant};
@@ -13,6 +13,11 @@ pub struct FaultLog {
 }
 
 impl FaultLog {
+    /// The fault that lasts and was logged.
+    pub fn logged(&self) -> Option<&str> {
+        self.logged.as_deref()
+    }
+
     /// Takes the result of a look and returns the line to log now. A fault must have lasted for `age_min`.
     pub fn update(&mut self, fault: Option<String>, now: Instant, age_min: Duration) -> Option<String> {
         let Some(fault) = fault else {

@@ -354,7 +354,27 @@ struct Service {
     is_loaded: bool,
     /// The registry's own, as of the routes; `None` where it keeps no history.
     version: Option<Version>,
+    faults: Faults,
 }
+
+/// What is wrong with the registry, for the operator.
+#[derive(Debug, Default, Clone)]
+pub struct Faults {
+    /// Why the file cannot be used: the routes in service are those of its last good state.
+    pub file: Option<String>,
+    pub rows: RowFaults,
+}
+
+/// Rows with faults: each serves its last good version, or answers 500.
+#[derive(Debug, Default, Clone)]
+pub struct RowFaults {
+    pub count: usize,
+    /// Key and fault of the first [`FAULTS_TOLD_MAX`], by key.
+    pub first: Vec<(String, String)>,
+}
+
+/// Rows with faults that are named to the operator.
+pub const FAULTS_TOLD_MAX: usize = 20;
 
 impl Kv {
     pub fn new() -> Kv {
@@ -381,6 +401,23 @@ impl Kv {
     /// Says that the routes in force are those of another version, too: what changed was no route.
     pub fn set_version(&self, version: Option<Version>) {
         self.lock().version = version;
+    }
+
+    pub fn set_file_fault(&self, fault: Option<String>) {
+        self.lock().faults.file = fault;
+    }
+
+    pub fn set_row_faults(&self, faults: RowFaults) {
+        self.lock().faults.rows = faults;
+    }
+
+    pub fn faults(&self) -> Faults {
+        self.lock().faults.clone()
+    }
+
+    /// Whether the routes in service are those of the file as it is.
+    pub fn is_current(&self) -> bool {
+        self.lock().faults.file.is_none()
     }
 
     /// Routes in service, unusable ones included.

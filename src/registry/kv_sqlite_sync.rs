@@ -1,7 +1,7 @@
 //! The sync thread: carries the registry's rows into the map of routes.
 //!
-//! [`Sync::look`] runs every 50 ms. It asks the file system whether the registry moved (stamps.rs). If it did, it copies
-//! the file (snapshot.rs), writes the code that changed (modules.rs), parses the rows whose text or code changed
+//! [`Sync::look`] runs every 25 ms. It asks the file system whether the registry moved (stamps.rs). If it did, it copies
+//! what moved (snapshot.rs), writes the code that changed (modules.rs), parses the rows whose text or code changed
 //! (config_loader.rs), and swaps the map once (kv.rs). So all rows and modules of a transaction come into service together.
 //!
 //! Invariant: whatever goes wrong, the last good version stays in service. That holds for a file that is missing,
@@ -13,29 +13,33 @@
 //!
 //! The C original asked for `updated > last_sync` every 5 s: deletes never arrived, nor did edits within one second.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::config_loader::{self, Places, named_bundle};
+use super::config_loader::Places;
 use super::fault_log::FaultLog;
-use super::files::remove_database;
-use super::kv::{Kv, Route, Routes, Version};
+use super::files::remove_logs;
+use super::kv::{Kv, Routes, Version};
+use super::last_good::LastGood;
 use super::modules::{Bundles, CodeDir, Entry};
-use super::snapshot::copy_registry;
+use super::remarks::remarks;
+use super::rows::Rows;
+use super::snapshot::Snapshot;
 use super::stamps::Stamps;
 use super::tables::Tables;
 use crate::log;
+use crate::sandbox::User;
 use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 
-/// Time between two looks: half of the 100 ms that a commit may take to be in service.
-const PERIOD: Duration = Duration::from_millis(50);
+/// Time between two looks: a quarter of the 100 ms that a commit may take to be in service. A look that finds nothing asks
+/// the file system for four files.
+const PERIOD: Duration = Duration::from_millis(25);
 
 /// A registry that could not be used is read again after this time although nothing moved: the cause may lie outside.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -43,8 +47,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A fault is logged when it has lasted this long.
 const LOGGED_FAULT_AGE_MIN: Duration = Duration::from_millis(300);
 
-/// Rows with a fault that one reading logs by name; it counts the rest.
-const ROW_FAULTS_LOGGED_MAX: usize = 20;
+/// Lines on rows that one reading logs; it counts the rest.
+const ROW_LINES_LOGGED_MAX: usize = 20;
+
+/// Changed rows whose files one reading looks at, for remarks: with 100,000 new rows that would take a second.
+const ROWS_LOOKED_AT_MAX: usize = 1000;
 
 /// The registry's reader. One for each gateway: its private copy lies in the run dir.
 pub struct Sync {
@@ -52,30 +59,16 @@ pub struct Sync {
     is_follower: bool,
     places: Places,
     code_dir: CodeDir,
-    copy: PathBuf,
+    snapshot: Snapshot,
     kv: Arc<Kv>,
-    /// The registry's rows as of the last reading, by key.
-    rows: HashMap<String, Row>,
-    /// Number of readings; a row that the newest one did not find is gone.
-    readings: u64,
+    rows: Rows,
+    /// Whom functions run as, where that is not our own user.
+    user: Option<User>,
     /// The files before the last reading. `None` asks for another reading at once.
     seen: Option<Stamps>,
     /// When to try again although nothing moved.
     retry_at: Option<Instant>,
     faults: FaultLog,
-}
-
-/// A row, good or not.
-struct Row {
-    /// The descriptor as text, to see when it changes.
-    text: String,
-    /// In service for this key: the newest version without fault, else the fault; `None` where the key is no route.
-    route: Option<Arc<Route>>,
-    inflight: Arc<AtomicU64>,
-    /// The newest reading that found it.
-    reading: u64,
-    /// The bundle that it names, if it names one.
-    bundle: Option<String>,
 }
 
 /// What one reading found.
@@ -88,7 +81,7 @@ struct Reading {
 }
 
 impl Sync {
-    pub fn new(settings: &Settings, kv: Arc<Kv>) -> Sync {
+    pub fn new(settings: &Settings, kv: Arc<Kv>, user: Option<User>) -> Sync {
         Sync {
             db: settings.db.clone(),
             is_follower: settings.is_follower,
@@ -98,10 +91,10 @@ impl Sync {
                 code: Bundles::default(),
             },
             code_dir: CodeDir::new(settings.code_dirs()),
-            copy: settings.run_dir.join("registry.copy"),
+            snapshot: Snapshot::new(settings.run_dir.join("registry.copy")),
             kv,
-            rows: HashMap::new(),
-            readings: 0,
+            rows: Rows::new(LastGood::load(settings.run_dir.join("last_good.json"))),
+            user,
             seen: None,
             retry_at: None,
             faults: FaultLog::default(),
@@ -149,43 +142,39 @@ impl Sync {
         let age_min = if self.kv.is_loaded() { LOGGED_FAULT_AGE_MIN } else { Duration::ZERO };
         if let Some(line) = self.faults.update(fault, now, age_min) {
             log!("registry {}: {line}; {} routes are in service", self.db.display(), self.kv.len());
+            self.kv.set_file_fault(self.faults.logged().map(str::to_string));
         }
         has_read
     }
 
     /// Returns what changed, `None` where writers were too busy for a snapshot, or the fault as text.
     fn read(&mut self, db: &Path) -> Result<Option<Reading>, String> {
-        let is_copied = copy_registry(db, &self.copy).map_err(|cause| cause.to_string());
-        let reading = match is_copied {
+        let reading = match self.snapshot.take(db) {
             Ok(true) => self.compare_with_copy().map(Some),
             Ok(false) => Ok(None),
-            Err(cause) => Err(cause),
+            Err(cause) => Err(cause.to_string()),
         };
-        remove_database(&self.copy);
+        remove_logs(self.snapshot.path());
         reading
     }
 
     /// Reads the copy, writes the code that changed, and marks the rows that are the same. Nothing else changes here, since
     /// the reading may yet fail at its last row.
     fn compare_with_copy(&mut self) -> Result<Reading, String> {
-        let tables = Tables::open(&self.copy).map_err(|cause| cause.to_string())?;
+        let tables = Tables::open(self.snapshot.path()).map_err(|cause| cause.to_string())?;
         let version = tables.version().map_err(|cause| cause.to_string())?;
         if self.is_follower {
             self.check_copy(&tables, version)?;
         }
         let bundles = self.code_dir.update(&tables, &self.places.code)?;
         let changed_bundles: HashSet<&str> = bundles.iter().map(|(name, _)| name.as_str()).collect();
-        let is_changed =
-            |bundle: &Option<String>| bundle.as_ref().is_some_and(|name| changed_bundles.contains(name.as_str()));
-        self.readings += 1;
-        let (reading, rows) = (self.readings, &mut self.rows);
-        let mut changed = Vec::new();
+        let (rows, mut changed) = (&mut self.rows, Vec::new());
+        rows.begin_reading();
         tables
-            .for_each_row(|key, text| match rows.get_mut(key) {
-                // A table without a primary key can hold a key twice: one of the rows counts.
-                Some(known) if known.reading == reading => {}
-                Some(known) if known.text == text && !is_changed(&known.bundle) => known.reading = reading,
-                _ => changed.push((key.to_string(), text.to_string())),
+            .for_each_row(|key, text| {
+                if !rows.is_unchanged(key, text, &changed_bundles) {
+                    changed.push((key.to_string(), text.to_string()));
+                }
             })
             .map_err(|cause| cause.to_string())?;
         Ok(Reading { rows: changed, bundles, version })
@@ -208,27 +197,29 @@ impl Sync {
     /// Parses what changed, forgets what is gone, and brings the new map into service.
     fn take_over(&mut self, found: Reading) {
         self.code_dir.apply(found.bundles, &mut self.places.code);
-        let (mut changes, mut faults) = (0, 0);
+        let (mut changes, mut lines) = (0, Vec::new());
         for (key, text) in found.rows {
-            if self.rows.get(&key).is_some_and(|row| row.reading == self.readings) {
+            if self.rows.is_taken_over(&key) {
                 continue; // Another row of this key counts.
             }
             changes += 1;
-            if let Some(fault) = self.take_over_row(key, text) {
-                faults += 1;
-                if faults <= ROW_FAULTS_LOGGED_MAX {
-                    log!("registry: {fault}");
+            match self.rows.take_over(key, text, &self.places) {
+                Ok(function) if changes <= ROWS_LOOKED_AT_MAX => {
+                    let remarks = remarks(&function, self.user.as_ref());
+                    lines.extend(remarks.into_iter().map(|remark| format!("row {}: {remark}", function.route)));
                 }
+                Ok(_) => {}
+                Err(fault) => lines.push(fault),
             }
         }
-        if faults > ROW_FAULTS_LOGGED_MAX {
-            log!("registry: {} more rows have faults", faults - ROW_FAULTS_LOGGED_MAX);
+        lines.iter().take(ROW_LINES_LOGGED_MAX).for_each(|line| log!("registry: {line}"));
+        if lines.len() > ROW_LINES_LOGGED_MAX {
+            log!("registry: {} more such lines; faas check checks all rows", lines.len() - ROW_LINES_LOGGED_MAX);
         }
-        let before = self.rows.len();
-        self.rows.retain(|_, row| row.reading == self.readings);
-        changes += before - self.rows.len();
+        changes += self.rows.end_reading();
         if changes > 0 || !self.kv.is_loaded() {
-            self.kv.swap(Routes::new(self.rows.values().filter_map(|row| row.route.clone())), found.version);
+            self.kv.swap(Routes::new(self.rows.routes()), found.version);
+            self.kv.set_row_faults(self.rows.faults());
         } else {
             let before = self.kv.generation();
             self.kv.set_version(found.version);
@@ -239,41 +230,6 @@ impl Sync {
         let generation = self.kv.generation().map_or("a version".to_string(), |number| format!("generation {number}"));
         log!("registry: {generation} is in service: {} routes, rows changed: {changes}", self.kv.len());
     }
-
-    /// Returns the line to log where the row has a fault.
-    fn take_over_row(&mut self, key: String, text: String) -> Option<String> {
-        let reading = self.readings;
-        let (old, inflight) = match self.rows.remove(&key) {
-            Some(row) => (row.route, row.inflight),
-            None => (None, Arc::default()),
-        };
-        let parsed = config_loader::parse(&key, &text, &self.places, inflight.clone());
-        let bundle = parsed.as_ref().map_or_else(|_| named_bundle(&text), |function| function.bundle.clone());
-        let (route, line) = match parsed {
-            Ok(function) => {
-                let line = unknown_fields_line(&key, &function.unknown_fields);
-                (Route::new(&key, Ok(Arc::new(function))).map(Arc::new), line)
-            }
-            Err(fault) => match old.filter(|route| route.function().is_some()) {
-                Some(good) => {
-                    let line = format!("row {key}: {fault}; its last good version stays in service");
-                    (Some(good), Some(line))
-                }
-                None => {
-                    let line = format!("row {key}: {fault}");
-                    (Route::new(&key, Err(fault)).map(Arc::new), Some(line))
-                }
-            },
-        };
-        self.rows.insert(key, Row { text, route, inflight, reading, bundle });
-        line
-    }
-}
-
-fn unknown_fields_line(key: &str, fields: &[String]) -> Option<String> {
-    let (first, more) = (fields.first()?, fields.len() - 1);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    Some(format!("row {key}: the field {first}{more} does not exist, and is ignored"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file ⇒ kv_sqlite_sync (looks) → stamps (moved?) → snapshot (copies) → tables (reads) → modules (writes code)
-//!      → config_loader (parses) → kv (one swap)
+//!      → rows → config_loader (parses) → kv (one swap)
 //! ```
 //!
 //! Only this folder, operator/ and cli/ know SQLite. The gateway never writes to a registry that exists; `gateway --init` does:
@@ -16,9 +16,12 @@ mod files;
 mod fixture;
 pub mod kv;
 pub mod kv_sqlite_sync;
+mod last_good;
 pub mod migrate;
 mod modules;
 pub mod pattern;
+pub mod remarks;
+mod rows;
 mod snapshot;
 mod stamps;
 mod tables;

@@ -13,6 +13,9 @@ use super::config_loader::shown;
 /// The method that stands for every method.
 pub const ANY_METHOD: &str = "*";
 
+/// Words that other routers have for every method. A request never has them as its method.
+const NOT_METHODS: [&str; 2] = ["ANY", "ALL"];
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pattern<'a> {
     pub method: &'a str,
@@ -50,6 +53,9 @@ impl<'a> Pattern<'a> {
         let is_name = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
         if !(is_name || method == ANY_METHOD) || !path.starts_with('/') {
             return fault("be METHOD:/path or METHOD:/prefix/*, with the method in capital letters, or * for any");
+        }
+        if NOT_METHODS.contains(&method) {
+            return fault(&format!("have * for any method: *:{path}"));
         }
         if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'?' || byte == b'#') {
             return fault("be written as browsers send it: no query, no fragment, %20 for a space and the like");
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn keys_that_no_request_can_have_are_faults() {
-        let bad = "|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
+        let bad = "|ANY:/x|ALL://a/x|GET|GET:|GET:x|:/x|get:/x|GET /x|GE T:/x|GET:/a b|GET:/é|GET:/a?b|GET:/a#b|GET:/a*|GET:/*/a\
             |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz|*:/healthz|**:/x|*GET:/x|*:/a*\
             |GET://|GET:///a|GET://a|GET://a:80/x|GET://*/x|GET://{a}/x|GET://a@b/x|GET://[]/x|GET://[a]x/y|GET://a/healthz\
             |GET:/{}|GET:/{1}|GET:/{a|GET:/a}|GET:/x{a}|GET:/{a}x|GET:/{a}/{A}|GET:/{a-b}|GET:/{{a}}";

@@ -8,99 +8,183 @@
 //! So the gateway never opens the registry itself with SQLite. It reads the files as plain bytes, without any lock, and
 //! gives SQLite a private copy:
 //!
-//! 1. Copy the database, then its -wal, then its -journal. A missing file counts as empty.
-//! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes in the moment between the two
-//!    readings, without trust in any clock or file time. Of the -wal only the part read first must be equal: it grows at
-//!    its end, and its first part is a whole state by itself. As it was read after the database, it has every page that
-//!    a checkpoint may have written there.
+//! 1. Bring the copy of the database up to date: compare it by chunks, and write those that differ. Nothing of this is
+//!    needed where the database has not moved since the last snapshot, which is usual in WAL mode: there a commit writes
+//!    the -wal alone. Then copy the -wal, as far as it counts, and the -journal. A missing file counts as empty.
+//! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes in
+//!    the moment between the two readings. The database need not be read again where its stamp is the same as before step
+//!    1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at its end,
+//!    and its first part is a whole state by itself. As it was read after the database, it has every page that a checkpoint
+//!    may have written there.
 //! 3. Unequal bytes mean that a writer was at work: try again, a few times now, else in the next look.
 //!
 //! Such a snapshot is what a power failure at that moment would have left on the disk, and SQLite promises to recover
-//! the last committed state from that. It replays the copy's -wal, or rolls its -journal back (tables.rs). So the reader sees a transaction whole or not at all, also one whose writer was killed with SIGKILL. It works
-//! where the gateway may not write, and leaves no -wal or -shm beside the registry.
+//! the last committed state from that. It replays the copy's -wal, or rolls its -journal back (tables.rs). So the reader
+//! sees a transaction whole or not at all, also one whose writer was killed with SIGKILL. It works where the gateway may
+//! not write, and leaves no -wal or -shm beside the registry.
 //!
-//! The price: each change copies the whole file, by chunks, so memory does not grow with it. With 10,000 rows that is 2.5 MB,
-//! and 2 ms of the 15 ms of a reading.
+//! The price: the run dir holds a copy of the database as long as the gateway runs. A copy made anew at each change took
+//! four times as long: of 1,000 modules of 20 KB, with their history, the file has 45 MB.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use super::files::{JOURNAL, WAL, remove_database, with_suffix};
+use super::files::{JOURNAL, WAL, remove_database, remove_logs, with_suffix};
+use super::stamps::Stamp;
 
 /// Bytes of each file of the registry; a larger one holds something else. SQLite's own limit for one blob is half of it.
 const FILE_BYTES_MAX: u64 = 4 << 30;
 
-/// Bytes that files are copied and compared by.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes that files are copied and compared by: two of these stay in a processor's cache.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Attempts at one snapshot while writers are busy. Each takes about a millisecond with 10,000 routes, and sixteen outlast
 /// the write of any single sqlite3 program.
 const ATTEMPTS_MAX: u32 = 16;
 
-/// The registry's files and how each is compared: of the -wal only what was copied.
-const FILES: [(&str, bool); 3] = [("", true), (WAL, false), (JOURNAL, true)];
-
-/// Makes `copy`, a path that belongs to the gateway alone, a copy of the registry at one moment. Returns false where writers
-/// were at work in every attempt; then there is no copy.
-pub fn copy_registry(db: &Path, copy: &Path) -> io::Result<bool> {
-    if let Some(folder) = copy.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|cause| could_not_write(copy, cause))?;
-    }
-    for _ in 0..ATTEMPTS_MAX {
-        copy_files(db, copy)?;
-        if holds(db, copy)? {
-            return Ok(true);
-        }
-    }
-    remove_database(copy);
-    Ok(false)
+/// The gateway's private copy of the registry. Dropped, it is removed.
+pub struct Snapshot {
+    copy: PathBuf,
+    /// The database that the copy equals, unless that has moved since.
+    copied: Option<Stamp>,
 }
 
-/// The first reading, in the order that step 1 demands.
-fn copy_files(db: &Path, copy: &Path) -> io::Result<()> {
-    remove_database(copy);
-    let mut chunk = vec![0; CHUNK_BYTES];
-    for (suffix, _) in FILES {
-        let mut from = match open(&with_suffix(db, suffix)) {
-            Ok(file) => file.take(FILE_BYTES_MAX),
-            Err(cause) if cause.kind() == ErrorKind::NotFound && !suffix.is_empty() => continue,
-            Err(cause) => return Err(cause),
-        };
-        let path = with_suffix(copy, suffix);
-        let mut to = None;
-        loop {
-            let count = read_full(&mut from, &mut chunk)?;
-            if count == 0 && (to.is_some() || !suffix.is_empty()) {
-                break;
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        remove_database(&self.copy);
+    }
+}
+
+impl Snapshot {
+    /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is brought up to date.
+    pub fn new(copy: PathBuf) -> Snapshot {
+        Snapshot { copy, copied: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.copy
+    }
+
+    /// Makes the copy equal to the registry at one moment. Returns false where writers were at work in every attempt; then
+    /// the copy is nothing. To be called before each reading, since SQLite may change the copy.
+    pub fn take(&mut self, db: &Path) -> io::Result<bool> {
+        let taken = self.attempts(db);
+        if taken.is_err() {
+            // The disk may be full: then the copy makes room.
+            remove_database(&self.copy);
+            self.copied = None;
+        }
+        taken
+    }
+
+    fn attempts(&mut self, db: &Path) -> io::Result<bool> {
+        if let Some(folder) = self.copy.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(|cause| could_not_write(&self.copy, cause))?;
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let now = SystemTime::now();
+            let before = Stamp::of(db);
+            self.first_reading(db, &before)?;
+            if self.holds(db, &before, now)? {
+                // SQLite rolls a -journal back into the copy, which then is another file.
+                let is_kept = !with_suffix(&self.copy, JOURNAL).exists();
+                self.copied = before.filter(|before| is_kept && !before.is_young(now));
+                return Ok(true);
             }
-            let to = match &mut to {
-                Some(to) => to,
-                None => to.insert(create(&path).map_err(|cause| could_not_write(&path, cause))?),
-            };
-            to.write_all(&chunk[..count]).map_err(|cause| could_not_write(&path, cause))?;
         }
+        Ok(false)
     }
-    Ok(())
+
+    /// In the order that step 1 demands.
+    fn first_reading(&mut self, db: &Path, before: &Option<Stamp>) -> io::Result<()> {
+        if self.copied.is_none() || self.copied != *before {
+            self.copied = None;
+            update(db, &self.copy)?;
+        }
+        remove_logs(&self.copy);
+        copy_log(db, &self.copy, WAL, wal_bytes)?;
+        copy_log(db, &self.copy, JOURNAL, |_| FILE_BYTES_MAX)
+    }
+
+    /// The second reading: true where all bytes of the copy existed at one moment. `before` is the database's stamp from
+    /// `now`, before the first reading.
+    fn holds(&self, db: &Path, before: &Option<Stamp>, now: SystemTime) -> io::Result<bool> {
+        if Stamp::of(db) != *before {
+            return Ok(false);
+        }
+        let proves = before.as_ref().is_some_and(|before| !before.is_young(now));
+        let log_holds =
+            |suffix, exactly| starts_with(&with_suffix(db, suffix), &with_suffix(&self.copy, suffix), exactly);
+        Ok((proves || starts_with(db, &self.copy, true)?) && log_holds(WAL, false)? && log_holds(JOURNAL, true)?)
+    }
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+/// Makes `copy` equal to the database, where it is not.
+fn update(db: &Path, copy: &Path) -> io::Result<()> {
+    let from = open(db)?;
+    let failed = |cause| could_not_write(copy, cause);
+    let mut options = OpenOptions::new();
+    let to = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(copy).map_err(failed)?;
+    let (mut theirs, mut ours) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    let mut at = 0;
+    while at < FILE_BYTES_MAX {
+        let count = read_full_at(&from, &mut theirs, at)?;
+        let is_same = read_full_at(&to, &mut ours[..count], at)? == count && ours[..count] == theirs[..count];
+        if !is_same {
+            to.write_all_at(&theirs[..count], at).map_err(failed)?;
+        }
+        at += count as u64;
+        if count < CHUNK_BYTES {
+            break;
+        }
+    }
+    match to.metadata()?.len() > at {
+        true => to.set_len(at).map_err(failed),
+        false => Ok(()),
+    }
+}
+
+/// Copies a log that is not empty, up to as many bytes as `bytes` finds in it.
+fn copy_log(db: &Path, copy: &Path, suffix: &str, bytes: impl Fn(&File) -> u64) -> io::Result<()> {
+    let Some(from) = open_if_any(&with_suffix(db, suffix))? else { return Ok(()) };
+    if from.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let path = with_suffix(copy, suffix);
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let bytes = bytes(&from).min(FILE_BYTES_MAX);
+    let copied = create().and_then(|mut to| io::copy(&mut from.take(bytes), &mut to));
+    copied.map(drop).map_err(|cause| could_not_write(&path, cause))
+}
+
+/// The bytes of a -wal up to the first frame of an older generation: after a checkpoint a -wal begins anew and leaves its
+/// old rest, which may be long (https://www.sqlite.org/fileformat2.html, 4.1). All of a file with another header.
+fn wal_bytes(wal: &File) -> u64 {
+    const HEADER_BYTES: u64 = 32;
+    const FRAME_HEADER_BYTES: u64 = 24;
+    let mut header = [0; HEADER_BYTES as usize];
+    if wal.read_exact_at(&mut header, 0).is_err() {
+        return FILE_BYTES_MAX;
+    }
+    let page_bytes = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    if !page_bytes.is_power_of_two() || !(512..=65536).contains(&page_bytes) {
+        return FILE_BYTES_MAX;
+    }
+    let mut end = HEADER_BYTES;
+    let mut frame = [0; FRAME_HEADER_BYTES as usize];
+    // The salts, which each generation has of its own, stand at 16 in the header and at 8 in each frame.
+    while end < FILE_BYTES_MAX && wal.read_exact_at(&mut frame, end).is_ok() && frame[8..16] == header[16..24] {
+        end += FRAME_HEADER_BYTES + u64::from(page_bytes);
+    }
+    end
 }
 
 fn could_not_write(copy: &Path, cause: io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("could not write its copy {}: {cause}", copy.display()))
-}
-
-/// The second reading: true where all bytes of the copy existed at one moment.
-fn holds(db: &Path, copy: &Path) -> io::Result<bool> {
-    for (suffix, exactly) in FILES {
-        if !starts_with(&with_suffix(db, suffix), &with_suffix(copy, suffix), exactly)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Opens a regular file of a size that a registry can have. Without O_NONBLOCK a FIFO of that name would block for ever.
@@ -146,9 +230,18 @@ fn open_if_any(path: &Path) -> io::Result<Option<File>> {
 
 /// Fills the buffer as far as the file goes.
 fn read_full(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    fill(buffer, |rest, _| file.read(rest))
+}
+
+/// The same from a place in the file.
+fn read_full_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    fill(buffer, |rest, filled| file.read_at(rest, at + filled as u64))
+}
+
+fn fill(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
+        match read(&mut buffer[filled..], filled) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(cause) if cause.kind() == ErrorKind::Interrupted => {}

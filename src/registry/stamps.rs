@@ -1,8 +1,8 @@
 //! When to read the registry again: what the file system tells about its files, without opening one.
 //!
-//! Two equal [`Stamps`] mean that nothing has moved, with one exception. Times have a grain, up to 10 ms in some kernels,
-//! and a second change within the same grain does not show. So while a time is younger than [`TIME_GRAIN`], the next look
-//! reads again.
+//! Two equal stamps mean that nothing has moved, with one exception. Times have a grain, up to 10 ms in some kernels, and a
+//! second change within the same grain does not show. So a stamp that was younger than [`TIME_GRAIN`] when it was taken
+//! proves nothing, and the next look reads again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,15 +11,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::{JOURNAL, WAL, with_suffix};
 
-/// A file time younger than this may hide a second change. Ten times the coarsest grain.
-const TIME_GRAIN: Duration = Duration::from_millis(100);
+/// A file time younger than this may hide a second change. Twice the coarsest grain.
+const TIME_GRAIN: Duration = Duration::from_millis(20);
 
 /// The database, its -wal and its -journal; `None` for a file that does not exist.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stamps([Option<Stamp>; 3]);
 
+/// One file.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -31,29 +32,34 @@ struct Stamp {
 
 impl Stamps {
     pub fn of(db: &Path) -> Stamps {
-        Stamps(["", WAL, JOURNAL].map(|suffix| fs::metadata(with_suffix(db, suffix)).ok().map(Stamp::of)))
+        Stamps(["", WAL, JOURNAL].map(|suffix| Stamp::of(&with_suffix(db, suffix))))
     }
 
-    /// True while a second change could show the same stamps. A time far in the future is no reason to read until then:
-    /// a user has set it, or the clock was set back.
     pub fn are_young(&self, now: SystemTime) -> bool {
-        let mut times = self.0.iter().flatten().flat_map(|stamp| [stamp.modified, stamp.changed]);
-        times.any(|(seconds, nanoseconds)| {
-            let at = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds as u32);
-            now.duration_since(at).unwrap_or_else(|ahead| ahead.duration()) < TIME_GRAIN
-        })
+        self.0.iter().flatten().any(|stamp| stamp.is_young(now))
     }
 }
 
 impl Stamp {
-    fn of(file: fs::Metadata) -> Stamp {
-        Stamp {
+    /// `None` for a file that does not exist.
+    pub fn of(path: &Path) -> Option<Stamp> {
+        let file = fs::metadata(path).ok()?;
+        Some(Stamp {
             device: file.dev(),
             inode: file.ino(),
             size: file.size(),
             modified: (file.mtime(), file.mtime_nsec()),
             changed: (file.ctime(), file.ctime_nsec()),
-        }
+        })
+    }
+
+    /// True while a second change could show the same stamp. A time far in the future is no reason to read until then:
+    /// a user has set it, or the clock was set back.
+    pub fn is_young(&self, now: SystemTime) -> bool {
+        [self.modified, self.changed].iter().any(|&(seconds, nanoseconds)| {
+            let at = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds as u32);
+            now.duration_since(at).unwrap_or_else(|ahead| ahead.duration()) < TIME_GRAIN
+        })
     }
 }
 
@@ -66,10 +72,10 @@ mod tests {
         let stamps =
             |modified, changed| Stamps([None, Some(Stamp { device: 1, inode: 1, size: 1, modified, changed }), None]);
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
-        assert!(stamps((100, 0), (50, 0)).are_young(at(100_099)));
-        assert!(!stamps((100, 0), (50, 0)).are_young(at(100_100)));
-        assert!(stamps((50, 0), (100, 0)).are_young(at(100_099)), "after cp -p, which sets an old mtime");
-        assert!(stamps((900, 0), (100, 0)).are_young(at(100_099)), "after touch with a date in the future");
+        assert!(stamps((100, 0), (50, 0)).are_young(at(100_019)));
+        assert!(!stamps((100, 0), (50, 0)).are_young(at(100_020)));
+        assert!(stamps((50, 0), (100, 0)).are_young(at(100_019)), "after cp -p, which sets an old mtime");
+        assert!(stamps((900, 0), (100, 0)).are_young(at(100_019)), "after touch with a date in the future");
         assert!(!stamps((100, 0), (100, 0)).are_young(at(50_000)), "after the clock was set back");
         assert!(!Stamps([None, None, None]).are_young(at(0)));
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, has, run, wait_until};
 
 /// A table as the C original makes it, without constraints.
 const PLAIN_TABLE: &str = "CREATE TABLE functions (k TEXT PRIMARY KEY, v TEXT NOT NULL, updated INTEGER);";
@@ -148,6 +148,9 @@ fn the_last_good_routes_serve_while_the_registry_is_missing_or_damaged_and_it_is
         spoil();
         wait_until("it is said", || complaints() > before);
         assert!(is_good());
+        let stale = "the registry cannot be used; its last good routes are in service";
+        assert_eq!(instance.get("/healthz").json()["status"], stale);
+        assert!(instance.status()["registry"]["fault"].is_string(), "{}", instance.status());
         // It is looked at again and again, twice a second at least; the complaint stays the only one.
         let looks = instance.log().len();
         for _ in 0..100 {
@@ -166,6 +169,7 @@ fn the_last_good_routes_serve_while_the_registry_is_missing_or_damaged_and_it_is
         // The good file counts as a change of its own, which may be what was waited for so far.
         wait_until("the row is in service", || instance.get(&format!("/new/{number}")).text() == "new\n");
         assert!(is_good());
+        assert_eq!(instance.get("/healthz").json()["status"], "ready");
     }
 }
 
@@ -184,10 +188,57 @@ fn a_bad_row_keeps_its_last_good_version_and_a_new_bad_row_answers_500_naming_it
     instance.install(&[("GET:/bad", json!({"runtime": "lua", "module": "x"}))]);
     let detail = instance.get("/bad").problem(500, "row-unusable");
     assert!(detail.contains(r#"runtime is "lua"; it must be one of php, wasm, native"#), "{detail}");
+    let told = &instance.status()["registry"];
+    assert_eq!((&told["faulty_rows"], &told["first"][1]["route"]), (&json!(2), &json!("GET:/row")), "{told}");
+    let said = run(instance.command(env!("CARGO_BIN_EXE_faas")).arg("status"));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("\nrow GET:/row: timeout is 0; it must be"), "{said}");
+    // The last good version survives a restart.
+    instance.stop();
+    instance.launch();
+    instance.wait_until_ready();
+    assert_eq!(instance.get("/row").text(), "good\n");
     // Neither keeps others from their change, nor themselves from being mended.
     instance.script("GET:/bad", "echo mended");
     instance.script("GET:/row", "echo better");
     assert_eq!((instance.get("/bad").text(), instance.get("/row").text()), ("mended\n".into(), "better\n".into()));
+}
+
+#[test]
+fn what_calls_of_a_new_row_would_meet_is_told_when_it_arrives() {
+    let mut instance = Instance::prepare(&[]);
+    instance.registry().execute_batch(PLAIN_TABLE).unwrap();
+    instance.launch();
+    instance.wait_until_ready();
+    let plain = instance.path("plain.sh");
+    fs::write(&plain, "#!/bin/sh\n").unwrap();
+    let good = instance.program("good.sh", "#!/bin/sh\necho good\n");
+    let windows = instance.program("windows.sh", "#!/bin/sh\r\n");
+    let native = |module: &std::path::Path| json!({"runtime": "native", "module": module});
+    let with = |name: &str, value: serde_json::Value| {
+        let mut row = native(&good);
+        row[name] = value;
+        row
+    };
+    instance.install(&[
+        ("GET:/a", native(&instance.path("nothing.sh"))),
+        ("GET:/b", native(&plain)),
+        ("GET:/c", native(&windows)),
+        ("GET:/d", with("memroy", json!(64))),
+        ("GET:/e", with("write", json!(["no such folder"]))),
+        ("GET:/f", native(&good)),
+    ]);
+    for (key, says) in [
+        ("/a", "no module is at ".to_string()),
+        ("/b", format!("is not executable; try: chmod +x {}", plain.display())),
+        ("/c", "ends with CR LF".to_string()),
+        ("/d", r#"the field memroy does not exist, and is ignored"#.to_string()),
+        ("/e", "nothing is there; try: mkdir -p '".to_string()),
+    ] {
+        let lines = instance.wait_for_log(&format!("registry: row GET:{key}: "), 1);
+        assert!(lines.len() == 1 && lines[0].contains(&says), "{key}: {lines:?}");
+    }
+    assert!(instance.log_lines("row GET:/f").is_empty() && instance.get("/f").text() == "good\n");
 }
 
 #[test]

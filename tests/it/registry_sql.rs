@@ -161,6 +161,7 @@ fn statements_that_cannot_work_are_refused_by_name() {
         (key("*:/healthz"), "k must be another path"),
         (key("GET://a.example/healthz"), "k must be another path"),
         (key("GET://a.example"), "k must name a host"),
+        (key("ANY:/a"), "k must have * for any method"),
         (key("GET:///a"), "k must name a host"),
         (key("GET://a.example:80/x"), "k must name a host"),
         (key("GET://{a}/x"), "k must name a host"),

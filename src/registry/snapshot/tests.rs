@@ -1,38 +1,85 @@
 //! When a snapshot holds. The tests of kv_sqlite_sync.rs read through it while real writers work.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::*;
-use crate::registry::fixture::{Fixture, WITHOUT_CHECKS};
+use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute};
 
 #[test]
 fn a_snapshot_holds_while_only_the_wal_grows() {
     let fixture = Fixture::with(WITHOUT_CHECKS);
-    let (db, copy) = (fixture.db.clone(), fixture.folder.join("copy"));
-    let (take, holds) = (|| copy_files(&db, &copy).unwrap(), || holds(&db, &copy).unwrap());
+    let (db, mut snapshot) = (fixture.db.clone(), Snapshot::new(fixture.folder.join("copy")));
+    // As young as a stamp can be: it proves nothing, and the bytes count.
+    let young = || fs::metadata(&fixture.db).unwrap().modified().unwrap();
+    let take = |snapshot: &mut Snapshot| {
+        let before = Stamp::of(&db);
+        snapshot.first_reading(&db, &before).unwrap();
+        before
+    };
+    let holds = |snapshot: &Snapshot, before: &Option<Stamp>| snapshot.holds(&db, before, young()).unwrap();
     let open = Connection::open(&db).unwrap();
     let insert = |key: &str| open.execute("INSERT INTO functions VALUES (?1, '{}', 0)", [key]).unwrap();
     insert("GET:/1");
-    take();
-    assert!(holds());
+    let before = take(&mut snapshot);
+    assert!(holds(&snapshot, &before));
     insert("GET:/2");
-    assert!(holds());
+    assert!(holds(&snapshot, &before));
     open.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
-    assert!(!holds(), "the database was written");
-    take();
+    assert!(!holds(&snapshot, &before), "the database was written");
+    let before = take(&mut snapshot);
     insert("GET:/3");
-    assert!(!holds(), "the wal began anew");
+    assert!(!holds(&snapshot, &before), "the wal began anew");
     open.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
-    take();
-    assert!(!with_suffix(&copy, WAL).exists() && !with_suffix(&copy, JOURNAL).exists() && holds());
+    let before = take(&mut snapshot);
+    let copy = snapshot.path().to_path_buf();
+    assert!(!with_suffix(&copy, WAL).exists() && !with_suffix(&copy, JOURNAL).exists() && holds(&snapshot, &before));
     open.execute_batch("BEGIN IMMEDIATE; DELETE FROM functions").unwrap();
-    assert!(!holds(), "a journal was begun");
-    take();
-    assert!(holds());
+    assert!(!holds(&snapshot, &before), "a journal was begun");
+    let before = take(&mut snapshot);
+    assert!(holds(&snapshot, &before));
     open.execute_batch("COMMIT").unwrap();
-    assert!(!holds());
+    assert!(!holds(&snapshot, &before));
+}
+
+#[test]
+fn a_database_that_did_not_move_is_not_copied_again() {
+    let fixture = Fixture::with(&format!("{WITHOUT_CHECKS}{MANY_ROWS}"));
+    let mut snapshot = Snapshot::new(fixture.folder.join("copy"));
+    fs::write(snapshot.path(), "what an earlier gateway left").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while snapshot.copied.is_none() {
+        assert!(snapshot.take(&fixture.db).unwrap() && Instant::now() < deadline);
+    }
+    assert!(fs::read(snapshot.path()).unwrap() == fs::read(&fixture.db).unwrap());
+    fs::write(snapshot.path(), "marked").unwrap();
+    assert!(snapshot.take(&fixture.db).unwrap());
+    assert_eq!(fs::read(snapshot.path()).unwrap(), b"marked");
+    execute(&fixture.db, "DELETE FROM functions; VACUUM");
+    assert!(snapshot.take(&fixture.db).unwrap());
+    assert!(fs::read(snapshot.path()).unwrap() == fs::read(&fixture.db).unwrap());
+    let copy = snapshot.path().to_path_buf();
+    drop(snapshot);
+    assert!(!copy.exists());
+}
+
+#[test]
+fn the_old_rest_of_a_wal_is_not_copied() {
+    let fixture = Fixture::with(WITHOUT_CHECKS);
+    let open = Connection::open(&fixture.db).unwrap();
+    open.execute_batch(&format!(
+        "{MANY_ROWS} PRAGMA wal_checkpoint(RESTART); DELETE FROM functions WHERE k = 'GET:/n/1'"
+    ))
+    .unwrap();
+    let mut snapshot = Snapshot::new(fixture.folder.join("copy"));
+    assert!(snapshot.take(&fixture.db).unwrap());
+    let bytes = |path: &Path| fs::metadata(with_suffix(path, WAL)).unwrap().len();
+    assert!(bytes(snapshot.path()) < bytes(&fixture.db) / 10);
+    let copy = Connection::open(snapshot.path()).unwrap();
+    let count: i64 = copy.query_row("SELECT count(*) FROM functions", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 1999);
 }
 
 #[test]

@@ -69,12 +69,51 @@ fn a_faulty_row_keeps_its_last_good_version() {
 #[test]
 fn a_row_fault_names_key_and_fault() {
     let mut fixture = Fixture::with(WITHOUT_CHECKS);
-    let mut take = |key: &str, text: &str| fixture.sync.take_over_row(key.into(), text.into());
+    let sync = &mut fixture.sync;
+    let mut take = |key: &str, text: &str| sync.rows.take_over(key.into(), text.into(), &sync.places).err();
     assert_eq!(take("GET:/a", r#"{"runtime":"php","module":"x"}"#), None);
     let fault = "row GET:/a: runtime is missing; it must be php, wasm or native";
     assert_eq!(take("GET:/a", "{}"), Some(format!("{fault}; its last good version stays in service")));
     assert_eq!(take("GET:/b", "{}"), Some(fault.replace("/a", "/b")));
     assert!(take("get:/c", r#"{"runtime":"php","module":"x"}"#).unwrap().starts_with("row get:/c: k is get:/c;"));
+}
+
+#[test]
+fn a_last_good_version_survives_a_restart() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    fixture.set("GET:/a", r#""timeout":1"#);
+    fixture.set("GET:/b", r#""timeout":1"#);
+    fixture.sync.look();
+    let kept = fixture.folder.join("run/last_good.json");
+    assert!(!kept.exists());
+    for timeout in ["0", "-1"] {
+        fixture.set("GET:/a", &format!(r#""timeout":{timeout}"#));
+        fixture.sync.look();
+        fixture.restart();
+        assert_eq!((fixture.timeout_s("/a"), fixture.timeout_s("/b")), (1, 1), "after {timeout}");
+    }
+    let faults = fixture.kv.faults().rows;
+    assert_eq!((faults.count, faults.first[0].0.as_str()), (1, "GET:/a"));
+    fixture.set("GET:/a", r#""timeout":2"#);
+    fixture.sync.look();
+    assert!(!kept.exists() && fixture.kv.faults().rows.count == 0);
+    fixture.restart();
+    assert_eq!(fixture.timeout_s("/a"), 2);
+}
+
+#[test]
+fn a_registry_that_cannot_be_used_is_told() {
+    let mut fixture = Fixture::with(WITHOUT_CHECKS);
+    assert!(fixture.kv.is_current());
+    let moved = fixture.folder.join("moved");
+    std::fs::rename(&fixture.db, &moved).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.kv.is_current() {
+        assert!(!fixture.sync.look() && Instant::now() < deadline);
+    }
+    assert!(fixture.kv.faults().file.unwrap().contains("No such file"));
+    std::fs::rename(&moved, &fixture.db).unwrap();
+    assert!(fixture.sync.look() && fixture.kv.is_current());
 }
 
 #[test]
@@ -100,7 +139,7 @@ fn rows_that_are_no_routes_harm_no_other() {
 #[test]
 fn the_thread_syncs_until_shutdown() {
     let fixture = Fixture::with(INIT_SQL);
-    let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone());
+    let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone(), None);
     let (stop, shutdown) = crossbeam_channel::bounded::<()>(0);
     let thread = std::thread::spawn(move || sync.run(&shutdown));
     fixture.set("GET:/a", r#""timeout":1"#);

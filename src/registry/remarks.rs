@@ -1,0 +1,46 @@
+//! What the log says of a row when it arrives, although the row is in service: what its calls would meet.
+//!
+//! None of it is a fault. A module can be copied after its row, and a folder made.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+
+use super::config_loader::Function;
+use crate::error::shell_word;
+use crate::protocol::function_spec::Runtime;
+use crate::sandbox::{User, may_write};
+use crate::shebang::shebang_fault;
+
+/// One sentence each. `user` is whom functions run as, where that is not the gateway's own user.
+pub fn remarks(function: &Function, user: Option<&User>) -> Vec<String> {
+    let mut remarks = Vec::new();
+    remarks.extend(unknown_fields(&function.unknown_fields));
+    remarks.extend(module(function));
+    remarks.extend(function.write.iter().filter_map(|path| may_write(user, path).err()));
+    for (_, path) in &function.dirs {
+        if !path.exists() {
+            remarks.push(format!("dirs names {}, and nothing is there", path.display()));
+        }
+    }
+    remarks
+}
+
+fn unknown_fields(fields: &[String]) -> Option<String> {
+    let (first, more) = (fields.first()?, fields.len() - 1);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    Some(format!("the field {first}{more} does not exist, and is ignored"))
+}
+
+fn module(function: &Function) -> Option<String> {
+    let path = &function.module;
+    let word = || shell_word(path.display());
+    match fs::metadata(path) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Some(format!("no module is at {}", path.display())),
+        Ok(found) if function.runtime == Runtime::Native && found.permissions().mode() & 0o111 == 0 => {
+            Some(format!("{} is not executable; try: chmod +x {}", path.display(), word()))
+        }
+        Ok(_) if function.runtime == Runtime::Native => shebang_fault(path),
+        _ => None,
+    }
+}

@@ -105,6 +105,7 @@ fn frame() -> Outcome<Vec<u8>> {
         scratch_mib: 1,
         timeout: Duration::from_secs(30),
         net: true,
+        memfd: false,
         stream: false,
         on_hangup: OnHangup::Auto,
         write: Vec::new(),

@@ -77,7 +77,7 @@ fn spawn_sandboxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<
     let readable = sandbox.readable().map_err(failed("make a ruleset"))?;
     let landlock =
         [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|readable| readable.landlock.as_fd())];
-    let confinement = sandbox.confinement(None, 160, true, landlock);
+    let confinement = sandbox.confinement(None, 160, true, false, landlock);
     spawn(program, Some(confinement))?;
     fs::read_dir(&scratch).map_err(failed("look into a scratch folder"))?;
     fs::rename(&scratch, &spare).map_err(failed("put away a scratch folder"))

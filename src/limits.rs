@@ -195,13 +195,14 @@ pub const FOLDER_TIME_GRAIN: Duration = Duration::from_millis(100);
 /// How long what permissions hide is taken for hidden without a further look (sandbox.rs). A function that runs already when
 /// they change is kept from nothing either.
 pub const HIDDEN_LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Processes of one invocation; more than that is taken for a fork bomb.
+/// Threads of one invocation, those of all its processes together; more than that is taken for a fork bomb.
 pub const FUNCTION_PROCESSES_MAX: usize = 256;
-/// Processes and threads of all functions together, where their user is not root (RLIMIT_NPROC counts by user):
-/// what a fork bomb can reach before it is found. Fork servers come on top of that.
-pub const USER_PROCESSES_MAX: u64 = 640;
-/// The same where they share it with a gateway that is not root, on top of what that user has already. It is less, since
-/// such a gateway cannot go before a fork bomb (`sys::Urgency`), and ends it in competition with it.
+/// Threads that a fork bomb can have on top of [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for them
+/// and for as many invocations at their limit as there are slots, so that one fails no other.
+pub const BOMB_PROCESSES_MAX: u64 = 512;
+/// The same where functions share the user of a gateway that is not root, on top of what that user has already. It leaves room
+/// for one invocation at its limit only, since such a gateway cannot go before a fork bomb (`sys::Urgency`), and ends it in
+/// competition with it.
 pub const OWN_USER_PROCESSES_MAX: u64 = 320;
 /// How long the kernel may take to end a killed process before that is worth a line in the log.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(8);

@@ -3,9 +3,11 @@
 //! A process may end between two reads; then there is no answer (`None`), which is no error.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -32,6 +34,11 @@ pub fn lists_children() -> bool {
 
 /// The children of all threads of a process.
 pub fn children(pid: Pid) -> Vec<Pid> {
+    let folder = fs::metadata(format!("/proc/{pid}/task"));
+    // A folder with one folder in it. To list the threads of a process takes longer than all else.
+    if folder.is_ok_and(|folder| folder.nlink() == 3) {
+        return children_of_thread(pid, pid);
+    }
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let threads = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
@@ -114,20 +121,56 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * sys::page_bytes())
 }
 
-/// Memory that a memory cgroup would charge to a process whoever else has it mapped: anonymous and shared-memory pages,
-/// swapped ones included, and page tables. Pages of files do not count: the kernel takes them back when it needs them.
-pub fn charged_bytes(pid: Pid) -> Option<u64> {
-    let status = listing(format!("/proc/{pid}/status"))?;
-    let kib = |name| named_number(&status, name);
-    Some((kib("RssAnon:")? + kib("RssShmem:")? + kib("VmSwap:")? + kib("VmPTE:")?) * 1024)
+/// What /proc/PID/status says of one process that has a limit, in bytes. Anonymous and shared memory together are what a memory
+/// cgroup would charge to it whoever else has it mapped. Pages of files do not count: the kernel takes them back when it needs
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Anonymous pages, swapped ones included, and page tables.
+    pub anonymous: u64,
+    /// Shared memory that it has mapped, files of tmpfs among it.
+    pub shared: u64,
+    pub threads: usize,
 }
 
-/// The same, but a page that n processes share counts 1/n. Costs a walk over the page tables.
-pub fn charged_bytes_proportional(pid: Pid) -> Option<u64> {
-    let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
-    let status = listing(format!("/proc/{pid}/status"))?;
-    let kib = |name| named_number(&rollup, name);
-    Some((kib("Pss_Anon:")? + kib("Pss_Shmem:")? + kib("SwapPss:")? + named_number(&status, "VmPTE:")?) * 1024)
+impl Figures {
+    pub fn of(pid: Pid) -> Option<Figures> {
+        let status = listing(format!("/proc/{pid}/status"))?;
+        let bytes = |name| named_number(&status, name).map(|kib| kib * 1024);
+        Some(Figures {
+            anonymous: bytes("RssAnon:")? + bytes("VmSwap:")? + bytes("VmPTE:")?,
+            shared: bytes("RssShmem:")?,
+            threads: named_number(&status, "Threads:")? as usize,
+        })
+    }
+
+    /// The same, but a page that n processes share counts 1/n. Costs a walk over the page tables. `None` also where the process
+    /// forbids the look at it (PR_SET_DUMPABLE, prctl(2)).
+    pub fn proportional(self, pid: Pid) -> Option<Figures> {
+        let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
+        let tables = named_number(&listing(format!("/proc/{pid}/status"))?, "VmPTE:")?;
+        let kib = |name| named_number(&rollup, name);
+        let anonymous = (kib("Pss_Anon:")? + kib("SwapPss:")? + tables) * 1024;
+        Some(Figures { anonymous, shared: kib("Pss_Shmem:")? * 1024, ..self })
+    }
+}
+
+/// The figures of a process and of those that descend from it; the walk ends when they have more than `threads_max` threads,
+/// so that a fork bomb cannot make the look at it a load of its own.
+pub fn figures_of_tree(root: Pid, threads_max: usize) -> Vec<(Pid, Figures)> {
+    let mut found: Vec<(Pid, Figures)> = Figures::of(root).map(|figures| (root, figures)).into_iter().collect();
+    let mut seen = HashSet::from([root]);
+    let (mut at, mut threads) = (0, 0);
+    while let Some((pid, figures)) = found.get(at).copied() {
+        threads += figures.threads;
+        if threads > threads_max || found.len() > threads_max {
+            break;
+        }
+        let below = children(pid).into_iter().filter(|child| seen.insert(*child));
+        found.extend(below.filter_map(|child| Some((child, Figures::of(child)?))));
+        at += 1;
+    }
+    found
 }
 
 /// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
@@ -142,23 +185,78 @@ pub fn storage_bytes(pid: Pid) -> Option<u64> {
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 
-/// Bytes on disk of the files beneath `folder` that were deleted, but which one of these processes has open. A process that
-/// forbids the look at it (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root.
-pub fn deleted_bytes(processes: &[Pid], folder: &Path) -> u64 {
-    let mut files = HashMap::new();
+/// Files without a name that processes hold on to, by what their blocks take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unlinked {
+    /// Of a certain folder.
+    pub of_folder: u64,
+    /// In memory: memfds, shared memory, and files of a tmpfs that are not of that folder.
+    pub in_memory: u64,
+}
+
+/// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes.
+const MAPS_BYTES_MAX: u64 = 16 << 20;
+
+/// Files that were deleted and that one of these processes has open or mapped; those that lay beneath `folder` count for
+/// themselves. The same file can be held several times.
+///
+/// A process that forbids the look at it (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees the
+/// size of a mapped file (CAP_SYS_ADMIN); else of such a file counts the part that is mapped.
+pub fn unlinked(processes: &[Pid], folder: &Path) -> Unlinked {
+    let mut of_folder = HashMap::new();
+    let mut in_memory = HashMap::new();
+    let mut add = |link: &Path, target: &[u8]| -> bool {
+        let is_of_folder = Path::new(OsStr::from_bytes(target)).starts_with(folder);
+        let is_unlinked = target.ends_with(b" (deleted)");
+        if !is_of_folder && !is_unlinked {
+            return true;
+        }
+        let Ok(metadata) = fs::metadata(link) else { return false };
+        // Blocks of 512 bytes, whatever the file system's are.
+        let (object, bytes) = ((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
+        if metadata.nlink() == 0 && is_of_folder {
+            of_folder.insert(object, bytes);
+        } else if metadata.nlink() == 0 && sys::is_in_memory(link).unwrap_or(false) {
+            in_memory.insert(object, bytes);
+        }
+        true
+    };
+    let mut mapped = 0;
     for pid in processes {
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for link in descriptors.flatten().map(|entry| entry.path()) {
-            if fs::read_link(&link).is_ok_and(|target| target.starts_with(folder))
-                && let Ok(metadata) = fs::metadata(&link)
-                && metadata.nlink() == 0
-            {
-                // Blocks of 512 bytes, whatever the file system's are. The same file can be open several times.
-                files.insert((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        for link in descriptors.map(|entry| entry.path()) {
+            if let Ok(target) = fs::read_link(&link) {
+                add(&link, target.as_os_str().as_bytes());
+            }
+        }
+        for (range, target) in mappings(*pid) {
+            let is_seen = add(Path::new(&format!("/proc/{pid}/map_files/{range}")), &target);
+            if !is_seen && Path::new(OsStr::from_bytes(&target)).starts_with(folder) {
+                mapped += length_of(&range);
             }
         }
     }
-    files.values().sum()
+    Unlinked { of_folder: of_folder.values().sum::<u64>() + mapped, in_memory: in_memory.values().sum() }
+}
+
+/// The mappings of deleted files: their ranges, as files in map_files are named, and their paths.
+fn mappings(pid: Pid) -> Vec<(String, Vec<u8>)> {
+    let mut maps = Vec::new();
+    let Ok(file) = fs::File::open(format!("/proc/{pid}/maps")) else { return Vec::new() };
+    let _ = file.take(MAPS_BYTES_MAX).read_to_end(&mut maps);
+    let lines = maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b" (deleted)"));
+    let parts = lines.filter_map(|line| {
+        let path_at = line.iter().position(|byte| *byte == b'/')?;
+        let range = line.split(|byte| *byte == b' ').next()?;
+        Some((String::from_utf8_lossy(range).into_owned(), line[path_at..].to_vec()))
+    });
+    parts.collect()
+}
+
+/// How long a range such as `7f00-8000` is.
+fn length_of(range: &str) -> u64 {
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
+    range.split_once('-').map_or(0, |(start, end)| number(end).saturating_sub(number(start)))
 }
 
 /// The number behind `name` in a listing with one name and number a line.
@@ -196,13 +294,13 @@ mod tests {
         fs::write(&path, vec![1; 100_000]).unwrap();
         let file = fs::File::open(&path).unwrap();
         let again = file.try_clone().unwrap();
-        let own = [std::process::id() as Pid];
-        assert_eq!(deleted_bytes(&own, &folder), 0);
+        let of_folder = |folder: &Path| unlinked(&[std::process::id() as Pid], folder).of_folder;
+        assert_eq!(of_folder(&folder), 0);
         fs::remove_file(&path).unwrap();
-        assert!((100_000..200_000).contains(&deleted_bytes(&own, &folder)));
-        assert_eq!(deleted_bytes(&own, Path::new("/elsewhere")), 0);
+        assert!((100_000..200_000).contains(&of_folder(&folder)));
+        assert_eq!(of_folder(Path::new("/elsewhere")), 0);
         drop((file, again));
-        assert_eq!(deleted_bytes(&own, &folder), 0);
+        assert_eq!(of_folder(&folder), 0);
         fs::remove_dir(folder).unwrap();
     }
 
@@ -217,8 +315,11 @@ mod tests {
         let own = std::process::id() as Pid;
         let (resident, proportional) = (resident_bytes(own).unwrap(), proportional_bytes(own).unwrap());
         assert!(proportional > 100_000 && proportional <= resident + 1_000_000, "{proportional} {resident}");
-        let charged = [charged_bytes(own).unwrap(), charged_bytes_proportional(own).unwrap()];
-        assert!(charged.iter().all(|bytes| (100_000..resident).contains(bytes)), "{charged:?} {resident}");
+        let figures = Figures::of(own).unwrap();
+        for figures in [figures, figures.proportional(own).unwrap()] {
+            assert!((100_000..resident).contains(&(figures.anonymous + figures.shared)), "{figures:?} {resident}");
+        }
+        assert_eq!(figures_of_tree(own, 1000)[0].0, own);
         assert!(cpu_ticks(own).is_some() && storage_bytes(own).is_some());
         assert!(cpu_ticks(Pid::MAX).is_none() && resident_bytes(Pid::MAX).is_none());
     }

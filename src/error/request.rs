@@ -293,7 +293,9 @@ impl fmt::Display for RequestError {
                     "the function wrote more to its scratch folder than its limit of {scratch_mib} MiB, or too many files"
                 )
             }
-            RequestError::TooManyProcesses { max } => write!(f, "the function had more than {max} processes"),
+            RequestError::TooManyProcesses { max } => {
+                write!(f, "the function had more than {max} processes and threads")
+            }
             RequestError::CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
             RequestError::ResponseTooLarge { max } => {
                 write!(f, "the response is larger than {max} bytes (FAAS_ANSWER_MAX)")

@@ -155,6 +155,8 @@ function_spec! {
     timeout "timeout_ms": Duration,
     /// Whether it may use the network.
     net "net": bool,
+    /// Whether it may make files that lie in memory only (memfd_create(2)).
+    memfd "memfd": bool,
     /// Whether output is passed on as soon as it comes.
     stream "stream": bool,
     on_hangup "on_hangup": OnHangup,
@@ -344,6 +346,7 @@ pub mod tests {
             scratch_mib: 64,
             timeout: Duration::from_millis(30_000),
             net: false,
+            memfd: true,
             stream: true,
             on_hangup: OnHangup::Kill,
             write: vec!["/var/a".into(), PathBuf::from(OsStr::from_bytes(b"/var/\xff"))],

@@ -131,6 +131,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
             fields.whole("timeout", limits::TIMEOUT_S, "seconds")?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
         ),
         net: fields.truth("net")?.unwrap_or(true),
+        memfd: fields.truth("memfd")?.unwrap_or(false),
         stream: fields.truth("stream")?.unwrap_or(false),
         on_hangup: fields.one_of("on_hangup", OnHangup::WORDS)?.unwrap_or(OnHangup::Auto),
         write: fields.writable("write", places)?,
@@ -171,7 +172,7 @@ fn module(fields: &Fields, runtime: Runtime, places: &Places) -> Result<Module, 
 }
 
 /// The fields of a descriptor. init.sql has the same list; `x-…` are the user's, and `sapi` has no effect.
-pub const FIELDS: [&str; 20] = [
+pub const FIELDS: [&str; 21] = [
     "name",
     "runtime",
     "module",
@@ -186,6 +187,7 @@ pub const FIELDS: [&str; 20] = [
     "scratch",
     "write",
     "net",
+    "memfd",
     "start",
     "engine",
     "sapi",

@@ -7,6 +7,7 @@
 //! | other processes | Landlock: no signals to, and no reading the memory of, processes outside of the invocation |
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
 //! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation; no process whose parent is not its maker, no namespaces |
+//! | memory | seccomp: no files that lie in memory only, unless the row has `"memfd": true` |
 //! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
@@ -27,8 +28,8 @@ use self::readable::Readable;
 use crate::error::shell_word;
 use crate::error::start::{Result, StartError};
 use crate::limits::{
-    FORK_SERVER_DATA_MIB, FORK_SERVERS_PER_WORKER, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX,
-    USER_PROCESSES_MAX,
+    BOMB_PROCESSES_MAX, FORK_SERVER_DATA_MIB, FORK_SERVERS_PER_WORKER, FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX,
+    HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX,
 };
 use crate::procfs;
 use crate::settings::Settings;
@@ -53,8 +54,8 @@ pub struct Sandbox {
     readable: Readable,
     /// When permissions were last seen to hide what is to be hidden. Held to read or write that.
     seen_hidden: Mutex<Option<Instant>>,
-    /// Without network, and with it.
-    system_calls: [SystemCalls; 2],
+    /// Without network, and with it; each without files in memory, and with them.
+    system_calls: [[SystemCalls; 2]; 2],
     /// What is not as one would wish, in sentences for log and console.
     pub remarks: Vec<String>,
 }
@@ -86,7 +87,8 @@ impl Sandbox {
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
             seen_hidden: Mutex::default(),
-            system_calls: [true, false].map(|cut_network| SystemCalls::new(cut_network, keep_permissions)),
+            system_calls: [true, false]
+                .map(|cut_network| [false, true].map(|memfd| SystemCalls::new(cut_network, keep_permissions, memfd))),
             remarks,
             user,
         };
@@ -170,12 +172,14 @@ impl Sandbox {
         is_hidden
     }
 
-    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`].
+    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`]. `memfd` allows files
+    /// in memory.
     pub fn confinement<'a>(
         &'a self,
         program_file: Option<&'a File>,
         data_mib_max: u64,
         net: bool,
+        memfd: bool,
         landlock: [Option<BorrowedFd<'a>>; 2],
     ) -> Confinement<'a> {
         Confinement {
@@ -185,14 +189,14 @@ impl Sandbox {
             processes_max: self.processes_max,
             user: self.user.as_ref().map(|user| (user.uid, user.gid)),
             landlock,
-            system_calls: &self.system_calls[usize::from(net)],
+            system_calls: &self.system_calls[usize::from(net)][usize::from(memfd)],
             collects_orphans: true,
         }
     }
 
     /// The same for a fork server, whose children take limits and rulesets upon themselves. Their orphans are for us to end.
-    pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>) -> Confinement<'a> {
-        let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, [None, None]);
+    pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>, memfd: bool) -> Confinement<'a> {
+        let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, memfd, [None, None]);
         Confinement { collects_orphans: false, ..confinement }
     }
 
@@ -336,12 +340,14 @@ fn remark_on_kernel(landlock_version: u32, has_other_user: bool, remarks: &mut V
     }
 }
 
-/// RLIMIT_NPROC of functions: room for their own processes, and for the fork servers and their waiting children.
+/// RLIMIT_NPROC of functions, which counts by user: room for as many at their limit as there are slots, for a bomb among them,
+/// and for the fork servers and their waiting children.
 fn processes_max(settings: &Settings, user: Option<&User>) -> Option<u64> {
-    let of_worker = FORK_SERVERS_PER_WORKER * (1 + u64::from(settings.worker_slots));
-    let waiting = if settings.has_fork_servers { u64::from(settings.workers) * of_worker } else { 0 };
+    let slots = u64::from(settings.workers) * u64::from(settings.worker_slots);
+    let servers = u64::from(settings.workers) * FORK_SERVERS_PER_WORKER;
+    let waiting = if settings.has_fork_servers { servers + FORK_SERVERS_PER_WORKER * slots } else { 0 };
     match (user, sys::own_uid()) {
-        (Some(_), _) => Some(USER_PROCESSES_MAX + waiting),
+        (Some(_), _) => Some(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
         (None, 0) => None,
         (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
     }

@@ -22,6 +22,10 @@ use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
 use crate::sys::{self, Ended, Pid, Spawn, SpawnError, Spawned, Urgency, Watched};
 use crate::{log, procfs};
 
+/// Processes that are killed in one go: more than RLIMIT_NPROC lets a bomb have on a usual machine. What is beyond is found by
+/// the next look.
+const KILL_PROCESSES_MAX: usize = 16_384;
+
 /// Held while orphans are listed, killed and waited for: only under it are they reaped, so that an id on the list cannot
 /// have been given to another process meanwhile. What happens under it is bounded by [`KILL_WAIT_MAX`].
 static REAPING: Mutex<()> = Mutex::new(());
@@ -146,6 +150,7 @@ fn kill(own: Pid, orphan: Pid) {
     {
         sys::kill_group(group);
     }
+    sys::hasten_end(orphan);
     sys::kill_child(orphan);
     // Only we wait for it, so its id stays its own.
     kill_descendants(orphan, || true);
@@ -157,13 +162,14 @@ fn kill(own: Pid, orphan: Pid) {
 /// `root_is_there` says whether `root` is still the process that is meant: where somebody else can wait for it at any time, its
 /// id can be given to another one.
 pub fn kill_descendants(root: Pid, root_is_there: impl Fn() -> bool) {
-    for (pid, parent) in procfs::descendants(root, TREE_PROCESSES_MAX) {
+    for (pid, parent) in procfs::descendants(root, KILL_PROCESSES_MAX) {
         // Its id may have been given to another process since it was listed; that one would have another parent. Where its
         // parent has died meanwhile, it is an orphan, and found as such.
         if let Ok(pidfd) = sys::open_process(pid)
             && procfs::parent_of(pid) == Some(parent)
             && root_is_there()
         {
+            sys::hasten_end(pid);
             sys::kill_process(pidfd.as_fd());
         }
     }

@@ -34,6 +34,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// Landlock and seccomp. Without privileges both demand no_new_privs.
 pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> Step<()> {
+    offer_to_the_oom_killer();
     try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     for ruleset in confinement.landlock.iter().flatten() {
         let call = libc::SYS_landlock_restrict_self;
@@ -46,6 +47,20 @@ pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> 
         try_step!("restrict its system calls", libc::syscall(call, mode, 0u32, &raw const program));
     }
     Ok(())
+}
+
+/// Makes the process the first that the kernel ends when the machine runs out of memory (proc(5), oom_score_adj). Where /proc
+/// is not there, nothing changes.
+fn offer_to_the_oom_killer() {
+    let (path, most) = (c"/proc/self/oom_score_adj", b"1000");
+    // SAFETY: open reads a C string.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file >= 0 {
+        // SAFETY: the kernel reads as many bytes as there are.
+        unsafe { libc::write(file, most.as_ptr().cast(), most.len()) };
+        // SAFETY: the descriptor was opened here, and nothing else knows it.
+        unsafe { libc::close(file) };
+    }
 }
 
 /// Limits, user, capabilities, and the death signal.

@@ -22,6 +22,17 @@ pub fn is_noexec(path: &Path) -> io::Result<bool> {
     Ok(found.f_flag & libc::ST_NOEXEC != 0)
 }
 
+/// True where a file's contents lie in memory: on a tmpfs, or in what memfd_create(2) and shared mappings are made of.
+pub fn is_in_memory(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the kernel reads a C string, and writes the struct that it is given.
+    check(unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: statfs has succeeded, so the struct is filled.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_type == libc::TMPFS_MAGIC)
+}
+
 /// Refers to a file or folder without access to its contents (O_PATH). Opening it needs no permission on it and never
 /// blocks. `flags` are those of open(2): with O_NOFOLLOW a symbolic link stands for itself, O_DIRECTORY demands a folder.
 pub fn refer_to(path: &Path, flags: c_int) -> io::Result<File> {

@@ -1,9 +1,14 @@
 //! Resource limits (setrlimit(2)), the units in which /proc counts, and real-time priority.
 
-use std::ffi::c_int;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::check;
+use super::process::Pid;
+
+/// Set while all threads of this process are to be urgent ([`alarm`]).
+static ALARM: AtomicBool = AtomicBool::new(false);
 
 /// While it lives, its thread runs before all threads of ordinary priority, if the user may (root may). For short work
 /// that must not wait for a share of the processor: a fork bomb grows faster than a share of it can be killed.
@@ -11,24 +16,68 @@ pub struct Urgency(());
 
 impl Urgency {
     pub fn begin() -> Urgency {
-        set_scheduler(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1);
+        set_urgent(0, true);
         Urgency(())
+    }
+
+    /// `None` where this user may not.
+    pub fn try_begin() -> Option<Urgency> {
+        set_urgent(0, true);
+        // SAFETY: sched_getscheduler takes an integer; 0 is the calling thread.
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        (policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_RR).then_some(Urgency(()))
     }
 }
 
 impl Drop for Urgency {
     fn drop(&mut self) {
-        set_scheduler(libc::SCHED_OTHER, 0);
+        set_urgent(0, ALARM.load(Ordering::Relaxed));
     }
 }
 
-/// Sets the calling thread's scheduling policy. Where that fails, the old policy stays.
-fn set_scheduler(policy: c_int, priority: c_int) {
+/// Says whether threads that were urgent for a while stay so, and whether [`join_alarm`] makes others urgent.
+pub fn alarm(is_on: bool) {
+    ALARM.store(is_on, Ordering::Relaxed);
+}
+
+/// Makes the calling thread urgent where there is an alarm.
+pub fn join_alarm() {
+    if ALARM.load(Ordering::Relaxed) {
+        set_urgent(0, true);
+    }
+}
+
+/// Lets a process that is about to be killed run before all of ordinary priority, if the user may: to die, it needs a turn at
+/// a processor, and a fork bomb takes thousands of turns between two of its own. Its children do not inherit that.
+pub fn hasten_end(pid: Pid) {
+    set_urgent(pid, true);
+}
+
+/// The calling thread's id.
+pub fn own_thread() -> Pid {
+    // SAFETY: gettid takes nothing and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Threads of all processes on this machine; above 65,535 it begins at zero again (sysinfo(2)).
+pub fn threads_on_machine() -> u16 {
+    // SAFETY: a sysinfo is integers, for which all-zero is valid.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one sysinfo.
+    unsafe { libc::sysinfo(&raw mut info) };
+    info.procs
+}
+
+/// Has a thread run before all threads of ordinary priority, or no more; 0 is the calling one. What it forks has ordinary
+/// priority. Where this user may not, nothing changes.
+pub fn set_urgent(thread: Pid, is_urgent: bool) {
+    let (policy, priority) =
+        if is_urgent { (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1) } else { (libc::SCHED_OTHER, 0) };
     // SAFETY: a sched_param is integers, for which all-zero is valid.
     let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
     parameter.sched_priority = priority;
-    // SAFETY: the kernel reads one sched_param; 0 is the calling thread.
-    unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
+    // SAFETY: the kernel reads one sched_param.
+    unsafe { libc::sched_setscheduler(thread, policy, &raw const parameter) };
 }
 
 /// Raises this process's limit of open files to the hard limit; returns it.
@@ -42,6 +91,14 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
 /// Number of files that this process may have open.
 pub fn open_files_limit() -> u64 {
     limit_of(libc::RLIMIT_NOFILE).map_or(0, |limit| limit.rlim_cur)
+}
+
+/// CPU time of the calling thread.
+pub fn own_thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec. Every thread has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Clock ticks per second, the unit of the times in /proc/PID/stat.

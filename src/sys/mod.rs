@@ -36,9 +36,12 @@ pub mod spawn;
 pub mod terminal;
 
 pub use confine::{Confinement, confine_own_program};
-pub use file::{is_noexec, refer_to, replace_output};
+pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
-pub use limits::{Urgency, clock_ticks_per_s, open_files_limit, page_bytes, raise_open_files_limit};
+pub use limits::{
+    Urgency, alarm, clock_ticks_per_s, hasten_end, join_alarm, open_files_limit, own_thread, own_thread_cpu_time,
+    page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
+};
 pub use lock::{lock_holder, try_lock};
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{

@@ -18,8 +18,8 @@ pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
     /// Calls by another machine's numbers are denied as well, since they would bypass the filter. `cut_network` leaves Unix
-    /// sockets only, `keep_permissions` denies chmod and its like.
-    pub fn new(cut_network: bool, keep_permissions: bool) -> SystemCalls {
+    /// sockets only, `keep_permissions` denies chmod and its like, `memfd` allows files that lie in memory and nowhere else.
+    pub fn new(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
@@ -31,9 +31,11 @@ impl SystemCalls {
         let permission_calls = if keep_permissions { PERMISSION_CALLS } else { &[] };
         let mut denied = [PERSISTENT_OBJECT_CALLS, KERNEL_CALLS, permission_calls].concat();
         denied.sort_unstable();
-        program.deny(&denied);
+        program.answer_calls(&denied, Answer::Deny);
         // A filter cannot look at clone3's flags, which lie in memory.
-        program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
+        let mut absent = [if memfd { &[] } else { MEMORY_FILE_CALLS }, &[libc::SYS_clone3]].concat();
+        absent.sort_unstable();
+        program.answer_calls(&absent, Answer::NotThere);
         program.for_call(libc::SYS_clone, |program| {
             program.load(FIRST_ARGUMENT);
             program.when(IF_ANY_BIT, CLONE_DENIED as u32, Answer::Deny);
@@ -141,6 +143,9 @@ const KERNEL_CALLS: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS__sysctl,
 ];
+
+/// Files without a name that lie in memory. What a process writes there counts nowhere as its memory before it maps it.
+const MEMORY_FILE_CALLS: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_memfd_secret];
 
 /// libc lacks it. Numbers from 424 up are the same on all machines.
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
@@ -252,14 +257,14 @@ impl Program {
         self.answer(answer);
     }
 
-    /// Denies the calls, which are in ascending order. The program goes on where the number is another.
-    fn deny(&mut self, calls: &[c_long]) {
+    /// Answers the calls, which are in ascending order. The program goes on where the number is another.
+    fn answer_calls(&mut self, calls: &[c_long], answer: Answer) {
         const LINEAR_MAX: usize = 4;
         if calls.len() > LINEAR_MAX {
             let (low, high) = calls.split_at(calls.len() / 2);
             let (mut below, mut above) = (Program::default(), Program::default());
-            below.deny(low);
-            above.deny(high);
+            below.answer_calls(low, answer);
+            above.answer_calls(high, answer);
             below.push(SKIP, above.0.len() as u32, 0, 0);
             self.push(IF_AT_LEAST, high[0] as u32, below.0.len() as u8, 0);
             self.0.extend(below.0);
@@ -271,7 +276,7 @@ impl Program {
             // To the answer; the last comparison goes over it.
             self.push(IF_EQUAL, *call as u32, comparisons_left as u8, u8::from(comparisons_left == 0));
         }
-        self.answer(Answer::Deny);
+        self.answer(answer);
     }
 
     /// What `rules` do for one call; it is allowed where they do not answer.
@@ -334,8 +339,8 @@ mod tests {
         const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
         const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
-        let with_network = SystemCalls::new(false, false);
-        let without = SystemCalls::new(true, true);
+        let with_network = SystemCalls::new(false, false, true);
+        let without = SystemCalls::new(true, true, false);
         let (inet, netlink, vsock) = (libc::AF_INET as u32, libc::AF_NETLINK as u32, libc::AF_VSOCK as u32);
         let fork = libc::SIGCHLD as u32;
         for (call, arguments, expected, without_network) in [
@@ -343,6 +348,7 @@ mod tests {
             (libc::SYS_bpf, [0, 0, 0], DENIED, DENIED),
             (libc::SYS_unshare, [0, 0, 0], DENIED, DENIED),
             (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
+            (libc::SYS_memfd_create, [0, 0, 0], ALLOWED, NOT_THERE),
             (libc::SYS_clone3, [0, 0, 0], NOT_THERE, NOT_THERE),
             (libc::SYS_clone, [fork, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_clone, [fork | libc::CLONE_PARENT as u32, 0, 0], DENIED, DENIED),
@@ -365,7 +371,7 @@ mod tests {
     #[test]
     fn exactly_the_listed_calls_are_denied_whatever_their_arguments() {
         for keep_permissions in [false, true] {
-            let filter = SystemCalls::new(false, keep_permissions);
+            let filter = SystemCalls::new(false, keep_permissions, true);
             for call in 0..1024 {
                 let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
                     || KERNEL_CALLS.contains(&call)

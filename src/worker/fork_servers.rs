@@ -258,7 +258,7 @@ impl Kept {
             stderr: says.as_fd(),
             control: Some(theirs.as_fd()),
             // No Landlock: it runs nothing of a function, and its children restrict themselves before they do.
-            confinement: Some(worker.sandbox.confinement_of_fork_server(command.program_file.as_ref())),
+            confinement: Some(worker.sandbox.confinement_of_fork_server(command.program_file.as_ref(), command.memfd)),
         })
         .map_err(|error| Some(format!("could not {}: {}", error.step, error.cause)))?;
         Ok(Kept {

@@ -20,17 +20,15 @@ use super::connection::Connection;
 use super::error::{InvocationError, Result};
 use super::order::Order;
 use super::process::Process;
-use super::scratch::Scratch;
+use super::sampler::Sampler;
 use super::start::{Start, exhausted};
 use super::streams::Streams;
-use crate::limits::{
-    FUNCTION_PROCESSES_MAX, KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD,
-};
+use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX};
+use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::{End, Kind, Usage, Verdict};
 use crate::sandbox::orphans;
 use crate::sys::{self, Ended, EndedHow, Urgency, Watched};
-use crate::{log, procfs};
 
 /// Time in which all threads of a killed worker have died, also where it has to wait for a processor.
 const DYING_MAX: Duration = Duration::from_millis(50);
@@ -90,7 +88,7 @@ struct Execution<'a> {
     worker: &'a Worker,
     spec: &'a FunctionSpec,
     order: &'a Order,
-    scratch: &'a Scratch<'a>,
+    sampler: Sampler<'a>,
     process: Process,
     streams: Streams<'a>,
     state: State,
@@ -99,42 +97,13 @@ struct Execution<'a> {
     quiet_until: Instant,
     /// Until when output that is already in the outbox may wait there for company.
     hold_until: Option<Instant>,
-    samples: Samples,
     /// What it has used, once it has ended.
     usage: Option<Usage>,
-}
-
-/// What the samples have seen of an invocation.
-#[derive(Default)]
-struct Samples {
-    /// The highest sum over its processes.
-    memory_bytes_max: u64,
-    /// Those of the last sample, without the main process.
-    descendants: Vec<sys::Pid>,
-    /// CPU time of those that were killed.
-    killed_cpu_us: u64,
-}
-
-impl Samples {
-    fn note(&mut self, processes: &[sys::Pid], memory_bytes: u64) {
-        self.memory_bytes_max = self.memory_bytes_max.max(memory_bytes);
-        self.descendants.clear();
-        self.descendants.extend_from_slice(&processes[1..]);
-    }
-
-    /// Adds up what descendants have used that are about to be killed: those of the last sample that are still there. What
-    /// the main process has waited for is gone, and part of its own usage.
-    fn note_killed(&mut self) {
-        let ticks: u64 = self.descendants.drain(..).filter_map(procfs::cpu_ticks).sum();
-        self.killed_cpu_us += ticks * 1_000_000 / sys::clock_ticks_per_s();
-    }
 }
 
 enum State {
     Running {
         deadline: Instant,
-        next_sample: Instant,
-        sample_pause: Duration,
     },
     /// We have killed it for this reason.
     Killed {
@@ -161,17 +130,12 @@ impl<'a> Execution<'a> {
             worker,
             spec,
             order,
-            scratch: &start.scratch,
+            sampler: Sampler::new(spec, &start.scratch),
             process,
             streams,
-            state: State::Running {
-                deadline: now + spec.timeout,
-                next_sample: now + SAMPLE_FIRST,
-                sample_pause: SAMPLE_FIRST,
-            },
+            state: State::Running { deadline: now + spec.timeout },
             quiet_until: if spec.stream { now } else { now + OUTPUT_HOLD },
             hold_until: None,
-            samples: Samples::default(),
             usage: None,
         })
     }
@@ -198,7 +162,7 @@ impl<'a> Execution<'a> {
 
     fn next_wake(&self) -> Instant {
         let wake = match &self.state {
-            State::Running { deadline, next_sample, .. } => *deadline.min(next_sample),
+            State::Running { deadline } => *deadline.min(&self.sampler.next()),
             _ => Instant::now() + KILL_PAUSE,
         };
         let wake = self.hold_until.map_or(wake, |hold| wake.min(hold));
@@ -283,15 +247,11 @@ impl<'a> Execution<'a> {
             connection.send()?;
         }
         match &self.state {
-            State::Running { deadline, .. } if now >= *deadline => self.kill(Verdict::TimedOut),
-            State::Running { deadline, next_sample, sample_pause } if now >= *next_sample => {
-                let (deadline, sample_pause) = (*deadline, (2 * *sample_pause).min(SAMPLE_PERIOD));
-                match self.excess() {
-                    Some(verdict) => self.kill(verdict),
-                    None => {
-                        let next_sample = Instant::now() + sample_pause;
-                        self.state = State::Running { deadline, next_sample, sample_pause };
-                    }
+            State::Running { deadline } if now >= *deadline => self.kill(Verdict::TimedOut),
+            State::Running { .. } if now >= self.sampler.next() => {
+                let running = *self.worker.running.lock().expect("nothing panics under this lock");
+                if let Some(verdict) = self.sampler.look(&self.process, running) {
+                    self.kill(verdict);
                 }
             }
             _ => {}
@@ -310,46 +270,15 @@ impl<'a> Execution<'a> {
     }
 
     fn kill(&mut self, why: Verdict) {
-        self.samples.note_killed();
+        self.sampler.seen.note_killed();
         self.process.kill();
         self.state = State::Killed { why, give_up: Instant::now() + KILL_WAIT_MAX };
-    }
-
-    /// What the invocation uses more of than it may, if anything. Proportional memory is dear to read; resident memory,
-    /// which is never less, is asked first. Pages of mapped files do not count.
-    fn excess(&mut self) -> Option<Verdict> {
-        let processes = procfs::tree(self.process.pid(), FUNCTION_PROCESSES_MAX);
-        let verdict = self.excess_of(&processes)?;
-        // Where it has ended meanwhile, its id could be another's by now.
-        (procfs::pid_of(self.process.pidfd()) == Some(self.process.pid())).then_some(verdict)
-    }
-
-    fn excess_of(&mut self, processes: &[sys::Pid]) -> Option<Verdict> {
-        if processes.len() > FUNCTION_PROCESSES_MAX {
-            return Some(Verdict::TooManyProcesses);
-        }
-        let sum = |figure: fn(sys::Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum::<u64>();
-        let memory_max = self.spec.memory_mib << 20;
-        let mut memory = sum(procfs::charged_bytes);
-        if memory > memory_max {
-            // A process can forbid the look at its proportional memory (PR_SET_DUMPABLE, prctl(2)); then all of it counts.
-            memory = sum(|pid| procfs::charged_bytes_proportional(pid).or_else(|| procfs::charged_bytes(pid)));
-        }
-        self.samples.note(processes, memory);
-        if memory > memory_max {
-            return Some(Verdict::MemoryExceeded);
-        }
-        // What was deleted but is still open lies on the disk as well.
-        let deleted = procfs::deleted_bytes(processes, self.scratch.path());
-        let scratch_max = (self.spec.scratch_mib << 20).checked_sub(deleted);
-        let is_over = scratch_max.is_none_or(|max| self.scratch.holds_more_than(max));
-        is_over.then_some(Verdict::ScratchExceeded)
     }
 
     /// The main process has ended, or its function is through: takes what is left in the pipes, ends the others, judges.
     fn finish(&mut self, connection: &mut Connection) -> Result<Option<Verdict>> {
         // Before the main process is waited for: then its descendants become ours, and any thread may end them.
-        self.samples.note_killed();
+        self.sampler.seen.note_killed();
         let end = match self.state {
             State::Through(ended) => ChildEnd::Through(ended),
             _ => self.process.end().map_err(InvocationError::io("wait for", "a function"))?,
@@ -397,9 +326,9 @@ impl<'a> Execution<'a> {
             }
             ChildEnd::NotBegun | ChildEnd::Lost => (0, 0),
         };
-        let sampled = self.samples.memory_bytes_max;
+        let sampled = self.sampler.seen.memory_bytes_max;
         Some(Usage {
-            cpu_us: cpu_us + self.samples.killed_cpu_us,
+            cpu_us: cpu_us + self.sampler.seen.killed_cpu_us,
             memory_bytes: if sampled > 0 { sampled } else { resident_kib * 1024 },
             is_sampled: sampled > 0,
         })

@@ -5,6 +5,7 @@
 //! one per connection serves one invocation at a time: connection.rs → invocation.rs → start.rs, by exec (runtime/) or
 //!                    with a child of a fork server (fork_server.rs, child.rs)
 //! fork servers       starts and replaces fork servers: fork_servers.rs
+//! guard              keeps us on a processor while a fork bomb goes off: guard.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
 //! signals            SIGTERM from somebody else than the gateway means DRAIN as well; SIGHUP reopens the log
@@ -20,6 +21,7 @@ mod connection;
 mod error;
 pub mod fork_server;
 mod fork_servers;
+mod guard;
 mod invocation;
 mod metrics_reader;
 mod metrics_sender;
@@ -27,6 +29,7 @@ mod metrics_smoother;
 mod order;
 mod process;
 mod runtime;
+mod sampler;
 mod scratch;
 mod sessions;
 mod start;
@@ -132,6 +135,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         worker.end(ending);
     })?;
     start_thread("fork servers", &worker, fork_servers::keep)?;
+    start_thread("guard", &worker, guard::watch)?;
     start_thread("sessions", &worker, |worker| {
         loop {
             std::thread::sleep(SESSIONS_PERIOD);

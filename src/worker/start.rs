@@ -96,6 +96,7 @@ impl<'a> Start<'a> {
         let folder = folder.expect("descriptors are refused when they hold a NUL");
         let [stdin, stdout, stderr] = ends.as_fds();
         let (program_file, data_mib_max) = (command.program_file.as_ref(), command.data_mib_max);
+        let (sandbox, rulesets) = (&self.worker.sandbox, self.rulesets());
         let mut environment = Vec::new();
         self.add_environment(&mut environment, &command.environment);
         let spawned = orphans::spawn(&Spawn {
@@ -107,7 +108,7 @@ impl<'a> Start<'a> {
             stdout,
             stderr,
             control: None,
-            confinement: Some(self.worker.sandbox.confinement(program_file, data_mib_max, spec.net, self.rulesets())),
+            confinement: Some(sandbox.confinement(program_file, data_mib_max, spec.net, command.memfd, rulesets)),
         });
         spawned.map_err(|error| refused(spec, error))
     }

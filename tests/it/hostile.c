@@ -7,6 +7,7 @@
 #include <linux/netlink.h>
 #include <net/ethernet.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -155,6 +156,52 @@ static int hold_in_children(int count, int mib) {
     return 0;
 }
 
+static void *sleep_on(void *unused) {
+    pause();
+    return unused;
+}
+
+/* Starts threads, and waits. */
+static int threads(int count) {
+    pthread_attr_t small;
+    pthread_t thread;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 32 * 1024);
+    while (count-- > 0) {
+        if ((errno = pthread_create(&thread, &small, sleep_on, NULL)))
+            return -1;
+    }
+    sleep(2);
+    return 0;
+}
+
+/* Has the kernel make page tables: of every 2 MiB one page is touched, and let go. */
+static int page_tables(int mib) {
+    for (int i = 0; i < mib * 256; i++) {
+        char *piece = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (piece == MAP_FAILED)
+            return -1;
+        *piece = 1;
+        madvise(piece, 2 * MIB, MADV_REMOVE);
+    }
+    pause();
+    return 0;
+}
+
+/* Writes to a file that lies in memory, and does not map it. */
+static int fill_memory_file(int mib) {
+    static char piece[MIB];
+    int fd = syscall(SYS_memfd_create, "x", 0);
+    if (fd < 0)
+        return -1;
+    for (int i = 0; i < mib; i++) {
+        if (write(fd, piece, MIB) != MIB)
+            return -1;
+    }
+    pause();
+    return 0;
+}
+
 /* Fills a file to which no path leads: deleted, beneath more names than a path can hold, or in a closed folder. */
 static int fill_unseen(const char *how, const char *mib) {
     static char piece[MIB];
@@ -175,6 +222,15 @@ static int fill_unseen(const char *how, const char *mib) {
         return -1;
     if (strcmp(how, "deleted") == 0)
         unlink("file");
+    if (strcmp(how, "mapped") == 0) {
+        if (posix_fallocate(fd, 0, (off_t)atoi(mib) * MIB) != 0 || unlink("file") < 0)
+            return -1;
+        if (mmap(NULL, (size_t)atoi(mib) * MIB, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED)
+            return -1;
+        close(fd);
+        sleep(2);
+        return 0;
+    }
     if (strcmp(how, "closed") == 0)
         chmod(".", 0);
     for (int i = 0; i < atoi(mib); i++) {
@@ -235,6 +291,11 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "clone3")) return syscall(SYS_clone3, (char[88]){0}, 88) < 0 && errno == ENOSYS ? -1 : 0;
     if (!strcmp(name, "hold")) return hold_memory(atoi(argument), MAP_PRIVATE);
     if (!strcmp(name, "hold-shared")) return hold_memory(atoi(argument), MAP_SHARED);
+    if (!strcmp(name, "threads")) return threads(atoi(argument));
+    if (!strcmp(name, "page-tables")) return page_tables(atoi(argument));
+    if (!strcmp(name, "memfd")) return syscall(SYS_memfd_create, "x", 0);
+    if (!strcmp(name, "memfd_secret")) return syscall(SYS_memfd_secret, 0);
+    if (!strcmp(name, "fill-memfd")) return fill_memory_file(atoi(argument));
     if (!strcmp(name, "fill")) return fill_unseen(argument, second);
     if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);
     if (!strcmp(name, "stay-on")) return prctl(PR_SET_PDEATHSIG, 0);

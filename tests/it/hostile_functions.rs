@@ -223,6 +223,9 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             "clone 30000000".into(),
             "clone 7e020000".into(),
             "clone3".into(),
+            // Files in memory, which would count nowhere.
+            "memfd".into(),
+            "memfd_secret".into(),
             // Other calling conventions: getpid, and socketcall, which hides its arguments from filters.
             "int80 20".into(),
             "socketcall".into(),
@@ -422,6 +425,25 @@ fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
     });
 }
 
+#[test]
+fn threads_count_as_processes_and_a_function_at_its_limit_fails_no_other() {
+    let _alone = crate::alone();
+    if !has(&["cc"]) {
+        return;
+    }
+    for_each_user(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")], |instance| {
+        hostile(instance, "POST:/hostile", json!({"timeout": 20}));
+        assert!(instance.post("/hostile", "threads 300\n").problem(500, "process-limit").contains("256"));
+        assert_nothing_stays(instance);
+        std::thread::scope(|scope| {
+            let calls: Vec<_> = (0..4).map(|_| scope.spawn(|| instance.post("/hostile", "threads 250\n"))).collect();
+            for call in calls {
+                assert_eq!(call.join().unwrap().text(), "threads 250: ok\n");
+            }
+        });
+    });
+}
+
 /// How long it takes until none of its processes is left. The way there is short, so that others may run meanwhile.
 fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
     let program = instance.path("hostile");
@@ -444,7 +466,7 @@ fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
     }
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"scratch": 8, "timeout": 20}));
-        for how in ["plain", "deleted", "deep", "closed"] {
+        for how in ["plain", "deleted", "deep", "closed", "mapped"] {
             let detail = instance.post("/hostile", format!("fill {how} 1000\n")).problem(500, "scratch-limit");
             assert!(detail.contains("8 MiB"), "{detail}");
             assert_nothing_stays(instance);
@@ -463,11 +485,16 @@ fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it()
     }
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"memory": 64, "timeout": 20}));
-        for attempts in ["hold 80", "hold-shared 200", "children 8 20", "forbid-looks\nchildren 8 20"] {
+        for attempts in
+            ["hold 80", "hold-shared 200", "page-tables 150", "children 8 20", "forbid-looks\nchildren 8 20"]
+        {
             let detail = instance.post("/hostile", format!("{attempts}\n")).problem(500, "memory-limit");
             assert!(detail.contains("64 MiB"), "{detail}");
             assert_nothing_stays(instance);
         }
+        hostile(instance, "POST:/memfd", json!({"memory": 64, "timeout": 20, "memfd": true}));
+        instance.post("/memfd", "fill-memfd 200\n").problem(500, "memory-limit");
+        assert_all_succeed(instance, "/memfd", &["memfd".to_string()]);
     });
 }
 

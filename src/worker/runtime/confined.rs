@@ -48,7 +48,7 @@ impl Confined<'_> {
             stdout: self.stdout,
             stderr: said.as_fd(),
             control: None,
-            confinement: Some(sandbox.confinement(Some(file), self.memory_mib, false, rulesets)),
+            confinement: Some(sandbox.confinement(Some(file), self.memory_mib, false, false, rulesets)),
         })
         .map_err(|error| error.cause)?;
         drop(said);

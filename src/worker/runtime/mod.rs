@@ -35,6 +35,8 @@ pub struct Command {
     pub arguments: Vec<CString>,
     /// What the kernel is told (RLIMIT_DATA), per process. The limit that answers clearly is the sampled sum.
     pub data_mib_max: u64,
+    /// Whether it may make files in memory.
+    pub memfd: bool,
     /// Variables that the runtime itself needs.
     pub environment: Vec<CString>,
 }
@@ -87,7 +89,9 @@ pub fn artifact(worker: &Worker, spec: &FunctionSpec) -> Result<Option<PathBuf>>
 
 /// Whether a function could have its process forked from a fork server, if there is one.
 pub fn can_fork(spec: &FunctionSpec) -> bool {
-    spec.start == Start::Auto && spec.runtime != Runtime::Native && spec.engine == Engine::Auto
+    // What a fork server of PHP may not do, its children cannot do.
+    let has_rights = spec.runtime != Runtime::Php || !spec.memfd;
+    spec.start == Start::Auto && spec.runtime != Runtime::Native && spec.engine == Engine::Auto && has_rights
 }
 
 /// RLIMIT_DATA of a function's process. The engine of a WASM function bounds its memory itself; this bounds the engine.
@@ -104,8 +108,9 @@ pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
     };
     let (program, file) = found?;
     let arguments = vec![c_string(name), c_string("serve")];
-    // The limit of a fork server is the sandbox's business.
-    Some(Command { program, program_file: Some(file), arguments, data_mib_max: 0, environment: Vec::new() })
+    // The limit of a fork server is the sandbox's business. A WASM engine keeps images of memory in such files.
+    let memfd = runtime == Runtime::Wasm;
+    Some(Command { program, program_file: Some(file), arguments, data_mib_max: 0, memfd, environment: Vec::new() })
 }
 
 /// The program of a runtime's fork server, and the files and folders that it reads when it starts.

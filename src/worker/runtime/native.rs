@@ -11,6 +11,7 @@ pub fn command(spec: &FunctionSpec) -> Result<Command, Verdict> {
         program_file: None,
         arguments: std::iter::once(module).chain(spec.args.iter().map(c_string)).collect(),
         data_mib_max: data_mib_max(spec),
+        memfd: spec.memfd,
         environment: Vec::new(),
     })
 }

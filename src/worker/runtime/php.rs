@@ -119,7 +119,7 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool)
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
     let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: spec.memfd, environment: Vec::new() }
 }
 
 /// php-cgi finds its script in the environment, and runs it only where it is told that a server has called it. Its settings
@@ -137,7 +137,14 @@ fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &P
         c_string(format!("PHP_INI_SCAN_DIR=:{}", folder.display())),
         c_string(format!("FAAS_MEMORY={}M", spec.memory_mib)),
     ];
-    Command { program, program_file: Some(file), arguments, data_mib_max: data_mib_max(spec), environment }
+    Command {
+        program,
+        program_file: Some(file),
+        arguments,
+        data_mib_max: data_mib_max(spec),
+        memfd: spec.memfd,
+        environment,
+    }
 }
 
 /// What php-cgi is told; the variables are those of its environment.
@@ -163,7 +170,7 @@ fn cli_command((program, file): (CString, File), spec: &FunctionSpec) -> Command
     arguments.extend([c_string("-f"), c_string(&spec.module), c_string("--")]);
     arguments.extend(spec.args.iter().map(c_string));
     let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: spec.memfd, environment: Vec::new() }
 }
 
 fn settings(memory: &str) -> Vec<String> {

@@ -83,6 +83,7 @@ pub fn command(
         program_file: Some(file),
         arguments,
         data_mib_max: spec.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
+        memfd: true,
         environment: vec![wasmer_dir(scratch)],
     })
 }
@@ -102,7 +103,7 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: 
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
     let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, environment: Vec::new() }
+    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: true, environment: Vec::new() }
 }
 
 /// Compiled modules, and the program that compiles and runs them.

@@ -1,0 +1,48 @@
+//! Keeps this worker on a processor while a fork bomb goes off, where it may (as root).
+//!
+//! A bomb has thousands of processes that are ready to run, and each gets as much of a processor as a thread of ours: it
+//! would be seconds until an invocation's thread wakes to count them, and minutes until it has killed them. So one thread,
+//! which does next to nothing, runs before all of ordinary priority. It looks at the number of threads on this machine; where
+//! that has jumped, it has all threads of this worker run like itself until the number falls or has become usual.
+
+use std::fs;
+use std::time::Duration;
+
+use super::Worker;
+use crate::limits::FUNCTION_PROCESSES_MAX;
+use crate::log;
+use crate::sys::{self, Pid, Urgency};
+
+/// A bomb makes some 500 processes in this time.
+const LOOK_PERIOD: Duration = Duration::from_millis(20);
+/// The usual number follows the real one by as much with each look: 300 in a second.
+const STEP: u16 = 6;
+
+/// The thread's life. Returns at once where this user may not have such a thread.
+pub(super) fn watch(worker: &Worker) {
+    let Some(_urgency) = Urgency::try_begin() else { return };
+    let (mut usual, mut is_alarmed) = (sys::threads_on_machine(), false);
+    loop {
+        std::thread::sleep(LOOK_PERIOD);
+        let now = sys::threads_on_machine();
+        usual = if now < usual { now } else { usual.saturating_add(STEP).min(now) };
+        let has_jumped = usize::from(now - usual) > FUNCTION_PROCESSES_MAX;
+        if has_jumped && !is_alarmed {
+            log!("worker {}: the machine has {} threads more than a moment ago", worker.id, now - usual);
+        }
+        sys::alarm(has_jumped);
+        // Again after the end, for a thread that was just about to join.
+        if has_jumped || is_alarmed {
+            set_all_urgent(has_jumped);
+        }
+        is_alarmed = has_jumped;
+    }
+}
+
+/// All threads but the calling one.
+fn set_all_urgent(is_urgent: bool) {
+    let own = sys::own_thread();
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<Pid>().ok());
+    threads.filter(|thread| *thread != own).for_each(|thread| sys::set_urgent(thread, is_urgent));
+}

@@ -31,6 +31,11 @@ const TABLE: &[(&str, &str, &str)] = &[
         "where code out of the registry is written; one run dir each",
     ),
     ("FAAS_USER", "nobody", "the user that functions run as, where the gateway runs as root; root only if named"),
+    (
+        "FAAS_REQUIRE_SANDBOX",
+        "none",
+        "strict refuses to start where a promise of the sandbox is not kept, and prepares no code",
+    ),
     ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
     ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
     ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),
@@ -69,6 +74,8 @@ pub struct Settings {
     pub code_dir: Option<PathBuf>,
     /// FAAS_USER where it is set; sandbox.rs decides.
     pub user: Option<String>,
+    /// Whether the start fails where a promise of the sandbox is not kept (sandbox/promises.rs).
+    pub requires_strict_sandbox: bool,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
     pub spool_dir: PathBuf,
@@ -153,6 +160,14 @@ impl Settings {
             module_root,
             code_dir: get("FAAS_CODE_DIR").map(|folder| absolute("FAAS_CODE_DIR", folder)).transpose()?,
             user: get("FAAS_USER"),
+            requires_strict_sandbox: match get("FAAS_REQUIRE_SANDBOX").as_deref() {
+                None | Some("none") => false,
+                Some("strict") => true,
+                Some(value) => {
+                    let (value, want) = (value.to_string(), "strict, none, or not set".to_string());
+                    return Err(StartError::Setting { name: "FAAS_REQUIRE_SANDBOX", value, want });
+                }
+            },
             body_bytes_max: number("FAAS_BODY_MAX", limits::BODY_MAX_DEFAULT, 0..=1 << 40)?,
             response_bytes_max: number("FAAS_ANSWER_MAX", limits::RESPONSE_MAX_DEFAULT, 1..=1 << 40)?,
             spool_dir,
@@ -376,6 +391,7 @@ mod tests {
             ("FAAS_WORKERS", "0"),
             ("FAAS_WORKERS", "4 "),
             ("FAAS_FORK_SERVERS", "2"),
+            ("FAAS_REQUIRE_SANDBOX", "1"),
             ("FAAS_EMA", "1"),
             ("FAAS_EMA", "NaN"),
             ("FAAS_ALPHA", "-0.1"),

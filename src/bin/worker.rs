@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
+use faas::sandbox::{Sandbox, probe, promises};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
 use faas::{log, log_file, sys, worker};
 
 const USAGE: &str = "\
-worker [ID]   run functions for the gateway that runs in FAAS_RUN_DIR
+worker [ID]       run functions for the gateway that runs in FAAS_RUN_DIR
+
+worker --sandbox  try what functions could do here, and print which promises of the sandbox are kept, and how
 
 The gateway starts its workers itself. One more joins when it is started by hand, without ID, with the same settings.
 ";
@@ -27,6 +30,17 @@ fn run() -> Result<()> {
         }
         [version] if version == "--version" || version == "-V" => {
             println!("worker {}", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
+        [sandbox] if sandbox == "--sandbox" => {
+            let settings = Settings::from_env()?;
+            let hides_processes = faas::sandbox::hide_processes();
+            println!("{:#}", promises::table(&Sandbox::new(&settings)?, &settings, hides_processes));
+            return Ok(());
+        }
+        // Started by the one above, confined as a function is.
+        [attempt, arguments @ ..] if attempt == "--attempt" => {
+            probe::attempt(arguments);
             return Ok(());
         }
         [id] => Some(id.parse().map_err(|_| StartError::Usage(format!("worker: {id:?} is no worker id")))?),

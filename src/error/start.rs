@@ -38,6 +38,10 @@ pub enum StartError {
         path: PathBuf,
         cause: String,
     },
+    /// FAAS_REQUIRE_SANDBOX demands promises that this machine does not keep.
+    SandboxWeak {
+        not_kept: Vec<String>,
+    },
     /// The machine gives no further thread.
     Thread {
         cause: io::Error,
@@ -64,6 +68,7 @@ impl StartError {
             | StartError::AddressTaken { .. }
             | StartError::NoGateway { .. }
             | StartError::Registry { .. }
+            | StartError::SandboxWeak { .. }
             | StartError::Thread { .. }
             | StartError::Io { .. } => 1,
         }
@@ -96,6 +101,9 @@ impl fmt::Display for StartError {
                 write!(f, "no gateway runs in {}; start one, or set FAAS_RUN_DIR", run_dir.display())
             }
             StartError::Registry { path, cause } => write!(f, "could not use the registry {}: {cause}", path.display()),
+            StartError::SandboxWeak { not_kept } => {
+                write!(f, "FAAS_REQUIRE_SANDBOX=strict, but this machine does not keep: {}", not_kept.join("; "))
+            }
             StartError::Thread { cause } => write!(f, "could not start a thread: {cause}"),
             StartError::Io { step, subject, cause } => write!(f, "could not {step} {subject}: {cause}"),
         }

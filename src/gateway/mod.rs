@@ -52,7 +52,7 @@ use crate::registry::create::create_registry;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, promises};
 use crate::settings::Settings;
 use crate::sys::Signal;
 use crate::{limits, log, sys};
@@ -93,6 +93,11 @@ pub fn run(settings: Settings) -> Result<()> {
     log!("gateway: functions run as {user}");
     sandbox.remarks.iter().for_each(|remark| log!("gateway: {remark}"));
 
+    if settings.dev {
+        log!("gateway: FAAS_DEV=1: responses show clients paths, causes and what failed functions said");
+    }
+    let promises = promises::ask(&supervisor::worker_program()?, &settings)?;
+
     let kv = Arc::new(Kv::new());
     let mut sync = Sync::new(&settings, kv.clone(), sandbox.user.clone());
     sync.look();
@@ -103,7 +108,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let collector = MetricsCollector::new(scheduler.clone());
     collector.start(&settings)?;
     let health = Health::new(kv.clone(), scheduler.clone());
-    let status = Status::new(health.clone(), scheduler.clone(), sandbox.describe());
+    let status = Status::new(health.clone(), scheduler.clone(), sandbox.describe(promises));
     status.start(&settings)?;
     if settings.console.is_some() {
         operator_token::provide(&settings.operator_token_file())?;

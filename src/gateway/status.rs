@@ -5,7 +5,7 @@
 //!  "routes":5,"generation":1,"generation_age_s":412,"lag_s":12,
 //!  "registry":{"fault":null,"faulty_rows":1,"first":[{"route":"GET:/a","fault":"timeout is 0; it must be …"}]},
 //!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
-//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
+//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[],"promises":[{"promise":"…","level":"kernel","kept_by":"…"}]}}
 //! ```
 //!
 //! The console is the usual client; any program that may enter the run dir can be one. A client that does not read is

@@ -81,18 +81,7 @@ impl Supervisor {
     /// # Errors
     /// Where the worker's program is missing. The console's may be: nothing depends on it.
     pub fn new(settings: &Settings, scheduler: Arc<Scheduler>, status: Arc<Status>) -> Result<Arc<Supervisor>> {
-        let own = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
-        // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
-        let folder = own.parent().unwrap_or(Path::new("/")).to_path_buf();
-        let worker = folder.join("worker");
-        if !worker.is_file() {
-            let cause = std::io::ErrorKind::NotFound.into();
-            return Err(StartError::Io {
-                step: "find the worker program",
-                subject: worker.display().to_string(),
-                cause,
-            });
-        }
+        let folder = worker_program()?.parent().unwrap_or(Path::new("/")).to_path_buf();
         let workers = (0..settings.workers).map(|id| Role::Worker { id });
         let roles = workers.chain(settings.console.map(|_| Role::Console)).collect();
         let console_address_file = settings.console_address_file();
@@ -245,6 +234,21 @@ impl Supervisor {
             confinement: None,
         })
     }
+}
+
+/// The worker's program, which lies beside ours.
+///
+/// # Errors
+/// Where it is missing.
+pub fn worker_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
+    // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
+    let worker = own.parent().unwrap_or(Path::new("/")).join("worker");
+    if worker.is_file() {
+        return Ok(worker);
+    }
+    let subject = worker.display().to_string();
+    Err(StartError::Io { step: "find the worker program", subject, cause: std::io::ErrorKind::NotFound.into() })
 }
 
 impl Child {

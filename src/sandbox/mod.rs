@@ -11,9 +11,12 @@
 //! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
-//! in the log and in the console. What the kernel lacks is left out and named there; it is no reason not to run.
+//! in the log and in the console (promises.rs). What the kernel lacks is left out and named there; it is no reason not to run,
+//! unless FAAS_REQUIRE_SANDBOX says so.
 
 pub mod orphans;
+pub mod probe;
+pub mod promises;
 pub mod protected;
 pub mod readable;
 
@@ -35,10 +38,8 @@ use crate::procfs;
 use crate::settings::Settings;
 use crate::sys::{self, Confinement, SystemCalls};
 
-/// The version of Landlock from which on a function cannot truncate what it may not write, and from which on it cannot signal
-/// others (landlock(7)).
+/// The version of Landlock from which on a function cannot truncate what it may not write (landlock(7)).
 const LANDLOCK_TRUNCATES: u32 = 3;
-const LANDLOCK_WHOLE: u32 = 6;
 
 pub struct Sandbox {
     /// Whom functions run as; `None`: as we do.
@@ -77,7 +78,6 @@ impl Sandbox {
         let mut remarks = Vec::new();
         let user = functions_user(settings, &mut remarks)?;
         let landlock_version = sys::landlock_version();
-        remark_on_kernel(landlock_version, user.is_some(), &mut remarks);
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
         let keep_permissions = user.is_none();
         let sandbox = Sandbox {
@@ -105,10 +105,10 @@ impl Sandbox {
         self.user.as_ref().map_or(&self.own_name, |user| &user.name)
     }
 
-    /// For the operator: who functions run as, Landlock's version, and the remarks.
-    pub fn describe(&self) -> serde_json::Value {
+    /// For the operator: who functions run as, Landlock's version, the remarks, and the table of promises (promises.rs).
+    pub fn describe(&self, promises: serde_json::Value) -> serde_json::Value {
         let user = self.user.as_ref().map_or("the gateway's own", |user| &user.name);
-        serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks})
+        serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks, "promises": promises})
     }
 
     /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`, and plain files in `sessions`;
@@ -277,6 +277,16 @@ impl User {
     }
 }
 
+/// Gives a worker, which calls this before it starts anything, a /proc that shows functions no process but their own. Returns
+/// whether it has one: for that it must be root, and able to look into the processes of its functions itself.
+pub fn hide_processes() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    capabilities.is_some_and(|set| set & CAP_SYS_PTRACE != 0) && sys::hide_processes().is_ok()
+}
+
 /// The user that functions run as; `None`: our own. Where we are root it is nobody, or the one that FAAS_USER names: never
 /// root, unless FAAS_USER says so.
 fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Option<User>> {
@@ -312,33 +322,6 @@ fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Opti
 
 /// The number of the user nobody, where /etc/passwd does not have it.
 const NOBODY: u32 = 65_534;
-
-/// Warnings of what this kernel cannot hold.
-fn remark_on_kernel(landlock_version: u32, has_other_user: bool, remarks: &mut Vec<String>) {
-    if landlock_version == 0 {
-        remarks.push("the kernel has no Landlock: functions can write whatever their user can".into());
-    } else if landlock_version < LANDLOCK_WHOLE {
-        let whom = if has_other_user { "each other" } else { "each other and the gateway" };
-        remarks.push(format!(
-            "the kernel's Landlock has version {landlock_version}: functions of one user can send {whom} signals"
-        ));
-    }
-    if (1..LANDLOCK_TRUNCATES).contains(&landlock_version) {
-        remarks.push(format!(
-            "the kernel's Landlock has version {landlock_version}: functions can empty files that their user may write"
-        ));
-    }
-    if !sys::CAN_RESTRICT_SYSTEM_CALLS {
-        remarks
-            .push("on this kind of machine \"net\": false cuts TCP only, and functions can leave memory behind".into());
-    }
-    if !procfs::lists_children() {
-        remarks.push(
-            "the kernel has no CONFIG_PROC_CHILDREN: what outlives the main process of its invocation is not ended"
-                .into(),
-        );
-    }
-}
 
 /// RLIMIT_NPROC of functions, which counts by user: room for as many at their limit as there are slots, for a bomb among them,
 /// and for the fork servers and their waiting children.

@@ -13,6 +13,8 @@
 //! | [`confine`] | what the new process gives up before its exec |
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
+//! | [`mounts`] | a /proc of its own |
+//! | [`attempts`] | what must fail in the sandbox |
 //! | [`terminal`] | the width of a terminal, and whether there is one |
 //!
 //! Rules for every function here:
@@ -22,11 +24,13 @@
 //!    must not inherit it.
 //! 3. An `unsafe` block holds one call, and its SAFETY comment names the fact that makes it sound.
 
+pub mod attempts;
 pub mod confine;
 pub mod file;
 pub mod landlock;
 pub mod limits;
 pub mod lock;
+pub mod mounts;
 pub mod poll;
 pub mod process;
 pub mod seccomp;
@@ -35,6 +39,7 @@ pub mod socket;
 pub mod spawn;
 pub mod terminal;
 
+pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use confine::{Confinement, confine_own_program};
 pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
@@ -43,6 +48,7 @@ pub use limits::{
     page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
 };
 pub use lock::{lock_holder, try_lock};
+pub use mounts::hide_processes;
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{
     Ended, EndedHow, Pid, become_subreaper, cpu_time, group_of, hang_up_process, has_ended, kill_child, kill_group,

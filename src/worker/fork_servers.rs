@@ -24,6 +24,7 @@ use crate::error::start::{Result, StartError};
 use crate::limits::KILL_WAIT_MAX;
 use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
 use crate::sandbox::orphans;
+use crate::settings::Settings;
 use crate::sys::{self, EventFd, Spawn, Watched};
 use crate::{log, procfs};
 
@@ -55,6 +56,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct ForkServers {
     is_on: bool,
+    /// Whether modules are prepared.
+    prepares: bool,
     /// One for each of [`RUNTIMES`]. Held for a look or a change, never while anything is started, asked or waited for.
     places: [Mutex<Place>; RUNTIMES.len()],
     /// Wakes the keeper.
@@ -89,12 +92,13 @@ enum State {
 }
 
 impl ForkServers {
-    pub fn new(is_on: bool, slots: u32) -> Result<ForkServers> {
+    pub fn new(settings: &Settings) -> Result<ForkServers> {
         Ok(ForkServers {
-            is_on,
+            is_on: settings.has_fork_servers,
+            prepares: !settings.requires_strict_sandbox,
             places: Default::default(),
             wake: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
-            ahead_max: slots as usize,
+            ahead_max: settings.worker_slots as usize,
         })
     }
 
@@ -133,6 +137,9 @@ impl ForkServers {
 
     /// Has a fork server prepare a module, where that was not asked for lately.
     pub fn prepare(&self, server: &Arc<ForkServer>, spec: &FunctionSpec, version: &Version, artifact: Option<&Path>) {
+        if !self.prepares {
+            return;
+        }
         let (text, runtime) = (version.to_string(), spec.runtime);
         let now = Instant::now();
         let Some(mut place) = self.place(runtime) else { return };

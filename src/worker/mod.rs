@@ -103,6 +103,7 @@ struct Worker {
 /// gateway gives out itself, so that a further worker can be started by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
+    crate::sandbox::hide_processes();
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
@@ -114,7 +115,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
-        fork_servers: ForkServers::new(settings.has_fork_servers, settings.worker_slots)?,
+        fork_servers: ForkServers::new(&settings)?,
         null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
         gateway,
         inherited_environment: inherited_environment(),

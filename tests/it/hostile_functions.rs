@@ -241,6 +241,9 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             for process in [instance.gateway_pid(), instance.worker_pid(0), function] {
                 attempts.push(format!("signal {process}"));
                 attempts.push(format!("ptrace {process}"));
+                if !instance.is_run_as_plain_user() {
+                    attempts.push(format!("proc {process} cmdline"));
+                }
                 for file in ["environ", "mem", "maps", "fd/0", "root/etc/passwd"] {
                     attempts.push(format!("proc {process} {file}"));
                 }

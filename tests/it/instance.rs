@@ -109,6 +109,11 @@ impl Instance {
         self.user = Some(user);
     }
 
+    /// Whether neither we nor the gateway are root.
+    pub fn is_run_as_plain_user(&self) -> bool {
+        self.user.is_some() || !fs::read_dir("/proc/1/fd").is_ok()
+    }
+
     fn copy_programs(&self) {
         for program in [GATEWAY, WORKER, CONSOLE].map(Path::new) {
             self.program(program.file_name().unwrap().to_str().unwrap(), fs::read(program).unwrap());

@@ -177,3 +177,44 @@ fn functions_never_run_as_root_by_themselves() {
     assert!(instance.get("/closed").problem(500, "module-missing").contains(&remedy));
     assert!(!instance.log_lines(&remedy).is_empty());
 }
+
+#[test]
+fn each_promise_is_named_with_what_keeps_it_and_strict_demands_them_all() {
+    let instance = Instance::with(&[]);
+    let promises = instance.status()["sandbox"]["promises"].clone();
+    let promises = promises.as_array().unwrap();
+    assert!(promises.len() > 10, "{promises:?}");
+    for row in promises {
+        for name in ["promise", "level", "kept_by"] {
+            assert!(row[name].as_str().is_some_and(|text| !text.is_empty()), "{name} in {row}");
+        }
+        let promise = row["promise"].as_str().unwrap();
+        assert_eq!(instance.log_lines(&format!("sandbox: {promise} ")).len(), 1);
+    }
+    let not_kept: Vec<&str> =
+        promises.iter().filter(|row| row["level"] == "not kept").map(|row| row["promise"].as_str().unwrap()).collect();
+    let mut strict = Instance::prepare(&[("FAAS_REQUIRE_SANDBOX", "strict")]);
+    strict.init();
+    if not_kept.is_empty() {
+        strict.launch();
+        strict.wait_until_ready();
+        strict.script("GET:/served", "echo served");
+        assert_eq!(strict.get("/served").text(), "served\n");
+    } else {
+        assert_refuses(&strict, not_kept[0]);
+    }
+    if !instance.is_run_as_plain_user() {
+        // Only root can hide processes from functions.
+        let mut plain = Instance::prepare(&[("FAAS_REQUIRE_SANDBOX", "strict")]);
+        plain.run_as(47_115);
+        plain.init();
+        assert_refuses(&plain, "Functions do not see other processes");
+    }
+}
+
+fn assert_refuses(instance: &Instance, promise: &str) {
+    let output = instance.gateway(&[]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("FAAS_REQUIRE_SANDBOX=strict") && error.contains(promise), "{error}");
+}

@@ -1,0 +1,20 @@
+//! A view of the machine's files that is this process's own (mount_namespaces(7)).
+
+use std::io;
+
+use super::check;
+
+/// Gives the calling thread, and all threads and processes that it starts from now on, a /proc in which a process sees only
+/// those that it could trace (hidepid=ptraceable, proc(5)). What the machine's owner mounts later appears here as well.
+pub fn hide_processes() -> io::Result<()> {
+    // SAFETY: unshare takes an integer.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let (none, nothing) = (c"none".as_ptr(), std::ptr::null());
+    let flags = libc::MS_REC | libc::MS_SLAVE;
+    // SAFETY: mount reads C strings; for these flags it looks at no other pointer.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), nothing, flags, nothing.cast()) })?;
+    let (kind, options) = (c"proc".as_ptr(), c"hidepid=4".as_ptr());
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: mount reads C strings.
+    check(unsafe { libc::mount(kind, c"/proc".as_ptr(), kind, flags, options.cast()) }).map(drop)
+}

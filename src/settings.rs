@@ -249,6 +249,11 @@ impl Settings {
         self.run_dir.join("console.address")
     }
 
+    /// The console's private copy of the registry while it is made (operator/view.rs).
+    pub fn console_copy(&self) -> PathBuf {
+        self.run_dir.join("console.copy")
+    }
+
     /// The secret that every request to the console must show (gateway/operator_token.rs).
     pub fn operator_token_file(&self) -> PathBuf {
         self.run_dir.join("operator.token")

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::args::{Given, Opt, Verb};
 use super::{CliError, Report, Result, failed};
+use crate::operator::log_lines::Wanted;
 use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
@@ -41,7 +42,8 @@ fn run(given: &Given) -> Result<Report> {
         )),
         _ => CliError::Failed(format!("could not read {}: {cause}", path.display())),
     })?;
-    let wanted = Wanted::new(&settings, route, given.value("request"));
+    let found = route.and_then(|key| Registry::open(&settings).and_then(|registry| registry.route(key)).ok().flatten());
+    let wanted = Wanted::new(route, found.as_ref(), given.value("request"));
     let mut lines = std::collections::VecDeque::new();
     let limit = given.number("limit")?.unwrap_or(LINES_SHOWN) as usize;
     while let Some(line) = next_line(&mut log, &path)? {
@@ -88,31 +90,4 @@ fn next_line(log: &mut BufReader<File>, path: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     Ok(Some(String::from_utf8_lossy(&line).into_owned()))
-}
-
-/// Which lines are wanted.
-struct Wanted {
-    /// Words, one of which a line of the route has: `route=…` of its calls, `function=…` of what it writes to stderr.
-    route: Vec<String>,
-    request: Option<String>,
-}
-
-impl Wanted {
-    fn new(settings: &Settings, route: Option<&str>, request: Option<&str>) -> Wanted {
-        let mut words: Vec<String> = Vec::new();
-        if let Some(key) = route {
-            let found = Registry::open(settings).and_then(|registry| registry.route(key)).ok().flatten();
-            let name = found.and_then(|route| Some(route.descriptor["name"].as_str()?.to_string()));
-            words.extend([format!("route={key}"), format!("{key}:")]);
-            words.push(format!("function={}", name.as_deref().unwrap_or(key)));
-        }
-        Wanted { route: words, request: request.map(|id| format!("request={id}")) }
-    }
-
-    fn takes(&self, line: &str) -> bool {
-        let has = |wanted: &String| line.split_whitespace().any(|word| word == wanted);
-        let is_request =
-            |wanted: &String| has(wanted) || line.split_whitespace().any(|word| word.strip_suffix(':') == Some(wanted));
-        self.request.as_ref().is_none_or(is_request) && (self.route.is_empty() || self.route.iter().any(has))
-    }
 }

@@ -3,11 +3,14 @@
 //! | fault | answer | why |
 //! |---|---|---|
 //! | Host names neither `localhost` nor an address of ours | 403 | a page of a stranger, whose name leads here (DNS rebinding) |
-//! | no token, or a wrong one | 401 | |
+//! | Origin, where it is sent, is not the Host | 403 | a page of another site, or of a function on another port (CSRF) |
+//! | no token and no session, or a wrong one | 401 | |
 //! | a wrong one, after [`WRONG_TRIES_MAX`] within a second | 429 | guessing |
 //!
 //! Whoever shows the token gets in even while others guess: a function with network could else lock the operator out, and
 //! 256 random bits are not found at any rate of tries.
+//!
+//! A browser shows a session instead (session.rs): a cookie and a key.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Request};
 
-use super::answer::{Reply, problem};
+use super::reply::Reply;
+use super::session::{self, COOKIE, KEY_FIELD};
 use crate::log;
 
 /// Wrong tokens that are answered 401 within [`TRIES_PERIOD`], from all clients together.
@@ -31,6 +35,17 @@ pub struct Access {
     wrong_tries: Mutex<VecDeque<Instant>>,
 }
 
+/// What a request must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing but an address of ours: the form that logs in.
+    Nothing,
+    /// The token, or a session's cookie: the page's files.
+    Cookie,
+    /// The token, or a session's cookie and key: everything else.
+    Token,
+}
+
 impl Access {
     pub fn new(token: &str, address: IpAddr) -> Access {
         Access { token: token.into(), address, wrong_tries: Mutex::default() }
@@ -38,27 +53,52 @@ impl Access {
 
     /// # Errors
     /// The refusal that is to be sent.
-    pub fn check(&self, request: &Request) -> Result<(), Reply> {
-        if !only(request.headers(), "Host").is_some_and(|host| self.is_own(host)) {
-            return Err(problem(403, "Host must be localhost or the console's address"));
-        }
-        let authorization = only(request.headers(), "Authorization");
-        let token = authorization.and_then(|value| value.split_once(' '));
-        let unauthorized = |detail| {
-            let challenge = Header::from_bytes("WWW-Authenticate", "Bearer realm=\"console\"");
-            Err(problem(401, detail).with_header(challenge.expect("this is a field")))
+    pub fn check(&self, request: &Request, need: Need) -> Result<(), Reply> {
+        let headers = request.headers();
+        let Some(host) = only(headers, "Host").filter(|host| self.is_own(host)) else {
+            return Err(Reply::problem(403, "Host must be localhost or the console's address"));
         };
-        match token {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => match () {
-                () if is_equal(token.trim().as_bytes(), self.token.as_bytes()) => Ok(()),
-                () if self.may_try_again() => unauthorized("this is not the operator's token"),
-                () => {
-                    let retry = Header::from_bytes("Retry-After", "1").expect("this is a field");
-                    Err(problem(429, "too many wrong tokens").with_header(retry))
-                }
-            },
-            _ => unauthorized("send the token in run/operator.token as Authorization: Bearer TOKEN"),
+        if !is_same_origin(headers, host) {
+            return Err(Reply::problem(403, "the request comes from a page of another site"));
         }
+        if need == Need::Nothing {
+            return Ok(());
+        }
+        let bearer = only(headers, "Authorization").and_then(|value| value.split_once(' '));
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        if let Some((_, token)) = bearer {
+            return self.check_token(token.trim());
+        }
+        let cookie = headers.iter().filter(|header| header.field.equiv("Cookie"));
+        let cookie = cookie.flat_map(|header| header.value.as_str().split(';')).find_map(|pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            (name == COOKIE).then_some(value)
+        });
+        match cookie {
+            Some(cookie) if session::is_cookie(&self.token, cookie) => {
+                let key = only(headers, KEY_FIELD);
+                let has_key = key.is_some_and(|key| session::is_key(&self.token, cookie, key));
+                match need == Need::Cookie || has_key {
+                    true => Ok(()),
+                    false => Err(unauthorized("the session's key is missing")),
+                }
+            }
+            _ => Err(unauthorized("send the token in run/operator.token as Authorization: Bearer TOKEN")),
+        }
+    }
+
+    /// # Errors
+    /// The refusal of a wrong token, which counts as a try.
+    pub fn check_token(&self, token: &str) -> Result<(), Reply> {
+        match () {
+            () if is_equal(token.as_bytes(), self.token.as_bytes()) => Ok(()),
+            () if self.may_try_again() => Err(unauthorized("this is not the operator's token")),
+            () => Err(Reply::problem(429, "too many wrong tokens").with("Retry-After", "1")),
+        }
+    }
+
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// Takes note of a wrong try; says whether it is one of the first within a second.
@@ -95,14 +135,34 @@ impl Access {
     }
 }
 
+/// Whether a browser, which says where a request comes from, says that it is a page of ours. Other ports of the same
+/// address are other sites: functions answer there.
+fn is_same_origin(headers: &[Header], host: &str) -> bool {
+    let origins: Vec<&str> =
+        headers.iter().filter(|header| header.field.equiv("Origin")).map(|header| header.value.as_str()).collect();
+    let is_own = |origin: &str| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+    };
+    match origins.as_slice() {
+        [] => true,
+        [origin] => is_own(origin),
+        _ => false,
+    }
+}
+
+fn unauthorized(detail: &str) -> Reply {
+    Reply::problem(401, detail).with("WWW-Authenticate", "Bearer realm=\"console\"")
+}
+
 /// The value of a field that stands there once; none where it stands twice.
-fn only<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
+pub fn only<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
     let mut values = headers.iter().filter(|header| header.field.equiv(name)).map(|header| header.value.as_str());
     values.next().filter(|_| values.next().is_none())
 }
 
 /// Takes the same time wherever the first difference lies. That of another length tells the length, which is no secret.
-fn is_equal(one: &[u8], other: &[u8]) -> bool {
+pub fn is_equal(one: &[u8], other: &[u8]) -> bool {
     let difference = one.iter().zip(other).fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
     one.len() == other.len() && difference == 0
 }

@@ -44,3 +44,25 @@ fn wrong_tries_are_counted_within_a_second() {
     access.wrong_tries.lock().unwrap().iter_mut().for_each(|at| *at -= TRIES_PERIOD);
     assert!(access.may_try_again());
 }
+
+#[test]
+fn pages_of_other_sites_are_told_by_their_origin() {
+    let cases = [
+        (&[][..], true),
+        (&["http://127.0.0.1:8081"], true),
+        (&["https://127.0.0.1:8081"], true),
+        (&["http://127.0.0.1:8080"], false),
+        (&["http://127.0.0.1"], false),
+        (&["http://localhost:8081"], false),
+        (&["null"], false),
+        (&[""], false),
+        (&["http://127.0.0.1:8081", "http://127.0.0.1:8081"], false),
+    ];
+    let header = |origin: &&str| Header::from_bytes("Origin", *origin).unwrap();
+    let is_wrong = |(origins, is_own): &&(&[&str], bool)| {
+        let headers: Vec<Header> = origins.iter().map(header).collect();
+        is_same_origin(&headers, "127.0.0.1:8081") != *is_own
+    };
+    let wrong: Vec<_> = cases.iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}

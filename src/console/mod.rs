@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! main thread       takes requests, gives each a thread, and watches over what they take
-//! one per request   access.rs → answer.rs
-//! status            reads status.sock; the gateway's end is ours
+//! one per request   router → access → functions, changes, invoke, logs, calls, metrics, page → reply
+//! status            live.rs: reads status.sock; the gateway's end is ours
 //! tiny_http's own   accept; one per connection
 //! ```
 //!
@@ -14,20 +14,33 @@
 //! up all of them but its user, which the run dir belongs to.
 
 mod access;
-mod answer;
-mod status;
+mod call;
+mod changes;
+mod functions;
+mod invoke;
+mod live;
+mod logs;
+mod metrics;
+mod multipart;
+mod page;
+mod reply;
+mod rings;
+mod router;
+mod session;
 
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiny_http::{Request, Server};
+use tiny_http::Server;
 
 use access::Access;
-use status::Status;
+use call::Call;
+use live::Live;
 
 use crate::error::start::{Result, StartError};
+use crate::operator::view::View;
 use crate::settings::Settings;
 use crate::{log, log_file, sys};
 
@@ -42,8 +55,10 @@ const WATCH_PERIOD: Duration = Duration::from_millis(500);
 const DATA_BYTES_MAX: u64 = 512 << 20;
 
 struct Console {
+    settings: Settings,
     access: Access,
-    status: Arc<Status>,
+    live: Arc<Live>,
+    view: View,
 }
 
 /// Serves until the gateway ends, which ends this process.
@@ -59,7 +74,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let listener = TcpListener::bind(address).map_err(StartError::io("listen on", subject()))?;
     let address = listener.local_addr().map_err(StartError::io("ask for", subject()))?;
     // The gateway takes this connection for our being ready.
-    let (status, lines) = Status::connect(&settings.status_socket())?;
+    let (live, lines) = Live::connect(&settings.status_socket())?;
     write_address(&settings, address)?;
     sys::confine_own_program(DATA_BYTES_MAX)
         .map_err(|error| StartError::io(error.step, "in this program")(error.cause))?;
@@ -79,10 +94,12 @@ pub fn run(settings: Settings) -> Result<()> {
     })?;
     // Never dropped: its drop connects to itself, and would wait for that where nothing is accepted any more.
     let server = ManuallyDrop::new(server);
-    let console = Arc::new(Console { access: Access::new(token.trim_end(), address.ip()), status: status.clone() });
+    let access = Access::new(token.trim_end(), address.ip());
+    let view = View::new(&settings);
+    let console = Arc::new(Console { settings, access, live: live.clone(), view });
     let reader = std::thread::Builder::new().name("status".into());
     let reading = reader.spawn(move || {
-        if let Err(error) = status.follow(lines) {
+        if let Err(error) = live.follow(lines) {
             log!("console: {error}");
         }
         log::flush();
@@ -116,19 +133,8 @@ fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
         let Some(request) = request else { continue };
         let console = console.clone();
         let thread = std::thread::Builder::new().name("request".into());
-        let started = thread.spawn(move || console.answer(ManuallyDrop::into_inner(request)));
+        let started = thread.spawn(move || router::serve(&console, Call::new(ManuallyDrop::into_inner(request))));
         started.map_err(|cause| StartError::Thread { cause })?;
-    }
-}
-
-impl Console {
-    fn answer(&self, request: Request) {
-        let response = match self.access.check(&request) {
-            Ok(()) => answer::route(&request, &self.status),
-            Err(refusal) => refusal,
-        };
-        // A client that has left is no fault.
-        let _ = request.respond(response);
     }
 }
 

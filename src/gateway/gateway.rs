@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cgi::{self, Meta};
+use super::counters::Counters;
 use super::function_output::{Facts, OutputMode, Sink};
 use super::health::Health;
 use super::scheduler::{Lease, Scheduler, Wish};
@@ -31,6 +32,7 @@ pub struct Gateway {
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
     pub health: Arc<Health>,
+    pub counters: Arc<Counters>,
     pub spool_area: Arc<SpoolArea>,
     pub ledger: Ledger,
     pub response_bytes_max: u64,
@@ -76,7 +78,11 @@ impl Handler for Gateway {
         let took_ms = milliseconds(record.began.elapsed());
         record.log(request, status, took_ms, &reason);
         if let Some(route) = record.route.take() {
-            self.ledger.record(|| record.into_call(route, request, status, took_ms));
+            let call = record.into_call(route, request, status, took_ms);
+            self.counters.end(&call);
+            self.ledger.record(|| call);
+        } else if !reason.is_empty() {
+            self.counters.count_unrouted(status);
         }
         reply
     }
@@ -172,6 +178,7 @@ impl Gateway {
         record.facts.generation = generation;
         match found {
             Found::Function { function, path_info_start } => {
+                self.counters.begin(&function.route, &function.name);
                 record.route = Some(function.route.clone());
                 record.function = Some(function.name.clone());
                 self.call(&function, path_info_start, request, record, client)

@@ -12,6 +12,7 @@
 
 pub mod cgi;
 mod cgi_output;
+mod counters;
 mod function_output;
 mod health;
 // The twin of gateway.c keeps its name.
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use counters::Counters;
 use crossbeam_channel::Receiver;
 use gateway::Gateway;
 use health::Health;
@@ -49,6 +51,7 @@ use crate::http_handler::HttpServer;
 use crate::http_handler::spool::SpoolArea;
 use crate::ledger::Ledger;
 use crate::registry::create::create_registry;
+use crate::registry::files::remove_database;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
@@ -108,7 +111,8 @@ pub fn run(settings: Settings) -> Result<()> {
     let collector = MetricsCollector::new(scheduler.clone());
     collector.start(&settings)?;
     let health = Health::new(kv.clone(), scheduler.clone());
-    let status = Status::new(health.clone(), scheduler.clone(), sandbox.describe(promises));
+    let counters = Arc::new(Counters::default());
+    let status = Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
     status.start(&settings)?;
     if settings.console.is_some() {
         operator_token::provide(&settings.operator_token_file())?;
@@ -120,7 +124,8 @@ pub fn run(settings: Settings) -> Result<()> {
     };
     let (ledger, ledger_thread) = Ledger::start(&settings)?;
     let response_bytes_max = settings.response_bytes_max;
-    let handler = Arc::new(Gateway { kv, scheduler, health: health.clone(), spool_area, ledger, response_bytes_max });
+    let handler =
+        Arc::new(Gateway { kv, scheduler, counters, health: health.clone(), spool_area, ledger, response_bytes_max });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
     let (ending, ended) = crossbeam_channel::bounded(1);
@@ -226,6 +231,8 @@ impl Drop for RunDir<'_> {
         for path in sockets.into_iter().chain(files) {
             let _ = std::fs::remove_file(path);
         }
+        // The console is killed wherever it is.
+        remove_database(&settings.console_copy());
         // The workers have removed their own parts; what one that was killed has left, the next start removes.
         let _ = std::fs::remove_dir_all(settings.compiled_dir());
         let _ = std::fs::remove_dir_all(settings.sessions_dir());

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::worker_link::WorkerLink;
 use crate::error::request::{RequestError, Result};
@@ -22,6 +22,9 @@ use crate::limits::{RETRY_AFTER_S, SAMPLE_STALE};
 use crate::protocol::metrics::Sample;
 use crate::scheduler_config::INFLIGHT_FULL;
 use crate::sys::{EventFd, Watched};
+
+/// Choices that are explained between two looks of whoever watches.
+const EXPLAINED_MAX: usize = 4;
 
 pub struct Scheduler {
     queue_max: usize,
@@ -36,6 +39,9 @@ struct State {
     waiting: VecDeque<Arc<Ticket>>,
     /// Counts choices, so that ties go to the worker that was chosen longest ago.
     choices: u64,
+    /// How many of the next choices to explain, and those that were explained: for whoever watches (status.rs).
+    explain_next: usize,
+    explained: Vec<Choice>,
     /// Average time that a slot was held lately, in seconds: what Retry-After is computed from.
     held_s: f64,
 }
@@ -85,6 +91,15 @@ struct Ticket {
 struct Granted {
     link: Arc<WorkerLink>,
     why: String,
+}
+
+/// Why a call went to a worker.
+pub struct Choice {
+    pub at: SystemTime,
+    pub worker: u32,
+    pub why: String,
+    /// All workers' scores before the choice, by id.
+    pub scores: Vec<(u32, f64)>,
 }
 
 /// A slot on a worker. It is given back when this is dropped.
@@ -159,6 +174,14 @@ impl Scheduler {
         self.state().waiting.len()
     }
 
+    /// The choices that were explained since the last time, and asks for a few of the next. Without somebody who asks,
+    /// none is explained.
+    pub fn explained_choices(&self) -> Vec<Choice> {
+        let mut state = self.state();
+        state.explain_next = EXPLAINED_MAX;
+        std::mem::take(&mut state.explained)
+    }
+
     /// Takes a slot on the best worker, waiting in line where none is free.
     ///
     /// # Errors
@@ -231,7 +254,23 @@ impl State {
         self.choices += 1;
         best.last_choice = self.choices;
         best.in_flight += 1;
-        Some(Granted { link: best.link.clone(), why })
+        let granted = Granted { link: best.link.clone(), why };
+        if self.explain_next > 0 {
+            self.explain_next -= 1;
+            self.explained.push(self.choice(&granted));
+        }
+        Some(granted)
+    }
+
+    fn choice(&self, granted: &Granted) -> Choice {
+        let living = self.workers.iter().filter(|worker| !worker.is_gone);
+        let score = |worker: &Worker| match Arc::ptr_eq(&worker.link, &granted.link) {
+            // Without the slot that was just taken.
+            true => worker.score() - INFLIGHT_FULL / f64::from(worker.sample.slots),
+            false => worker.score(),
+        };
+        let scores = living.map(|worker| (worker.link.id, score(worker))).collect();
+        Choice { at: SystemTime::now(), worker: granted.link.id, why: granted.why.clone(), scores }
     }
 
     /// Hands free slots to those who wait, first come, first served. Who avoids a worker stands in nobody's way.

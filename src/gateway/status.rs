@@ -5,8 +5,17 @@
 //!  "routes":5,"generation":1,"generation_age_s":412,"lag_s":12,
 //!  "registry":{"fault":null,"faulty_rows":1,"first":[{"route":"GET:/a","fault":"timeout is 0; it must be …"}]},
 //!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
+<<<<<<< HEAD
 //!  "sandbox":{"user":"nobody","landlock":6,"remarks":[],"promises":[{"promise":"…","level":"kernel","kept_by":"…"}]}}
+=======
+//!  "choices":[{"at":1767225600.5,"worker":0,"why":"lowest score 7.2","scores":{"0":7.2,"1":9.9}}],
+//!  "functions":[…],"untold":0,
+//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
+>>>>>>> b2f0aa5 (console: a page, an API and /metrics)
 //! ```
+//!
+//! `functions` has the counters of protocol/counters.rs of those that changed since the line before; a client gets all in
+//! its first lines, `untold` says how many are still to come. `choices` explains a few of the latest choices of a worker.
 //!
 //! The console is the usual client; any program that may enter the run dir can be one. A client that does not read is
 //! dropped, never waited for. Without clients no line is composed. The C original shows its state to whoever asks.
@@ -15,13 +24,15 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::counters::Counters;
 use super::health::Health;
-use super::scheduler::Scheduler;
+use super::scheduler::{Choice, Scheduler};
 use crate::error::start::{Result, StartError};
+use crate::registry::kv::Kv;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Watched};
 use crate::{log, procfs};
@@ -37,7 +48,9 @@ const ANCESTORS_MAX: usize = 64;
 
 pub struct Status {
     health: Arc<Health>,
+    kv: Arc<Kv>,
     scheduler: Arc<Scheduler>,
+    counters: Arc<Counters>,
     /// What the sandbox holds; it does not change while the gateway runs.
     sandbox: Value,
     started_at: Instant,
@@ -51,8 +64,15 @@ struct Client {
 }
 
 impl Status {
-    pub fn new(health: Arc<Health>, scheduler: Arc<Scheduler>, sandbox: Value) -> Arc<Status> {
-        Arc::new(Status { health, scheduler, sandbox, started_at: Instant::now(), connected: Mutex::default() })
+    pub fn new(
+        health: Arc<Health>,
+        kv: Arc<Kv>,
+        scheduler: Arc<Scheduler>,
+        counters: Arc<Counters>,
+        sandbox: Value,
+    ) -> Arc<Status> {
+        let (started_at, connected) = (Instant::now(), Mutex::default());
+        Arc::new(Status { health, kv, scheduler, counters, sandbox, started_at, connected })
     }
 
     /// Opens status.sock and serves it on a thread of its own, until the process ends.
@@ -75,6 +95,7 @@ impl Status {
     fn serve(&self, listener: &UnixListener) {
         let mut clients: Vec<Client> = Vec::new();
         let mut next = Instant::now();
+        let mut generation = self.generation();
         loop {
             let mut watched: Vec<_> = clients.iter().map(|client| Watched::hang_up(client.stream.as_fd())).collect();
             watched.push(Watched::read(listener.as_fd()));
@@ -88,6 +109,10 @@ impl Status {
                 self.accept(listener, &mut clients);
             }
             if Instant::now() >= next {
+                if self.generation() != generation {
+                    generation = self.generation();
+                    self.counters.retain(|route| self.kv.contains(route));
+                }
                 let line = self.line();
                 clients.retain(|client| client.takes(&line));
                 next = Instant::now() + PERIOD;
@@ -112,10 +137,15 @@ impl Status {
         if clients.len() >= CLIENTS_MAX || is_function(pid) || stream.set_nonblocking(true).is_err() {
             return;
         }
+        self.counters.tell_all();
         let client = Client { stream, pid };
         if client.takes(&self.line()) {
             clients.push(client);
         }
+    }
+
+    fn generation(&self) -> Option<u64> {
+        self.kv.version().map(|version| version.generation)
     }
 
     /// With its newline.
@@ -126,6 +156,7 @@ impl Status {
                 "cpu": sample.cpu, "mem": sample.mem, "io": sample.io, "score": sample.score, "fresh": is_fresh,
             })
         });
+        let (functions, untold) = self.counters.tell();
         let mut line = json!({
             "status": self.health.status(),
             "version": env!("CARGO_PKG_VERSION"),
@@ -133,6 +164,9 @@ impl Status {
             "registry": self.health.registry_faults(),
             "waiting": self.scheduler.waiting(),
             "workers": workers.collect::<Vec<_>>(),
+            "choices": self.scheduler.explained_choices().iter().map(describe).collect::<Vec<_>>(),
+            "functions": functions,
+            "untold": untold,
             "sandbox": self.sandbox,
         });
         if let (Some(line), Value::Object(registry)) = (line.as_object_mut(), self.health.registry()) {
@@ -147,6 +181,14 @@ impl Client {
     fn takes(&self, line: &str) -> bool {
         (&self.stream).write(line.as_bytes()).is_ok_and(|count| count == line.len())
     }
+}
+
+fn describe(choice: &Choice) -> Value {
+    let at = choice.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let tenths = |score: f64| (score * 10.0).round() / 10.0;
+    let scores: Map<String, Value> =
+        choice.scores.iter().map(|(worker, score)| (worker.to_string(), json!(tenths(*score)))).collect();
+    json!({"at": at, "worker": choice.worker, "why": choice.why, "scores": scores})
 }
 
 /// Whether a process belongs to an invocation: a function that runs as our own user can find the socket. The gateway's

@@ -42,6 +42,14 @@ pub(crate) fn deploy(
     Ok(Done { generation, is_changed: generation > before })
 }
 
+/// Writes a whole descriptor.
+pub(crate) fn describe(registry: &mut Registry, key: &str, descriptor: &Value) -> Result<Done> {
+    check(key, descriptor)?;
+    let before = registry.generation()?;
+    let generation = registry.change(|transaction| write_route(transaction, key, descriptor))?;
+    Ok(Done { generation, is_changed: generation > before })
+}
+
 /// Fields that are not given stay as they were.
 fn descriptor(code: &Code, old: Option<&Value>, fields: &Fields, env: &[(String, String)]) -> Result<Value> {
     let mut descriptor: Fields = old.and_then(Value::as_object).cloned().unwrap_or_default();

@@ -56,6 +56,11 @@ impl Gateway {
         })
     }
 
+    /// The same with other bounds of an answer.
+    pub fn bounded(self, answer_bytes_max: u64) -> Gateway {
+        Gateway { answer_bytes_max, ..self }
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

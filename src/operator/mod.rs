@@ -4,6 +4,7 @@
 //! files on a disk (cli/code.rs) or an upload (console) → code → deploy ┐
 //!                                                    history, routes  ├→ registry (rusqlite), one transaction
 //!                                                                diff ┘
+//! view                                     a private copy of the registry, for a reader that stays
 //! gateway → http_client                                                  waits until a change is in service
 //! ```
 //!
@@ -15,8 +16,10 @@ pub(crate) mod diff;
 pub(crate) mod gateway;
 pub(crate) mod history;
 pub(crate) mod http_client;
+pub(crate) mod log_lines;
 pub(crate) mod registry;
 pub(crate) mod routes;
+pub(crate) mod view;
 
 use std::fmt;
 
@@ -34,7 +37,7 @@ pub enum OperationError {
     Failed(String),
 }
 
-pub(crate) type Result<T> = std::result::Result<T, OperationError>;
+pub(crate) type Result<T, E = OperationError> = std::result::Result<T, E>;
 
 impl fmt::Display for OperationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

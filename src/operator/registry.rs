@@ -48,6 +48,11 @@ impl Registry {
         Ok(Registry { connection, path, read_only_reason })
     }
 
+    /// A private copy of the registry at `path`, to read.
+    pub fn from_copy(connection: Connection, path: PathBuf) -> Registry {
+        Registry { connection, path, read_only_reason: None }
+    }
+
     /// The same, for verbs that need code and history.
     pub fn open_with_history(settings: &Settings) -> Result<Registry> {
         let registry = Registry::open(settings)?;
@@ -118,7 +123,7 @@ impl Registry {
     /// Makes a change, all of it or nothing, and returns the generation after it.
     pub fn change(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<u64> {
         if let Some(reason) = &self.read_only_reason {
-            return Err(OperationError::Failed(reason.clone()));
+            return Err(OperationError::Refused(reason.clone()));
         }
         let made = (|| {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -78,6 +78,10 @@ impl Route {
         self.serves.as_ref().ok()
     }
 
+    fn is_exact(&self) -> bool {
+        !self.is_prefix && !self.path().contains('{')
+    }
+
     fn method(&self) -> &str {
         &self.key[..self.method_end]
     }
@@ -177,6 +181,16 @@ impl Routes {
         Routes { any_host: HostRoutes::new(any_host), hosts: hosts.collect(), count }
     }
 
+    /// Whether a row of this key is in service.
+    fn contains(&self, key: &str) -> bool {
+        let Some(route) = Route::new(key, Err(String::new())) else { return false };
+        let routes = match route.host() {
+            "" => Some(&self.any_host),
+            host => self.hosts.get(comparable_host(host).as_ref()),
+        };
+        routes.is_some_and(|routes| routes.contains(&route))
+    }
+
     fn find(&self, method: &str, host: &str, path: &str) -> Found {
         // Most registries have no host: then nothing is spent on it.
         let of_host = if self.hosts.is_empty() { None } else { self.hosts.get(comparable_host(host).as_ref()) };
@@ -196,13 +210,11 @@ impl HostRoutes {
         all.exact.reserve(routes.len()); // growing on the way would move all again and again
         let mut shapes: BTreeMap<Shape, HashMap<Box<str>, Methods>> = BTreeMap::new();
         for route in routes {
-            let has_braces = route.path().contains('{');
-            let (map, path) = match route.is_prefix || has_braces {
-                false => (&mut all.exact, route.path().into()),
-                true if has_braces => (shapes.entry(Shape::of(&route)).or_default(), with_empty_braces(route.path())),
-                true => (shapes.entry(Shape::of(&route)).or_default(), route.path().into()),
+            let map = match route.is_exact() {
+                true => &mut all.exact,
+                false => shapes.entry(Shape::of(&route)).or_default(),
             };
-            let methods = map.entry(path).or_default();
+            let methods = map.entry(open_path(route.path())).or_default();
             match methods.iter_mut().find(|other| other.method() == route.method()) {
                 Some(other) if other.key <= route.key => {}
                 Some(other) => *other = route,
@@ -211,6 +223,16 @@ impl HostRoutes {
         }
         all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes::new(shape, routes)).collect();
         all
+    }
+
+    fn contains(&self, route: &Route) -> bool {
+        let of_shape = |shape: Shape| self.shapes.iter().find(|other| other.shape == shape);
+        let map = match route.is_exact() {
+            true => Some(&self.exact),
+            false => of_shape(Shape::of(route)).map(|of_shape| &of_shape.routes),
+        };
+        let methods = map.and_then(|map| map.get(&open_path(route.path())));
+        methods.is_some_and(|methods| methods.iter().any(|other| other.key == route.key))
     }
 
     /// The route that takes the request, and where PATH_INFO starts.
@@ -308,7 +330,10 @@ impl Ends {
     }
 }
 
-fn with_empty_braces(path: &str) -> Box<str> {
+fn open_path(path: &str) -> Box<str> {
+    if !path.contains('{') {
+        return path.into();
+    }
     let segments = path.split('/').map(|segment| if param_name(segment).is_some() { "{}" } else { segment });
     segments.collect::<Vec<_>>().join("/").into()
 }
@@ -385,6 +410,11 @@ impl Kv {
     pub fn find(&self, method: &str, host: &str, path: &str) -> (Found, Option<u64>) {
         let service = self.lock();
         (service.routes.find(method, host, path), service.version.map(|version| version.generation))
+    }
+
+    /// Whether a row of this key is in service.
+    pub fn contains(&self, key: &str) -> bool {
+        self.lock().routes.contains(key)
     }
 
     /// Brings `routes` into force, all at once, as the registry's state of `version`.

@@ -11,7 +11,7 @@
 pub mod config_loader;
 pub mod create;
 mod fault_log;
-mod files;
+pub(crate) mod files;
 #[cfg(test)]
 mod fixture;
 pub mod kv;
@@ -22,6 +22,6 @@ mod modules;
 pub mod pattern;
 pub mod remarks;
 mod rows;
-mod snapshot;
-mod stamps;
-mod tables;
+pub(crate) mod snapshot;
+pub(crate) mod stamps;
+pub(crate) mod tables;

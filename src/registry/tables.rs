@@ -19,6 +19,9 @@ const BUNDLE: &str = "substr(name, 1, instr(name || '/', '/'))";
 /// Bytes that a blob is read by.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// Memory for pages of a copy that stays open. The console has little.
+const COPY_CACHE_KIB: u32 = 512;
+
 /// The copy, open for one reading. Dropped, it is closed and stays as it is.
 pub struct Tables {
     connection: Connection,
@@ -49,6 +52,13 @@ impl Tables {
         let tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('modules', 'bundles', 'history')";
         let has_code = connection.query_row(tables, [], |row| row.get::<_, i64>(0))? == 3;
         Ok(Tables { connection, has_code })
+    }
+
+    /// The copy for readers that outlive its files: SQLite has all of them open from its first reading on.
+    pub fn into_connection(self) -> rusqlite::Result<Connection> {
+        self.connection.execute_batch(&format!("PRAGMA cache_size = -{COPY_CACHE_KIB}"))?;
+        self.connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))?;
+        Ok(self.connection)
     }
 
     /// Calls `each` with key and descriptor of every row. A row may reach `each` before the reading fails at a later one.

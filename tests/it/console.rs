@@ -11,14 +11,14 @@ use std::time::Duration;
 use crate::http::Answer;
 use crate::instance::{CONSOLE, Instance, signal, wait_for, wait_until};
 
-const SETTINGS: &[(&str, &str)] = &[("FAAS_CONSOLE", "127.0.0.1:0")];
+pub const SETTINGS: &[(&str, &str)] = &[("FAAS_CONSOLE", "127.0.0.1:0")];
 
-fn address(instance: &Instance) -> SocketAddr {
+pub fn address(instance: &Instance) -> SocketAddr {
     let path = instance.run_dir().join("console.address");
     wait_for("the console listens", || fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok())
 }
 
-fn token(instance: &Instance) -> String {
+pub fn token(instance: &Instance) -> String {
     fs::read_to_string(instance.run_dir().join("operator.token")).unwrap().trim_end().to_string()
 }
 
@@ -90,7 +90,7 @@ fn operator_sees_workers_and_sandbox_and_the_public_does_not() {
     }
     let health = instance.get("/healthz").json();
     let names: Vec<&String> = health.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["generation", "routes", "status"]);
+    assert_eq!(names, ["generation", "generation_age_s", "lag_s", "routes", "status"]);
 }
 
 #[test]
@@ -107,11 +107,12 @@ fn only_who_shows_the_token_under_an_own_address_is_answered() {
         ("localhost", &good, "HEAD", "/api/v1/status?x=1", 200),
         ("localhost", "", "GET", "/api/v1/status", 401),
         ("localhost", "", "GET", "/nowhere", 401),
+        ("localhost", "", "GET", "/login", 200),
         ("localhost", &basic, "GET", "/api/v1/status", 401),
         ("localhost", &short, "GET", "/api/v1/status", 401),
         ("evil.example", &good, "GET", "/api/v1/status", 403),
         ("", &good, "GET", "/api/v1/status", 403),
-        ("localhost", &good, "GET", "/", 404),
+        ("localhost", &good, "GET", "/", 200),
         ("localhost", &good, "GET", "/api/v1/status/", 404),
         ("localhost", &good, "DELETE", "/api/v1/status", 405),
     ];

@@ -14,6 +14,7 @@ mod cgi;
 mod cli;
 mod conformance;
 mod console;
+mod console_api;
 mod corpus;
 mod ending;
 mod examples;

@@ -210,3 +210,11 @@ fn routes_of_many_segments_are_found() {
     assert_eq!(find(&kv, "GET", &format!("{path}/y/end")), format!("{open} {path}/y/end|"));
     assert_eq!(find(&kv, "GET", &"/x".repeat(39)), "not found");
 }
+
+#[test]
+fn a_key_is_contained_whatever_else_takes_its_requests() {
+    let keys = ["GET:/a", "GET:/a/*", "GET:/a/{x}", "*:/a/{y}", "POST:/{x}/b/*", "GET://host/a"];
+    let kv = kv(&keys);
+    assert!(keys.iter().all(|key| kv.contains(key)));
+    assert!(["GET:/b", "POST:/a", "GET:/a/{z}", "*:/a/*", "GET://other/a", "a"].iter().all(|key| !kv.contains(key)));
+}

@@ -112,7 +112,8 @@ pub fn run(settings: Settings) -> Result<()> {
     collector.start(&settings)?;
     let health = Health::new(kv.clone(), scheduler.clone());
     let counters = Arc::new(Counters::default());
-    let status = Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
+    let status =
+        Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
     status.start(&settings)?;
     if settings.console.is_some() {
         operator_token::provide(&settings.operator_token_file())?;

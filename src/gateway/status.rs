@@ -5,13 +5,9 @@
 //!  "routes":5,"generation":1,"generation_age_s":412,"lag_s":12,
 //!  "registry":{"fault":null,"faulty_rows":1,"first":[{"route":"GET:/a","fault":"timeout is 0; it must be …"}]},
 //!  "workers":[{"id":0,"pid":4711,"slots":8,"in_flight":0,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2,"fresh":true}],
-<<<<<<< HEAD
-//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[],"promises":[{"promise":"…","level":"kernel","kept_by":"…"}]}}
-=======
 //!  "choices":[{"at":1767225600.5,"worker":0,"why":"lowest score 7.2","scores":{"0":7.2,"1":9.9}}],
 //!  "functions":[…],"untold":0,
-//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[]}}
->>>>>>> b2f0aa5 (console: a page, an API and /metrics)
+//!  "sandbox":{"user":"nobody","landlock":6,"remarks":[],"promises":[{"promise":"…","level":"kernel","kept_by":"…"}]}}
 //! ```
 //!
 //! `functions` has the counters of protocol/counters.rs of those that changed since the line before; a client gets all in

@@ -111,7 +111,7 @@ impl Instance {
 
     /// Whether neither we nor the gateway are root.
     pub fn is_run_as_plain_user(&self) -> bool {
-        self.user.is_some() || !fs::read_dir("/proc/1/fd").is_ok()
+        self.user.is_some() || fs::read_dir("/proc/1/fd").is_err()
     }
 
     fn copy_programs(&self) {
@@ -157,6 +157,21 @@ impl Instance {
         let mut command = self.command("sh");
         command.args(["-c", &format!("{limits} && exec {GATEWAY}")]);
         self.launch_as(command);
+    }
+
+    /// The same in a namespace of the network, which `ip netns` knows by this name.
+    #[allow(dead_code)] // for tests/machines
+    pub fn launch_in(&mut self, namespace: &str) {
+        let mut command = self.command("ip");
+        command.args(["netns", "exec", namespace, GATEWAY]);
+        self.launch_as(command);
+    }
+
+    /// Changes a setting from the next launch on.
+    #[allow(dead_code)] // for tests/machines
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_string(), value.to_string()));
     }
 
     fn launch_as(&mut self, mut command: Command) {

@@ -21,7 +21,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_WORKERS", "4", "worker processes, 1 to 256"),
     ("FAAS_WORKER_SLOTS", "8", "invocations at once per worker, 1 to 1024"),
     ("FAAS_FORK_SERVERS", "1", "0 starts every process anew"),
-    ("FAAS_DEV", "0", "1 shows clients the faults of PHP functions"),
+    ("FAAS_DEV", "0", "1 shows clients all that the log says of a failed call, and the end of its stderr"),
     ("FAAS_DB", "faas_meta.db", "the registry: a SQLite file"),
     ("FAAS_RUN_DIR", "run", "sockets, pid file and log; one instance per run dir"),
     ("FAAS_MODULE_ROOT", "folder of FAAS_DB", "where relative module paths start"),

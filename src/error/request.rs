@@ -187,6 +187,30 @@ impl RequestError {
         }
     }
 
+    /// What clients learn: the field and the rule. Paths of this machine, values of a row, and what other programs have said
+    /// about them are for the log, which has all of [`Display`](fmt::Display).
+    pub fn public(&self) -> String {
+        match self {
+            RequestError::RowUnusable(fault) => {
+                let start = "the registry's row for this route cannot be used";
+                match field_and_rule(fault) {
+                    Some((field, rule)) => format!("{start}: {field} must be {rule}"),
+                    None => format!("{start}; the log has the cause"),
+                }
+            }
+            RequestError::ModuleMissing { .. } => "the function's module cannot be read; the log has the cause".into(),
+            RequestError::ModuleNotExecutable { .. } => {
+                "the function's module cannot be executed; the log has the cause".into()
+            }
+            RequestError::WorkerExhausted { step, cause } if cause.contains('/') => {
+                format!("the machine is short of something: a worker could not {step}")
+            }
+            RequestError::SpoolBroken { .. } => "could not write a spool file".into(),
+            // The others hold texts and numbers of our own.
+            _ => self.to_string(),
+        }
+    }
+
     /// A short, stable name of the kind of error, for programs that read problem+json (`urn:faas:<kind>`).
     pub fn kind(&self) -> &'static str {
         match self {
@@ -313,3 +337,37 @@ impl fmt::Display for RequestError {
 }
 
 impl std::error::Error for RequestError {}
+
+/// The parts of a fault of a row that hold nothing of it but a field's name: `memory is 5; it must be a whole number`. The
+/// value between the two may hold any text, so the rule is what follows its last mention.
+fn field_and_rule(fault: &str) -> Option<(&str, &str)> {
+    let (field_and_value, rule) = fault.rsplit_once("; it must be ")?;
+    let field = field_and_value.split_once(" is ")?.0;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    field.bytes().all(is_name).then_some((field, rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_learn_the_field_and_the_rule_and_neither_values_nor_paths() {
+        let row = |fault: &str| RequestError::RowUnusable(fault.into());
+        let module = |path: &str, cause: &str| RequestError::ModuleMissing { path: path.into(), cause: cause.into() };
+        for (error, expected) in [
+            (row("memory is 5; it must be a whole number"), Some("memory must be a whole number")),
+            (row("env.KEY is \"se is cret; it must be b\"; it must be text"), Some("env.KEY must be text")),
+            (row("secret/path is 1; it must be text"), None),
+            (row("module secret is not there"), None),
+            (module("/srv/secret", "secret"), None),
+            (RequestError::SpoolBroken { cause: io::Error::other("/secret") }, None),
+            (RequestError::WorkerExhausted { step: "fork".into(), cause: "/secret".into() }, Some("could not fork")),
+            (RequestError::Exited { code: 3, means: "" }, Some("code 3")),
+        ] {
+            let public = error.public();
+            assert!(!public.contains("secret") && !public.contains("cret"), "{public}");
+            assert!(public.contains(expected.unwrap_or("")), "{public}");
+        }
+    }
+}

@@ -28,7 +28,12 @@ use crate::protocol::worker_protocol::{End, Verdict};
 use crate::registry::config_loader::Function;
 use crate::registry::kv::{Found, Kv};
 
+/// Lines of a failed function's stderr that FAAS_DEV=1 shows to clients.
+const STDERR_LINES_SHOWN: usize = 10;
+
 pub struct Gateway {
+    /// Whether clients learn all that the log says of a failure.
+    pub dev: bool,
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
     pub health: Arc<Health>,
@@ -64,7 +69,7 @@ impl Handler for Gateway {
                 let reply = match error {
                     RequestError::ClientGone => Reply::Gone,
                     _ => {
-                        let mut response = Response::of_error(&error, &request.id);
+                        let mut response = self.explain(&error, record.end.as_ref(), &request.id);
                         record.facts.add_to(&mut response, record.end.as_ref());
                         Reply::Response(response)
                     }
@@ -154,6 +159,18 @@ enum Try {
 }
 
 impl Gateway {
+    /// The response to a failed request. With FAAS_DEV=1 it says all that the log says, and what the function said last.
+    fn explain(&self, error: &RequestError, end: Option<&End>, request_id: &str) -> Response {
+        if !self.dev {
+            return Response::of_error(error, request_id);
+        }
+        let stderr = end.map_or("", |end| &end.stderr).trim_end();
+        let lines = stderr.lines().count();
+        let last: Vec<&str> = stderr.lines().skip(lines.saturating_sub(STDERR_LINES_SHOWN)).collect();
+        let detail = if last.is_empty() { error.to_string() } else { format!("{error}\n{}", last.join("\n")) };
+        Response::of_problem(error, &detail, request_id)
+    }
+
     /// The C original's function of this name: route, worker, response.
     fn handle_http_client(
         &self,

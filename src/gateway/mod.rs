@@ -125,8 +125,16 @@ pub fn run(settings: Settings) -> Result<()> {
     };
     let (ledger, ledger_thread) = Ledger::start(&settings)?;
     let response_bytes_max = settings.response_bytes_max;
-    let handler =
-        Arc::new(Gateway { kv, scheduler, counters, health: health.clone(), spool_area, ledger, response_bytes_max });
+    let handler = Arc::new(Gateway {
+        dev: settings.dev,
+        kv,
+        scheduler,
+        counters,
+        health: health.clone(),
+        spool_area,
+        ledger,
+        response_bytes_max,
+    });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
     let (ending, ended) = crossbeam_channel::bounded(1);

@@ -6,14 +6,14 @@ use crate::error::request::RequestError;
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// The problem details: a JSON object with type, title, status, detail and request_id.
-pub fn body(error: &RequestError, request_id: &str) -> Vec<u8> {
+pub fn body(error: &RequestError, detail: &str, request_id: &str) -> Vec<u8> {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         "{{\"type\":\"urn:faas:{}\",\"title\":{},\"status\":{},\"detail\":{},\"request_id\":{}}}\n",
         error.kind(),
         text(&title(error.kind())),
         error.status(),
-        text(&error.to_string()),
+        text(detail),
         text(request_id),
     )
     .into_bytes()
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn any_error_text_makes_valid_json() {
         let error = RequestError::ModuleMissing { path: "a\"b\\\n".into(), cause: "\u{1}".into() };
-        let problem: serde_json::Value = serde_json::from_slice(&body(&error, "id-1")).unwrap();
+        let problem: serde_json::Value = serde_json::from_slice(&body(&error, &error.to_string(), "id-1")).unwrap();
         assert_eq!(problem["type"], "urn:faas:module-missing");
         assert_eq!(problem["title"], "Module missing");
         assert_eq!(problem["status"], 500);

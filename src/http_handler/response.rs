@@ -72,8 +72,13 @@ impl Response {
         response
     }
 
-    /// The response to a failed request: problem details (RFC 9457).
+    /// The response to a failed request: problem details (RFC 9457), as far as they are for clients.
     pub fn of_error(error: &RequestError, request_id: &str) -> Response {
+        Response::of_problem(error, &error.public(), request_id)
+    }
+
+    /// The same with another text for `detail`.
+    pub fn of_problem(error: &RequestError, detail: &str, request_id: &str) -> Response {
         let mut response = Response::new(error.status());
         response.add("Content-Type", problem::CONTENT_TYPE);
         if let Some(seconds) = error.retry_after_s() {
@@ -82,7 +87,7 @@ impl Response {
         if let RequestError::MethodNotAllowed { allow } = error {
             response.add("Allow", allow);
         }
-        response.body = Body::Bytes(problem::body(error, request_id));
+        response.body = Body::Bytes(problem::body(error, detail, request_id));
         response
     }
 

@@ -139,7 +139,7 @@ fn a_malformed_cgi_answer_is_502() {
 
 #[test]
 fn a_module_that_is_missing_or_cannot_be_executed_answers_500_with_the_path_and_a_hint() {
-    let instance = Instance::start();
+    let instance = Instance::with(&[("FAAS_DEV", "1")]);
     let native = |module: &Path| instance.install(&[("GET:/x", json!({"runtime": "native", "module": module}))]);
     let detail = |kind: &str| instance.get("/x").problem(500, kind);
 
@@ -232,4 +232,16 @@ fn a_function_whose_client_goes_away_is_killed() {
     wait_until("the log has its line", || !instance.log_lines("path=/sleep").is_empty());
     assert_eq!(instance.log_lines("path=/sleep").len(), 1);
     assert!(instance.log_lines("path=/sleep")[0].contains(" status=499 "));
+}
+
+#[test]
+fn only_with_dev_does_a_client_learn_what_a_failed_function_said() {
+    for (dev, is_shown) in [("0", false), ("1", true)] {
+        let instance = Instance::with(&[("FAAS_DEV", dev)]);
+        instance.script("GET:/fails", "echo a secret >&2\nexit 3");
+        let detail = instance.get("/fails").problem(500, "function-exited");
+        assert!(detail.starts_with("the function exited with code 3"), "{detail}");
+        assert_eq!(detail.ends_with("\na secret"), is_shown, "{detail}");
+        assert_eq!(!instance.log_lines("FAAS_DEV=1").is_empty(), is_shown);
+    }
 }

@@ -27,7 +27,8 @@ fn an_insert_an_update_and_a_delete_by_the_sqlite3_program_come_into_service() {
     assert!(output.status.success(), "{output:?}");
     wait_until("the row is in service", || instance.post("/api/convert", "{}").status != 404);
     let detail = instance.post("/api/convert", r#"{"format":"png"}"#).problem(500, "module-missing");
-    assert!(detail.contains("/opt/functions/convert.wasm"), "{detail}");
+    assert!(!detail.contains("/opt"), "paths are for the log: {detail}");
+    instance.wait_for_log("could not read the module /opt/functions/convert.wasm", 1);
 
     let module = instance.program("convert.sh", "#!/bin/sh\necho converted");
     let output = instance.sqlite3(&format!(
@@ -187,7 +188,7 @@ fn a_bad_row_keeps_its_last_good_version_and_a_new_bad_row_answers_500_naming_it
 
     instance.install(&[("GET:/bad", json!({"runtime": "lua", "module": "x"}))]);
     let detail = instance.get("/bad").problem(500, "row-unusable");
-    assert!(detail.contains(r#"runtime is "lua"; it must be one of php, wasm, native"#), "{detail}");
+    assert!(detail.ends_with("runtime must be one of php, wasm, native"), "{detail}");
     let told = &instance.status()["registry"];
     assert_eq!((&told["faulty_rows"], &told["first"][1]["route"]), (&json!(2), &json!("GET:/row")), "{told}");
     let said = run(instance.command(env!("CARGO_BIN_EXE_faas")).arg("status"));

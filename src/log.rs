@@ -37,9 +37,11 @@ pub fn start() {
     }
 }
 
-/// Logs one line: the time is put before it, control characters in it are escaped, the newline is added.
-pub fn line(text: fmt::Arguments<'_>) {
+/// Logs one line: the time is put before it, control characters in it are escaped, the newline is added. Returns how many
+/// bytes that makes.
+pub fn line(text: fmt::Arguments<'_>) -> usize {
     let mut line = format_line(SystemTime::now(), text);
+    let bytes = line.len();
     match LOG.get() {
         Some(sender) => {
             if sender.try_send(Message::Line(line)).is_err() {
@@ -48,6 +50,7 @@ pub fn line(text: fmt::Arguments<'_>) {
         }
         None => write_out(&mut line),
     }
+    bytes
 }
 
 /// Waits until all lines so far are written, at most one second: at the end of a program.
@@ -64,7 +67,7 @@ pub fn flush() {
 /// `log!("worker {id}: ready")`
 #[macro_export]
 macro_rules! log {
-    ($($arg:tt)*) => { $crate::log::line(format_args!($($arg)*)) };
+    ($($arg:tt)*) => {{ let _bytes = $crate::log::line(format_args!($($arg)*)); }};
 }
 
 fn write_lines(receiver: Receiver<Message>) {

@@ -23,6 +23,7 @@ pub mod fork_server;
 mod fork_servers;
 mod guard;
 mod invocation;
+mod log_budget;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::error::Result;
+use super::log_budget::LogBudget;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Invocation;
 
@@ -34,6 +35,8 @@ pub struct Function {
     pub spec: FunctionSpec,
     /// When a child has last said that it cannot serve the function.
     refused: Mutex<Option<Instant>>,
+    /// For its stderr.
+    pub log_budget: LogBudget,
 }
 
 impl Function {
@@ -58,7 +61,11 @@ impl Functions {
         if let Some(function) = self.0.lock().expect("nothing panics under this lock").get(settings) {
             return Ok(function.clone());
         }
-        let function = Arc::new(Function { spec: FunctionSpec::decode(settings)?, refused: Mutex::default() });
+        let function = Arc::new(Function {
+            spec: FunctionSpec::decode(settings)?,
+            refused: Mutex::default(),
+            log_budget: LogBudget::new(),
+        });
         let mut functions = self.0.lock().expect("nothing panics under this lock");
         if functions.len() >= FUNCTIONS_MAX {
             functions.clear();

@@ -1,7 +1,12 @@
-//! A function's stderr on its way into the log: line by line, with the request id, bounded.
+//! A function's stderr on its way into the log: line by line, with the request id.
+//!
+//! What one call writes to the log is bounded, and what all calls of a function write within an hour (log_budget.rs). Both
+//! bounds count bytes as they are written: a line takes more than the function said, with its head, and with characters that
+//! are escaped.
 
 use std::fmt;
 
+use super::log_budget::LogBudget;
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
 use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
@@ -22,20 +27,24 @@ const END_BYTES_MAX: usize = 4096;
 pub struct StderrLog<'a> {
     request_id: &'a str,
     spec: &'a FunctionSpec,
+    budget: &'a LogBudget,
     /// The last bytes that came, at least [`END_BYTES_MAX`] of them.
     end: Vec<u8>,
     /// A line whose end has not come.
     line: Vec<u8>,
+    /// As written to the log.
     logged_bytes: usize,
+    /// Of what the function said.
     dropped_bytes: usize,
     says_out_of_memory: bool,
 }
 
 impl<'a> StderrLog<'a> {
-    pub fn new(request_id: &'a str, spec: &'a FunctionSpec) -> StderrLog<'a> {
+    pub fn new(request_id: &'a str, spec: &'a FunctionSpec, budget: &'a LogBudget) -> StderrLog<'a> {
         StderrLog {
             request_id,
             spec,
+            budget,
             end: Vec::new(),
             line: Vec::new(),
             logged_bytes: 0,
@@ -51,10 +60,6 @@ impl<'a> StderrLog<'a> {
             self.end.drain(..self.end.len() - END_BYTES_MAX);
         }
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.logged_bytes + self.line.len() + piece.len() > STDERR_BYTES_MAX {
-                self.dropped_bytes += piece.len();
-                continue;
-            }
             // A line longer than the bound is logged as several.
             for part in piece.chunks(STDERR_LINE_BYTES_MAX) {
                 if self.line.len() + part.len() > STDERR_LINE_BYTES_MAX {
@@ -71,8 +76,16 @@ impl<'a> StderrLog<'a> {
     /// Logs what is left, and what was dropped.
     pub fn finish(&mut self) {
         self.flush_line();
-        if self.dropped_bytes > 0 {
-            self.log(format_args!("{} more bytes were dropped", self.dropped_bytes));
+        let dropped = std::mem::take(&mut self.dropped_bytes);
+        if dropped == 0 {
+            return;
+        }
+        if self.budget.has_room() {
+            self.log(format_args!("{dropped} more bytes were dropped"));
+        } else if let Some(dropped) = self.budget.note_dropped(dropped) {
+            self.log(format_args!(
+                "{dropped} bytes were dropped: the function has filled its share of the log for this hour"
+            ));
         }
     }
 
@@ -81,9 +94,12 @@ impl<'a> StderrLog<'a> {
         String::from_utf8_lossy(&self.end[self.end.len().saturating_sub(END_BYTES_MAX)..]).into_owned()
     }
 
-    fn log(&self, text: fmt::Arguments<'_>) {
+    fn log(&mut self, text: fmt::Arguments<'_>) {
         let (id, route, function) = (self.request_id, &self.spec.route, &self.spec.name);
-        log!("request={id} route={route} function={function} stderr: {text}");
+        let line = format_args!("request={id} route={route} function={function} stderr: {text}");
+        let bytes = log::line(line);
+        self.logged_bytes += bytes;
+        self.budget.note_written(bytes);
     }
 
     /// Whether the function has complained about memory. A guess, asked only of functions that failed.
@@ -95,11 +111,16 @@ impl<'a> StderrLog<'a> {
         if self.line.is_empty() {
             return;
         }
-        let text = String::from_utf8_lossy(&self.line);
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
-        self.log(format_args!("{text}"));
-        self.logged_bytes += self.line.len();
+        if self.logged_bytes < STDERR_BYTES_MAX && self.budget.has_room() {
+            self.log(format_args!("{text}"));
+        } else {
+            self.dropped_bytes += line.len();
+        }
+        self.line = line;
         self.line.clear();
     }
 }
@@ -111,23 +132,25 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_and_the_rest_is_counted() {
-        let spec = full();
-        let mut log = StderrLog::new("r", &spec);
+        let (spec, budget) = (full(), LogBudget::new());
+        let mut log = StderrLog::new("r", &spec, &budget);
         log.write(b"first Memory");
         assert_eq!(log.logged_bytes, 0);
         log.write(b"Error\nsecond");
         assert!(log.says_out_of_memory());
-        assert_eq!((log.logged_bytes, log.line.as_slice()), (18, b"second".as_slice()));
-        log.write(&[b'x'; STDERR_BYTES_MAX]);
-        assert_eq!(log.dropped_bytes, STDERR_BYTES_MAX);
+        assert_eq!(log.line.as_slice(), b"second");
+        let before = log.logged_bytes;
+        log.write(&[0; 2 * STDERR_BYTES_MAX]);
         log.finish();
-        assert_eq!(log.logged_bytes, 24);
+        // The last line that fits may take four times its bytes and more.
+        let most = STDERR_BYTES_MAX + 8 * STDERR_LINE_BYTES_MAX;
+        assert!((STDERR_BYTES_MAX..most).contains(&log.logged_bytes) && before < 200, "{before} {}", log.logged_bytes);
     }
 
     #[test]
     fn the_end_is_kept_whatever_the_log_takes() {
-        let spec = full();
-        let mut log = StderrLog::new("r", &spec);
+        let (spec, budget) = (full(), LogBudget::new());
+        let mut log = StderrLog::new("r", &spec, &budget);
         log.write(b"short");
         assert_eq!(log.end(), "short");
         for _ in 0..100 {
@@ -140,9 +163,10 @@ mod tests {
 
     #[test]
     fn a_long_line_is_logged_in_parts() {
-        let spec = full();
-        let mut log = StderrLog::new("r", &spec);
+        let (spec, budget) = (full(), LogBudget::new());
+        let mut log = StderrLog::new("r", &spec, &budget);
         log.write(&vec![b'x'; 3 * STDERR_LINE_BYTES_MAX + 1]);
-        assert_eq!((log.logged_bytes, log.line.len()), (3 * STDERR_LINE_BYTES_MAX, 1));
+        assert_eq!(log.line.len(), 1);
+        assert!((3 * STDERR_LINE_BYTES_MAX..4 * STDERR_LINE_BYTES_MAX).contains(&log.logged_bytes));
     }
 }

@@ -60,7 +60,7 @@ impl<'a> Streams<'a> {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            stderr_log: StderrLog::new(order.invocation.request_id(), order.spec()),
+            stderr_log: StderrLog::new(order.invocation.request_id(), order.spec(), &order.function.log_budget),
             buffer: vec![0; READ_BYTES_FIRST],
         };
         Ok((streams, ends))

@@ -184,6 +184,37 @@ fn with_a_full_spool_folder_long_bodies_and_answers_are_503_and_short_ones_are_s
 }
 
 #[test]
+fn with_a_full_code_folder_the_last_good_version_stays_until_there_is_room() {
+    let mut instance = Instance::prepare(&[]);
+    let Some(_disk) = Tmpfs::mount(&instance.path("code"), 1) else { return };
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    let deploy = |version: u32, padding: usize| {
+        let mut registry = instance.registry();
+        let transaction = registry.transaction().unwrap();
+        let code = format!("#!/bin/sh\necho {version} $VERSION\nexit\n{}", "x".repeat(padding));
+        let sql = "INSERT OR REPLACE INTO modules (name, code) VALUES ('a.sh', ?1)";
+        transaction.execute(sql, [code.as_bytes()]).unwrap();
+        let row = json!({"runtime": "native", "module": "db:a.sh", "env": {"VERSION": version.to_string()}});
+        let sql = "INSERT OR REPLACE INTO functions (k, v) VALUES ('GET:/a', ?1)";
+        transaction.execute(sql, [row.to_string()]).unwrap();
+        transaction.commit().unwrap();
+    };
+    deploy(1, 0);
+    wait_until("it is in service", || instance.get("/a").text() == "1 1\n");
+    deploy(2, 2 << 20);
+    let said = instance.wait_for_log("could not write the code of db:a.sh to ", 1);
+    assert!(said[0].contains("No space left on device"), "{said:?}");
+    assert_eq!(instance.get("/a").text(), "1 1\n");
+    let output = run(Command::new("mount").args(["-o", "remount,size=8m"]).arg(instance.path("code")));
+    assert!(output.status.success(), "{output:?}");
+    wait_until("the new version is in service", || instance.get("/a").text() == "2 2\n");
+    assert_eq!(instance.log_lines("could not write the code of").len(), 1);
+    drop(instance);
+}
+
+#[test]
 fn with_a_full_run_folder_requests_and_new_rows_are_served_and_workers_come_back() {
     let mut instance = Instance::prepare(&[]);
     let Some(disk) = Tmpfs::mount(&instance.run_dir(), 1) else { return };

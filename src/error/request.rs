@@ -83,6 +83,8 @@ pub enum RequestError {
         program: String,
         install: String,
     },
+    /// The module is being compiled, and that takes longer than a call waits.
+    Compiling,
     TimedOut {
         timeout_s: u64,
     },
@@ -120,6 +122,9 @@ pub enum RequestError {
     /// A defect of the gateway.
     Panicked,
 }
+
+/// Seconds after which a module that is being compiled may be ready.
+const COMPILING_RETRY_S: u64 = 5;
 
 impl RequestError {
     /// The status of the response that this error becomes.
@@ -161,6 +166,7 @@ impl RequestError {
             | RequestError::SpoolFull
             | RequestError::Exhausted { .. }
             | RequestError::WorkerExhausted { .. }
+            | RequestError::Compiling
             | RequestError::RuntimeMissing { .. } => 503,
             RequestError::TimedOut { .. } => 504,
             RequestError::VersionUnsupported => 505,
@@ -175,6 +181,7 @@ impl RequestError {
             | RequestError::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
             // Somebody may be installing it right now; the build of faas-wasm takes minutes.
             RequestError::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
+            RequestError::Compiling => Some(COMPILING_RETRY_S),
             RequestError::RegistryNotLoaded
             | RequestError::TooManyConnections
             | RequestError::TooManyRequests
@@ -240,6 +247,7 @@ impl RequestError {
             RequestError::ModuleMissing { .. } => "module-missing",
             RequestError::ModuleNotExecutable { .. } => "module-not-executable",
             RequestError::RuntimeMissing { .. } => "runtime-missing",
+            RequestError::Compiling => "module-compiling",
             RequestError::TimedOut { .. } => "timed-out",
             RequestError::Exited { .. } => "function-exited",
             RequestError::Signaled { .. } => "function-signaled",
@@ -302,6 +310,7 @@ impl fmt::Display for RequestError {
             RequestError::RuntimeMissing { program, install } => {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
+            RequestError::Compiling => write!(f, "the module is being compiled; try again"),
             RequestError::TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
             RequestError::Exited { code, means: "" } => write!(f, "the function exited with code {code}"),
             RequestError::Exited { code, means } => write!(f, "the function exited with code {code}, {means}"),

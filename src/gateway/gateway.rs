@@ -381,6 +381,7 @@ fn verdict_to_error(end: &End, function: &Function) -> Option<RequestError> {
         Verdict::ModuleMissing { path, cause } => RequestError::ModuleMissing { path, cause },
         Verdict::ModuleNotExecutable { path, cause } => RequestError::ModuleNotExecutable { path, cause },
         Verdict::RuntimeMissing { program, install } => RequestError::RuntimeMissing { program, install },
+        Verdict::Compiling => RequestError::Compiling,
         Verdict::Exhausted { step, cause } => RequestError::WorkerExhausted { step, cause },
     })
 }

@@ -219,6 +219,8 @@ pub enum Verdict {
         program: String,
         install: String,
     },
+    /// The function's module is being compiled.
+    Compiling,
     /// The machine refused a descriptor, a process or memory.
     Exhausted {
         step: String,
@@ -281,6 +283,7 @@ impl End {
             Verdict::RuntimeMissing { program, install } => {
                 json!({"verdict": "runtime_missing", "program": program, "install": install})
             }
+            Verdict::Compiling => json!({"verdict": "compiling"}),
             Verdict::Exhausted { step, cause } => json!({"verdict": "exhausted", "step": step, "cause": cause}),
         };
         object["warm"] = self.is_warm.into();
@@ -308,6 +311,7 @@ impl End {
         let verdict = match object["verdict"].as_str() {
             Some("exited") => Verdict::Exited { code: number("code")? },
             Some("signaled") => Verdict::Signaled { signal: number("signal")? },
+            Some("compiling") => Verdict::Compiling,
             Some("timed_out") => Verdict::TimedOut,
             Some("memory_exceeded") => Verdict::MemoryExceeded,
             Some("scratch_exceeded") => Verdict::ScratchExceeded,
@@ -388,6 +392,7 @@ mod tests {
             Verdict::Exited { code: 3 },
             Verdict::Signaled { signal: 9 },
             Verdict::TimedOut,
+            Verdict::Compiling,
             Verdict::MemoryExceeded,
             Verdict::ScratchExceeded,
             Verdict::TooManyProcesses,

@@ -5,6 +5,7 @@
 //! one per connection serves one invocation at a time: connection.rs → invocation.rs → start.rs, by exec (runtime/) or
 //!                    with a child of a fork server (fork_server.rs, child.rs)
 //! fork servers       starts and replaces fork servers: fork_servers.rs
+//! compiler (two)     compiles WASM modules in the background: runtime/compiled.rs
 //! guard              keeps us on a processor while a fork bomb goes off: guard.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
@@ -63,6 +64,9 @@ use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
 use crate::{log, log_file};
 
+/// Modules that a worker compiles at once: a small one need not wait for a large one.
+const COMPILERS: usize = 2;
+
 /// How often sessions are looked through.
 const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
 
@@ -115,7 +119,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         id,
         sandbox: Sandbox::new(&settings)?,
         scratch_area,
-        runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs)?,
+        runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs, settings.worker_slots)?,
         fork_servers: ForkServers::new(&settings)?,
         null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
         gateway,
@@ -137,6 +141,9 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         worker.end(ending);
     })?;
     start_thread("fork servers", &worker, fork_servers::keep)?;
+    for _ in 0..COMPILERS {
+        start_thread("compiler", &worker, runtime::compile_modules)?;
+    }
     start_thread("guard", &worker, guard::watch)?;
     start_thread("sessions", &worker, |worker| {
         loop {

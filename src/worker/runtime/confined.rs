@@ -6,14 +6,20 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::limits::KILL_WAIT_MAX;
+use crate::procfs;
 use crate::sandbox::{Sandbox, orphans};
-use crate::sys::{self, EndedHow, Spawn, Watched};
+use crate::sys::{self, EndedHow, Spawn, Spawned, Watched};
 
 /// Bytes of what a program says on stderr that go into an error.
 const SAYS_BYTES_MAX: u64 = 4096;
+
+/// How much longer than its CPU time a program may take.
+const TIMES_CPU: u32 = 10;
+/// How often its CPU time is looked at.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A program, and what it may.
 pub struct Confined<'a> {
@@ -27,6 +33,7 @@ pub struct Confined<'a> {
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub memory_mib: u64,
+    /// CPU time; [`TIMES_CPU`] as much may pass on a busy machine.
     pub time_max: Duration,
 }
 
@@ -52,14 +59,17 @@ impl Confined<'_> {
         })
         .map_err(|error| error.cause)?;
         drop(said);
-        let is_in_time = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(self.time_max))? > 0;
+        let is_in_time = self.ends_in_time(&spawned)?;
         if !is_in_time {
             sys::kill_process(spawned.pidfd.as_fd());
             let _ = sys::poll(&mut [Watched::read(spawned.pidfd.as_fd())], Some(KILL_WAIT_MAX));
         }
         match orphans::reap(spawned.pid)?.map(|ended| ended.how) {
             Some(EndedHow::Exited(0)) => Ok(()),
-            _ if !is_in_time => Err(io::ErrorKind::TimedOut.into()),
+            _ if !is_in_time => {
+                let text = format!("it took more than {} s of CPU time", self.time_max.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
             how => {
                 // It has ended, so what it said is all there, unless it has left a process behind that holds the pipe.
                 sys::set_nonblocking(says.as_fd())?;
@@ -71,6 +81,19 @@ impl Confined<'_> {
                 }))
             }
         }
+    }
+}
+
+impl Confined<'_> {
+    fn ends_in_time(&self, process: &Spawned) -> io::Result<bool> {
+        let began = Instant::now();
+        let cpu_time = || Duration::from_secs(procfs::cpu_ticks(process.pid).unwrap_or(0) / sys::clock_ticks_per_s());
+        while began.elapsed() < self.time_max * TIMES_CPU && cpu_time() < self.time_max {
+            if sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(LOOK_PERIOD.min(self.time_max)))? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -4,10 +4,13 @@
 //! A command is only made where it can work: a missing module or program is found here, before the gateway hears that the
 //! invocation has begun.
 
+mod compiled;
 mod confined;
 mod native;
 mod php;
 mod wasm;
+
+pub use wasm::compile_modules;
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
@@ -53,14 +56,14 @@ pub struct Runtimes {
 impl Runtimes {
     /// `folder` is made where it is missing; its parent must be ours. It is shared by all workers of a run dir. `programs` is
     /// where our own programs are, and so faas-php and faas-wasm, once they are built.
-    pub fn new(folder: PathBuf, programs: &Path) -> start::Result<Runtimes> {
+    pub fn new(folder: PathBuf, programs: &Path, slots: u32) -> start::Result<Runtimes> {
         let failed = || StartError::io("make the folder for the runtimes", folder.display().to_string());
         match fs::create_dir(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             made => made.map_err(failed())?,
         }
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
-        Ok(Runtimes { php: php::Php::new(&folder, programs)?, wasm: wasm::Cache::new(folder, programs) })
+        Ok(Runtimes { php: php::Php::new(&folder, programs)?, wasm: wasm::Cache::new(folder, programs, slots) })
     }
 }
 

@@ -1,17 +1,16 @@
 //! WASM: the module is a WASI preview 1 program, for faas-wasm (runtimes/wasm) or `wasmer run`.
 //!
-//! Either is given the module compiled. That happens once per version of module and engine, into a folder that only we
-//! write to, and functions run the result.
+//! Either is given the module compiled (compiled.rs), in a folder that only we write to.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
+use super::compiled::{Compiled, Compiler};
 use super::confined::Confined;
 use super::{Command, c_string, data_mib_max, find_program, open_program, path_of, places_of};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
@@ -27,12 +26,10 @@ const INSTALL_WASMER: &str =
 /// What start.sh does in the background.
 const BUILD_RUNNER: &str = "./start.sh, which builds it (a few minutes; run/wasm-build.log tells)";
 
-/// How long the compilation of a module may take; one of 10 MB takes about 10 s.
-const COMPILE_MAX: Duration = Duration::from_secs(60);
+/// CPU time that the compilation of a module may take; one of 16 MB takes about 40 s.
+const COMPILE_MAX: Duration = Duration::from_secs(120);
 /// MiB that the compilation of a module may take; one of 10 MB takes about half of it.
 const COMPILE_MEMORY_MIB: u64 = 1024;
-/// Compiled modules that are kept; the oldest goes first.
-const COMPILED_MAX: usize = 256;
 
 fn refused(module: &Path) -> impl FnOnce(io::Error) -> Verdict {
     move |error| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() }
@@ -43,8 +40,7 @@ pub fn artifact(worker: &Worker, module: &Path) -> std::result::Result<Option<Pa
     let cache = &worker.runtimes.wasm;
     let Some(runner) = cache.open() else { return Ok(None) };
     let engine = path_of(&runner.0);
-    let compile = |target: &Path| compile(&worker.sandbox, runner, module, target);
-    cache.get(&engine, module, compile).map(Some).map_err(refused(module))
+    cache.get(&engine, module, Compiler::Own).map(Some)
 }
 
 /// `artifact` is the module compiled for faas-wasm, where that runs it.
@@ -66,10 +62,8 @@ pub fn command(
         }
         found => found?,
     };
-    let engine = path_of(&wasmer.0);
-    let (program, file) = find_program("wasmer", INSTALL_WASMER)?;
-    let compile = |target: &Path| compile_for_wasmer(&worker.sandbox, wasmer, module, scratch, target);
-    let compiled = worker.runtimes.wasm.get(&engine, module, compile).map_err(refused(module))?;
+    let (program, file) = wasmer;
+    let compiled = worker.runtimes.wasm.get(&path_of(&program), module, Compiler::Wasmer)?;
     // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
     let mut arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).to_vec();
     arguments.extend(spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display()))));
@@ -108,17 +102,14 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: 
 
 /// Compiled modules, and the program that compiles and runs them.
 pub struct Cache {
-    folder: PathBuf,
+    compiled: Compiled,
     /// Where faas-wasm can be. It is looked for in each call, since it may be built while we run.
     runners: Vec<PathBuf>,
-    /// Held while this worker compiles a module, so that a burst of first calls compiles it once. The calls that wait
-    /// meanwhile would have to wait for the result anyway.
-    compiling: Mutex<()>,
 }
 
 impl Cache {
-    pub fn new(folder: PathBuf, programs: &Path) -> Cache {
-        Cache { folder, runners: places_of("faas-wasm", programs), compiling: Mutex::new(()) }
+    pub fn new(folder: PathBuf, programs: &Path, slots: u32) -> Cache {
+        Cache { compiled: Compiled::new(folder, slots), runners: places_of("faas-wasm", programs) }
     }
 
     /// faas-wasm, as commands name it, and open.
@@ -126,37 +117,29 @@ impl Cache {
         self.runners.iter().find_map(|path| open_program(path))
     }
 
-    /// Where the compiled version of a module is. Where there is none, `compile` makes it, into the file that it is given.
-    fn get(&self, engine: &Path, module: &Path, compile: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
-        let versions = Version::of_path(module).zip(Version::of_path(engine));
-        let (module_version, engine_version) = versions.ok_or(io::ErrorKind::NotFound)?;
-        let compiled = self.folder.join(format!("{module_version}-{engine_version}.compiled"));
-        if compiled.exists() {
-            return Ok(compiled);
-        }
-        let _compiling = self.compiling.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !compiled.exists() {
-            self.make_room();
-            let unfinished = self.folder.join(format!("unfinished-{}", std::process::id()));
-            compile(&unfinished)?;
-            let readable = fs::Permissions::from_mode(0o644);
-            fs::set_permissions(&unfinished, readable)?;
-            fs::rename(&unfinished, &compiled)?;
-        }
-        Ok(compiled)
+    /// Where the module is, compiled for an engine.
+    fn get(&self, engine: &Path, module: &Path, compiler: Compiler) -> std::result::Result<PathBuf, Verdict> {
+        let missing = || refused(module)(io::ErrorKind::NotFound.into());
+        let (module_version, engine_version) =
+            Version::of_path(module).zip(Version::of_path(engine)).ok_or_else(missing)?;
+        self.compiled.get(module, &format!("{module_version}-{engine_version}"), compiler)
     }
+}
 
-    /// Removes the oldest results where there are too many. One that is in use stays readable until it is closed.
-    fn make_room(&self) {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let entries = entries.filter(|entry| entry.path().extension().is_some_and(|word| word == "compiled"));
-        let mut files: Vec<_> = entries.filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path()))).collect();
-        files.sort();
-        let surplus = (files.len() + 1).saturating_sub(COMPILED_MAX);
-        for (_, path) in files.into_iter().take(surplus) {
-            let _ = fs::remove_file(path);
+/// The life of a thread that compiles modules.
+pub fn compile_modules(worker: &Worker) {
+    let cache = &worker.runtimes.wasm;
+    cache.compiled.work(|job, target| match job.compiler {
+        Compiler::Own => {
+            let runner = cache.open().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            compile(&worker.sandbox, runner, &job.module, target)
         }
-    }
+        Compiler::Wasmer => {
+            let wasmer = find_program("wasmer", "").map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
+            let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
+            compile_for_wasmer(&worker.sandbox, wasmer, &job.module, scratch.path(), target)
+        }
+    })
 }
 
 /// Has faas-wasm compile a module: it reads its stdin, writes its stdout, and may do nothing else. A compiler is a large program
@@ -177,7 +160,7 @@ fn compile(sandbox: &Sandbox, runner: (CString, File), module: &Path, target: &P
     compiler.run(sandbox)
 }
 
-/// Has wasmer compile a module. It writes to paths only, so it does that in the scratch folder of the invocation that waits.
+/// Has wasmer compile a module. It writes to paths only, so it does that in a scratch folder.
 fn compile_for_wasmer(
     sandbox: &Sandbox,
     wasmer: (CString, File),

@@ -2,6 +2,7 @@
 # Builds the platform and starts it in the background:  ./start.sh
 #   --foreground   stays in the foreground, with the log on the terminal
 #   --prepare      installs and builds what is missing, and starts nothing
+#   --upgrade      builds, and has a new gateway take over from the one that runs; no connection is refused meanwhile
 #
 # Settings are environment variables (target/release/gateway --help lists them); relative paths in them are taken from
 # this folder. FAAS_INSTALL=0 installs nothing. What is there already, a registry above all, is left as it is.
@@ -14,7 +15,8 @@ run_dir=${FAAS_RUN_DIR:-run}
 log=$run_dir/gateway.log
 registry=${FAAS_DB:-faas_meta.db}
 target=${CARGO_TARGET_DIR:-target}/release
-ready_seconds_max=30
+ready_seconds_max=30   # a gateway that is to take over gives up after this
+upgrade_seconds_max=60 # it has its workers and its folder to clear up then
 
 say() { printf 'start.sh: %s\n' "$*"; }
 warn() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -151,12 +153,15 @@ make_places() {
     fi
 }
 
-# Starts the gateway in a session of its own, so that neither Ctrl-C nor the end of this terminal reaches it.
+# Starts the gateway in a session of its own, so that neither Ctrl-C nor the end of this terminal reaches it. With the
+# argument --succeed it takes over from the one that runs.
 start_in_background() {
     log_bytes_before=$(wc -c <"$log")
-    setsid "$target/gateway" >>"$log" 2>&1 </dev/null &
+    setsid "$target/gateway" "$@" >>"$log" 2>&1 </dev/null &
     started=$!
-    deadline=$(($(date +%s) + ready_seconds_max))
+    seconds_max=$ready_seconds_max
+    [ "$#" = 0 ] || seconds_max=$upgrade_seconds_max
+    deadline=$(($(date +%s) + seconds_max))
     until [ "$(running_pid)" = "$started" ] && "$target/gateway" --healthz >/dev/null 2>&1; do
         if ! kill -0 "$started" 2>/dev/null; then
             code=0
@@ -166,9 +171,10 @@ start_in_background() {
             exit "$((code ? code : 1))"
         fi
         [ "$(date +%s)" -lt "$deadline" ] ||
-            fail "process $started is not ready after $ready_seconds_max s; $log may say why; ./stop.sh ends it"
+            fail "process $started is not ready after $seconds_max s; $log may say why; ./stop.sh ends it"
         sleep 0.1
     done
+    [ "$#" = 0 ] || return 0
     # Warnings with a remedy belong on the first terminal, too.
     tail -c "+$((log_bytes_before + 1))" "$log" | sed -n 's/^[^ ]* gateway: \(.*try: .*\)$/start.sh: \1/p' >&2
     read -r address <"$run_dir/gateway.address" || address=
@@ -181,7 +187,10 @@ start_in_background() {
 }
 
 mode=${1:---background}
-case $mode in --background | --foreground | --prepare) ;; *) fail "unknown argument $mode; there are --foreground and --prepare" ;; esac
+case $mode in
+--background | --foreground | --prepare | --upgrade) ;;
+*) fail "unknown argument $mode; there are --foreground, --prepare and --upgrade" ;;
+esac
 
 for folder in "${HOME-}/.cargo/bin" "${HOME-}/.wasmer/bin"; do
     if [ -d "$folder" ]; then PATH=$PATH:$folder; fi
@@ -195,6 +204,16 @@ if [ "$mode" = --prepare ]; then
     prepare
     end_background_build
     runtimes/build.sh wasm || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
+    exit 0
+fi
+if [ "$mode" = --upgrade ]; then
+    old=$(running_pid) || fail "nothing runs in $run_dir; ./start.sh starts it"
+    prepare
+    make_places
+    build_wasm_in_background
+    say "starting the successor of process $old"
+    start_in_background --succeed
+    say "process $started has taken over from process $old, which finishes its calls; log in $log"
     exit 0
 fi
 if running=$(running_pid); then

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, and a build that start.sh has left to go
-# on. What is being answered is finished first, for at most the FAAS_LAME_DUCK_MS and FAAS_DRAIN_MS that the gateway was
+# Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, older ones that still finish calls after an
+# upgrade, and a build that start.sh has left to go on. What is being answered is finished first, for at most the FAAS_LAME_DUCK_MS and FAAS_DRAIN_MS that the gateway was
 # started with. No process is found by its name, so no other is ever hit.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
@@ -92,11 +92,20 @@ end_build() {
     rm -f "$run_dir/wasm-build.pid"
 }
 
+# Prints the process ids of all gateways here: the current one, and older ones that still finish calls.
+all_gateways() {
+    for folder in "$run_dir"/[0-9]*; do
+        running_pid "${folder##*/}/gateway.pid" || true
+    done
+}
+
 remove_leftovers() {
     if running_pid >/dev/null; then return 0; fi # somebody has started it again meanwhile
-    rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address" "$run_dir/console.address"
-    for socket in "$run_dir"/worker_*.sock "$run_dir/metrics.sock" "$run_dir/status.sock"; do
-        if [ -S "$socket" ]; then rm -f "$socket"; fi
+    rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address" "$run_dir/console.address" "$run_dir/current"
+    rm -f "$run_dir/handover.sock"
+    for folder in "$run_dir"/[0-9]*; do
+        # Each holds the sockets and the pid file of one gateway.
+        [ ! -e "$folder/gateway.pid" ] || rm -rf "$folder"
     done
 }
 
@@ -118,14 +127,19 @@ setting() { tr '\0' '\n' <"/proc/$gateway/environ" | sed -n "s/^$1=//p"; }
 
 lame_duck_ms=$(setting FAAS_LAME_DUCK_MS)
 drain_ms=$(setting FAAS_DRAIN_MS)
-family=$(tree "$gateway")
-head=$(echo "$family" | head -n 1)
-kill -TERM "$gateway" 2>/dev/null || [ ! -d "/proc/$gateway" ] ||
-    fail "process $gateway belongs to another user; try: sudo ./stop.sh"
-if ! wait_for_end_of "$(((${lame_duck_ms:-0} + ${drain_ms:-10000}) / 100 + drain_grace))" "$head"; then
+family=
+heads=
+for process in $(all_gateways); do
+    branch=$(tree "$process")
+    family="$family $branch"
+    heads="$heads $(echo "$branch" | head -n 1)"
+    kill -TERM "$process" 2>/dev/null || [ ! -d "/proc/$process" ] ||
+        fail "process $process belongs to another user; try: sudo ./stop.sh"
+done
+if ! wait_for_end_of "$(((${lame_duck_ms:-0} + ${drain_ms:-10000}) / 100 + drain_grace))" "$heads"; then
     say "process $gateway has not ended in time and is killed"
-    family="$family $(tree "$gateway")"
-    kill_what_is_left_of "$head"
+    for process in $(all_gateways); do family="$family $(tree "$process")"; done
+    kill_what_is_left_of "$heads"
 fi
 # Workers whose gateway is gone kill what they run and end.
 if ! wait_for_end_of "$workers_wait" "$family"; then

@@ -216,6 +216,10 @@ else
         skip 'POST /resize' 'neither faas-wasm nor wasmer is there'
     fi
     if have sqlite3; then test_registry; else skip "the seed's INSERT, UPDATE and DELETE" 'sqlite3 is not installed'; fi
+    check 'start.sh --upgrade has a successor take over' 'start.sh: process * has taken over from process *' \
+        "$(FAAS_INSTALL=0 ./start.sh --upgrade 2>"$work/upgrade.log" | tail -n 1; cat "$work/upgrade.log" >&2)"
+    check 'the successor answers' '200 *' "$(request /api/env)"
     check 'stop.sh stops the instance' 'stop.sh: stopped process *' "$(./stop.sh 2>&1)"
-    check 'stop.sh leaves nothing but the log' gateway.log "$(ls "$FAAS_RUN_DIR")"
+    check 'stop.sh leaves nothing but the log and the token' 'gateway.log
+operator.token' "$(ls "$FAAS_RUN_DIR")"
 fi

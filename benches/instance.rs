@@ -78,7 +78,7 @@ impl Instance {
 
     /// The gateway's state as its operator sees it: one line of run/status.sock.
     pub fn status(&self) -> Option<Value> {
-        let stream = UnixStream::connect(self.run_dir().join("status.sock")).ok()?;
+        let stream = UnixStream::connect(self.run_dir().join("current/status.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).ok()?;

@@ -231,3 +231,5 @@ pub const LEDGER_MAX_DEFAULT: u64 = 1 << 30;
 pub const FORK_SERVERS_PER_WORKER: u64 = 2;
 /// MiB of a fork server's data (RLIMIT_DATA). Its children inherit it and lower it to what their function may have.
 pub const FORK_SERVER_DATA_MIB: u64 = 2 * *MEMORY_MIB.end();
+/// How long a successor may take to be ready; then it ends, and the old gateway stays.
+pub const SUCCESSION_MAX: Duration = Duration::from_secs(30);

@@ -69,6 +69,9 @@ pub struct Settings {
     pub dev: bool,
     pub db: PathBuf,
     pub run_dir: PathBuf,
+    /// The number of the gateway's folder in the run dir: the gateway claims one, and tells its programs. Others get that of
+    /// the current gateway, or `None` where none runs.
+    pub instance: Option<u32>,
     pub module_root: PathBuf,
     /// FAAS_CODE_DIR where it is set.
     pub code_dir: Option<PathBuf>,
@@ -123,6 +126,7 @@ impl Settings {
         let factor = |name, default, below| fraction(name, get(name), default, below);
 
         let db = absolute("FAAS_DB", get("FAAS_DB").unwrap_or("faas_meta.db".into()))?;
+        let run_dir = absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?;
         let module_root = match get("FAAS_MODULE_ROOT") {
             Some(folder) => absolute("FAAS_MODULE_ROOT", folder)?,
             None => db.parent().unwrap_or(Path::new("/")).to_path_buf(),
@@ -156,7 +160,10 @@ impl Settings {
             has_fork_servers: number("FAAS_FORK_SERVERS", 1, 0..=1)? != 0,
             dev: number("FAAS_DEV", 0, 0..=1)? != 0,
             db,
-            run_dir: absolute("FAAS_RUN_DIR", get("FAAS_RUN_DIR").unwrap_or("run".into()))?,
+            instance: get(INSTANCE_VARIABLE)
+                .and_then(|number| number.parse().ok())
+                .or_else(|| current_instance(&run_dir)),
+            run_dir,
             module_root,
             code_dir: get("FAAS_CODE_DIR").map(|folder| absolute("FAAS_CODE_DIR", folder)).transpose()?,
             user: get("FAAS_USER"),
@@ -201,14 +208,48 @@ impl Settings {
         self.is_follower.then(|| format!("FAAS_FOLLOWER=1: {db} is a copy; change the registry on the writer"))
     }
 
+    /// The gateway's own folder in the run dir (gateway/run_dir.rs).
+    pub fn instance_dir(&self) -> PathBuf {
+        self.instance.map_or(self.run_dir.clone(), |number| self.instance_dir_of(number))
+    }
+
+    pub fn instance_dir_of(&self, number: u32) -> PathBuf {
+        self.run_dir.join(number.to_string())
+    }
+
+    /// Leads to the folder of the current gateway.
+    pub fn current_link(&self) -> PathBuf {
+        self.run_dir.join("current")
+    }
+
+    /// The number of the current gateway's folder.
+    pub fn current_instance(&self) -> Option<u32> {
+        current_instance(&self.run_dir)
+    }
+
+    /// The current gateway's process id in decimal; open and locked as long as it lives.
+    pub fn current_pid_file(&self) -> PathBuf {
+        self.run_dir.join("gateway.pid")
+    }
+
+    /// `HOST:PORT` and a newline, as long as a gateway listens.
+    pub fn gateway_address_file(&self) -> PathBuf {
+        self.run_dir.join("gateway.address")
+    }
+
+    /// Where the current gateway hands its listening socket to a successor.
+    pub fn handover_socket(&self) -> PathBuf {
+        self.run_dir.join("handover.sock")
+    }
+
     /// Where worker `id` accepts invocations.
     pub fn worker_socket(&self, id: u32) -> PathBuf {
-        self.run_dir.join(format!("worker_{id}.sock"))
+        self.instance_dir().join(format!("worker_{id}.sock"))
     }
 
     /// Where workers announce themselves and send their samples.
     pub fn metrics_socket(&self) -> PathBuf {
-        self.run_dir.join("metrics.sock")
+        self.instance_dir().join("metrics.sock")
     }
 
     /// Where the scratch folders of all invocations lie: outside of the run dir, which functions may
@@ -234,14 +275,19 @@ impl Settings {
         lasting.into_iter().chain([self.spool_dir.join(format!("{}-code", self.own_name()))]).collect()
     }
 
+    /// The scratch folders of one gateway's workers.
+    pub fn instance_scratch_dir(&self) -> PathBuf {
+        self.instance.map_or(self.scratch_dir(), |number| self.scratch_dir().join(number.to_string()))
+    }
+
     /// Where compiled WASM modules are kept as long as the gateway runs.
     pub fn compiled_dir(&self) -> PathBuf {
-        self.scratch_dir().join("compiled")
+        self.instance_scratch_dir().join("compiled")
     }
 
     /// Where the gateway says every 500 ms how it is (gateway/status.rs).
     pub fn status_socket(&self) -> PathBuf {
-        self.run_dir.join("status.sock")
+        self.instance_dir().join("status.sock")
     }
 
     /// `ADDRESS:PORT` and a newline: where the console listens.
@@ -269,14 +315,21 @@ impl Settings {
         self.run_dir.join("session.key")
     }
 
-    /// The pid file: the running gateway's process id in decimal, open and locked as long as it lives.
+    /// This gateway's process id in decimal, open and locked as long as it lives. Workers lock bytes of it, too.
     pub fn pid_file(&self) -> PathBuf {
-        self.run_dir.join("gateway.pid")
+        self.instance_dir().join("gateway.pid")
     }
 }
 
+/// The variable by which a gateway tells its programs the number of its folder.
+pub const INSTANCE_VARIABLE: &str = "FAAS_INSTANCE";
+
+fn current_instance(run_dir: &Path) -> Option<u32> {
+    std::fs::read_link(run_dir.join("current")).ok()?.to_str()?.parse().ok()
+}
+
 /// Names that begin with FAAS_ as well: scripts, tests and measurements read them, and the gateway tells its programs.
-const OTHERS: [&str; 3] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", log_file::VARIABLE];
+const OTHERS: [&str; 4] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", log_file::VARIABLE, INSTANCE_VARIABLE];
 const OF_TESTS: &str = "FAAS_TEST_";
 
 fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
-use faas::gateway::Init;
+use faas::gateway::{Init, Start};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
 use faas::{gateway, log, log_file, sys};
 
 const USAGE: &str = "\
 gateway             run in the foreground, logging to stdout, until SIGTERM or Ctrl-C
+gateway --succeed   the same, with the port of the gateway that runs in FAAS_RUN_DIR, which then drains and ends
 gateway --init      create the registry (FAAS_DB) with the example functions, or migrate an old one
 gateway --healthz   ask the gateway that runs in FAAS_RUN_DIR how it is; exit code 0 when it is ready
 ";
@@ -23,11 +24,12 @@ fn run() -> Result<ExitCode> {
     sys::block_signals(&Signal::ALL);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => {
+        [] | ["--succeed"] => {
+            let start = if arguments.is_empty() { Start::Alone } else { Start::Succeed };
             let settings = Settings::from_env()?;
             log_file::note();
             log::start();
-            gateway::run(settings)?;
+            gateway::run(settings, start)?;
         }
         ["--init"] => {
             let settings = Settings::from_env()?;

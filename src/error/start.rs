@@ -33,6 +33,10 @@ pub enum StartError {
     NoGateway {
         run_dir: PathBuf,
     },
+    /// A successor was not ready in time; the old gateway goes on.
+    NotReady {
+        seconds: u64,
+    },
     /// The registry cannot be created.
     Registry {
         path: PathBuf,
@@ -67,6 +71,7 @@ impl StartError {
             StartError::AlreadyRuns { .. }
             | StartError::AddressTaken { .. }
             | StartError::NoGateway { .. }
+            | StartError::NotReady { .. }
             | StartError::Registry { .. }
             | StartError::SandboxWeak { .. }
             | StartError::Thread { .. }
@@ -99,6 +104,9 @@ impl fmt::Display for StartError {
             }
             StartError::NoGateway { run_dir } => {
                 write!(f, "no gateway runs in {}; start one, or set FAAS_RUN_DIR", run_dir.display())
+            }
+            StartError::NotReady { seconds } => {
+                write!(f, "not ready after {seconds} s; the old gateway goes on; the log may say why")
             }
             StartError::Registry { path, cause } => write!(f, "could not use the registry {}: {cause}", path.display()),
             StartError::SandboxWeak { not_kept } => {

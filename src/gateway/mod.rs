@@ -6,6 +6,8 @@
 //! kv sync          copies the registry into RAM when it has changed
 //! metrics          takes in workers; one thread per worker
 //! status           says how the gateway is, on run/status.sock
+//! handover         hands the public port to a successor
+//! signals          SIGTERM, SIGINT, SIGHUP
 //! supervisor       starts and restarts workers and the console
 //! ledger           records calls in FAAS_LEDGER
 //! ```
@@ -14,12 +16,14 @@ pub mod cgi;
 mod cgi_output;
 mod counters;
 mod function_output;
+mod handover;
 mod health;
 // The twin of gateway.c keeps its name.
 #[allow(clippy::module_inception)]
 mod gateway;
 mod metrics_collector;
 mod operator_token;
+mod run_dir;
 mod scheduler;
 mod signals;
 mod status;
@@ -27,20 +31,21 @@ mod supervisor;
 pub mod worker_link;
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use counters::Counters;
 use crossbeam_channel::Receiver;
 use gateway::Gateway;
+use handover::{Handover, Succession};
 use health::Health;
 use metrics_collector::MetricsCollector;
+use run_dir::{RunDir, Tenure};
 use scheduler::Scheduler;
 use signals::Signals;
 use status::Status;
@@ -49,16 +54,15 @@ use supervisor::Supervisor;
 use crate::error::start::{Result, StartError};
 use crate::http_handler::HttpServer;
 use crate::http_handler::spool::SpoolArea;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerThread};
 use crate::registry::create::create_registry;
-use crate::registry::files::remove_database;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
 use crate::sandbox::{Sandbox, promises};
 use crate::settings::Settings;
-use crate::sys::Signal;
-use crate::{limits, log, sys};
+use crate::sys::{Pid, Signal};
+use crate::{http_handler, limits, log, sys};
 
 /// How long clients whose calls were cut off may take to receive their responses, before the process ends.
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(1);
@@ -66,6 +70,10 @@ const LAST_RESPONSES_MAX: Duration = Duration::from_secs(1);
 /// Why the service ends.
 enum Ending {
     Signal(Signal),
+    /// A successor has taken over.
+    Succeeded {
+        pid: Pid,
+    },
 }
 
 impl fmt::Display for Ending {
@@ -73,24 +81,35 @@ impl fmt::Display for Ending {
         match self {
             Ending::Signal(Signal::Hangup) => write!(f, "its terminal has closed"),
             Ending::Signal(signal) => signal.fmt(f),
+            Ending::Succeeded { pid } => write!(f, "process {pid} has taken over"),
         }
     }
 }
 
-/// Runs the gateway until SIGTERM or SIGINT, then drains.
+/// How a gateway comes to its public port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It opens the port, or gets it from a service manager.
+    Alone,
+    /// It gets the port from the gateway that it succeeds.
+    Succeed,
+}
+
+/// Runs the gateway until SIGTERM or SIGINT, or until a successor has taken over; then drains.
 ///
 /// # Errors
 /// Whatever keeps it from starting. Nothing that happens later ends it.
-pub fn run(settings: Settings) -> Result<()> {
+pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let had_terminal = sys::has_terminal();
     // The order: first what another instance would object to, then what needs no worker, then workers, then the server.
-    let run_dir = RunDir::take(&settings)?;
+    let (run_dir, succession, handed) = enter(&mut settings, start)?;
+    let tenure = Arc::new(Tenure::new(succession.is_none()));
     let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
-    let server = Arc::new(HttpServer::open(&settings, spool_area.clone())?);
-    let address = server.address();
+    let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
+    let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);
     log!("gateway: process {}, {open_files} open files at most", std::process::id());
     let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
     log!("gateway: functions run as {user}");
@@ -103,9 +122,12 @@ pub fn run(settings: Settings) -> Result<()> {
 
     let kv = Arc::new(Kv::new());
     let mut sync = Sync::new(&settings, kv.clone(), sandbox.user.clone());
+    sync.set_alone(succession.is_none());
     sync.look();
     let (stop_sync, sync_stopped) = crossbeam_channel::bounded::<()>(0);
-    let sync = start_thread("kv sync", move || sync.run(&sync_stopped))?;
+    let for_sync = tenure.clone();
+    let is_alone = move || for_sync.is_alone.load(Ordering::SeqCst);
+    let sync = start_thread("kv sync", move || sync.run(&sync_stopped, is_alone))?;
 
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
@@ -115,15 +137,25 @@ pub fn run(settings: Settings) -> Result<()> {
     let status =
         Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
     status.start(&settings)?;
-    if settings.console.is_some() {
-        operator_token::provide(&settings.operator_token_file())?;
-    }
-    let supervisor = Supervisor::new(&settings, scheduler.clone(), status)?;
+    operator_token::provide(&settings.operator_token_file())?;
+    let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone())?;
     let workers = {
         let supervisor = supervisor.clone();
         start_thread("supervisor", move || supervisor.run())?
     };
-    let (ledger, ledger_thread) = Ledger::start(&settings)?;
+    let for_ledger = tenure.clone();
+    let (ledger, ledger_thread) = Ledger::start(&settings, move || for_ledger.is_current.load(Ordering::SeqCst))?;
+    let end_all = EndAll { supervisor: supervisor.clone(), collector: collector.clone(), workers, stop_sync, sync, ledger_thread };
+    let (ending, ended) = crossbeam_channel::bounded(1);
+    if let Some(succession) = &succession {
+        let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
+        if let Err(error) = succession.wait_for_go(is_ready) {
+            end_all.cut_off();
+            return Err(error);
+        }
+        run_dir.make_current().map_err(StartError::io("switch", settings.run_dir.display()))?;
+        tenure.is_current.store(true, Ordering::SeqCst);
+    }
     let response_bytes_max = settings.response_bytes_max;
     let handler = Arc::new(Gateway {
         dev: settings.dev,
@@ -137,44 +169,101 @@ pub fn run(settings: Settings) -> Result<()> {
     });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
-    let (ending, ended) = crossbeam_channel::bounded(1);
-    let signals = Signals {
-        server: server.clone(),
-        supervisor: supervisor.clone(),
-        ending,
-        had_terminal,
-        has_lame_duck: !settings.lame_duck.is_zero(),
-    };
+    let heir = Arc::downgrade(&run_dir);
+    let handover =
+        Handover::new(&settings, server.clone(), supervisor.clone(), tenure.clone(), heir.clone(), ending.clone())?;
+    start_thread("handover", move || handover.serve())?;
+    if let Some(succession) = succession {
+        succession.done()?;
+        start_thread("lock", move || run_dir::take_over_lock(&heir, &tenure))?;
+    }
+    let has_lame_duck = !settings.lame_duck.is_zero();
+    let signals = Signals { server: server.clone(), supervisor, ending, had_terminal, has_lame_duck };
     start_thread("signals", move || signals.take())?;
+    let address = server.address();
     run_dir.write_address(address)?;
     log!("gateway: listening on http://{address}");
+    notify("READY=1");
 
     let ending = ended.recv().expect("the thread for signals keeps its sender");
-    health.set_ending();
-    serve_lame(&ending, settings.lame_duck, &ended);
+    notify("STOPPING=1");
+    // Whoever is succeeded has the successor's port, which answers /healthz.
+    if let Ending::Signal(_) = ending {
+        health.set_ending();
+        serve_lame(&ending, settings.lame_duck, &ended);
+    }
     let began = Instant::now();
     log!("gateway: {ending}; finishing what has arrived");
     if server.drain(began + settings.drain) {
-        supervisor.stop(limits::SAMPLE_DEAD);
-        collector.drain();
+        end_all.drain();
     } else {
         log!("gateway: {} requests are cut off after {} ms", server.under_way(), began.elapsed().as_millis());
         server.cut_off();
         server.wait_until_closed(Instant::now() + LAST_RESPONSES_MAX);
-        supervisor.stop(limits::KILL_WAIT_MAX);
-        collector.cut_off();
-    }
-    // Workers that do not end by themselves are killed by the supervisor.
-    let _ = workers.join();
-    drop(stop_sync);
-    // Else a copy of the registry that it is reading would stay in the run dir.
-    let _ = sync.join();
-    if let Some(thread) = ledger_thread {
-        thread.stop();
+        end_all.cut_off();
     }
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
     drop(run_dir);
     Ok(())
+}
+
+/// Takes the run dir, or joins it as a successor; with the public port where another process hands it over.
+fn enter(settings: &mut Settings, start: Start) -> Result<(Arc<RunDir>, Option<Succession>, Option<TcpListener>)> {
+    Ok(match start {
+        Start::Succeed => {
+            let (succession, listener) = Succession::ask(settings)?;
+            (Arc::new(RunDir::join(settings)?), Some(succession), Some(listener))
+        }
+        Start::Alone => {
+            let run_dir = Arc::new(RunDir::take(settings)?);
+            let inherited = sys::take_inherited_socket().map_err(StartError::io("take", "the socket of LISTEN_FDS"))?;
+            (run_dir, None, inherited.map(http_handler::adopt).transpose()?)
+        }
+    })
+}
+
+/// Sends a note to the service manager, if there is one. Where it cannot be sent, the manager's own timeout tells.
+fn notify(note: &str) {
+    if let Err(error) = sys::notify(note) {
+        log!("gateway: could not send {note} to NOTIFY_SOCKET: {error}");
+    }
+}
+
+/// What runs besides the server, and how it ends.
+struct EndAll {
+    supervisor: Arc<Supervisor>,
+    collector: Arc<MetricsCollector>,
+    workers: JoinHandle<()>,
+    stop_sync: crossbeam_channel::Sender<()>,
+    sync: JoinHandle<()>,
+    ledger_thread: Option<LedgerThread>,
+}
+
+impl EndAll {
+    /// Workers finish what they run.
+    fn drain(self) {
+        self.supervisor.stop(limits::SAMPLE_DEAD);
+        self.collector.drain();
+        self.join();
+    }
+
+    /// Workers kill what they run.
+    fn cut_off(self) {
+        self.supervisor.stop(limits::KILL_WAIT_MAX);
+        self.collector.cut_off();
+        self.join();
+    }
+
+    fn join(self) {
+        // Workers that do not end by themselves are killed by the supervisor.
+        let _ = self.workers.join();
+        drop(self.stop_sync);
+        // Else a copy of the registry that it is reading would stay in the run dir.
+        let _ = self.sync.join();
+        if let Some(thread) = self.ledger_thread {
+            thread.stop();
+        }
+    }
 }
 
 /// Serves on for `time` after SIGTERM, while /healthz tells balancers to send no more. A second signal ends the wait.
@@ -190,73 +279,6 @@ fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Res
     thread.map_err(|cause| StartError::Thread { cause })
 }
 
-/// The run dir while this instance has it: mode 0700, with our process id in gateway.pid, whose first byte we have
-/// locked. Workers lock the bytes after it.
-struct RunDir<'a> {
-    settings: &'a Settings,
-    /// Open as long as the lock is to hold.
-    _pid_file: File,
-}
-
-impl<'a> RunDir<'a> {
-    /// # Errors
-    /// [`StartError::AlreadyRuns`] where another gateway has it.
-    fn take(settings: &'a Settings) -> Result<RunDir<'a>> {
-        let folder = &settings.run_dir;
-        let failed = |step| StartError::io(step, folder.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create the run dir"))?;
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(folder, private).map_err(failed("make private the run dir"))?;
-        let path = settings.pid_file();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let pid_file = options.open(&path).map_err(StartError::io("open", path.display()))?;
-        if !sys::try_lock(&pid_file, 0).map_err(StartError::io("lock", path.display()))? {
-            let holder = sys::lock_holder(&pid_file, 0).ok().flatten();
-            let holder = holder.map_or("a gateway".to_string(), |pid| format!("a gateway, process {pid},"));
-            return Err(StartError::AlreadyRuns { run_dir: folder.clone(), holder });
-        }
-        let number = format!("{}\n", std::process::id());
-        pid_file
-            .set_len(0)
-            .and_then(|()| (&pid_file).write_all(number.as_bytes()))
-            .map_err(failed("write the pid to"))?;
-        Ok(RunDir { settings, _pid_file: pid_file })
-    }
-
-    /// Leaves word of the public address, which the kernel may have chosen.
-    fn write_address(&self, address: SocketAddr) -> Result<()> {
-        let path = address_file(self.settings);
-        std::fs::write(&path, format!("{address}\n")).map_err(StartError::io("write", path.display()))
-    }
-}
-
-impl Drop for RunDir<'_> {
-    fn drop(&mut self) {
-        let settings = self.settings;
-        let sockets = [settings.metrics_socket(), settings.status_socket()];
-        let files =
-            [settings.console_address_file(), address_file(settings), settings.session_key_file(), settings.pid_file()];
-        for path in sockets.into_iter().chain(files) {
-            let _ = std::fs::remove_file(path);
-        }
-        // The console is killed wherever it is.
-        remove_database(&settings.console_copy());
-        // The workers have removed their own parts; what one that was killed has left, the next start removes.
-        let _ = std::fs::remove_dir_all(settings.compiled_dir());
-        let _ = std::fs::remove_dir_all(settings.sessions_dir());
-        let _ = std::fs::remove_dir(settings.scratch_dir());
-        for id in 0..settings.workers {
-            let _ = std::fs::remove_file(settings.worker_socket(id));
-        }
-    }
-}
-
-/// `HOST:PORT` and a newline, as long as the gateway listens.
-fn address_file(settings: &Settings) -> std::path::PathBuf {
-    settings.run_dir.join("gateway.address")
-}
-
 /// Asks the gateway that runs in this run dir how it is: what it answers to `GET /healthz`, and whether that is "ready".
 ///
 /// # Errors
@@ -265,7 +287,7 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
     use std::io::Read;
     use std::net::TcpStream;
 
-    let path = address_file(settings);
+    let path = settings.gateway_address_file();
     let address = std::fs::read_to_string(&path);
     let address = address.map_err(|_| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     let mut address: SocketAddr =

@@ -189,7 +189,7 @@ fn describe(choice: &Choice) -> Value {
 
 /// Whether a process belongs to an invocation: a function that runs as our own user can find the socket. The gateway's
 /// children are programs of ours; what descends from those is not.
-fn is_function(pid: Pid) -> bool {
+pub fn is_function(pid: Pid) -> bool {
     let own = std::process::id() as Pid;
     let mut ancestors = std::iter::successors(procfs::parent_of(pid), |pid| procfs::parent_of(*pid));
     ancestors.next();

@@ -18,15 +18,16 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::run_dir::Tenure;
 use super::scheduler::Scheduler;
 use super::status::Status;
 use crate::error::start::{Result, StartError};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
 use crate::sandbox::orphans;
-use crate::settings::Settings;
+use crate::settings::{INSTANCE_VARIABLE, Settings};
 use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, SpawnError, Spawned, Watched};
 use crate::{log, log_file};
 
@@ -47,6 +48,12 @@ pub struct Supervisor {
     console_address_file: PathBuf,
     /// Readable when no program is to be started any more.
     stop: EventFd,
+    /// The console is the current gateway's alone.
+    tenure: Arc<Tenure>,
+    instance: String,
+    /// Whether the console runs. Guards the flag; changed with each start and end.
+    console_runs: Mutex<bool>,
+    console_ended: Condvar,
     /// How often the log has been reopened.
     log_reopened: AtomicU64,
     /// Set then: when to kill the workers that have not ended by themselves.
@@ -80,7 +87,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// Where the worker's program is missing. The console's may be: nothing depends on it.
-    pub fn new(settings: &Settings, scheduler: Arc<Scheduler>, status: Arc<Status>) -> Result<Arc<Supervisor>> {
+    pub fn new(
+        settings: &Settings,
+        scheduler: Arc<Scheduler>,
+        status: Arc<Status>,
+        tenure: Arc<Tenure>,
+    ) -> Result<Arc<Supervisor>> {
         let folder = worker_program()?.parent().unwrap_or(Path::new("/")).to_path_buf();
         let workers = (0..settings.workers).map(|id| Role::Worker { id });
         let roles = workers.chain(settings.console.map(|_| Role::Console)).collect();
@@ -93,6 +105,10 @@ impl Supervisor {
             roles,
             console_address_file,
             stop,
+            tenure,
+            instance: settings.instance.expect("a gateway has claimed a folder").to_string(),
+            console_runs: Mutex::new(false),
+            console_ended: Condvar::new(),
             log_reopened: AtomicU64::new(0),
             kill_at,
         }))
@@ -101,7 +117,6 @@ impl Supervisor {
     /// Keeps the programs alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
     /// Not to be called on the first thread (orphans.rs).
     pub fn run(&self) {
-        self.forget_console_address();
         let mut children: Vec<Child> = self.roles.iter().map(|role| Child::new(*role)).collect();
         loop {
             let kill_at = self.kill_at.get().copied();
@@ -134,6 +149,21 @@ impl Supervisor {
         self.stop.signal();
     }
 
+    fn has_console(&self) -> bool {
+        self.tenure.is_current.load(Ordering::SeqCst)
+    }
+
+    fn set_console_runs(&self, runs: bool) {
+        *self.console_runs.lock().expect("nothing panics under this lock") = runs;
+        self.console_ended.notify_all();
+    }
+
+    /// Waits until the console has ended, at most `timeout`, once this gateway is not the current one any more.
+    pub fn wait_for_end_of_console(&self, timeout: Duration) {
+        let runs = self.console_runs.lock().expect("nothing panics under this lock");
+        let _ = self.console_ended.wait_timeout_while(runs, timeout, |runs| *runs);
+    }
+
     /// Has all programs reopen their logs: one that has not announced itself, and may not take SIGHUP yet, once it has.
     pub fn reopen_logs(&self) {
         self.log_reopened.fetch_add(1, Ordering::Relaxed);
@@ -158,7 +188,8 @@ impl Supervisor {
                 let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
             }
             // The console has nothing to finish.
-            if kill_at.is_some_and(|at| child.role == Role::Console || Instant::now() >= at) {
+            let is_over = child.role == Role::Console && !self.has_console();
+            if is_over || kill_at.is_some_and(|at| child.role == Role::Console || Instant::now() >= at) {
                 sys::kill_process(process.pidfd.as_fd());
             }
             let how = match sys::reap(process.pid) {
@@ -169,6 +200,7 @@ impl Supervisor {
             child.process = None;
             if child.role == Role::Console {
                 self.forget_console_address();
+                self.set_console_runs(false);
             }
             child.pause_after_end();
             if !is_stopping {
@@ -176,7 +208,8 @@ impl Supervisor {
             }
             orphans::end_all();
         }
-        if !is_stopping && child.process.is_none() && Instant::now() >= child.start_at {
+        let is_due = child.role != Role::Console || self.has_console();
+        if !is_stopping && is_due && child.process.is_none() && Instant::now() >= child.start_at {
             self.start(child);
         }
     }
@@ -199,7 +232,12 @@ impl Supervisor {
         child.has_announced = false;
         child.log_reopened = self.log_reopened.load(Ordering::Relaxed);
         match self.spawn(child.role) {
-            Ok(process) => child.process = Some(process),
+            Ok(process) => {
+                child.process = Some(process);
+                if child.role == Role::Console {
+                    self.set_console_runs(true);
+                }
+            }
             Err(error) => {
                 child.pause_after_end();
                 log!("{}: could not {}: {}{}", child.role, error.step, error.cause, child.pause_described());
@@ -217,9 +255,11 @@ impl Supervisor {
         let program = CString::new(self.folder.join(program).into_os_string().into_vec()).expect("paths hold no NUL");
         let arguments: Vec<CString> = std::iter::once(program.clone()).chain(argument).collect();
         let log_path = log_file::path().map(|path| (log_file::VARIABLE.into(), path.as_os_str().to_owned()));
+        let own = [&sys::activation::VARIABLES[..], &[log_file::VARIABLE, INSTANCE_VARIABLE]].concat();
         let environment: Vec<u8> = std::env::vars_os()
-            .filter(|(name, _)| name != log_file::VARIABLE)
+            .filter(|(name, _)| !own.iter().any(|own| name == own))
             .chain(log_path)
+            .chain([(INSTANCE_VARIABLE.into(), self.instance.clone().into())])
             .flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
             .collect();
         sys::spawn(&Spawn {

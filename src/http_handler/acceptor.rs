@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::connection::Connection;
@@ -24,9 +24,22 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         }
         _ => StartError::Io { step: "listen on", subject: address.to_string(), cause },
     })?;
-    let set_up = listener.set_nonblocking(true);
-    let set_up = set_up.and_then(|()| sys::set_backlog(listener.as_fd(), limits::BACKLOG_MAX));
-    set_up.map_err(StartError::io("listen on", address))?;
+    set_up(listener)
+}
+
+/// Takes a public port that another process has opened: a service manager, or the gateway that this one succeeds.
+pub fn adopt(socket: OwnedFd) -> Result<TcpListener, StartError> {
+    let failed = |cause| StartError::Io { step: "listen on", subject: "the socket that was handed over".into(), cause };
+    match sys::is_listening(&socket).map_err(failed)? {
+        true => set_up(TcpListener::from(socket)),
+        false => Err(failed(std::io::Error::other("it is no listening stream socket"))),
+    }
+}
+
+fn set_up(listener: TcpListener) -> Result<TcpListener, StartError> {
+    let done = listener.set_nonblocking(true);
+    let done = done.and_then(|()| sys::set_backlog(listener.as_fd(), limits::BACKLOG_MAX));
+    done.map_err(StartError::io("listen on", "the public port"))?;
     Ok(listener)
 }
 

@@ -55,7 +55,9 @@ use std::time::Instant;
 
 pub use self::bounds::Bounds;
 
-use self::acceptor::{Acceptor, listen};
+pub use self::acceptor::{adopt, listen};
+
+use self::acceptor::Acceptor;
 use self::handler::Handler;
 use self::spool::SpoolArea;
 use self::time_allowance::TimeAllowance;
@@ -72,6 +74,8 @@ pub struct HttpServer {
     address: SocketAddr,
     /// Until `run` takes it.
     listener: Mutex<Option<TcpListener>>,
+    /// The same socket, as long as it is accepted from: for a successor.
+    shared: Mutex<Option<TcpListener>>,
 }
 
 /// State that the threads of all connections share.
@@ -100,23 +104,25 @@ struct Open {
 }
 
 impl HttpServer {
-    /// Opens the public port. Clients can connect from here on, and are served once [`HttpServer::run`] is called.
-    ///
-    /// # Errors
-    /// [`StartError::AddressTaken`], naming the program that holds the port if /proc tells it.
-    pub fn open(settings: &Settings, area: Arc<SpoolArea>) -> Result<HttpServer, StartError> {
+    /// A server for an open port, of [`listen`] or [`adopt`]. Clients can connect already, and are served once
+    /// [`HttpServer::run`] is called.
+    pub fn new(settings: &Settings, area: Arc<SpoolArea>, listener: TcpListener) -> Result<HttpServer, StartError> {
         let descriptors = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
         if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
             let Bounds { connections_max, requests_max, .. } = bounds;
             log!("http: {descriptors} open files allow for {connections_max} connections and {requests_max} requests");
         }
-        HttpServer::open_within(settings, area, bounds)
+        HttpServer::new_within(settings, area, listener, bounds)
     }
 
-    /// Like [`HttpServer::open`], with other bounds.
-    pub fn open_within(settings: &Settings, area: Arc<SpoolArea>, bounds: Bounds) -> Result<HttpServer, StartError> {
-        let listener = listen(settings.address)?;
+    /// Like [`HttpServer::new`], with other bounds.
+    pub fn new_within(
+        settings: &Settings,
+        area: Arc<SpoolArea>,
+        listener: TcpListener,
+        bounds: Bounds,
+    ) -> Result<HttpServer, StartError> {
         let address = listener.local_addr().map_err(StartError::io("read the address of", "the public port"))?;
         let service = Service {
             under_way: AtomicUsize::new(0),
@@ -131,7 +137,14 @@ impl HttpServer {
             open: Mutex::new(Open { connections: 0, accepting: true }),
             ended: Condvar::new(),
         };
-        Ok(HttpServer { service: Arc::new(service), address, listener: Mutex::new(Some(listener)) })
+        let shared = listener.try_clone().map_err(StartError::io("share", "the public port"))?;
+        let (listener, shared) = (Mutex::new(Some(listener)), Mutex::new(Some(shared)));
+        Ok(HttpServer { service: Arc::new(service), address, listener, shared })
+    }
+
+    /// The listening socket, for a successor; `None` where it is accepted from no more.
+    pub fn listener(&self) -> Option<TcpListener> {
+        self.shared.lock().expect("nothing panics under this lock").as_ref()?.try_clone().ok()
     }
 
     /// Number of requests in the handler.
@@ -155,6 +168,8 @@ impl HttpServer {
         }
         // Once more, for connections that arrived before the end of service.
         acceptor.accept();
+        // Closed, not shut down: a successor may accept from the same socket.
+        *self.shared.lock().expect("nothing panics under this lock") = None;
         acceptor.close();
         self.service.open().accepting = false;
         self.service.ended.notify_all();

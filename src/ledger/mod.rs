@@ -87,14 +87,18 @@ impl Ledger {
     ///
     /// # Errors
     /// [`StartError::Usage`] where the ledger is the registry, and [`StartError::Thread`].
-    pub fn start(settings: &Settings) -> Result<(Ledger, Option<LedgerThread>)> {
+    pub fn start(
+        settings: &Settings,
+        is_current: impl Fn() -> bool + Send + 'static,
+    ) -> Result<(Ledger, Option<LedgerThread>)> {
         let Some(path) = settings.ledger.clone() else { return Ok((Ledger::default(), None)) };
         refuse_registry(&path, &settings.db)?;
         let (queue, calls) = bounded(QUEUE_MAX);
         let (stop, stopped) = bounded(0);
         let unrecorded = Arc::new(AtomicU64::new(0));
+        let is_current = Box::new(is_current);
         let retention = file::Retention { days: settings.ledger_days, bytes_max: settings.ledger_bytes_max };
-        let writer = Writer::new(path, retention, calls, stopped, unrecorded.clone());
+        let writer = Writer::new(path, retention, is_current, calls, stopped, unrecorded.clone());
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run());
         let thread = thread.map_err(|cause| StartError::Thread { cause })?;
         Ok((Ledger { queue: Some(queue), unrecorded }, Some(LedgerThread { stop, thread })))

@@ -31,6 +31,8 @@ const RETENTION_PERIOD: Duration = Duration::from_secs(10);
 pub struct Writer {
     path: PathBuf,
     retention: Retention,
+    /// Whether the retention is this process's part: during an upgrade two gateways write.
+    is_current: Box<dyn Fn() -> bool + Send>,
     calls: Receiver<Box<Call>>,
     /// Nothing comes from it; when it closes, the thread is to end.
     stopped: Receiver<()>,
@@ -46,11 +48,12 @@ impl Writer {
     pub fn new(
         path: PathBuf,
         retention: Retention,
+        is_current: Box<dyn Fn() -> bool + Send>,
         calls: Receiver<Box<Call>>,
         stopped: Receiver<()>,
         unrecorded: Arc<AtomicU64>,
     ) -> Writer {
-        Writer { path, retention, calls, stopped, unrecorded, file: None, fault: None, retained_at: None }
+        Writer { path, retention, is_current, calls, stopped, unrecorded, file: None, fault: None, retained_at: None }
     }
 
     /// Until the gateway ends. The file is there from the start, so that a reader finds one before the first call.
@@ -118,7 +121,8 @@ impl Writer {
             None => self.file.insert(LedgerFile::open(&self.path)?),
         };
         // After a fault something is always written: only then is it known to have passed.
-        let retains = self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_PERIOD) || self.fault.is_some();
+        let is_due = self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_PERIOD) || self.fault.is_some();
+        let retains = is_due && (self.is_current)();
         if batch.is_empty() && unrecorded == 0 && !retains {
             return Ok(());
         }

@@ -91,7 +91,7 @@ impl Sync {
                 code: Bundles::default(),
             },
             code_dir: CodeDir::new(settings.code_dirs()),
-            snapshot: Snapshot::new(settings.run_dir.join("registry.copy")),
+            snapshot: Snapshot::new(settings.instance_dir().join("registry.copy")),
             kv,
             rows: Rows::new(LastGood::load(settings.run_dir.join("last_good.json"))),
             user,
@@ -101,9 +101,15 @@ impl Sync {
         }
     }
 
-    /// The body of the thread: looks until `shutdown` has a message or no sender any more.
-    pub fn run(mut self, shutdown: &Receiver<()>) {
+    /// Says whether no other gateway uses the same code dir (modules.rs).
+    pub fn set_alone(&mut self, is_alone: bool) {
+        self.code_dir.is_alone = is_alone;
+    }
+
+    /// The body of the thread: looks until `shutdown` has a message or no sender any more. `is_alone` is asked each time.
+    pub fn run(mut self, shutdown: &Receiver<()>, is_alone: impl Fn() -> bool) {
         while shutdown.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            self.set_alone(is_alone());
             self.look();
         }
     }

@@ -90,11 +90,13 @@ pub struct CodeDir {
     /// Folders that no bundle in service has any more, and since when nobody holds them.
     retired: Vec<(Arc<CodeFolder>, Option<Instant>)>,
     checked: Instant,
+    /// Whether no other gateway uses the code dir: else what is not needed here may be needed there.
+    pub is_alone: bool,
 }
 
 impl CodeDir {
     pub fn new(candidates: Vec<PathBuf>) -> CodeDir {
-        CodeDir { candidates, root: None, retired: Vec::new(), checked: Instant::now() }
+        CodeDir { candidates, root: None, retired: Vec::new(), checked: Instant::now(), is_alone: true }
     }
 
     /// Writes the bundles that changed since `bundles`, and returns them with the names of those that went or changed;
@@ -145,7 +147,7 @@ impl CodeDir {
             if in_service.contains(folder.path.as_path()) {
                 return false;
             }
-            if Arc::strong_count(folder) > 1 {
+            if Arc::strong_count(folder) > 1 || !self.is_alone {
                 *unused_since = None;
                 return true;
             }
@@ -212,7 +214,9 @@ impl CodeDir {
         for entry in fs::read_dir(&root)?.flatten() {
             let folder = CodeFolder { path: entry.path(), files: Vec::new(), can_execute: true };
             if entry.file_name().to_string_lossy().starts_with(".new-") {
-                remove_folder(&folder.path)?;
+                if self.is_alone {
+                    remove_folder(&folder.path)?;
+                }
             } else if !self.retired.iter().any(|(other, _)| other.path == folder.path) {
                 self.retired.push((Arc::new(folder), None));
             }

@@ -15,6 +15,7 @@
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
 //! | [`mounts`] | a /proc of its own |
 //! | [`attempts`] | what must fail in the sandbox |
+//! | [`activation`] | what a service manager hands over: sockets, and the socket for notes to it |
 //! | [`terminal`] | the width of a terminal, and whether there is one |
 //!
 //! Rules for every function here:
@@ -25,6 +26,7 @@
 //! 3. An `unsafe` block holds one call, and its SAFETY comment names the fact that makes it sound.
 
 pub mod attempts;
+pub mod activation;
 pub mod confine;
 pub mod file;
 pub mod landlock;
@@ -40,6 +42,7 @@ pub mod spawn;
 pub mod terminal;
 
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
+pub use activation::{is_listening, notify, take_inherited_socket};
 pub use confine::{Confinement, confine_own_program};
 pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};

@@ -114,7 +114,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
-    let scratch_area = ScratchArea::new(&settings.scratch_dir(), id)?;
+    let scratch_area = ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?;
     let worker = Arc::new(Worker {
         id,
         sandbox: Sandbox::new(&settings)?,

@@ -39,23 +39,27 @@ struct Empty {
 }
 
 impl ScratchArea {
-    /// Makes the worker's folder anew, empty. `all` is the folder of all workers, which the first of them makes.
+    /// Makes the worker's folder anew, empty. `above` are the folders that it lies in, the outermost first, which the first
+    /// worker makes.
     ///
     /// # Errors
-    /// Where `all` is there but not ours: somebody could have made it beforehand, in a folder like /tmp.
-    pub fn new(all: &Path, worker: u32) -> Result<ScratchArea> {
+    /// Where one of those is there but not ours: somebody could have made it beforehand, in a folder like /tmp.
+    pub fn new(above: &[PathBuf], worker: u32) -> Result<ScratchArea> {
         let failed = |path: &Path| StartError::io("make the scratch folder", path.display().to_string());
         // Others may pass through, to the folders that are theirs, but not look around.
         let mut builder = DirBuilder::new();
         builder.mode(0o711);
-        match builder.create(all) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.map_err(failed(all))?,
+        for folder in above {
+            match builder.create(folder) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(failed(folder))?,
+            }
+            let metadata = fs::symlink_metadata(folder).map_err(failed(folder))?;
+            if !metadata.is_dir() || metadata.uid() != sys::own_uid() {
+                return Err(failed(folder)(io::Error::other("it belongs to somebody else; set FAAS_SPOOL_DIR")));
+            }
         }
-        let metadata = fs::symlink_metadata(all).map_err(failed(all))?;
-        if !metadata.is_dir() || metadata.uid() != sys::own_uid() {
-            return Err(failed(all)(io::Error::other("it belongs to somebody else; set FAAS_SPOOL_DIR")));
-        }
+        let all = above.last().expect("a worker's folder lies in others");
         let folder = all.join(format!("worker_{worker}"));
         if folder.symlink_metadata().is_ok() {
             remove(&folder).map_err(failed(&folder))?;
@@ -253,7 +257,7 @@ mod tests {
 
     fn area(name: &str) -> (PathBuf, ScratchArea) {
         let all = std::env::temp_dir().join(format!("faas-scratch-{name}-{}", std::process::id()));
-        let area = ScratchArea::new(&all, 0).unwrap();
+        let area = ScratchArea::new(std::slice::from_ref(&all), 0).unwrap();
         (all, area)
     }
 

@@ -198,8 +198,8 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             format!("chmod-again {run}"),
             format!("mkdir {run}/folder"),
             format!("create {run}/file"),
-            format!("unlink {run}/worker_0.sock"),
-            format!("rename {run}/worker_0.sock {run}/worker_9.sock"),
+            format!("unlink {run}/current/worker_0.sock"),
+            format!("rename {run}/current/worker_0.sock {run}/current/worker_9.sock"),
             format!("write {root}/hostile"),
             format!("create {root}/file"),
             format!("mkdir {root}/shared/folder"),
@@ -208,9 +208,9 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             "create /var/tmp/faas-it-file".into(),
             "write /proc/self/oom_score_adj".into(),
             // The platform's sockets.
-            format!("talk {run}/http.sock"),
-            format!("talk {run}/worker_0.sock"),
-            format!("talk {run}/metrics.sock {{}}"),
+            format!("talk {run}/handover.sock"),
+            format!("talk {run}/current/worker_0.sock"),
+            format!("talk {run}/current/metrics.sock {{}}"),
             // What would stay behind.
             "shmget".into(),
             "msgget".into(),

@@ -33,6 +33,8 @@ pub struct Instance {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
     process: Option<Child>,
+    /// Gateways that were succeeded.
+    former: Vec<Child>,
     address: Option<SocketAddr>,
     files: AtomicU32,
     /// Whom the gateway runs as, where that is not us.
@@ -91,6 +93,7 @@ impl Instance {
             folder,
             environment,
             process: None,
+            former: Vec::new(),
             address: None,
             files: AtomicU32::new(0),
             user: None,
@@ -141,6 +144,29 @@ impl Instance {
     pub fn launch_at_terminal(&mut self) {
         let mut command = self.command("script");
         command.args(["-qec", &format!("exec {GATEWAY}"), "/dev/null"]);
+        self.launch_as(command);
+    }
+
+    /// Starts a gateway that is to succeed this one, and returns its process id.
+    pub fn start_successor(&mut self) -> u32 {
+        let log = OpenOptions::new().append(true).open(self.path("gateway.log")).unwrap();
+        let mut command = self.command(GATEWAY);
+        command.arg("--succeed").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.former.push(start(&mut command));
+        self.former.last().unwrap().id()
+    }
+
+    /// The same; from here on it is this instance's gateway.
+    pub fn launch_successor(&mut self) {
+        self.start_successor();
+        let successor = self.former.pop();
+        self.former.extend(std::mem::replace(&mut self.process, successor));
+    }
+
+    /// The same as [`Instance::launch`], by a program that executes the gateway.
+    pub fn launch_by(&mut self, program: &str, arguments: &[&str]) {
+        let mut command = self.command(program);
+        command.args(arguments);
         self.launch_as(command);
     }
 
@@ -395,7 +421,7 @@ impl Instance {
     /// What the gateway says of itself to its operator: one line of run/status.sock.
     pub fn status(&self) -> Value {
         let read_line = || {
-            let stream = UnixStream::connect(self.run_dir().join("status.sock")).ok()?;
+            let stream = UnixStream::connect(self.run_dir().join("current/status.sock")).ok()?;
             stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line).ok()?;
@@ -512,11 +538,12 @@ impl Drop for Instance {
             let lines: Vec<&str> = log.lines().filter(|line| !line.contains("path=/healthz")).collect();
             eprintln!("---- the log's end ----\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
-        let Some(mut process) = self.process.take() else { return };
-        signal("TERM", process.id());
-        if poll_until(|| process.try_wait().unwrap()).is_none() {
-            let _ = process.kill();
-            let _ = process.wait();
+        for mut process in self.process.take().into_iter().chain(self.former.drain(..)) {
+            signal("TERM", process.id());
+            if poll_until(|| process.try_wait().unwrap()).is_none() {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
         }
     }
 }

@@ -41,3 +41,4 @@ mod scheduling;
 mod settings;
 mod slots;
 mod smuggling;
+mod upgrade;

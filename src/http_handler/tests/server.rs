@@ -47,13 +47,16 @@ impl TestServer {
             "FAAS_BODY_MAX" => Some(BODY_MAX.to_string()),
             _ => None,
         });
+        let settings = settings.unwrap();
         let area = SpoolArea::new(&std::env::temp_dir(), spool_bytes_max).unwrap();
         let (gate, gate_receiver) = unbounded();
         let (event_sender, events) = unbounded();
         let handler = Arc::new(TestHandler { area: area.clone(), gate: gate_receiver, events: event_sender });
         let mut bounds = Bounds { linger_max: Duration::from_millis(500), ..Bounds::default() };
         change(&mut bounds);
-        let server = Arc::new(HttpServer::open_within(&settings.unwrap(), area, bounds).unwrap());
+        let server = Arc::new(
+            HttpServer::new_within(&settings, area, super::super::listen(settings.address).unwrap(), bounds).unwrap(),
+        );
         let accepting = std::thread::spawn({
             let server = server.clone();
             move || server.run(handler)

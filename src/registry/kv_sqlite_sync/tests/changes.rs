@@ -141,7 +141,7 @@ fn the_thread_syncs_until_shutdown() {
     let fixture = Fixture::with(INIT_SQL);
     let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone(), None);
     let (stop, shutdown) = crossbeam_channel::bounded::<()>(0);
-    let thread = std::thread::spawn(move || sync.run(&shutdown));
+    let thread = std::thread::spawn(move || sync.run(&shutdown, || true));
     fixture.set("GET:/a", r#""timeout":1"#);
     let deadline = Instant::now() + Duration::from_secs(10);
     while fixture.timeout_s("/a") == 0 {

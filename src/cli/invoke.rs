@@ -24,13 +24,17 @@ pub const VERB: Verb = Verb {
 
 fn run(given: &Given) -> Result<Report> {
     let [route] = given.exactly()?;
-    let gateway = Gateway::required(&Settings::from_env()?)?;
+    let settings = Settings::from_env()?;
+    let gateway = Gateway::required(&settings)?;
     let (method, target) = target(route, given.has("data"))?;
     let mut fields: Vec<(String, String)> = given.values("header").map(field).collect::<Result<_>>()?;
     let (host, target) = host(target)?;
     fields.extend(host.map(|host| ("Host".to_string(), host.to_string())));
     if given.has("explain") {
-        fields.push(("X-Faas-Explain".into(), "1".into()));
+        let path = settings.operator_token_file();
+        let token = std::fs::read_to_string(&path);
+        let token = token.map_err(|cause| CliError::Failed(format!("could not read {}: {cause}", path.display())))?;
+        fields.push(("X-Faas-Explain".into(), token.trim_end().into()));
     }
     let body = body(given.value("data"))?;
     let response = gateway.invoke(method, target, &fields, &body)?;

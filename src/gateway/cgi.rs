@@ -112,13 +112,14 @@ impl Variables<'_> {
 }
 
 /// `HTTP_*`. Fields of one name are joined as RFC 9110 5.3 says, cookies as RFC 6265 5.4 does. Left out are those that
-/// have a variable of their own, Proxy (a client could set HTTP_PROXY, which many libraries obey: "httpoxy"), and names with
+/// have a variable of their own, Proxy (a client could set HTTP_PROXY, which many libraries obey: "httpoxy"), X-Faas-Explain with the
+/// operator's token, and names with
 /// other characters than letters, digits and hyphens, since `A_B` and `A-B` would become the same variable.
 fn add_fields(variables: &mut Variables<'_>, head: &Head, request_id: &str) -> Result<()> {
     let mut joined: Vec<(String, Vec<u8>)> = Vec::with_capacity(head.fields.len() + 2);
     for field in &head.fields {
         let is_plain = field.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let has_own = ["content-type", "content-length", "proxy", "host", "x-request-id"];
+        let has_own = ["content-type", "content-length", "proxy", "host", "x-request-id", "x-faas-explain"];
         if !is_plain || has_own.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
             continue;
         }

@@ -13,6 +13,7 @@ use super::cgi::{self, Meta};
 use super::counters::Counters;
 use super::function_output::{Facts, OutputMode, Sink};
 use super::health::Health;
+use super::operator_token::OperatorToken;
 use super::scheduler::{Lease, Scheduler, Wish};
 use super::worker_link::{Call, Failure};
 use crate::error::request::{RequestError, Result};
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub counters: Arc<Counters>,
     pub spool_area: Arc<SpoolArea>,
     pub ledger: Ledger,
+    /// Whoever shows it may see why a worker was chosen.
+    pub operator_token: OperatorToken,
     pub response_bytes_max: u64,
 }
 
@@ -235,7 +238,7 @@ impl Gateway {
             outlives_client: function.outlives_client(&request.head.method),
         };
         client.keep_going(call.outlives_client);
-        let explain = request.head.field("x-faas-explain") == Some(b"1");
+        let explain = request.head.field("x-faas-explain").is_some_and(|token| self.operator_token.is(token));
         let mut wish = Wish::default();
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;

@@ -17,7 +17,8 @@ use super::worker_link::WorkerLink;
 use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, METRICS_LINE_BYTES_MAX, WORKERS};
 use crate::log;
-use crate::protocol::metrics::{DRAIN_LINE, Sample};
+use crate::protocol::ProtocolError;
+use crate::protocol::metrics::{DRAIN_LINE, OTHER_LINE, Sample};
 use crate::settings::Settings;
 use crate::sys;
 
@@ -124,7 +125,12 @@ impl MetricsCollector {
                 Ok(sample) => sample,
                 // A line cut off by the end of the stream is the worker's death, not its fault.
                 Err(_) if !line.ends_with('\n') => break None,
-                Err(error) => break Some(error.to_string()),
+                Err(error) => {
+                    if let ProtocolError::OtherVersion(_) = error {
+                        let _ = reader.get_mut().write_all(OTHER_LINE);
+                    }
+                    break Some(error.to_string());
+                }
             };
             let link = link.get_or_insert_with(|| {
                 log!("worker {}: ready, process {}, {} slots", sample.id, sample.pid, sample.slots);
@@ -132,12 +138,16 @@ impl MetricsCollector {
             });
             self.scheduler.update(link, sample);
         };
-        if let Some(link) = link {
-            self.scheduler.remove(&link);
-            match fault {
-                None => log!("worker {}: gone", link.id),
-                Some(fault) => log!("worker {}: rejected: {fault}", link.id),
+        match (link, fault) {
+            (Some(link), fault) => {
+                self.scheduler.remove(&link);
+                match fault {
+                    None => log!("worker {}: gone", link.id),
+                    Some(fault) => log!("worker {}: rejected: {fault}", link.id),
+                }
             }
+            (None, Some(fault)) => log!("metrics: rejected a worker: {fault}"),
+            (None, None) => {}
         }
     }
 }

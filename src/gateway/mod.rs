@@ -137,7 +137,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let status =
         Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
     status.start(&settings)?;
-    operator_token::provide(&settings.operator_token_file())?;
+    let operator_token = operator_token::provide(&settings.operator_token_file())?;
     let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone())?;
     let workers = {
         let supervisor = supervisor.clone();
@@ -145,7 +145,14 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     };
     let for_ledger = tenure.clone();
     let (ledger, ledger_thread) = Ledger::start(&settings, move || for_ledger.is_current.load(Ordering::SeqCst))?;
-    let end_all = EndAll { supervisor: supervisor.clone(), collector: collector.clone(), workers, stop_sync, sync, ledger_thread };
+    let end_all = EndAll {
+        supervisor: supervisor.clone(),
+        collector: collector.clone(),
+        workers,
+        stop_sync,
+        sync,
+        ledger_thread,
+    };
     let (ending, ended) = crossbeam_channel::bounded(1);
     if let Some(succession) = &succession {
         let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
@@ -165,6 +172,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
         health: health.clone(),
         spool_area,
         ledger,
+        operator_token,
         response_bytes_max,
     });
     let accepting = server.clone();

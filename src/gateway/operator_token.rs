@@ -1,7 +1,7 @@
-//! The operator's token: the secret that every request to the console must show.
+//! The operator's token: the secret that every request to the console must show, and a call that asks for X-Faas-Explain.
 //!
 //! It is 32 bytes from the system's random numbers, as 64 hexadecimal digits in run/operator.token. The gateway makes it
-//! when it first starts with a console, and keeps it over restarts; to change it, remove the file and restart.
+//! when it first starts, and keeps it over restarts; to change it, remove the file and restart.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -13,12 +13,25 @@ use crate::log;
 
 const TOKEN_BYTES: usize = 32;
 
-/// Makes the file where there is none; what is no token, since somebody has emptied or edited the file, is replaced.
-pub fn provide(path: &Path) -> Result<()> {
+pub struct OperatorToken(String);
+
+impl OperatorToken {
+    /// Whether this is the token. It takes the same time wherever the first difference lies.
+    pub fn is(&self, other: &[u8]) -> bool {
+        let pairs = self.0.bytes().zip(other);
+        let difference = pairs.fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
+        self.0.len() == other.len() && difference == 0
+    }
+}
+
+/// Reads the file, or makes it where there is none; what is no token, since somebody has emptied or edited the file, is
+/// replaced.
+pub fn provide(path: &Path) -> Result<OperatorToken> {
     match fs::read_to_string(path) {
         Ok(text) if is_token(text.trim_end()) => {
             let private = fs::set_permissions(path, Permissions::from_mode(0o600));
-            return private.map_err(StartError::io("make private", path.display()));
+            private.map_err(StartError::io("make private", path.display()))?;
+            return Ok(OperatorToken(text.trim_end().to_string()));
         }
         Ok(_) => log!("gateway: {} holds no token; making a new one", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -28,7 +41,7 @@ pub fn provide(path: &Path) -> Result<()> {
 }
 
 /// Whole or not at all: the file is renamed into its place.
-fn create(path: &Path) -> io::Result<()> {
+fn create(path: &Path) -> io::Result<OperatorToken> {
     let mut bytes = [0; TOKEN_BYTES];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -36,7 +49,8 @@ fn create(path: &Path) -> io::Result<()> {
     let _ = fs::remove_file(&draft);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     file.write_all(format!("{digits}\n").as_bytes())?;
-    fs::rename(&draft, path)
+    fs::rename(&draft, path)?;
+    Ok(OperatorToken(digits))
 }
 
 fn is_token(text: &str) -> bool {

@@ -103,17 +103,25 @@ impl RunDir {
         fs::write(&path, format!("{address}\n")).map_err(StartError::io("write", path.display()))
     }
 
+    /// Whether another gateway runs here.
+    fn has_others(&self) -> bool {
+        let is_used =
+            |number| File::open(self.settings.instance_dir_of(number).join("gateway.pid")).is_ok_and(is_locked);
+        (1..=INSTANCES_MAX).any(|number| self.settings.instance != Some(number) && is_used(number))
+    }
+
     fn is_current(&self) -> bool {
         self.settings.instance.is_some() && self.settings.current_instance() == self.settings.instance
     }
 }
 
-/// Waits until the old gateway has ended, on the calling thread, and takes its lock. It has a bound, the old one's drain.
+/// Waits on the calling thread until this gateway is alone, and takes the lock of the current one. It ends with the drain of
+/// the older ones, or when this gateway is succeeded itself.
 pub fn take_over_lock(run_dir: &Weak<RunDir>, tenure: &Tenure) {
-    while let Some(run_dir) = run_dir.upgrade() {
-        if sys::try_lock(&run_dir.current, 0).unwrap_or(false) {
+    while let Some(run_dir) = run_dir.upgrade().filter(|_| tenure.is_current.load(Ordering::SeqCst)) {
+        if !run_dir.has_others() && sys::try_lock(&run_dir.current, 0).unwrap_or(false) {
             tenure.is_alone.store(true, Ordering::SeqCst);
-            log!("gateway: the old one has ended");
+            log!("gateway: the older ones have ended");
             return;
         }
         drop(run_dir);
@@ -182,9 +190,12 @@ fn claim_folder(settings: &mut Settings) -> Result<File> {
 fn remove_left_folders(settings: &Settings) {
     for number in (1..=INSTANCES_MAX).filter(|number| settings.instance != Some(*number)) {
         let folder = settings.instance_dir_of(number);
-        let Ok(pid_file) = OpenOptions::new().read(true).write(true).open(folder.join("gateway.pid")) else { continue };
-        if sys::lock_holder(&pid_file, 0).is_ok_and(|holder| holder.is_none()) {
+        if File::open(folder.join("gateway.pid")).is_ok_and(|pid_file| !is_locked(pid_file)) {
             let _ = fs::remove_dir_all(folder);
         }
     }
+}
+
+fn is_locked(pid_file: File) -> bool {
+    sys::lock_holder(&pid_file, 0).is_ok_and(|holder| holder.is_some())
 }

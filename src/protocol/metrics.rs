@@ -1,7 +1,7 @@
 //! The metric sample: one JSON line that every worker writes to metrics.sock every 500 ms.
 //!
 //! ```text
-//! {"id":0,"pid":4711,"socket":"/srv/run/worker_0.sock","slots":8,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2}
+//! {"version":"0.1.0-2","id":0,"pid":4711,"socket":"/srv/run/worker_0.sock","slots":8,"cpu":12.5,"mem":3.1,"io":0.0,"score":7.2}
 //! ```
 //!
 //! The first line announces the worker: the gateway keeps no list of sockets. The end of the stream means that the
@@ -14,11 +14,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::ProtocolError;
+use super::{ProtocolError, VERSION};
 use crate::limits::{METRICS_LINE_BYTES_MAX, WORKER_SLOTS, WORKERS};
 
 /// What the gateway writes to a worker that is to end.
 pub const DRAIN_LINE: &[u8] = b"DRAIN\n";
+/// What it writes to a worker of another version.
+pub const OTHER_LINE: &[u8] = b"OTHER\n";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
@@ -40,6 +42,7 @@ impl Sample {
         // A tenth of a per mille is finer than the measurement.
         let rounded = |value: f64| (value * 10_000.0).round() / 10_000.0;
         let object = json!({
+            "version": VERSION,
             "id": self.id,
             "pid": self.pid,
             "socket": self.socket.to_string_lossy(),
@@ -62,6 +65,9 @@ impl Sample {
             return Err(refuse("the line is too long"));
         }
         let object: Value = serde_json::from_str(line).map_err(|_| refuse("the line is no JSON"))?;
+        if object["version"] != VERSION {
+            return Err(ProtocolError::OtherVersion(object["version"].as_str().map(str::to_string)));
+        }
         let whole = |name: &str, range: std::ops::RangeInclusive<u64>| {
             object[name]
                 .as_u64()
@@ -110,7 +116,9 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_sample_is_refused() {
-        let good = r#"{"id":0,"pid":1,"socket":"/s","slots":8,"cpu":0,"mem":0,"io":0,"score":0}"#;
+        let good = r#"{"version":"V","id":0,"pid":1,"socket":"/s","slots":8,"cpu":0,"mem":0,"io":0,"score":0}"#;
+        assert!(matches!(Sample::parse(good), Err(ProtocolError::OtherVersion(Some(version))) if version == "V"));
+        let good = &good.replace(r#""V""#, &format!("{VERSION:?}"));
         assert!(Sample::parse(good).is_ok());
         for (from, to) in [
             (r#""id":0"#, r#""id":-1"#),

@@ -8,6 +8,10 @@ pub mod worker_protocol;
 
 use std::fmt;
 
+/// The version of the protocol: the package's, and a number that grows with each change of a frame or a sample. Gateway and
+/// worker of different versions refuse each other.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
+
 /// What a peer on one of our own sockets did wrong. Whoever finds it closes the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProtocolError {
@@ -15,6 +19,8 @@ pub enum ProtocolError {
     FrameTooLarge(usize),
     /// A frame that this side does not take.
     Unexpected(&'static str),
+    /// A worker of this version, `None` where it names none.
+    OtherVersion(Option<String>),
     Malformed {
         message: &'static str,
         fault: String,
@@ -33,6 +39,11 @@ impl fmt::Display for ProtocolError {
             ProtocolError::UnknownKind(kind) => write!(f, "a frame has the unknown kind {kind}"),
             ProtocolError::FrameTooLarge(bytes) => write!(f, "a frame of {bytes} bytes is over the bound"),
             ProtocolError::Unexpected(rule) => write!(f, "a frame is out of turn: {rule}"),
+            ProtocolError::OtherVersion(version) => write!(
+                f,
+                "it is of version {}, this gateway of {VERSION}: build both, and start.sh --upgrade",
+                version.as_deref().unwrap_or("unknown")
+            ),
             ProtocolError::Malformed { message, fault } => write!(f, "{message} is malformed: {fault}"),
         }
     }

@@ -10,7 +10,7 @@ use super::metrics_smoother::MetricsSmoother;
 use super::{Ending, Worker};
 use crate::error::start::{Result, StartError};
 use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
-use crate::protocol::metrics::{DRAIN_LINE, Sample};
+use crate::protocol::metrics::{DRAIN_LINE, OTHER_LINE, Sample};
 use crate::sandbox::orphans;
 use crate::sys::{self, Watched};
 
@@ -71,6 +71,7 @@ fn wait_for_word(stream: &UnixStream, stop: Watched<'_>, next: Instant) -> Optio
         match (&mut &*stream).read(&mut heard) {
             // The line is six bytes on a local stream, written at once; any part of it can only be it.
             Ok(count) if count > 0 && DRAIN_LINE.starts_with(&heard[..count]) => return Some(Ending::Drain),
+            Ok(count) if count > 0 && OTHER_LINE.starts_with(&heard[..count]) => return Some(Ending::OtherVersion),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             _ => return Some(Ending::GatewayGone),
         }

@@ -75,6 +75,7 @@ const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
 enum Ending {
     Drain,
     GatewayGone,
+    OtherVersion,
 }
 
 struct Worker {
@@ -174,10 +175,17 @@ impl Worker {
     }
 
     fn end(&self, ending: Ending) {
-        if self.ending.set(ending).is_ok() && ending == Ending::GatewayGone {
-            log!("worker {}: the gateway is gone; ending what runs", self.id);
+        if self.ending.set(ending).is_ok() {
+            match ending {
+                Ending::Drain => {}
+                Ending::GatewayGone => log!("worker {}: the gateway is gone; ending what runs", self.id),
+                Ending::OtherVersion => {
+                    let version = crate::protocol::VERSION;
+                    log!("worker {}: it is of version {version}, the gateway of another; ending", self.id);
+                }
+            }
         }
-        if ending == Ending::GatewayGone {
+        if ending != Ending::Drain {
             self.dying.signal();
         }
         self.stop.signal();

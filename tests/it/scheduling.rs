@@ -55,7 +55,17 @@ fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
 fn a_request_can_ask_why_it_went_to_its_worker() {
     let instance = Instance::start();
     instance.script("GET:/x", "echo x");
-    let answer = instance.request("GET", "/x", &[("X-Faas-Explain", "1")], b"");
+    instance.script_with("GET:/env", "env", json!({"output": "raw"}));
+    let token = std::fs::read_to_string(instance.run_dir().join("operator.token")).unwrap();
+    for stranger in ["1", "", &token[1..], &token.replace(char::is_numeric, "x")] {
+        assert_eq!(
+            instance.request("GET", "/x", &[("X-Faas-Explain", stranger.trim())], b"").field("X-Faas-Explain"),
+            None
+        );
+    }
+    let environment = instance.request("GET", "/env", &[("X-Faas-Explain", token.trim())], b"").text();
+    assert!(!environment.contains(token.trim()), "a function must not see it: {environment}");
+    let answer = instance.request("GET", "/x", &[("X-Faas-Explain", token.trim())], b"");
     let why = answer.field("X-Faas-Explain").unwrap();
     let chosen = answer.field("X-Faas-Worker").unwrap();
     assert!(why.starts_with(&format!("chosen={chosen} why=\"lowest score")), "{why}");

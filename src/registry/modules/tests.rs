@@ -141,7 +141,7 @@ fn unused_folders_are_removed_and_held_ones_stay() {
     let (held, unused) = (make("held"), make("unused"));
     let long_ago = Instant::now().checked_sub(UNUSED_KEPT.max(CHECK_PERIOD)).unwrap();
     let retired = vec![(held.clone(), Some(long_ago)), (unused, Some(long_ago))];
-    let mut code_dir = CodeDir { candidates: Vec::new(), root: None, retired, checked: long_ago };
+    let mut code_dir = CodeDir { candidates: Vec::new(), root: None, retired, checked: long_ago, is_alone: true };
     code_dir.check(&mut Bundles::default());
     assert!(root.join("held").exists() && !root.join("unused").exists());
     drop(held);

@@ -25,8 +25,8 @@
 //!    must not inherit it.
 //! 3. An `unsafe` block holds one call, and its SAFETY comment names the fact that makes it sound.
 
-pub mod attempts;
 pub mod activation;
+pub mod attempts;
 pub mod confine;
 pub mod file;
 pub mod landlock;
@@ -41,8 +41,8 @@ pub mod socket;
 pub mod spawn;
 pub mod terminal;
 
-pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use activation::{is_listening, notify, take_inherited_socket};
+pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use confine::{Confinement, confine_own_program};
 pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};

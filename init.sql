@@ -5,8 +5,8 @@
 --   functions    k        METHOD:/path, or METHOD:/prefix/* for all that lies under it; *: is any method, {name} any
 --                         segment, METHOD://host/path a path of one host
 --                v        the descriptor, a JSON object: runtime and module, and where wanted name, handler, memory (MiB),
---                         timeout (seconds), env, max_inflight, output, stream, on_hangup, scratch (MiB), write, net, memfd,
---                         start, engine, args, ini, dirs; x-... is yours; sapi is known and has no effect
+--                         timeout (seconds), env, max_inflight, queue, output, stream, on_hangup, scratch (MiB), write, net,
+--                         memfd, start, engine, args, ini, dirs; x-... is yours; sapi is known and has no effect
 --                updated  when, in seconds since 1970; the gateway reads the row itself, so this is for people
 --   modules      name     what "module":"db:NAME" in a descriptor names; all names under one first folder are a bundle
 --                code     the file: a blob, or text, which is taken as its UTF-8 bytes
@@ -68,6 +68,9 @@ CREATE TABLE IF NOT EXISTS functions (
   CONSTRAINT "max_inflight must be a whole number of invocations from 1 to 65536" CHECK (
     coalesce(json_type(v, '$.max_inflight'), 'null') IN ('integer', 'null')
     AND coalesce(json_extract(v, '$.max_inflight') BETWEEN 1 AND 65536, 1)),
+  CONSTRAINT "queue must be a whole number of calls from 0 to 512" CHECK (
+    coalesce(json_type(v, '$.queue'), 'null') IN ('integer', 'null')
+    AND coalesce(json_extract(v, '$.queue') BETWEEN 0 AND 512, 1)),
   CONSTRAINT "env must be an object of strings" CHECK (coalesce(json_type(v, '$.env'), 'null') IN ('object', 'null')),
   CONSTRAINT "write must be an array of strings" CHECK (coalesce(json_type(v, '$.write'), 'null') IN ('array', 'null')),
   CONSTRAINT "net must be true or false" CHECK (coalesce(json_type(v, '$.net'), 'null') IN ('true', 'false', 'null')),
@@ -240,9 +243,9 @@ END;
 DROP VIEW IF EXISTS functions_check;
 CREATE VIEW functions_check (k, v) AS SELECT k, v FROM functions;
 CREATE TRIGGER functions_checked INSTEAD OF INSERT ON functions_check BEGIN
-  SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, output, stream, on_hangup, scratch, write, net, memfd, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
+  SELECT RAISE(ABORT, 'v has a field that does not exist; the fields are name, runtime, module, handler, memory, timeout, env, max_inflight, queue, output, stream, on_hangup, scratch, write, net, memfd, start, engine, sapi, args, ini, dirs; fields of your own begin with x-')
     WHERE EXISTS (SELECT 1 FROM json_each(NEW.v) WHERE key NOT GLOB 'x-*' AND key NOT IN (
-      'name', 'runtime', 'module', 'handler', 'memory', 'timeout', 'env', 'max_inflight',
+      'name', 'runtime', 'module', 'handler', 'memory', 'timeout', 'env', 'max_inflight', 'queue',
       'output', 'stream', 'on_hangup', 'scratch', 'write', 'net', 'memfd', 'start', 'engine', 'sapi', 'args', 'ini', 'dirs'));
   SELECT RAISE(ABORT, 'v has a field twice')
     WHERE (SELECT count(*) > count(DISTINCT key) FROM json_each(NEW.v));

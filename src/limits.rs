@@ -102,6 +102,8 @@ pub const TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 pub const TIMEOUT_S_DEFAULT: u64 = 30;
 /// Invocations of one function at once, over all workers; the default is no limit but the slots.
 pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
+/// Calls of one function over its `max_inflight` that may wait.
+pub const FUNCTION_QUEUE: RangeInclusive<u64> = 0..=REQUESTS_MAX as u64;
 /// Paths in `write`; each costs a system call per invocation.
 pub const WRITE_PATHS_MAX: usize = 64;
 /// Folders in `dirs`; each is a descriptor of the function's process.

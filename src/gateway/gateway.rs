@@ -239,7 +239,7 @@ impl Gateway {
         };
         client.keep_going(call.outlives_client);
         let explain = request.head.field("x-faas-explain").is_some_and(|token| self.operator_token.is(token));
-        let mut wish = Wish::default();
+        let mut wish = Wish { route: &function.route, max_inflight: function.max_inflight, avoid: None };
         for _ in 0..TRIES_MAX {
             let mut lease = self.scheduler.acquire(&wish, explain, client)?;
             let queue_ms = milliseconds(began.elapsed());
@@ -341,7 +341,7 @@ impl Gateway {
     }
 }
 
-/// One of the invocations that a function's `max_inflight` allows. It is given back when this is dropped.
+/// One of the invocations that a function's `max_inflight` and `queue` allow. It is given back when this is dropped.
 struct Share<'a>(&'a Function);
 
 impl Share<'_> {
@@ -349,7 +349,7 @@ impl Share<'_> {
         let before = function.inflight.fetch_add(1, Ordering::AcqRel);
         let share = Share(function);
         match function.max_inflight {
-            Some(max_inflight) if before >= max_inflight => {
+            Some(max_inflight) if before >= max_inflight + function.queue => {
                 Err(RequestError::FunctionBusy { max_inflight, retry_after_s: *RETRY_AFTER_S.start() })
             }
             _ => Ok(share),

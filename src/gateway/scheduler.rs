@@ -4,17 +4,19 @@
 //! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots. Scores that differ by less than a point are ties, since
 //! that is noise, and ties take turns.
 //!
-//! Where no slot is free, requests wait in line, in order of arrival, and a slot that becomes free is handed to the
-//! first of them; no later request can take it away. The line has a length and a timeout (FAAS_QUEUE_MAX,
-//! FAAS_QUEUE_TIMEOUT_MS).
+//! Where a function may have no slot, or none is free, its requests wait in line (line.rs), and a slot that becomes free is
+//! handed to the one whose turn it is; no later request can take it away. The line has a length and a timeout
+//! (FAAS_QUEUE_MAX, FAAS_QUEUE_TIMEOUT_MS).
 //!
 //! The C original chooses by the sample alone, has one slot per worker, and no line.
 
-use std::collections::VecDeque;
+mod line;
+
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use self::line::Line;
 use super::worker_link::WorkerLink;
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::Client;
@@ -36,7 +38,7 @@ pub struct Scheduler {
 #[derive(Default)]
 struct State {
     workers: Vec<Worker>,
-    waiting: VecDeque<Arc<Ticket>>,
+    line: Line,
     /// Counts choices, so that ties go to the worker that was chosen longest ago.
     choices: u64,
     /// How many of the next choices to explain, and those that were explained: for whoever watches (status.rs).
@@ -67,23 +69,24 @@ impl Worker {
 }
 
 /// What a slot is wanted for.
-#[derive(Clone, Default)]
-pub struct Wish {
-    /// A worker that did not start it, and when: it must not be on that one until a further sample says that it lives.
-    pub avoid: Option<(Arc<WorkerLink>, Instant)>,
+pub struct Wish<'a> {
+    /// The function's.
+    pub route: &'a str,
+    /// Slots that the function may have.
+    pub max_inflight: Option<u64>,
+    pub avoid: Avoid,
 }
 
-impl Wish {
-    fn avoids(&self, worker: &Worker) -> bool {
-        self.avoid.as_ref().is_some_and(|(link, since)| Arc::ptr_eq(link, &worker.link) && worker.sampled_at <= *since)
-    }
-}
+/// A worker that did not start it, and when: it must not be on that one until a further sample says that it lives.
+pub type Avoid = Option<(Arc<WorkerLink>, Instant)>;
 
 /// A place in the line.
 struct Ticket {
     /// Readable when the lease is there.
     called: EventFd,
-    wish: Wish,
+    route: String,
+    max_inflight: Option<u64>,
+    avoid: Avoid,
     lease: Mutex<Option<Granted>>,
 }
 
@@ -106,6 +109,7 @@ pub struct Choice {
 pub struct Lease {
     scheduler: Arc<Scheduler>,
     pub link: Arc<WorkerLink>,
+    route: String,
     since: Instant,
     /// All workers' figures and the reason for the choice, where the request asked for it.
     pub explanation: Option<String>,
@@ -142,6 +146,7 @@ impl Scheduler {
                 state.workers.sort_by_key(|worker| worker.link.id);
             }
         }
+        state.line.forget_idle();
         state.call_waiting();
     }
 
@@ -171,7 +176,7 @@ impl Scheduler {
 
     /// How many requests wait for a slot.
     pub fn waiting(&self) -> usize {
-        self.state().waiting.len()
+        self.state().line.len()
     }
 
     /// The choices that were explained since the last time, and asks for a few of the next. Without somebody who asks,
@@ -182,25 +187,30 @@ impl Scheduler {
         std::mem::take(&mut state.explained)
     }
 
-    /// Takes a slot on the best worker, waiting in line where none is free.
+    /// Takes a slot on the best worker, waiting in line where the function may have none or none is free.
     ///
     /// # Errors
-    /// [`RequestError::QueueFull`], [`RequestError::NoSlotInTime`], [`RequestError::NoWorker`] (the same, with no worker at all), and
-    /// [`RequestError::ClientGone`].
-    pub fn acquire(self: &Arc<Self>, wish: &Wish, explain: bool, client: &mut dyn Client) -> Result<Lease> {
+    /// [`RequestError::QueueFull`], [`RequestError::NoSlotInTime`], [`RequestError::FunctionBusy`] (the same, where it was for
+    /// `max_inflight`), [`RequestError::NoWorker`] (the same, with no worker at all), and [`RequestError::ClientGone`].
+    pub fn acquire(self: &Arc<Self>, wish: &Wish<'_>, explain: bool, client: &mut dyn Client) -> Result<Lease> {
+        let route = wish.route;
         let ticket = {
             let mut state = self.state();
-            if state.waiting.is_empty()
+            state.line.note_call(route);
+            // Where a slot is free though others wait, it is none that they may have.
+            if !state.line.has_waiting(route)
                 && let Some(granted) = state.grant(wish)
             {
-                return Ok(self.lease(granted, explain, &state));
+                return Ok(self.lease(granted, route, explain, &state));
             }
-            if state.waiting.len() >= self.queue_max {
+            if !state.line.may_wait(route, self.queue_max) {
                 return Err(RequestError::QueueFull { retry_after_s: state.retry_after_s() });
             }
             let called = EventFd::new().map_err(|cause| RequestError::Exhausted { step: "make an eventfd", cause })?;
-            let ticket = Arc::new(Ticket { called, wish: wish.clone(), lease: Mutex::new(None) });
-            state.waiting.push_back(ticket.clone());
+            let Wish { max_inflight, avoid, .. } = wish;
+            let (route, avoid, lease) = (route.to_string(), avoid.clone(), Mutex::new(None));
+            let ticket = Arc::new(Ticket { called, route, max_inflight: *max_inflight, avoid, lease });
+            state.line.push(ticket.clone());
             // Who is before it in the line may wait for one worker only, while another has a slot.
             state.call_waiting();
             ticket
@@ -208,24 +218,30 @@ impl Scheduler {
         let waited = client.wait(Watched::read(ticket.called.as_fd()), self.queue_timeout);
 
         let mut state = self.state();
-        state.waiting.retain(|other| !Arc::ptr_eq(other, &ticket));
+        state.line.remove(&ticket);
         if let Some(granted) = ticket.lease.lock().expect("nothing panics under this lock").take() {
-            return Ok(self.lease(granted, explain, &state));
+            return Ok(self.lease(granted, route, explain, &state));
         }
         waited?;
         match () {
             () if state.workers.iter().all(|worker| worker.is_gone) => Err(RequestError::NoWorker),
+            () if wish.max_inflight.is_some_and(|max| state.line.running(route) >= max) => {
+                let (max_inflight, retry_after_s) = (wish.max_inflight.unwrap_or_default(), state.retry_after_s());
+                Err(RequestError::FunctionBusy { max_inflight, retry_after_s })
+            }
             () => Err(RequestError::NoSlotInTime { retry_after_s: state.retry_after_s() }),
         }
     }
 
-    fn lease(self: &Arc<Self>, granted: Granted, explain: bool, state: &State) -> Lease {
+    fn lease(self: &Arc<Self>, granted: Granted, route: &str, explain: bool, state: &State) -> Lease {
         let explanation = explain.then(|| state.explain(&granted));
-        Lease { scheduler: self.clone(), link: granted.link, since: Instant::now(), explanation }
+        let (scheduler, route) = (self.clone(), route.to_string());
+        Lease { scheduler, link: granted.link, route, since: Instant::now(), explanation }
     }
 
-    fn give_back(&self, link: &Arc<WorkerLink>, held: Duration) {
+    fn give_back(&self, link: &Arc<WorkerLink>, route: &str, held: Duration) {
         let mut state = self.state();
+        state.line.end(route);
         state.held_s = 0.9 * state.held_s + 0.1 * held.as_secs_f64();
         if let Some(worker) = state.workers.iter_mut().find(|worker| Arc::ptr_eq(&worker.link, link)) {
             worker.in_flight -= 1;
@@ -237,15 +253,26 @@ impl Scheduler {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.scheduler.give_back(&self.link, self.since.elapsed());
+        self.scheduler.give_back(&self.link, &self.route, self.since.elapsed());
     }
 }
 
 impl State {
-    /// Takes a slot on the best worker, if there is one.
-    fn grant(&mut self, wish: &Wish) -> Option<Granted> {
+    fn slots(&self) -> usize {
+        self.workers.iter().filter(|worker| !worker.is_gone).map(|worker| worker.sample.slots as usize).sum()
+    }
+
+    /// Takes a slot on the best worker, if there is one and the function may have it.
+    fn grant(&mut self, wish: &Wish<'_>) -> Option<Granted> {
+        if !self.line.may_run(wish.route, wish.max_inflight, self.slots()) {
+            return None;
+        }
+        let avoids = |worker: &Worker| {
+            let (link, since) = wish.avoid.as_ref()?;
+            Some(Arc::ptr_eq(link, &worker.link) && worker.sampled_at <= *since)
+        };
         let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
-        let candidate = |worker: &&mut Worker| worker.has_room() && !wish.avoids(worker);
+        let candidate = |worker: &&mut Worker| worker.has_room() && avoids(worker) != Some(true);
         // Stale workers come last whatever their score: nobody knows how they are.
         let key = |worker: &Worker| (!is_fresh(worker), worker.score().round() as i64, worker.last_choice);
         let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
@@ -259,6 +286,7 @@ impl State {
             self.explain_next -= 1;
             self.explained.push(self.choice(&granted));
         }
+        self.line.begin(wish.route);
         Some(granted)
     }
 
@@ -273,27 +301,35 @@ impl State {
         Choice { at: SystemTime::now(), worker: granted.link.id, why: granted.why.clone(), scores }
     }
 
-    /// Hands free slots to those who wait, first come, first served. Who avoids a worker stands in nobody's way.
+    /// Hands free slots to those who wait and may have one, function by function.
     fn call_waiting(&mut self) {
-        let mut at = 0;
-        while let Some(ticket) = self.waiting.get(at).cloned() {
-            match self.grant(&ticket.wish) {
+        while self.workers.iter().any(Worker::has_room) && (0..self.line.turns()).any(|turn| self.call_of(turn)) {}
+    }
+
+    /// Hands a slot to the function whose turn is `turn`th: to its first call, or, since one that avoids a worker stands in
+    /// nobody's way, to the first that can have one.
+    fn call_of(&mut self, turn: usize) -> bool {
+        for at in 0.. {
+            let Some(ticket) = self.line.ticket(turn, at) else { break };
+            let wish = Wish { route: &ticket.route, max_inflight: ticket.max_inflight, avoid: ticket.avoid.clone() };
+            match self.grant(&wish) {
                 Some(granted) => {
-                    self.waiting.remove(at);
+                    self.line.serve(&ticket);
                     *ticket.lease.lock().expect("nothing panics under this lock") = Some(granted);
                     ticket.called.signal();
+                    return true;
                 }
-                None if ticket.wish.avoid.is_some() => at += 1,
-                None => return,
+                None if ticket.avoid.is_some() => {}
+                None => break,
             }
         }
+        false
     }
 
     /// When a slot can be expected for one more in the line: the line's length times the time that a slot is held lately,
     /// shared by all slots.
     fn retry_after_s(&self) -> u64 {
-        let slots: u32 = self.workers.iter().filter(|w| !w.is_gone).map(|w| w.sample.slots).sum();
-        let seconds = self.held_s * (self.waiting.len() + 1) as f64 / f64::from(slots.max(1));
+        let seconds = self.held_s * (self.line.len() + 1) as f64 / self.slots().max(1) as f64;
         (seconds.ceil() as u64).clamp(*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end())
     }
 
@@ -316,164 +352,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(id: u32, slots: u32, score: f64) -> Sample {
-        Sample { id, pid: 1, socket: "/none".into(), slots, cpu: 0.0, mem: 0.0, io: 0.0, score }
-    }
-
-    fn scheduler(samples: &[Sample], queue_max: usize, timeout_ms: u64) -> (Arc<Scheduler>, Vec<Arc<WorkerLink>>) {
-        let scheduler = Scheduler::new(queue_max, Duration::from_millis(timeout_ms));
-        let links: Vec<_> = samples.iter().map(|s| Arc::new(WorkerLink::new(s.id, s.socket.clone()))).collect();
-        for (sample, link) in samples.iter().zip(&links) {
-            scheduler.update(link, sample.clone());
-        }
-        (scheduler, links)
-    }
-
-    /// A client that stays, or has left.
-    struct Patron {
-        has_left: bool,
-    }
-
-    impl Client for Patron {
-        fn keep_going(&mut self, _: bool) {}
-
-        fn is_cut_off(&self) -> bool {
-            false
-        }
-
-        fn wait(&mut self, other: Watched<'_>, timeout: Duration) -> Result<bool> {
-            match self.has_left {
-                true => Err(RequestError::ClientGone),
-                false => Ok(crate::sys::poll(&mut [other], Some(timeout)).unwrap() > 0),
-            }
-        }
-
-        fn begin(&mut self, _: &crate::http_handler::response::Response) -> Result<()> {
-            Ok(())
-        }
-
-        fn send(&mut self, _: &[u8]) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    fn stays() -> Patron {
-        Patron { has_left: false }
-    }
-
-    fn leaves() -> Patron {
-        Patron { has_left: true }
-    }
-
-    #[test]
-    fn the_lowest_score_wins_and_what_is_in_flight_counts() {
-        let (scheduler, _) = scheduler(&[sample(0, 4, 30.0), sample(1, 4, 10.0)], 0, 0);
-        let take = || scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        let first = take();
-        // 10 + 100 × 1/4 = 35 is above 30 now.
-        let second = take();
-        let third = take();
-        assert_eq!([first.link.id, second.link.id, third.link.id], [1, 0, 1]);
-        drop((first, third));
-        assert_eq!(take().link.id, 1);
-        drop(second);
-    }
-
-    #[test]
-    fn ties_take_turns() {
-        let (scheduler, _) = scheduler(&[sample(0, 8, 0.1), sample(1, 8, 0.3), sample(2, 8, 0.0)], 0, 0);
-        let ids: Vec<u32> =
-            (0..6).map(|_| scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap().link.id).collect();
-        assert_eq!(ids[..3], ids[3..]);
-        let mut sorted = ids[..3].to_vec();
-        sorted.sort();
-        assert_eq!(sorted, [0, 1, 2]);
-    }
-
-    #[test]
-    fn a_full_worker_is_no_candidate_and_the_line_is_bounded() {
-        let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 0, 0);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        assert!(matches!(
-            scheduler.acquire(&Wish::default(), false, &mut stays()),
-            Err(RequestError::QueueFull { retry_after_s: 1 })
-        ));
-        drop(lease);
-        assert!(scheduler.acquire(&Wish::default(), false, &mut stays()).is_ok());
-    }
-
-    #[test]
-    fn a_slot_that_becomes_free_goes_to_the_first_in_line() {
-        let (scheduler, _) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        let (sender, order) = crossbeam_channel::unbounded();
-        std::thread::scope(|scope| {
-            for number in 0..3 {
-                while scheduler.waiting() < number {
-                    std::thread::yield_now();
-                }
-                let (sender, scheduler) = (sender.clone(), &scheduler);
-                scope.spawn(move || {
-                    let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-                    sender.send(number).unwrap();
-                    drop(lease);
-                });
-            }
-            while scheduler.waiting() < 3 {
-                std::thread::yield_now();
-            }
-            drop(lease);
-        });
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn who_avoids_a_worker_waits_for_its_next_sample_and_keeps_nobody_from_it() {
-        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let avoiding = Wish { avoid: Some((links[0].clone(), Instant::now())) };
-        std::thread::scope(|scope| {
-            let avoider = scope.spawn(|| scheduler.acquire(&avoiding, false, &mut stays()).map(drop));
-            while scheduler.waiting() < 1 {
-                std::thread::yield_now();
-            }
-            drop(scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap());
-            assert_eq!(scheduler.waiting(), 1);
-            scheduler.update(&links[0], sample(0, 1, 0.0));
-            avoider.join().unwrap().unwrap();
-        });
-    }
-
-    #[test]
-    fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
-        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
-        let lease = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        assert!(matches!(
-            scheduler.acquire(&Wish::default(), false, &mut stays()),
-            Err(RequestError::NoSlotInTime { .. })
-        ));
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut leaves()), Err(RequestError::ClientGone)));
-        assert_eq!(scheduler.waiting(), 0);
-        scheduler.remove(&links[0]);
-        assert!(matches!(scheduler.acquire(&Wish::default(), false, &mut stays()), Err(RequestError::NoWorker)));
-        drop(lease);
-        assert!(scheduler.overview().is_empty());
-    }
-
-    #[test]
-    fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
-        let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 60_000);
-        let old = scheduler.acquire(&Wish::default(), false, &mut stays()).unwrap();
-        scheduler.remove(&links[0]);
-        let link = Arc::new(WorkerLink::new(0, "/none".into()));
-        scheduler.update(&link, sample(0, 1, 0.0));
-        let new = scheduler.acquire(&Wish::default(), true, &mut stays()).unwrap();
-        assert!(Arc::ptr_eq(&new.link, &link));
-        let text = new.explanation.clone().unwrap();
-        assert!(text.starts_with("chosen=0 why=\"lowest score 0.0\"; worker=0 cpu=0.0"), "{text}");
-        drop(old);
-        assert_eq!(scheduler.overview()[0].1, 1);
-    }
-}
+mod tests;

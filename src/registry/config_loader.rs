@@ -39,7 +39,9 @@ pub struct Function {
     pub env: Vec<(String, String)>,
     /// Invocations at once over all workers; `None` is no limit but the slots.
     pub max_inflight: Option<u64>,
-    /// Invocations under way. It belongs to the key and lives on when the row is edited, so that an edit does not let
+    /// Calls over `max_inflight` that may wait for their turn.
+    pub queue: u64,
+    /// Invocations under way, and calls that wait. It belongs to the key and lives on when the row is edited, so that an edit does not let
     /// twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
     /// The `{name}` segments of the route.
@@ -144,6 +146,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
         spec,
         env,
         max_inflight: fields.whole("max_inflight", limits::MAX_INFLIGHT, "invocations")?,
+        queue: fields.whole("queue", limits::FUNCTION_QUEUE, "calls")?.unwrap_or(0),
         inflight,
         params,
         unknown_fields: fields.unknown(),
@@ -172,7 +175,7 @@ fn module(fields: &Fields, runtime: Runtime, places: &Places) -> Result<Module, 
 }
 
 /// The fields of a descriptor. init.sql has the same list; `x-…` are the user's, and `sapi` has no effect.
-pub const FIELDS: [&str; 21] = [
+pub const FIELDS: [&str; 22] = [
     "name",
     "runtime",
     "module",
@@ -181,6 +184,7 @@ pub const FIELDS: [&str; 21] = [
     "timeout",
     "env",
     "max_inflight",
+    "queue",
     "output",
     "stream",
     "on_hangup",

@@ -97,6 +97,44 @@ fn a_function_at_its_max_inflight_answers_429_with_retry_after_and_others_run() 
     assert_eq!(instance.get("/wait").status, 200);
 }
 
+#[test]
+fn calls_over_max_inflight_wait_as_far_as_queue_lets_them() {
+    let instance = Instance::with(&[("FAAS_QUEUE_TIMEOUT_MS", "600000")]);
+    let mut gate = instance.gate("gate");
+    instance.script_with("GET:/wait", WAITER, json!({"max_inflight": 1, "queue": 1}));
+    std::thread::scope(|scope| {
+        let requests = [(); 2].map(|()| scope.spawn(|| instance.get("/wait")));
+        wait_until("one runs and one waits", || started(&instance) == 1 && instance.status()["waiting"] == 1);
+        instance.get("/wait").problem(429, "function-busy");
+        gate.write_all(b"\n\n").unwrap();
+        assert_eq!(requests.map(|request| request.join().unwrap().status), [200, 200]);
+    });
+}
+
+#[test]
+fn a_sleeping_function_with_a_hundred_callers_keeps_no_slot_from_another() {
+    const CALLERS: usize = 100;
+    let instance = Instance::with(&[("FAAS_WORKER_SLOTS", "4"), ("FAAS_QUEUE_TIMEOUT_MS", "600000")]);
+    let mut gate = instance.gate("gate");
+    instance.script("GET:/wait", WAITER);
+    instance.script("GET:/other", "echo other");
+    let other = || assert_eq!(instance.get("/other").status, 200);
+    std::thread::scope(|scope| {
+        other();
+        let sleepers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(|| instance.get("/wait").status)).collect();
+        wait_until("all have come", || {
+            other();
+            instance.status()["waiting"] == CALLERS - 6
+        });
+        assert_eq!(started(&instance), 6, "three quarters of eight slots");
+        // None of them ends meanwhile.
+        (0..50).for_each(|_| other());
+        assert_eq!(started(&instance), 6);
+        gate.write_all(&[b'\n'; CALLERS]).unwrap();
+        assert!(sleepers.into_iter().all(|sleeper| sleeper.join().unwrap() == 200));
+    });
+}
+
 fn assert_retry_after(answer: &Answer) {
     let seconds: u64 = answer.field("Retry-After").expect("an answer that says when to come back").parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");

@@ -102,6 +102,7 @@ fn sql_checks_agree_with_the_parser() {
         ("memory", limits::MEMORY_MIB),
         ("timeout", limits::TIMEOUT_S),
         ("max_inflight", limits::MAX_INFLIGHT),
+        ("queue", limits::FUNCTION_QUEUE),
         ("scratch", limits::SCRATCH_MIB),
     ];
     for (name, range) in ranges {

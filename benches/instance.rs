@@ -27,15 +27,20 @@ impl Instance {
     /// Starts a gateway with this many workers and the sample functions, and `rows` besides: keys and descriptors.
     /// Returns when it is ready.
     pub fn start(workers: u32, rows: &[(String, String)]) -> Outcome<Instance> {
+        Instance::with(workers, rows, &[])
+    }
+
+    /// The same with further settings.
+    pub fn with(workers: u32, rows: &[(String, String)], settings: &[(&str, &str)]) -> Outcome<Instance> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("faas-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(failed("create the folder of an instance"))?;
-        let initialised = command(&folder, workers).arg("--init").stdout(Stdio::null()).status();
+        let initialised = command(&folder, workers, settings).arg("--init").stdout(Stdio::null()).status();
         initialised.map_err(failed("create a registry"))?;
         insert(&mut open_registry(&folder)?, rows)?;
         let log = File::create(folder.join("log")).map_err(failed("create the log"))?;
-        let gateway = command(&folder, workers).stdout(log).spawn().map_err(failed("start the gateway"))?;
+        let gateway = command(&folder, workers, settings).stdout(log).spawn().map_err(failed("start the gateway"))?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut instance = Instance { gateway, folder, address };
         instance.wait_until_ready(u64::from(workers))?;
@@ -102,7 +107,7 @@ impl Drop for Instance {
 }
 
 /// The gateway with settings of its own; relative modules, such as those of the samples, lie in this package.
-fn command(folder: &Path, workers: u32) -> Command {
+fn command(folder: &Path, workers: u32, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FAAS_")) {
         command.env_remove(name);
@@ -116,6 +121,7 @@ fn command(folder: &Path, workers: u32) -> Command {
         .env("FAAS_DB", folder.join("faas_meta.db"))
         .env("FAAS_CODE_DIR", folder.join("code"))
         .env("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR"))
+        .envs(settings.iter().copied())
         .stdin(Stdio::null());
     command
 }

@@ -3,8 +3,9 @@
 //! ```text
 //! cargo bench                   everything, in about eight minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm cold resize many-functions workers burst sandboxed idle-memory
-//!                               body-memory slow-clients overload
+//!                               native php wasm cold resize many-functions workers burst ledger fair sandboxed
+//!                               idle-memory body-memory slow-clients overload
+//! cargo bench -- stats          what no run without a name measures: the reading of a ledger of 10 million calls
 //! ```
 //!
 //! Figures in requests or microseconds say something about the machine first. So, where there is one, a floor is measured
@@ -16,12 +17,13 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, sandboxed.rs, memory.rs, hostile.rs | the rows |
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, ledger.rs, fair.rs, sandboxed.rs, memory.rs, hostile.rs | the rows |
 //! | floors.rs, forked.rs, rivals.rs | what a row is compared with |
 //! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
 //! | table.rs | medians, rounds, and the table |
 
 mod commit;
+mod fair;
 mod floors;
 mod forked;
 mod functions;
@@ -29,6 +31,7 @@ mod growth;
 mod hop;
 mod hostile;
 mod instance;
+mod ledger;
 mod load;
 mod lookup;
 mod memory;
@@ -44,7 +47,7 @@ use table::{Outcome, Row, Table};
 /// A row's name on the command line, and what measures it.
 type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
 
-const MEASUREMENTS: [Measurement; 17] = [
+const MEASUREMENTS: [Measurement; 20] = [
     // First, because only an instance that has just been started has done nothing yet.
     ("idle-memory", memory::idle),
     ("body-memory", memory::bodies),
@@ -60,9 +63,12 @@ const MEASUREMENTS: [Measurement; 17] = [
     ("many-functions", growth::many_functions),
     ("workers", growth::workers),
     ("burst", growth::burst),
+    ("ledger", ledger::measure),
+    ("fair", fair::measure),
     ("sandboxed", sandboxed::measure),
     ("slow-clients", hostile::slow_clients),
     ("overload", hostile::overload),
+    (ledger::STATS, ledger::stats),
 ];
 
 fn main() {
@@ -73,7 +79,9 @@ fn main() {
     {
         return floors::serve(floor);
     }
-    let is_wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let is_wanted = |name: &str| {
+        (words.is_empty() && name != ledger::STATS) || words.iter().any(|word| name.contains(word.as_str()))
+    };
     let wanted: Vec<Measurement> = MEASUREMENTS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
     if wanted.is_empty() {
         let names = MEASUREMENTS.map(|(name, _)| name).join(" ");

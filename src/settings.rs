@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::error::start::{Result, StartError};
 use crate::networks::Networks;
 use crate::scheduler_config::Weights;
-use crate::{limits, log_file};
+use crate::{limits, log, log_file};
 
 /// Name, default and meaning of every setting, for `--help`.
 const TABLE: &[(&str, &str, &str)] = &[
@@ -50,6 +50,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAAS_LEDGER", "faas_calls.db beside FAAS_DB", "where calls are recorded: a SQLite file; empty is off"),
     ("FAAS_LEDGER_DAYS", "90", "how long recorded calls stay"),
     ("FAAS_LEDGER_MAX", "1073741824", "bytes of that file, at least 1048576; the oldest calls go first"),
+    ("FAAS_LOG", "text", "text or json: how each line of the log is written"),
     ("FAAS_ALPHA", "0.5", "weight of CPU in the score"),
     ("FAAS_BETA", "0.3", "weight of memory in the score"),
     ("FAAS_GAMMA", "0.2", "weight of I/O in the score"),
@@ -98,6 +99,7 @@ pub struct Settings {
     pub ledger: Option<PathBuf>,
     pub ledger_days: u64,
     pub ledger_bytes_max: u64,
+    pub log: log::Format,
     pub weights: Weights,
 }
 
@@ -193,6 +195,14 @@ impl Settings {
             ledger,
             ledger_days: number("FAAS_LEDGER_DAYS", limits::LEDGER_DAYS_DEFAULT, limits::LEDGER_DAYS)?,
             ledger_bytes_max: number("FAAS_LEDGER_MAX", limits::LEDGER_MAX_DEFAULT, limits::LEDGER_MAX)?,
+            log: match get("FAAS_LOG").as_deref() {
+                None | Some("text") => log::Format::Text,
+                Some("json") => log::Format::Json,
+                Some(value) => {
+                    let (name, value, want) = ("FAAS_LOG", value.to_string(), "text or json".to_string());
+                    return Err(StartError::Setting { name, value, want });
+                }
+            },
             weights: Weights {
                 alpha: factor("FAAS_ALPHA", defaults.alpha, 1000.0)?,
                 beta: factor("FAAS_BETA", defaults.beta, 1000.0)?,

@@ -28,7 +28,7 @@ fn run() -> Result<ExitCode> {
             let start = if arguments.is_empty() { Start::Alone } else { Start::Succeed };
             let settings = Settings::from_env()?;
             log_file::note();
-            log::start();
+            log::start(settings.log);
             gateway::run(settings, start)?;
         }
         ["--init"] => {

@@ -49,6 +49,6 @@ fn run() -> Result<()> {
     sys::block_signals(&Signal::ALL);
     log_file::note();
     let settings = Settings::from_env()?;
-    log::start();
+    log::start(settings.log);
     worker::run(settings, id)
 }

@@ -11,7 +11,6 @@ use serde_json::json;
 use super::args::{Given, Opt, Verb};
 use super::{CliError, Report, Result, failed};
 use crate::operator::log_lines::Wanted;
-use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
 pub const VERB: Verb = Verb {
@@ -42,8 +41,7 @@ fn run(given: &Given) -> Result<Report> {
         )),
         _ => CliError::Failed(format!("could not read {}: {cause}", path.display())),
     })?;
-    let found = route.and_then(|key| Registry::open(&settings).and_then(|registry| registry.route(key)).ok().flatten());
-    let wanted = Wanted::new(route, found.as_ref(), given.value("request"));
+    let wanted = Wanted::new(route, given.value("request"));
     let mut lines = std::collections::VecDeque::new();
     let limit = given.number("limit")?.unwrap_or(LINES_SHOWN) as usize;
     while let Some(line) = next_line(&mut log, &path)? {

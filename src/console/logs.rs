@@ -19,11 +19,7 @@ pub fn logs(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
         Some(Place { inode: inode.parse().ok()?, offset: offset.parse().ok()? })
     });
     let route = call.query("route");
-    let found = match route {
-        Some(key) => console.view.read(|registry| registry.route(key))?,
-        None => None,
-    };
-    let wanted = Wanted::new(route, found.as_ref(), call.query("request"));
+    let wanted = Wanted::new(route, call.query("request"));
     let (lines, place) = read_from(&console.settings.run_dir.join("gateway.log"), place)?;
     let lines: Vec<&String> = lines.iter().filter(|line| wanted.takes(line)).collect();
     let lines = &lines[lines.len().saturating_sub(limit)..];

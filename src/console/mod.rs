@@ -80,7 +80,7 @@ pub fn run(settings: Settings) -> Result<()> {
         .map_err(|error| StartError::io(error.step, "in this program")(error.cause))?;
 
     // From here on there may be threads.
-    log::start();
+    log::start(settings.log);
     log_file::reopen_at_hangup();
     std::panic::set_hook(Box::new(|panic| {
         log!("console: {panic}; ending, to start anew");

@@ -7,13 +7,14 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::cgi::{self, Meta};
 use super::counters::Counters;
 use super::function_output::{Facts, OutputMode, Sink};
 use super::health::Health;
 use super::operator_token::OperatorToken;
+use super::record::{Record, line_of, milliseconds};
 use super::scheduler::{Lease, Scheduler, Wish};
 use super::worker_link::{Call, Failure};
 use crate::error::request::{RequestError, Result};
@@ -21,9 +22,8 @@ use crate::http_handler::handler::{Client, Handler, Reply};
 use crate::http_handler::request::Request;
 use crate::http_handler::response::Response;
 use crate::http_handler::spool::{Spool, SpoolArea};
-use crate::ledger::{self, Ledger};
+use crate::ledger::Ledger;
 use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
-use crate::log;
 use crate::protocol::function_spec::Runtime;
 use crate::protocol::worker_protocol::{End, Verdict};
 use crate::registry::config_loader::Function;
@@ -46,28 +46,14 @@ pub struct Gateway {
     pub response_bytes_max: u64,
 }
 
-/// What becomes known of a request on its way; for the log and the ledger.
-struct Record {
-    at: SystemTime,
-    began: Instant,
-    /// `None` where the request met no route.
-    route: Option<String>,
-    /// The function's name.
-    function: Option<String>,
-    facts: Facts,
-    end: Option<End>,
-    /// Of the response's body.
-    bytes: u64,
-}
-
 impl Handler for Gateway {
     /// A panic in here is a 500, and does not end the thread.
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
         let mut record = Record::new();
         let outcome =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.handle_http_client(request, &mut record, client)));
-        let (reply, status, reason) = match outcome.unwrap_or(Err(RequestError::Panicked)) {
-            Ok((status, reply)) => (reply, status, String::new()),
+        let (reply, status, fault) = match outcome.unwrap_or(Err(RequestError::Panicked)) {
+            Ok((status, reply)) => (reply, status, None),
             Err(error) => {
                 let reply = match error {
                     RequestError::ClientGone => Reply::Gone,
@@ -77,80 +63,21 @@ impl Handler for Gateway {
                         Reply::Response(response)
                     }
                 };
-                (reply, error.status(), format!(" error={}: {error}", error.kind()))
+                (reply, error.status(), Some(format!("{}: {error}", error.kind())))
             }
         };
         if let Reply::Response(response) = &reply {
             record.bytes = response.length();
         }
-        let took_ms = milliseconds(record.began.elapsed());
-        record.log(request, status, took_ms, &reason);
-        if let Some(route) = record.route.take() {
-            let call = record.into_call(route, request, status, took_ms);
-            self.counters.end(&call);
-            self.ledger.record(|| call);
-        } else if !reason.is_empty() {
-            self.counters.count_unrouted(status);
+        match record.finish(request, status, fault.as_deref()) {
+            Some(call) => {
+                self.counters.end(&call);
+                self.ledger.record(call);
+            }
+            None if fault.is_some() => self.counters.count_unrouted(status),
+            None => {}
         }
         reply
-    }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
-impl Record {
-    fn new() -> Record {
-        Record {
-            at: SystemTime::now(),
-            began: Instant::now(),
-            route: None,
-            function: None,
-            facts: Facts::default(),
-            end: None,
-            bytes: 0,
-        }
-    }
-
-    /// For the ledger.
-    fn into_call(self, route: String, request: &Request, status: u16, took_ms: f64) -> ledger::Call {
-        let has_slot = self.facts.worker.is_some();
-        let queued_ms = if has_slot { self.facts.queue_ms } else { took_ms };
-        let end = self.end.as_ref();
-        let usage = end.and_then(|end| end.usage);
-        ledger::Call {
-            at_ms: self.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
-            request_id: request.id.clone(),
-            function: self.function.unwrap_or_else(|| route.clone()),
-            route,
-            status,
-            worker: self.facts.worker,
-            start: end.filter(|_| usage.is_some()).map(|end| if end.is_warm { "forked" } else { "exec" }),
-            queued_ms,
-            run_ms: has_slot.then_some(took_ms - queued_ms),
-            usage,
-            bytes_in: request.body.len(),
-            bytes_out: self.bytes,
-            client: request.origin.client.ip().to_string(),
-            generation: self.facts.generation,
-            stderr: self.end.map(|end| end.stderr).filter(|text| status >= ledger::FAILED_FROM && !text.is_empty()),
-        }
-    }
-
-    /// One line for each request. A path may be long, and the log is not for it.
-    fn log(&self, request: &Request, status: u16, ms: f64, reason: &str) {
-        const PATH_BYTES_MAX: usize = 256;
-        let worker = self.facts.worker.map_or("-".to_string(), |worker| worker.to_string());
-        let (id, client, method) = (&request.id, request.origin.client.ip(), &request.head.method);
-        let path = request.head.path();
-        let path = path.get(..PATH_BYTES_MAX).unwrap_or(path);
-        let or_dash = |text: &Option<String>| text.as_deref().unwrap_or("-").to_string();
-        let (route, function, bytes) = (or_dash(&self.route), or_dash(&self.function), self.bytes);
-        log!(
-            "request={id} client={client} method={method} path={path} route={route} function={function} status={status} \
-             worker={worker} bytes={bytes} ms={ms:.1}{reason}"
-        );
     }
 }
 
@@ -186,7 +113,10 @@ impl Gateway {
         let (method, path) = (head.method.as_str(), head.path());
         if path == "/healthz" {
             return match method {
-                "GET" | "HEAD" => whole(self.health.response(head.query())?),
+                "GET" | "HEAD" => {
+                    record.is_poll = true;
+                    whole(self.health.response(head.query())?)
+                }
                 "OPTIONS" => whole(Response::options("GET, HEAD, OPTIONS")),
                 _ => Err(RequestError::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() }),
             };
@@ -277,11 +207,11 @@ impl Gateway {
         let error = match &result {
             Ok(end) => self.judge(end, function, &mut sink, request),
             Err(Failure::NotStarted(error)) => {
-                log!("request={} worker {worker}: {error}; trying another", request.id);
+                record.note(request, format_args!("worker {worker}: {error}; trying another"));
                 return Try::NotStarted;
             }
             Err(Failure::Lost(error)) => {
-                log!("request={} worker {worker}: {error}", request.id);
+                record.note(request, format_args!("worker {worker}: {error}"));
                 Some(RequestError::WorkerLost { worker })
             }
             Err(Failure::Cancelled(_)) => None,
@@ -296,7 +226,7 @@ impl Gateway {
         Try::Done(match streamed {
             Some(status) => {
                 if let Err(error) = &outcome {
-                    log!("request={} the response was cut short: {error}", request.id);
+                    record.note(request, format_args!("the response was cut short: {error}"));
                 }
                 record.bytes = streamed_bytes;
                 Ok((status, Reply::Streamed { complete: outcome.is_ok() }))
@@ -314,8 +244,8 @@ impl Gateway {
     fn judge(&self, end: &End, function: &Function, sink: &mut Sink<'_>, request: &Request) -> Option<RequestError> {
         match end.verdict {
             Verdict::Exited { code } if code != 0 && sink.has_own_status() => {
-                let (id, route) = (&request.id, &function.route);
-                log!("request={id} route={route} exited with code {code}; its response has a status of its own");
+                let line = line_of(request, Some(&function.route), Some(&function.name));
+                line.message(format_args!("exited with code {code}; its response has a status of its own")).log();
                 None
             }
             _ => verdict_to_error(end, function),

@@ -23,6 +23,7 @@ mod health;
 mod gateway;
 mod metrics_collector;
 mod operator_token;
+mod record;
 mod run_dir;
 mod scheduler;
 mod signals;

@@ -22,12 +22,12 @@ use super::Service;
 use super::handler::{Handler, Reply};
 use super::origin;
 use super::parser::{Head, Version};
+use super::rejected::log_rejected;
 use super::request::Request;
 use super::request_id::request_id;
 use super::response::Response;
 use crate::error::request::RequestError;
 use crate::limits::{BUFFERS_KEPT, DRAIN_FIRST_BYTE_MAX, RETRY_PAUSE};
-use crate::log;
 use crate::sys::{Watched, poll};
 
 pub struct Connection<'service> {
@@ -196,12 +196,7 @@ impl<'service> Connection<'service> {
             return After::Gone;
         }
         let request_id = &request_id(head);
-        log!(
-            "request={request_id} status={} client={} error={}: {error}",
-            error.status(),
-            self.peer.ip(),
-            error.kind()
-        );
+        log_rejected(request_id, self.peer, error);
         // Of a head that breaks the rules, the method can be told all the same (RFC 9110, 9.3.2).
         let unread = Asker { version: Version::Http11, is_head: self.receiver.begins_with(b"HEAD ") };
         let asker = head.map_or(unread, Asker::of);

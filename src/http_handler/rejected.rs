@@ -15,7 +15,7 @@ use super::request_id::request_id;
 use super::response::{Body, Form, Response};
 use crate::error::request::RequestError;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
-use crate::log;
+use crate::log::Line;
 use crate::sys::{Watched, poll};
 
 pub struct Rejected {
@@ -44,7 +44,7 @@ impl Rejected {
     /// Responds with the error, without waiting; `client` must not block. The response fits into any socket's buffer.
     pub fn reject(&mut self, client: Arc<TcpStream>, peer: SocketAddr, error: &RequestError) {
         let request_id = &request_id(None);
-        log!("request={request_id} status={} client={} error={}: {error}", error.status(), peer.ip(), error.kind());
+        log_rejected(request_id, peer, error);
         let response = Response::of_error(error, request_id);
         let framing = response.framing(false);
         let mut bytes = Vec::new();
@@ -95,4 +95,11 @@ impl Lingering {
             Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
     }
+}
+
+/// Logs a request that never reaches the gateway's own log.
+pub fn log_rejected(request_id: &str, peer: SocketAddr, error: &RequestError) {
+    let (client, fault) = (peer.ip().to_string(), format!("{}: {error}", error.kind()));
+    let line = Line::now().text("request", request_id).text("client", client.as_str());
+    line.number("status", Some(error.status())).text("error", fault.as_str()).log();
 }

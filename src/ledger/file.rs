@@ -147,7 +147,10 @@ fn retain(transaction: &Transaction<'_>, retention: Retention) -> rusqlite::Resu
     }
     let sql = "DELETE FROM calls WHERE id IN (SELECT id FROM calls ORDER BY at LIMIT ?1)";
     let deleted = transaction.prepare_cached(sql)?.execute([STEP_ROWS])?;
-    transaction.execute_batch(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+    // A step of this statement gives back one page.
+    let mut vacuum = transaction.prepare_cached(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+    let mut steps = vacuum.query([])?;
+    while steps.next()?.is_some() {}
     Ok(deleted > 0 && bytes(transaction)? > retention.bytes_max)
 }
 

@@ -105,9 +105,9 @@ impl Ledger {
     }
 
     /// Records a call, without waiting for anything.
-    pub fn record(&self, call: impl FnOnce() -> Call) {
+    pub fn record(&self, call: Call) {
         let Some(queue) = &self.queue else { return };
-        let mut call = Box::new(call());
+        let mut call = Box::new(call);
         if queue.len() > QUEUE_WITH_STDERR_MAX {
             call.stderr = None;
         }

@@ -26,7 +26,7 @@ const BATCH_MAX: usize = 2048;
 /// After a fault it is tried again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The retention is looked after this often, and after each batch as long as there is more to delete.
-const RETENTION_PERIOD: Duration = Duration::from_secs(10);
+const RETENTION_PERIOD: Duration = Duration::from_secs(5);
 
 pub struct Writer {
     path: PathBuf,

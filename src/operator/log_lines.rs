@@ -5,7 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::registry::Route;
+use serde_json::Value;
+
 use super::{OperationError, Result, failed};
 
 /// Bytes that are read at once: some thousand lines.
@@ -46,34 +47,52 @@ pub(crate) fn read_from(path: &Path, place: Option<Place>) -> Result<(Vec<String
 
 /// Which lines are wanted.
 pub(crate) struct Wanted {
-    /// Words, one of which a line of the route has: `route=…` of its calls, `function=…` of what it writes to stderr.
-    route: Vec<String>,
+    route: Option<String>,
     request: Option<String>,
 }
 
 impl Wanted {
-    /// `found` is the row of `route`, where it has one.
-    pub fn new(route: Option<&str>, found: Option<&Route>, request: Option<&str>) -> Wanted {
-        let mut words: Vec<String> = Vec::new();
-        if let Some(key) = route {
-            let name = found.and_then(|route| Some(route.descriptor["name"].as_str()?.to_string()));
-            words.extend([format!("route={key}"), format!("{key}:")]);
-            words.push(format!("function={}", name.as_deref().unwrap_or(key)));
-        }
-        Wanted { route: words, request: request.map(|id| format!("request={id}")) }
+    pub fn new(route: Option<&str>, request: Option<&str>) -> Wanted {
+        Wanted { route: route.map(str::to_string), request: request.map(str::to_string) }
     }
 
     pub fn takes(&self, line: &str) -> bool {
-        let has = |wanted: &String| line.split_whitespace().any(|word| word == wanted);
-        let is_request =
-            |wanted: &String| has(wanted) || line.split_whitespace().any(|word| word.strip_suffix(':') == Some(wanted));
-        self.request.as_ref().is_none_or(is_request) && (self.route.is_empty() || self.route.iter().any(has))
+        // With FAAS_LOG=json a line is an object.
+        let object: Option<Value> = line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten();
+        let words = object.as_ref().map_or(Some(line), |object| object["message"].as_str()).unwrap_or_default();
+        let has_word = |wanted: &str| words.split_whitespace().any(|word| word == wanted);
+        let has = |name: &str, value: &str| match &object {
+            Some(object) => object[name] == value,
+            None => has_word(&format!("{name}={value}")),
+        };
+        // The registry names a row's route so.
+        let is_route = |route: &String| has("route", route) || has_word(&format!("{route}:"));
+        self.request.as_ref().is_none_or(|id| has("request", id)) && self.route.as_ref().is_none_or(is_route)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_a_route_or_request_are_found_as_text_and_as_json() {
+        let text = [
+            "T request=a route=GET:/x function=f status=200",
+            "T request=b route=GET:/x function=f stderr: route=GET:/y",
+            "T registry: GET:/y: runtime is missing",
+            r#"{"time":"T","request":"a","route":"GET:/y","stderr":"it broke"}"#,
+            r#"{"time":"T","message":"registry: GET:/x: runtime is missing"}"#,
+        ];
+        let found = |route, request| {
+            let wanted = Wanted::new(route, request);
+            (0..text.len()).filter(|at| wanted.takes(text[*at])).collect::<Vec<_>>()
+        };
+        assert_eq!(found(None, None), [0, 1, 2, 3, 4]);
+        assert_eq!(found(Some("GET:/x"), None), [0, 1, 4]);
+        assert_eq!(found(None, Some("a")), [0, 3]);
+        assert_eq!(found(Some("GET:/y"), Some("a")), [3]);
+    }
 
     #[test]
     fn log_is_read_by_whole_lines_and_anew_when_it_was_cut() {

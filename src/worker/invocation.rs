@@ -24,7 +24,7 @@ use super::sampler::Sampler;
 use super::start::{Start, exhausted};
 use super::streams::Streams;
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX};
-use crate::log;
+use crate::log::Line;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::{End, Kind, Usage, Verdict};
 use crate::sandbox::orphans;
@@ -262,7 +262,10 @@ impl<'a> Execution<'a> {
             self.process.kill_descendants();
             if now >= *give_up {
                 // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
-                log!("request={}: the process does not end though killed", self.order.invocation.request_id());
+                let (id, route) = (self.order.invocation.request_id(), self.spec.route.as_str());
+                let line =
+                    Line::now().text("request", id).text("route", route).text("function", self.spec.name.as_str());
+                line.message(format_args!("the process does not end though killed")).log();
                 return Err(InvocationError::Stalled("a process does not end though killed"));
             }
         }

@@ -4,11 +4,9 @@
 //! bounds count bytes as they are written: a line takes more than the function said, with its head, and with characters that
 //! are escaped.
 
-use std::fmt;
-
 use super::log_budget::LogBudget;
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
-use crate::log;
+use crate::log::Line;
 use crate::protocol::function_spec::FunctionSpec;
 
 /// What programs say when they get no more memory: PHP, Python, the C library, C++, Rust, and most others.
@@ -81,9 +79,9 @@ impl<'a> StderrLog<'a> {
             return;
         }
         if self.budget.has_room() {
-            self.log(format_args!("{dropped} more bytes were dropped"));
+            self.log(&format!("{dropped} more bytes were dropped"));
         } else if let Some(dropped) = self.budget.note_dropped(dropped) {
-            self.log(format_args!(
+            self.log(&format!(
                 "{dropped} bytes were dropped: the function has filled its share of the log for this hour"
             ));
         }
@@ -94,10 +92,10 @@ impl<'a> StderrLog<'a> {
         String::from_utf8_lossy(&self.end[self.end.len().saturating_sub(END_BYTES_MAX)..]).into_owned()
     }
 
-    fn log(&mut self, text: fmt::Arguments<'_>) {
-        let (id, route, function) = (self.request_id, &self.spec.route, &self.spec.name);
-        let line = format_args!("request={id} route={route} function={function} stderr: {text}");
-        let bytes = log::line(line);
+    fn log(&mut self, text: &str) {
+        let (route, function) = (self.spec.route.as_str(), self.spec.name.as_str());
+        let line = Line::now().text("request", self.request_id).text("route", route).text("function", function);
+        let bytes = line.words("stderr", text).log();
         self.logged_bytes += bytes;
         self.budget.note_written(bytes);
     }
@@ -116,7 +114,7 @@ impl<'a> StderrLog<'a> {
         let text = text.trim_end_matches(['\n', '\r']);
         self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
         if self.logged_bytes < STDERR_BYTES_MAX && self.budget.has_room() {
-            self.log(format_args!("{text}"));
+            self.log(text);
         } else {
             self.dropped_bytes += line.len();
         }

@@ -74,6 +74,45 @@ fn deploy_brings_a_file_into_service_before_it_returns() {
 }
 
 #[test]
+fn calls_shows_what_was_recorded_and_stats_the_figures_of_each_route() {
+    let instance = Instance::start();
+    instance.script("GET:/good", "echo good");
+    instance.script("GET:/bad", "echo 'it \u{1b}broke' >&2; exit 3");
+    for number in 0..3 {
+        instance.request("GET", "/good", &[("X-Request-Id", &format!("it-good-{number}"))], b"");
+    }
+    instance.request("GET", "/bad", &[("X-Request-Id", "it-bad")], b"");
+    let recorded = |arguments: &[&str]| ok(&instance, arguments).json().as_array().unwrap().len();
+    wait_until("all are recorded", || recorded(&["calls", "--json"]) == 4);
+    assert_eq!(recorded(&["calls", "GET:/good", "--json"]), 3);
+    assert_eq!(recorded(&["calls", "--limit", "2", "--json"]), 2);
+    assert_eq!(recorded(&["calls", "--request", "it-good-1", "--json"]), 1);
+    let failed = ok(&instance, &["calls", "--failed"]).out;
+    assert!(
+        failed.contains("it-bad") && failed.ends_with("\n  it ?broke\n") && !failed.contains("it-good"),
+        "{failed}"
+    );
+
+    let stats = ok(&instance, &["stats", "--json"]).json();
+    let of = |route: &str| stats["routes"].as_array().unwrap().iter().find(|row| row["route"] == route).unwrap();
+    assert_eq!([&of("GET:/good")["calls"], &of("GET:/good")["errors"]], [&json!(3), &json!(0)]);
+    assert_eq!([&of("GET:/bad")["calls"], &of("GET:/bad")["errors"]], [&json!(1), &json!(1)]);
+    let figure = |name: &str| of("GET:/good")[name].as_f64().unwrap();
+    assert!(0.0 < figure("p50_ms") && figure("p50_ms") <= figure("p95_ms") && figure("p95_ms") <= figure("p99_ms"));
+    assert!((figure("per_s") - 3.0 / 3600.0).abs() < 1e-9 && figure("cpu_ms") > 0.0, "{stats}");
+    assert!((figure("cpu_percent") + of("GET:/bad")["cpu_percent"].as_f64().unwrap() - 100.0).abs() < 1e-6, "{stats}");
+    assert_eq!(ok(&instance, &["stats", "GET:/bad", "--json"]).json()["routes"].as_array().unwrap().len(), 1);
+    assert!(ok(&instance, &["stats"]).out.lines().nth(2).is_some());
+
+    for verb in ["calls", "stats"] {
+        assert!(ok(&instance, &[verb, "--help"]).out.contains("Example:"));
+        assert!(fails(&instance, 2, &[verb, "--since", "yesterday"]).contains("--since takes"));
+        let off = run(instance.command(FAAS).arg(verb).env("FAAS_LEDGER", ""));
+        assert_eq!(off.status.code(), Some(3));
+    }
+}
+
+#[test]
 fn deploy_takes_a_folder_as_a_bundle_and_removes_what_it_lacks() {
     let instance = Instance::start();
     write(
@@ -375,7 +414,7 @@ fn each_verb_has_help_with_an_example() {
     let verbs =
         overview.lines().filter(|line| line.starts_with("  ")).map(|line| line.split_whitespace().next().unwrap());
     let verbs: Vec<&str> = verbs.collect();
-    assert_eq!(verbs.len(), 14);
+    assert_eq!(verbs.len(), 16);
     for verb in verbs {
         let help = ok(&instance, &[verb, "--help"]).out;
         assert!(

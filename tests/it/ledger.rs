@@ -214,6 +214,44 @@ fn a_full_disk_keeps_no_call() {
 }
 
 #[test]
+fn rows_go_when_the_file_is_too_large() {
+    let instance = Instance::with(&[("FAAS_LEDGER_MAX", "1048576")]);
+    instance.script("GET:/x", "echo x");
+    assert_eq!(call(&instance, "/x", "it-old"), 200);
+    recorded(&instance, "it-old");
+    let connection = Connection::open(ledger(&instance)).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    // 2 MB of calls, a day later than now.
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+        INSERT INTO calls SELECT NULL, (SELECT max(at) FROM calls) + 86400000 + i, 'made', route, function, status, worker,
+            start, ms_queued, ms_run, cpu_ms, memory, measured, bytes_in, bytes_out, client, generation,
+            printf('%.*c', 100, 'x') FROM calls, n WHERE request_id = 'it-old'";
+    connection.execute_batch(sql).unwrap();
+    wait_until("the file is small again", || {
+        let pages: u64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        pages * 4096 <= 1 << 20
+    });
+    let (count, old): (u64, u64) = connection
+        .query_row("SELECT count(*), sum(request_id = 'it-old') FROM calls", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    assert!(count > 1000 && old == 0, "the oldest go first: {count} are left, {old} of them old");
+}
+
+#[test]
+fn rows_go_when_they_are_too_old() {
+    let instance = Instance::with(&[("FAAS_LEDGER_DAYS", "1")]);
+    instance.script("GET:/x", "echo x");
+    ["it-old", "it-new"].iter().for_each(|id| assert_eq!(call(&instance, "/x", id), 200));
+    ["it-old", "it-new"].iter().for_each(|id| drop(recorded(&instance, id)));
+    let connection = Connection::open(ledger(&instance)).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    connection.execute("UPDATE calls SET at = at - 86500000 WHERE request_id = 'it-old'", []).unwrap();
+    let count = || connection.query_row("SELECT count(*) FROM calls", [], |row| row.get::<_, u64>(0)).unwrap();
+    wait_until("it is gone", || count() == 1);
+    recorded(&instance, "it-new");
+}
+
+#[test]
 fn a_function_can_neither_read_nor_write_the_ledger() {
     let instance = Instance::start();
     let files = ["faas_calls.db", "faas_calls.db-wal"].map(|name| instance.path(name));

@@ -19,7 +19,10 @@ fn each_request_is_one_line_with_time_id_method_route_status_worker_and_millisec
     assert_eq!([value("method"), value("route"), value("path")], [Some("GET"), Some("GET:/x/*"), Some("/x/y")]);
     assert_eq!(value("status"), Some("200"));
     assert!(["0", "1"].contains(&value("worker").unwrap()));
-    assert!(value("ms").unwrap().parse::<f64>().unwrap() > 0.0);
+    let figures = ["ms", "cpu_ms", "memory"].map(|name| value(name).unwrap().parse::<f64>().unwrap());
+    assert!(figures.iter().all(|figure| *figure > 0.0), "{line}");
+    let client = [value("client"), value("function"), value("bytes_in"), value("bytes")];
+    assert_eq!(client, [Some("127.0.0.1"), Some("GET:/x/*"), Some("0"), Some("2")]);
     assert_eq!(instance.log_lines("request=it-found ").len(), 1);
 
     let line = wait_for("it is logged", || instance.log_lines("request=it-lost ").pop());
@@ -35,6 +38,45 @@ fn what_a_function_says_on_stderr_is_logged_line_by_line_with_the_request_id() {
     let lines = instance.log_lines("request=it-said route=GET:/x function=GET:/x stderr: ");
     assert!(lines[0].ends_with("stderr: first"), "{lines:?}");
     assert!(lines[1].contains("second") && lines[1].contains("third") && !lines[1].contains('\x1b'), "{lines:?}");
+}
+
+#[test]
+fn polls_of_healthz_are_not_logged() {
+    let instance = Instance::start();
+    assert_eq!(instance.get("/healthz").status, 200);
+    instance.request("PUT", "/healthz", &[("X-Request-Id", "it-after")], b"");
+    instance.wait_for_log("request=it-after ", 1);
+    assert_eq!(instance.log_lines("path=/healthz").len(), 1, "a request that is no poll");
+}
+
+#[test]
+fn a_traceparent_is_logged_and_handed_on() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo \"$HTTP_TRACEPARENT\"");
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let answer = instance.request("GET", "/x", &[("traceparent", parent), ("X-Request-Id", "it-traced")], b"");
+    assert_eq!(answer.text().trim(), parent);
+    assert!(instance.wait_for_log("request=it-traced ", 1)[0].contains(&format!(" traceparent={parent}")));
+    instance.request("GET", "/x", &[("traceparent", "nonsense"), ("X-Request-Id", "it-odd")], b"");
+    assert!(!instance.wait_for_log("request=it-odd ", 1)[0].contains("traceparent="));
+}
+
+#[test]
+fn with_faas_log_json_each_line_is_an_object_with_the_same_names() {
+    let instance = Instance::with(&[("FAAS_LOG", "json")]);
+    instance.script("GET:/x", "printf 'a \"b\"\\033[31m' >&2; exit 3");
+    instance.request("GET", "/x", &[("X-Request-Id", "it-json")], b"");
+    let lines = instance.wait_for_log("\"request\":\"it-json\"", 2);
+    let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    assert!(instance.log().lines().all(|line| read(&line.to_string())["time"].is_string()));
+    let (complaints, calls): (Vec<_>, Vec<_>) = lines.iter().map(read).partition(|line| line["stderr"].is_string());
+    for line in complaints.iter().chain(&calls) {
+        assert_eq!([&line["request"], &line["route"], &line["function"]], ["it-json", "GET:/x", "GET:/x"], "{line}");
+    }
+    assert_eq!(complaints[0]["stderr"], "a \"b\"\u{1b}[31m");
+    assert_eq!(calls[0]["status"], 500);
+    assert!(calls[0]["cpu_ms"].is_f64() && calls[0]["memory"].is_u64(), "{calls:?}");
+    assert!(calls[0]["error"].as_str().unwrap().starts_with("function-exited: "), "{calls:?}");
 }
 
 #[test]

@@ -124,9 +124,9 @@ fn a_sleeping_function_with_a_hundred_callers_keeps_no_slot_from_another() {
         let sleepers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(|| instance.get("/wait").status)).collect();
         wait_until("all have come", || {
             other();
-            instance.status()["waiting"] == CALLERS - 6
+            // Three quarters of eight slots run.
+            instance.status()["waiting"] == CALLERS - 6 && started(&instance) >= 6
         });
-        assert_eq!(started(&instance), 6, "three quarters of eight slots");
         // None of them ends meanwhile.
         (0..50).for_each(|_| other());
         assert_eq!(started(&instance), 6);

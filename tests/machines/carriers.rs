@@ -96,9 +96,10 @@ fn deploy(name: &str) -> String {
 fn ssh_server(folder: &Path, network: &Network, machine: usize) -> Process {
     let address = if machine == 0 { FRONT.to_string() } else { address_of(machine) };
     let config = folder.join(format!("sshd-{machine}"));
+    // A home without a .bashrc, which bash reads for each command, and which can take a second.
     let lines = format!(
         "ListenAddress {address}:22\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/client_key.pub\nPermitRootLogin yes\n\
-         StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\n",
+         StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\nSetEnv HOME={0}\n",
         folder.display()
     );
     fs::write(&config, lines).unwrap();

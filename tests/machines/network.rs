@@ -77,6 +77,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for number in 1..=self.machines {
+            // The namespace lives on for a moment, and would keep its end of the cable.
+            run(Command::new("ip").args(["link", "del", &self.cable(number)]));
             run(Command::new("ip").args(["netns", "del", &self.namespace(number)]));
         }
         run(Command::new("ip").args(["link", "del", &self.bridge()]));

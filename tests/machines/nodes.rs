@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::balancer;
 use crate::carriers::{Carrier, Kind, Place};
-use crate::instance::{Instance, signal, wait_until};
-use crate::network::{Network, Process, address_of, show_logs};
+use crate::instance::{Instance, run, signal, wait_until};
+use crate::network::{FRONT, Network, Process, address_of, show_logs};
 use crate::traffic::{self, Traffic};
 
 const MACHINES: usize = 3;
@@ -50,6 +50,7 @@ fn node(number: usize, is_follower: bool) -> Instance {
         ("FAAS_FOLLOWER", if is_follower { "1" } else { "0" }),
         ("FAAS_LAME_DUCK_MS", "2000"),
         ("FAAS_DRAIN_MS", "10000"),
+        ("FAAS_TRUSTED_PROXIES", "10.0.0.1/32"),
     ])
 }
 
@@ -155,6 +156,7 @@ fn three_nodes_with_push() {
 fn three_nodes(kind: Kind) {
     let mut world = World::new(kind);
     changes_are_live_in_time(&world, kind);
+    functions_see_the_client(&world);
     functions_cannot_write_the_registry(&world);
     no_request_is_lost_or_runs_twice(&mut world, kind);
     if kind == Kind::Push {
@@ -180,6 +182,15 @@ fn changes_are_live_in_time(world: &World, kind: Kind) {
     let (median, worst) = (times[CHANGES / 2], times[CHANGES - 1]);
     println!("figure: {kind:?}: {CHANGES} changes live on all three nodes: median {median} ms, slowest {worst} ms");
     assert!(worst < LIVE_MAX.as_millis(), "{times:?}");
+}
+
+fn functions_see_the_client(world: &World) {
+    world.write("GET:/client", "echo $REMOTE_ADDR", json!({}));
+    for node in &world.nodes {
+        wait_until("the function has arrived", || node.get("/client").status == 200);
+    }
+    let output = run(world.network.command(2, "curl").args(["-s", &format!("http://{FRONT}/client")]));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), address_of(2));
 }
 
 fn functions_cannot_write_the_registry(world: &World) {

@@ -307,7 +307,7 @@ impl Settings {
 
     /// The console's private copy of the registry while it is made (operator/view.rs).
     pub fn console_copy(&self) -> PathBuf {
-        self.run_dir.join("console.copy")
+        self.instance_dir().join("console.copy")
     }
 
     /// The secret that every request to the console must show (gateway/operator_token.rs).
@@ -339,7 +339,8 @@ fn current_instance(run_dir: &Path) -> Option<u32> {
 }
 
 /// Names that begin with FAAS_ as well: scripts, tests and measurements read them, and the gateway tells its programs.
-const OTHERS: [&str; 4] = ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", log_file::VARIABLE, INSTANCE_VARIABLE];
+const OTHERS: [&str; 5] =
+    ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", "FAAS_REMOTE_TOKEN", log_file::VARIABLE, INSTANCE_VARIABLE];
 const OF_TESTS: &str = "FAAS_TEST_";
 
 fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {

@@ -46,6 +46,7 @@ fn calls(given: &Given) -> Result<Report> {
         only_failed,
         since_ms: now_ms() - since(given, CALLS_SINCE)?.as_millis() as i64,
         count_max: given.number("limit")?.unwrap_or(CALLS_SHOWN),
+        ..Wanted::default()
     };
     let calls = reader.calls(&wanted).map_err(failed("read the ledger"))?;
     let mut text = table(

@@ -54,7 +54,7 @@ fn run(given: &Given) -> Result<Report> {
 }
 
 /// The fields of the descriptor that are given.
-fn fields(given: &Given) -> Result<Fields> {
+pub fn fields(given: &Given) -> Result<Fields> {
     let mut fields = Fields::new();
     if let Some(runtime) = given.value("runtime") {
         fields.insert("runtime".into(), json!(runtime));
@@ -78,7 +78,7 @@ fn fields(given: &Given) -> Result<Fields> {
     Ok(fields)
 }
 
-fn env(given: &Given) -> Result<Vec<(String, String)>> {
+pub fn env(given: &Given) -> Result<Vec<(String, String)>> {
     let pair = |pair: &str| match pair.split_once('=') {
         Some((name, value)) => Ok((name.to_string(), value.to_string())),
         None => Err(CliError::Usage(format!("--env takes NAME=VALUE, and {pair} has no ="))),

@@ -26,7 +26,7 @@ pub const ROLLBACK: Verb = Verb {
     run: rollback,
 };
 
-const CHANGES_SHOWN: u64 = 20;
+pub const CHANGES_SHOWN: u64 = 20;
 
 pub fn as_table(changes: &[Change]) -> String {
     let row = |change: &Change| {

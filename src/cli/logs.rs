@@ -26,7 +26,7 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-const LINES_SHOWN: u64 = 100;
+pub const LINES_SHOWN: u64 = 100;
 const FOLLOW_PERIOD: Duration = Duration::from_millis(100);
 
 fn run(given: &Given) -> Result<Report> {

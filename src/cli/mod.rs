@@ -17,6 +17,7 @@ mod diff;
 mod history;
 mod invoke;
 mod logs;
+mod remote;
 mod routes;
 mod status;
 mod table;
@@ -52,7 +53,11 @@ const VERBS: &[Verb] = &[
 ];
 
 /// What every verb takes.
-const COMMON: &[Opt] = &[Opt::flag("json", None, "print JSON"), Opt::flag("help", Some('h'), "print this help")];
+const COMMON: &[Opt] = &[
+    Opt::flag("json", None, "print JSON"),
+    Opt::value("remote", None, "URL", "do it by the console at URL"),
+    Opt::flag("help", Some('h'), "print this help"),
+];
 
 /// What a verb has to say.
 pub struct Report {
@@ -129,7 +134,11 @@ fn failed<E: fmt::Display>(step: impl fmt::Display) -> impl FnOnce(E) -> CliErro
 }
 
 /// Runs the command line and returns the exit code.
-pub fn run(arguments: Vec<String>) -> ExitCode {
+pub fn run(mut arguments: Vec<String>) -> ExitCode {
+    // `faas --remote URL VERB` reads better than the option at the end.
+    if arguments.len() > 2 && arguments[0] == "--remote" {
+        arguments[..3].rotate_left(2);
+    }
     let done = match arguments.first().map(String::as_str) {
         None | Some("--help" | "-h" | "help") => {
             print(&overview());
@@ -159,7 +168,10 @@ fn run_verb(verb: &Verb, arguments: &[String]) -> Result<ExitCode> {
         print(&verb.help(COMMON));
         return Ok(ExitCode::SUCCESS);
     }
-    let report = (verb.run)(&given)?;
+    let report = match given.value("remote") {
+        Some(url) => remote::run(verb.name, url, &given)?,
+        None => (verb.run)(&given)?,
+    };
     match given.has("json") {
         true => print(&format!("{:#}\n", report.json)),
         false => print(&report.text),
@@ -174,6 +186,8 @@ fn overview() -> String {
     }
     text.push_str(
         "\nSettings are those of the gateway: FAAS_DB (faas_meta.db) and FAAS_RUN_DIR (run) say where it is.\n\
+         --remote http://HOST:PORT has deploy, list, remove, history, rollback and logs done by a console; its token is\n\
+         taken from FAAS_REMOTE_TOKEN or ~/.config/faas/token.\n\
          Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 written, but not in service in time.\n",
     );
     text

@@ -46,7 +46,11 @@ const CHANGES_SHOWN: u64 = 5;
 fn list(given: &Given) -> Result<Report> {
     let [] = given.exactly()?;
     let registry = Registry::open(&Settings::from_env()?)?;
-    let routes = registry.routes()?;
+    Ok(listing(&registry.routes()?))
+}
+
+/// A table of routes.
+pub fn listing(routes: &[Route]) -> Report {
     let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_string).replace("null", "");
     let row = |route: &Route| {
         let field = |name: &str| text(&route.descriptor[name]);
@@ -56,7 +60,7 @@ fn list(given: &Given) -> Result<Report> {
     let rows: Vec<_> = routes.iter().map(row).collect();
     let json = routes.iter().map(|route| json!({"route": route.key, "descriptor": route.descriptor}));
     let json = Value::Array(json.collect());
-    Ok(Report::new(table(["ROUTE", "RUNTIME", "MODULE", "MIB", "S", "UPDATED"], &rows), json))
+    Report::new(table(["ROUTE", "RUNTIME", "MODULE", "MIB", "S", "UPDATED"], &rows), json)
 }
 
 fn describe(given: &Given) -> Result<Report> {

@@ -1,7 +1,8 @@
 //! What the API changes: deploys, descriptors, removals, rollbacks. Each is one transaction, and is answered when the
 //! gateway has it in service.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -21,20 +22,35 @@ use crate::operator::{OperationError, Result};
 /// Bytes of an upload: one module of the greatest usual size. An upload lies in memory twice.
 pub const UPLOAD_BYTES_MAX: usize = 96 << 20;
 
-/// Set while an upload lies in memory: there is room for one.
-static IS_UPLOADING: AtomicBool = AtomicBool::new(false);
+/// An upload that takes longer has a client that does not send: tiny_http has no timeouts.
+const UPLOAD_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// When the upload began that lies in memory: there is room for one.
+static UPLOADING_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+fn uploading_since() -> MutexGuard<'static, Option<Instant>> {
+    UPLOADING_SINCE.lock().expect("nothing panics under this lock")
+}
+
+/// Whether an upload keeps others waiting for so long that the console should start anew.
+pub fn is_upload_stuck() -> bool {
+    uploading_since().is_some_and(|since| since.elapsed() > UPLOAD_TIME_MAX)
+}
 
 struct Uploading;
 
 impl Uploading {
     fn begin() -> Option<Uploading> {
-        (!IS_UPLOADING.swap(true, Ordering::AcqRel)).then_some(Uploading)
+        let mut since = uploading_since();
+        let is_free = since.is_none();
+        since.get_or_insert_with(Instant::now);
+        is_free.then_some(Uploading)
     }
 }
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        IS_UPLOADING.store(false, Ordering::Release);
+        *uploading_since() = None;
     }
 }
 

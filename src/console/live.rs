@@ -43,6 +43,8 @@ struct State {
 
 #[derive(Default)]
 struct Function {
+    /// Whether a line has told of it.
+    is_known: bool,
     counters: FunctionCounters,
     course: Course,
     window: Window,
@@ -156,9 +158,24 @@ impl Live {
         figures
     }
 
+    /// Takes note of calls in a minute before this console started, `ago` minutes back.
+    pub fn recall(&self, route: &str, ago: u64, calls: u32, errors: u32) {
+        let now = self.now_s();
+        let mut state = self.state();
+        state.total.add_minute(now, ago, calls, errors);
+        let function = state.functions.entry(route.to_string()).or_default();
+        function.counters.route = route.to_string();
+        function.course.add_minute(now, ago, calls, errors);
+    }
+
     /// All functions' counters.
     pub fn counters(&self) -> Vec<FunctionCounters> {
-        self.state().functions.values().map(|function| function.counters.clone()).collect()
+        self.state()
+            .functions
+            .values()
+            .filter(|function| function.is_known)
+            .map(|function| function.counters.clone())
+            .collect()
     }
 
     /// Forgets functions whose rows are gone.
@@ -179,9 +196,8 @@ impl Live {
 impl State {
     fn take_function(&mut self, counters: FunctionCounters, now: u64) {
         // What happened before we listened has no place in the course of time.
-        let is_first = !self.functions.contains_key(&counters.route);
         let function = self.functions.entry(counters.route.clone()).or_default();
-        if !is_first || self.is_complete {
+        if function.is_known || self.is_complete {
             let old = &function.counters;
             let since = |new: u64, old: u64| new.saturating_sub(old) as u32;
             let calls = since(counters.calls(), old.calls());
@@ -192,7 +208,7 @@ impl State {
             function.window.add(now, &counters.run, &old.run);
             function.told_at = now;
         }
-        function.counters = counters;
+        (function.counters, function.is_known) = (counters, true);
     }
 }
 

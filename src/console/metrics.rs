@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Console;
 use super::call::Call;
+use super::calls::unrecorded;
 use super::reply::Reply;
 use crate::operator::Result;
 use crate::protocol::counters::{BUCKETS_S, FunctionCounters, Histogram, STARTS};
@@ -29,6 +30,10 @@ pub fn metrics(console: &Console, _: &mut Call) -> Result<Reply, Reply> {
     let status = console.live.status();
     let mut text = Text::default();
     gateway(&mut text, &status);
+    if let Some(unrecorded) = unrecorded(&console.settings) {
+        text.family("faas_unrecorded_total", "counter", "Calls that the ledger does not have.");
+        text.sample("faas_unrecorded_total", &[], unrecorded as f64);
+    }
     workers(&mut text, &status);
     of_functions(&mut text, &functions);
     Ok(Reply::new(200, CONTENT_TYPE, text.0.into_bytes()))
@@ -61,10 +66,6 @@ fn gateway(text: &mut Text, status: &Value) {
     for (name, help, value) in gauges {
         text.family(name, "gauge", help);
         text.sample(name, &[], value);
-    }
-    if let Some(unrecorded) = status["unrecorded"].as_f64() {
-        text.family("faas_unrecorded_total", "counter", "Calls that the ledger does not have.");
-        text.sample("faas_unrecorded_total", &[], unrecorded);
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod access;
 mod call;
+mod calls;
 mod changes;
 mod functions;
 mod invoke;
@@ -106,6 +107,9 @@ pub fn run(settings: Settings) -> Result<()> {
         std::process::exit(0)
     });
     reading.map_err(|cause| StartError::Thread { cause })?;
+    let recalling = console.clone();
+    let thread = std::thread::Builder::new().name("recall".into());
+    thread.spawn(move || calls::recall_last_hour(&recalling)).map_err(|cause| StartError::Thread { cause })?;
     log!("console: listening on http://{address}");
     serve(&server, &console)
 }
@@ -128,6 +132,10 @@ fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
         let request = request.map(ManuallyDrop::new);
         if threads > THREADS_MAX || descriptors > DESCRIPTORS_MAX {
             log!("console: {threads} threads and {descriptors} open files are too many; ending, to start anew");
+            return Ok(());
+        }
+        if changes::is_upload_stuck() {
+            log!("console: an upload does not end; ending, to start anew");
             return Ok(());
         }
         let Some(request) = request else { continue };

@@ -72,6 +72,14 @@ impl Course {
         self.minutes.slot(now_s / 60).add(calls, errors, cpu_ms);
     }
 
+    /// Adds what is known of an earlier minute, `ago` minutes back.
+    pub fn add_minute(&mut self, now_s: u64, ago: u64, calls: u32, errors: u32) {
+        self.minutes.slot(now_s / 60);
+        if let Some(period) = (now_s / 60).checked_sub(ago).filter(|_| ago < 60) {
+            self.minutes.slots[(period % 60) as usize].add(calls, errors, 0);
+        }
+    }
+
     /// Calls and errors each second.
     pub fn rate(&self, now_s: u64) -> [f64; 2] {
         let (calls, errors) = self.recent(now_s).fold((0, 0), |sum, tally| (sum.0 + tally.calls, sum.1 + tally.errors));

@@ -6,7 +6,7 @@ use super::access::Need;
 use super::call::{Call, decoded};
 use super::reply::Reply;
 use super::session::{Session, remove_cookie};
-use super::{Console, changes, functions, invoke, logs, metrics, page};
+use super::{Console, calls, changes, functions, invoke, logs, metrics, page};
 
 type Answer = fn(&Console, &mut Call) -> Result<Reply, Reply>;
 
@@ -34,6 +34,8 @@ const ROUTES: &[(&str, &str, Need, Answer)] = &[
     ("GET", "/api/v1/history", Need::Token, functions::history),
     ("GET", "/api/v1/diff", Need::Token, functions::diff),
     ("POST", "/api/v1/call", Need::Token, invoke::invoke),
+    ("GET", "/api/v1/calls", Need::Token, calls::list),
+    ("GET", "/api/v1/calls/{}", Need::Token, calls::one),
     ("GET", "/api/v1/logs", Need::Token, logs::logs),
 ];
 
@@ -126,7 +128,7 @@ mod tests {
         let paths = described["paths"].as_object().unwrap().iter();
         let mut described: Vec<String> = paths
             .flat_map(|(path, methods)| {
-                let path = path.replace("{route}", "{}");
+                let path = path.replace("{route}", "{}").replace("{id}", "{}");
                 let methods = methods.as_object().unwrap().keys().filter(|name| *name != "parameters");
                 methods.map(move |method| format!("{} {path}", method.to_uppercase())).collect::<Vec<_>>()
             })

@@ -1,6 +1,7 @@
 //! Reads the ledger, while the gateway writes it: single calls, and figures of each route over a time.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +26,12 @@ pub struct Wanted<'a> {
     pub route: Option<&'a str>,
     pub request_id: Option<&'a str>,
     pub only_failed: bool,
+    /// Only calls whose route or function contains this, in small or capital letters.
+    pub named: Option<&'a str>,
+    pub statuses: Option<RangeInclusive<u16>>,
+    pub id: Option<u64>,
+    /// Only calls with a smaller id: the next page of a list.
+    pub before_id: Option<u64>,
     /// Milliseconds since 1970: those that came then or later.
     pub since_ms: i64,
     pub count_max: u64,
@@ -42,6 +49,18 @@ pub struct RouteStats {
     pub p95_ms: f64,
     pub p99_ms: f64,
     pub cpu_ms: f64,
+}
+
+/// Calls that are counted by minute: half a second of work.
+const MINUTE_CALLS_MAX: u32 = 500_000;
+
+/// The calls of one route in one minute.
+pub struct Minute {
+    pub route: String,
+    /// Since 1970.
+    pub minute: u64,
+    pub calls: u32,
+    pub errors: u32,
 }
 
 #[derive(Default)]
@@ -75,6 +94,18 @@ impl Reader {
         if wanted.only_failed {
             sql.push_str(&format!(" AND status >= {FAILED_FROM}"));
         }
+        if let Some(named) = wanted.named {
+            sql.push_str(" AND instr(lower(route || ' ' || function), lower(?)) > 0");
+            values.push(Sql::Text(named.into()));
+        }
+        if let Some(statuses) = &wanted.statuses {
+            sql.push_str(&format!(" AND status BETWEEN {} AND {}", statuses.start(), statuses.end()));
+        }
+        for (condition, id) in [("id = ", wanted.id), ("id < ", wanted.before_id)] {
+            if let Some(id) = id {
+                sql.push_str(&format!(" AND {condition}{}", id.min(i64::MAX as u64)));
+            }
+        }
         sql.push_str(" ORDER BY at DESC LIMIT ?");
         values.push(Sql::Integer(wanted.count_max.min(i64::MAX as u64) as i64));
         let mut statement = self.connection.prepare(&sql)?;
@@ -106,6 +137,18 @@ impl Reader {
         let mut stats: Vec<RouteStats> = tallies.into_iter().map(|(route, tally)| tally.stats(route)).collect();
         stats.sort_by(|a, b| b.cpu_ms.total_cmp(&a.cpu_ms).then_with(|| a.route.cmp(&b.route)));
         Ok(stats)
+    }
+
+    /// Calls and failures of each route by minute since 1970, of the last minutes; at most [`MINUTE_CALLS_MAX`] calls are
+    /// counted, the newest ones.
+    pub fn minutes(&self, since_ms: i64) -> Result<Vec<Minute>> {
+        let sql = "SELECT route, at / 60000, count(*), sum(status >= ?2)
+            FROM (SELECT route, at, status FROM calls WHERE at >= ?1 ORDER BY at DESC LIMIT ?3) GROUP BY 1, 2";
+        let mut statement = self.connection.prepare(sql)?;
+        let rows = statement.query_map((since_ms, FAILED_FROM, MINUTE_CALLS_MAX), |row| {
+            Ok(Minute { route: row.get(0)?, minute: row.get(1)?, calls: row.get(2)?, errors: row.get(3)? })
+        })?;
+        rows.collect()
     }
 
     /// How many calls were not recorded since the file was begun.

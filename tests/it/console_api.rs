@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::console::{SETTINGS, address, token};
 use crate::http::Answer;
-use crate::instance::{Instance, has, run, wait_for, wait_until};
+use crate::instance::{Instance, has, poll_until, run, start, wait_for, wait_until};
 
 /// A client of the console with the token.
 struct Client<'a> {
@@ -159,6 +160,10 @@ fn every_operation_answers_as_it_is_described() {
     check("PUT", function, 422, client.deploy("GET:/hi", &code, json!({"fields": {"memory": 1}})));
     check("PUT", function, 400, client.json("PUT", &hi, json!({})));
     instance.get("/hi");
+    let id = wait_for("the call is recorded", || {
+        let calls = ok(&client.get("/api/v1/calls?route=GET%3A%2Fhi"));
+        Some(calls["calls"].as_array()?.first()?["id"].clone())
+    });
     for (path, target) in [
         ("/metrics", "/metrics"),
         ("/api/v1/openapi.json", "/api/v1/openapi.json"),
@@ -170,6 +175,8 @@ fn every_operation_answers_as_it_is_described() {
         ("/api/v1/history", "/api/v1/history?route=GET:/hi&limit=3"),
         ("/api/v1/diff", "/api/v1/diff?from=10&to=11"),
         ("/api/v1/logs", "/api/v1/logs?limit=1"),
+        ("/api/v1/calls", "/api/v1/calls?status=5xx&function=HI&limit=1"),
+        ("/api/v1/calls/{id}", &format!("/api/v1/calls/{id}")),
     ] {
         check("GET", path, 200, client.get(target));
         check("GET", path, 401, send(&instance, "GET", target, &[], b""));
@@ -178,6 +185,8 @@ fn every_operation_answers_as_it_is_described() {
         (function, none.as_str(), 404),
         ("/api/v1/functions/{route}/code", &format!("{hi}/code?file=..%2F..%2Fetc%2Fpasswd"), 404),
         ("/api/v1/history", "/api/v1/history?limit=x", 400),
+        ("/api/v1/calls", "/api/v1/calls?status=x", 400),
+        ("/api/v1/calls/{id}", "/api/v1/calls/999999", 404),
         ("/api/v1/diff", "/api/v1/diff?from=1", 400),
         ("/api/v1/diff", "/api/v1/diff?from=1&to=99999", 404),
     ] {
@@ -343,6 +352,90 @@ fn function_gets_nothing_from_the_console() {
     assert_eq!(answer.text(), "303 401 401 401 401 401 401 none\n");
 }
 
+// ---- Calls and the command -------------------------------------------------------------------------------------------------
+
+#[test]
+fn calls_are_found_by_function_status_and_request_with_their_stderr() {
+    let instance = Instance::with(SETTINGS);
+    let client = Client::of(&instance);
+    instance.script("GET:/good", "echo good");
+    instance.script("GET:/bad", "echo '<b>oh</b>' >&2; exit 3");
+    instance.get("/good");
+    let id = instance.get("/bad").field("X-Request-Id").unwrap().to_string();
+    let found = |query: &str| {
+        let answer = ok(&client.get(&format!("/api/v1/calls?{query}")));
+        assert_eq!(answer["is_recorded"], true);
+        answer["calls"].as_array().unwrap().clone()
+    };
+    wait_until("both calls are recorded", || found("limit=10").len() == 2);
+    for query in ["status=500", "status=5xx", "function=BAD", "route=GET:/bad", &format!("request={id}")] {
+        let calls = found(query);
+        assert_eq!((calls.len(), &calls[0]["request_id"]), (1, &json!(id)), "{query}");
+        assert!(calls[0].get("stderr").is_none());
+        let whole = ok(&client.get(&format!("/api/v1/calls/{}", calls[0]["id"])));
+        assert_eq!(whole["stderr"], "<b>oh</b>\n");
+        assert_eq!(found(&format!("before={}", calls[0]["id"])).len(), 1);
+    }
+    assert_eq!(found("status=4xx").len(), 0);
+    let off = Instance::with(&[SETTINGS, &[("FAAS_LEDGER", "")]].concat());
+    assert_eq!(ok(&Client::of(&off).get("/api/v1/calls"))["is_recorded"], false);
+}
+
+#[test]
+fn command_works_by_a_console_from_elsewhere() {
+    let instance = Instance::with(SETTINGS);
+    std::fs::write(instance.run_dir().join("gateway.log"), "function=GET:/hi one\ntwo\n").unwrap();
+    let file = instance.program("hi.sh", "#!/bin/sh\necho one $A\n");
+    let url = format!("http://{}", address(&instance));
+    let faas = |arguments: &[&str], token: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_faas"));
+        command.args(["--remote", &url]).args(arguments).env_clear().env("HOME", instance.path("home"));
+        let output = run(command.env("FAAS_REMOTE_TOKEN", token).current_dir("/"));
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let own = token(&instance);
+    let says = |arguments: &[&str], code: i32, text: &str| {
+        let said = faas(arguments, &own);
+        assert!(said.0 == code && said.1.contains(text), "{arguments:?}: {said:?}");
+    };
+    let path = file.to_str().unwrap();
+    says(&["deploy", path, "GET:/hi", "--env", "A=b", "--memory", "64"], 0, "is live after");
+    assert_eq!(instance.get("/hi").text(), "one b\n");
+    instance.program("hi.sh", "#!/bin/sh\necho two\n");
+    says(&["deploy", path, "GET:/hi"], 0, "GET:/hi runs db:hi.sh");
+    assert_eq!(instance.get("/hi").text(), "two\n");
+    says(&["rollback", "GET:/hi"], 0, "GET:/hi is set back by one step; generation");
+    assert_eq!(instance.get("/hi").text(), "one b\n");
+    says(&["list"], 0, "GET:/hi");
+    says(&["history", "GET:/hi", "-n", "1"], 0, "hi.sh");
+    says(&["logs", "GET:/hi"], 0, "function=GET:/hi one\n");
+    says(&["remove", "GET:/hi"], 0, "GET:/hi is removed");
+    says(&["remove", "GET:/hi"], 3, "no route is GET:/hi");
+    says(&["deploy", path, "get:/hi"], 1, "must be METHOD:/path");
+    says(&["status"], 2, "does not work with --remote");
+    assert_eq!(faas(&["list"], "wrong").0, 1);
+    assert!(faas(&["list"], "").1.contains("FAAS_REMOTE_TOKEN"));
+    let folder = instance.path("home/.config/faas");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("token"), format!("{own}\n")).unwrap();
+    assert_eq!(faas(&["list"], "").0, 0);
+}
+
+#[test]
+fn follower_refuses_changes_and_names_the_setting() {
+    let mut instance = Instance::prepare(&[SETTINGS, &[("FAAS_FOLLOWER", "1")]].concat());
+    let writer = Instance::with(&[]);
+    assert!(writer.sqlite3(&format!("VACUUM INTO '{}'", instance.db().display())).status.success());
+    instance.launch();
+    instance.wait_until_ready();
+    let client = Client::of(&instance);
+    assert_eq!(ok(&client.get("/api/v1/functions"))["functions"].as_array().unwrap().len(), 5);
+    problem(&client.deploy("GET:/x", &[("x.php", b"<?php")], json!({})), 422, "FAAS_FOLLOWER=1");
+    problem(&client.json("DELETE", &path_of("GET:/ping"), json!({})), 422, "FAAS_FOLLOWER=1");
+    problem(&client.json("POST", "/api/v1/rollback", json!({"to": 1})), 422, "FAAS_FOLLOWER=1");
+}
+
 // ---- Figures ------------------------------------------------------------------------------------------------------------
 
 /// The value of a sample in the text of /metrics.
@@ -413,4 +506,37 @@ fn promtool_finds_no_fault_in_the_metrics() {
         run(std::process::Command::new("sh").args(["-c", &format!("promtool check metrics < {}", path.display())]));
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn prometheus_scrapes_the_metrics() {
+    if !has(&["prometheus", "curl"]) {
+        return;
+    }
+    let instance = Instance::with(SETTINGS);
+    instance.get("/ping");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs: [{{job_name: faas, authorization: \
+         {{credentials_file: {}}}, static_configs: [{{targets: ['{}']}}]}}]\n",
+        instance.run_dir().join("operator.token").display(),
+        address(&instance)
+    );
+    std::fs::write(instance.path("prometheus.yml"), config).unwrap();
+    let mut prometheus = std::process::Command::new("prometheus");
+    prometheus.arg(format!("--config.file={}", instance.path("prometheus.yml").display()));
+    prometheus.arg(format!("--storage.tsdb.path={}", instance.path("prometheus").display()));
+    prometheus.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+    let log = std::fs::File::create(instance.path("prometheus.log")).unwrap();
+    let mut process = start(prometheus.stdout(Stdio::null()).stderr(log));
+    let query = format!("http://127.0.0.1:{port}/api/v1/query?query=faas_requests_total");
+    let found = poll_until(|| {
+        let output = run(std::process::Command::new("curl").args(["-s", &query]));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.contains(r#""route":"GET:/ping""#).then_some(text)
+    });
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let said = std::fs::read_to_string(instance.path("prometheus.log")).unwrap();
+    assert!(found.is_some(), "{said}");
 }

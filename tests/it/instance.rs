@@ -605,7 +605,8 @@ pub fn wait_for<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
     poll_until(attempt).unwrap_or_else(|| panic!("in {} s it did not come true that {what}", WAIT_MAX.as_secs()))
 }
 
-fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+/// The same, where a miss is for the caller to tell.
+pub fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         match attempt() {

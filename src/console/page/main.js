@@ -73,6 +73,10 @@ async function tick() {
       await refresh();
       generation = live.status.generation;
     }
+    for (const { route, fault } of live.status.registry?.first ?? []) {
+      const row = app.functions.get(route);
+      if (row) row.fault ??= fault;
+    }
     for (const figures of live.functions) {
       const row = app.functions.get(figures.route);
       if (row) row.figures = { ...row.figures, ...figures };
@@ -101,7 +105,8 @@ function head() {
     text(byId('facts'), parts.join(' · '));
   }
   const banner = byId('banner');
-  const trouble = app.fault ?? (status && !isReady ? status.status : isLate ? 'The gateway has not told of itself for a while.' : '');
+  const registryFault = status?.registry?.fault;
+  const trouble = app.fault ?? (registryFault ? `The registry cannot be used: ${registryFault}. The last good version is in service.` : null) ?? (status && !isReady ? status.status : isLate ? 'The gateway has not told of itself for a while.' : '');
   text(banner, trouble);
   banner.hidden = !trouble;
 }

@@ -1,25 +1,28 @@
-// What the sandbox really holds on this machine.
+// What the sandbox really holds on this machine: each promise was tried when the gateway started.
 
 import { el } from './dom.js';
 
+const KINDS = { kernel: 'ok', watched: 'warn' };
+
 export function mount(root) {
   const panel = el('section.panel', el('h1', 'Sandbox'));
-  const content = el('div');
+  const content = el('div.sandbox');
   panel.append(content);
   root.append(panel);
   let shown = '';
   return {
     title: 'Sandbox',
     update(live) {
-      const { remarks = [], ...facts } = live.status.sandbox ?? {};
       const now = JSON.stringify(live.status.sandbox);
       if (now === shown) return;
       shown = now;
-      const rows = Object.entries(facts).map(([name, value]) => el('tr', el('th', { scope: 'row' }, name.replaceAll('_', ' ')), el('td', value === null ? '–' : typeof value === 'object' ? JSON.stringify(value) : String(value))));
+      const { remarks = [], promises = [], user, landlock } = live.status.sandbox ?? {};
+      const row = (one) => el('tr', el('td', el(`span.status.${KINDS[one.level] ?? 'bad'}`, one.level)), el('th', { scope: 'row' }, one.promise), el('td.soft', one.kept_by));
       content.replaceChildren(
-        el('div.scroll', el('table.facts', el('tbody', rows))),
+        el('p.soft', `Functions run as ${user}; Landlock ${landlock || 'is missing'}. “kernel”: the kernel refuses what would break a promise; “watched”: a worker looks, and kills.`),
+        el('div.scroll', el('table.promises', el('thead', el('tr', ['Kept by', 'Promise', 'How'].map((title) => el('th', { scope: 'col' }, title)))), el('tbody', promises.map(row)))),
         el('h2', 'Remarks'),
-        remarks.length ? el('ul.remarks', remarks.map((remark) => el('li', remark))) : el('p.soft', 'None: all that this platform can hold is held.'),
+        remarks.length ? el('ul.remarks', remarks.map((remark) => el('li', remark))) : el('p.soft', 'None.'),
       );
     },
   };

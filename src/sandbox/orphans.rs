@@ -5,7 +5,8 @@
 //! land on us: on our first thread, which therefore never starts a process. So a child of our first thread is a leftover of
 //! an invocation that is over, and is killed on sight.
 //!
-//! A worker also looks, now and then, under all its threads: there a leftover is a child that it has not started itself.
+//! A worker also looks under all its threads, every 500 ms and rarely at rest (metrics_reader.rs): there a leftover is a
+//! child that it has not started itself.
 //! Hence it starts and waits for processes by [`spawn`] and [`reap`], which keep the list.
 //!
 //! The orphan's own children land on us in turn; therefore this goes round until no process is left.
@@ -56,6 +57,13 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
         started().remove(&pid);
     }
     Ok(ended)
+}
+
+/// Whether these children of ours, listed a moment ago, hold some that we have not started. It may mistake one that is being
+/// started for an orphan; [`end_in_passing`] does not.
+pub fn may_be_among(children: &[Pid]) -> bool {
+    let started = started();
+    children.iter().any(|child| !started.contains(child))
 }
 
 /// The children of all our threads that we have not started.

@@ -249,7 +249,7 @@ impl<'a> Execution<'a> {
         match &self.state {
             State::Running { deadline } if now >= *deadline => self.kill(Verdict::TimedOut),
             State::Running { .. } if now >= self.sampler.next() => {
-                let running = *self.worker.running.lock().expect("nothing panics under this lock");
+                let (running, _) = self.worker.load();
                 if let Some(verdict) = self.sampler.look(&self.process, running) {
                     self.kill(verdict);
                 }

@@ -3,13 +3,25 @@
 //! Unlike there, the figures are those of the worker and all its functions: their CPU, memory and I/O are the load; the
 //! worker's own is next to nothing. CPU time and I/O of functions that have ended are in the worker's own counters,
 //! because the kernel adds them to the parent that waits for a child.
+//!
+//! The same look finds what has outlived its invocation (orphans.rs). It takes hundreds of system calls, so a worker at rest
+//! looks rarely: from then on nothing of its processes changes but by an invocation.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits::TREE_PROCESSES_MAX;
 use crate::procfs;
+use crate::sandbox::orphans;
 use crate::scheduler_config::{IO_FULL_KB_PER_S, MEM_FULL_MIB};
 use crate::sys::{self, Pid};
+
+/// What a call of [`MetricsReader::read`] tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    pub reading: Reading,
+    /// Whether a process seems to have outlived its invocation.
+    pub has_orphans: bool,
+}
 
 /// One measurement, each part normalised: 0 is idle, 100 is full (see scheduler_config.rs).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -19,15 +31,26 @@ pub struct Reading {
     pub io: f64,
 }
 
+/// How often a worker at rest looks at its processes.
+const REST_PERIOD: Duration = Duration::from_secs(5);
+/// A worker is at rest after so many looks without an invocation that all found the same processes and no orphan. One look
+/// could miss a process whose parent ends meanwhile; then the next one finds other processes.
+const LOOKS_TO_REST: u32 = 2;
+
 /// Remembers the last counters, since rates are differences.
 pub struct MetricsReader {
     pid: Pid,
     cores: f64,
     ticks_per_s: f64,
     last: Counters,
+    /// Looks so far that count for [`LOOKS_TO_REST`].
+    quiet_looks: u32,
 }
 
 struct Counters {
+    /// The worker and all that descends from it, and those of them that are its children.
+    processes: Vec<Pid>,
+    children: Vec<Pid>,
     at: Instant,
     cpu_ticks: u64,
     storage_bytes: u64,
@@ -42,18 +65,31 @@ impl MetricsReader {
             cores: std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64),
             ticks_per_s: sys::clock_ticks_per_s() as f64,
             last: Counters::read(pid),
+            quiet_looks: 0,
         }
     }
 
-    /// What was used since the last call.
-    pub fn read(&mut self) -> Reading {
+    /// What was used since the last look. `is_busy` tells whether an invocation has run since the last call; at rest most
+    /// calls do not look.
+    pub fn read(&mut self, is_busy: bool) -> Look {
+        if !is_busy && self.quiet_looks >= LOOKS_TO_REST && self.last.at.elapsed() < REST_PERIOD {
+            return Look { reading: self.reading(0.0, 0.0, 1.0), has_orphans: false };
+        }
         let now = Counters::read(self.pid);
+        let has_orphans = orphans::may_be_among(&now.children);
+        let is_quiet = !is_busy && !has_orphans && now.processes == self.last.processes;
+        self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
         let seconds = now.at.duration_since(self.last.at).as_secs_f64().max(0.001);
         // A function's process can end between the two looks at it and at its parent; the sum then falls for a moment.
         let ticks = now.cpu_ticks.saturating_sub(self.last.cpu_ticks) as f64;
         let storage_kb = now.storage_bytes.saturating_sub(self.last.storage_bytes) as f64 / 1000.0;
-        let resident_mib = now.resident_bytes as f64 / f64::from(1 << 20);
         self.last = now;
+        Look { reading: self.reading(ticks, storage_kb, seconds), has_orphans }
+    }
+
+    /// With the memory of the last look.
+    fn reading(&self, ticks: f64, storage_kb: f64, seconds: f64) -> Reading {
+        let resident_mib = self.last.resident_bytes as f64 / f64::from(1 << 20);
         Reading {
             cpu: (100.0 * ticks / self.ticks_per_s / seconds / self.cores).min(100.0),
             mem: (100.0 * resident_mib / MEM_FULL_MIB).min(100.0),
@@ -64,13 +100,17 @@ impl MetricsReader {
 
 impl Counters {
     fn read(pid: Pid) -> Counters {
-        let processes = procfs::tree(pid, TREE_PROCESSES_MAX);
+        let descendants = procfs::descendants(pid, TREE_PROCESSES_MAX);
+        let children = descendants.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child).collect();
+        let processes: Vec<Pid> = std::iter::once(pid).chain(descendants.into_iter().map(|(pid, _)| pid)).collect();
         let sum = |figure: fn(Pid) -> Option<u64>| processes.iter().filter_map(|pid| figure(*pid)).sum();
         Counters {
             at: Instant::now(),
             cpu_ticks: sum(procfs::cpu_ticks),
             storage_bytes: sum(procfs::storage_bytes),
             resident_bytes: sum(procfs::resident_bytes),
+            processes,
+            children,
         }
     }
 }
@@ -89,13 +129,36 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         while busy == 0.0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
-            busy = reader.read().cpu;
+            busy = reader.read(true).reading.cpu;
         }
         assert!(busy > 0.0);
         let before = Counters::read(reader.pid).cpu_ticks;
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(Counters::read(reader.pid).cpu_ticks >= before);
-        assert!(reader.read().mem > 0.0);
+        assert!(reader.read(true).reading.mem > 0.0);
+    }
+
+    #[test]
+    fn a_reader_at_rest_looks_again_when_an_invocation_runs_and_after_a_while() {
+        let mut reader = MetricsReader::new();
+        // As if nothing else ran in this process: its other tests start and end processes.
+        let mut at_rest = || {
+            reader.quiet_looks = LOOKS_TO_REST;
+            reader.last.at = Instant::now();
+            let last = reader.last.at;
+            (reader.read(false), reader.last.at == last)
+        };
+        let (look, is_as_before) = at_rest();
+        assert!(is_as_before && !look.has_orphans && look.reading.cpu == 0.0 && look.reading.mem > 0.0, "{look:?}");
+        reader.quiet_looks = LOOKS_TO_REST;
+        let last = reader.last.at;
+        reader.read(true);
+        assert!(reader.last.at > last && reader.quiet_looks == 0);
+        reader.quiet_looks = LOOKS_TO_REST;
+        let long_ago = Instant::now().checked_sub(REST_PERIOD).unwrap();
+        reader.last.at = long_ago;
+        reader.read(false);
+        assert!(reader.last.at > long_ago);
     }
 }

@@ -28,9 +28,13 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
     let mut reader = MetricsReader::new();
     let mut smoother = MetricsSmoother::new(worker.settings.weights.ema);
     let mut next = Instant::now();
+    let mut begun_before = 0;
     loop {
         let is_ending = worker.ending.get().is_some();
-        let reading = smoother.smooth(reader.read());
+        let (running, begun) = worker.load();
+        let look = reader.read(running > 0 || begun != begun_before);
+        begun_before = begun;
+        let reading = smoother.smooth(look.reading);
         let sample = Sample {
             id: worker.id,
             pid: std::process::id() as i32,
@@ -46,7 +50,9 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
             return Ending::GatewayGone;
         }
         // What a process left behind after its invocation had been cleaned up: see orphans.rs.
-        orphans::end_in_passing(METRICS_PERIOD);
+        if look.has_orphans {
+            orphans::end_in_passing(METRICS_PERIOD);
+        }
         // A fixed beat; after a stall (the machine slept) it starts anew instead of catching up.
         next = (next + METRICS_PERIOD).max(Instant::now());
         let stop = if is_ending { Watched::nothing() } else { Watched::read(worker.stop.as_fd()) };

@@ -99,8 +99,8 @@ struct Worker {
     /// Readable when what runs is to be killed.
     dying: EventFd,
     connections: AtomicUsize,
-    /// Invocations that run.
-    running: Mutex<usize>,
+    /// Invocations that run, and how many have ever begun.
+    running: Mutex<(usize, u64)>,
     /// Told when `running` falls.
     fewer_running: Condvar,
 }
@@ -131,7 +131,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         stop: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
         dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
         connections: AtomicUsize::new(0),
-        running: Mutex::new(0),
+        running: Mutex::default(),
         fewer_running: Condvar::new(),
         settings,
     });
@@ -172,6 +172,11 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
 impl Worker {
     fn dying(&self) -> BorrowedFd<'_> {
         self.dying.as_fd()
+    }
+
+    /// How many invocations run, and how many have ever begun.
+    fn load(&self) -> (usize, u64) {
+        *self.running.lock().expect("nothing panics under this lock")
     }
 
     fn end(&self, ending: Ending) {
@@ -262,7 +267,7 @@ impl Worker {
     fn wait_for_the_running(&self) {
         let mut deadline = None;
         let mut running = self.running.lock().expect("nothing panics under this lock");
-        while *running > 0 {
+        while running.0 > 0 {
             let is_dying = sys::poll(&mut [Watched::read(self.dying())], Some(Duration::ZERO)).unwrap_or(0) > 0;
             if is_dying && Instant::now() >= *deadline.get_or_insert(Instant::now() + GATEWAY_GONE_GRACE) {
                 break;
@@ -285,14 +290,15 @@ impl<'a> Running<'a> {
         if worker.ending.get().is_some() {
             return None;
         }
-        *running += 1;
+        running.0 += 1;
+        running.1 += 1;
         Some(Running(worker))
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *self.0.running.lock().expect("nothing panics under this lock") -= 1;
+        self.0.running.lock().expect("nothing panics under this lock").0 -= 1;
         self.0.fewer_running.notify_all();
     }
 }

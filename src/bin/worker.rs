@@ -34,7 +34,7 @@ fn run() -> Result<()> {
         }
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
-            let hides_processes = faas::sandbox::hide_processes();
+            let hides_processes = faas::sandbox::confine_worker()?;
             println!("{:#}", promises::table(&Sandbox::new(&settings)?, &settings, hides_processes));
             return Ok(());
         }

@@ -55,7 +55,8 @@ pub struct Sandbox {
     readable: Readable,
     /// When permissions were last seen to hide what is to be hidden. Held to read or write that.
     seen_hidden: Mutex<Option<Instant>>,
-    /// Without network, and with it; each without files in memory, and with them.
+    /// What functions give up beyond the common filter: without network, and with it; each without files in memory, and with
+    /// them.
     system_calls: [[SystemCalls; 2]; 2],
     /// What is not as one would wish, in sentences for log and console.
     pub remarks: Vec<String>,
@@ -87,8 +88,9 @@ impl Sandbox {
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
             seen_hidden: Mutex::default(),
-            system_calls: [true, false]
-                .map(|cut_network| [false, true].map(|memfd| SystemCalls::new(cut_network, keep_permissions, memfd))),
+            system_calls: [true, false].map(|cut_network| {
+                [false, true].map(|memfd| SystemCalls::further(cut_network, keep_permissions, memfd))
+            }),
             remarks,
             user,
         };
@@ -277,9 +279,21 @@ impl User {
     }
 }
 
-/// Gives a worker, which calls this before it starts anything, a /proc that shows functions no process but their own. Returns
-/// whether it has one: for that it must be root, and able to look into the processes of its functions itself.
-pub fn hide_processes() -> bool {
+/// Has a worker, which calls this before it starts anything, take upon itself what all of its functions inherit: a /proc that
+/// shows them no process but their own, and the common filter of system calls (seccomp.rs). Returns whether processes are hidden.
+///
+/// # Errors
+/// Where the kernel does not take the filter.
+pub fn confine_worker() -> Result<bool> {
+    let hides_processes = hide_processes();
+    let restricted = sys::restrict_own_system_calls(&SystemCalls::common());
+    restricted.map_err(StartError::io("restrict", "the system calls of the worker"))?;
+    Ok(hides_processes)
+}
+
+/// Whether functions see no process but their own: for that the worker must be root, and able to look into the processes of its
+/// functions itself.
+fn hide_processes() -> bool {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

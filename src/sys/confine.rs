@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::check;
 use super::limits::lower_limit;
 use super::process::Pid;
 use super::seccomp::SystemCalls;
@@ -24,6 +25,7 @@ pub struct Confinement<'a> {
     pub user: Option<(u32, u32)>,
     /// Landlock rulesets (landlock.rs). What one of them forbids is forbidden.
     pub landlock: [Option<BorrowedFd<'a>>; 2],
+    /// What it gives up beyond what this process has given up ([`restrict_own_system_calls`]).
     pub system_calls: &'a SystemCalls,
     /// Orphans among its descendants become its children (sandbox/orphans.rs); else they become ours.
     pub collects_orphans: bool,
@@ -40,13 +42,7 @@ pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> 
         let call = libc::SYS_landlock_restrict_self;
         try_step!("restrict its files", libc::syscall(call, ruleset.as_raw_fd(), 0u32));
     }
-    let filter = confinement.system_calls.instructions();
-    if !filter.is_empty() {
-        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-        let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
-        try_step!("restrict its system calls", libc::syscall(call, mode, 0u32, &raw const program));
-    }
-    Ok(())
+    confinement.system_calls.restrict_self().or(Err("restrict its system calls"))
 }
 
 /// Makes the process the first that the kernel ends when the machine runs out of memory (proc(5), oom_score_adj). Where /proc
@@ -97,6 +93,13 @@ fn give_up_capabilities() -> Step<()> {
     let none = [0u32; 6];
     try_step!("give up capabilities", libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()));
     Ok(())
+}
+
+/// Restricts the calling thread for good, and the threads and processes that it starts from now on.
+pub fn restrict_own_system_calls(system_calls: &SystemCalls) -> io::Result<()> {
+    // SAFETY: this prctl takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    system_calls.restrict_self()
 }
 
 /// Confines the calling program, one of ours that strangers can talk to: it keeps its user, but loses all capabilities,

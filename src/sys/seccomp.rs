@@ -4,38 +4,33 @@
 //! process whose parent is not its maker, which could outlive its invocation. A denied call fails with EPERM; those that C
 //! libraries can do without fail with ENOSYS, so that they fall back.
 //!
-//! The filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. For calls whose
-//! arguments it does not look at, the kernel keeps the answer (since 5.11): it runs the filter for every number when a
-//! process installs it. Each invocation pays for that, so the program searches its numbers by halves.
+//! A filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. To install one takes the
+//! kernel about 0.1 ms: it translates the program, and runs it for every number to keep the answers (since 5.11). So a worker
+//! takes the common filter upon itself when it starts, and its functions inherit that. Where a row or the user asks for more, a
+//! process installs a second, small one. The strictest answer holds (seccomp(2)).
 
 use std::ffi::{c_int, c_long};
+use std::io;
+
+use super::check;
 
 /// True where [`SystemCalls`] can restrict on this kind of machine.
 pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
-/// The system calls that a function may make.
+/// A filter: the system calls that a process may make. An empty one restricts nothing.
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
-    /// Calls by another machine's numbers are denied as well, since they would bypass the filter. `cut_network` leaves Unix
-    /// sockets only, `keep_permissions` denies chmod and its like, `memfd` allows files that lie in memory and nowhere else.
-    pub fn new(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
+    /// The common filter: what neither a function nor a worker needs. Calls by another machine's numbers are denied as well,
+    /// since they would bypass the filter.
+    pub fn common() -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
-        let mut program = Program::default();
-        program.load(MACHINE);
-        program.unless_equal(AUDIT_ARCH, Answer::Deny);
-        program.load(NUMBER);
-        program.when(IF_AT_LEAST, X32_BIT, Answer::Deny);
-        let permission_calls = if keep_permissions { PERMISSION_CALLS } else { &[] };
-        let mut denied = [PERSISTENT_OBJECT_CALLS, KERNEL_CALLS, permission_calls].concat();
-        denied.sort_unstable();
-        program.answer_calls(&denied, Answer::Deny);
+        let mut program = Program::begin();
+        program.answer_calls(&[PERSISTENT_OBJECT_CALLS, KERNEL_CALLS].concat(), Answer::Deny);
         // A filter cannot look at clone3's flags, which lie in memory.
-        let mut absent = [if memfd { &[] } else { MEMORY_FILE_CALLS }, &[libc::SYS_clone3]].concat();
-        absent.sort_unstable();
-        program.answer_calls(&absent, Answer::NotThere);
+        program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
         program.for_call(libc::SYS_clone, |program| {
             program.load(FIRST_ARGUMENT);
             program.when(IF_ANY_BIT, CLONE_DENIED as u32, Answer::Deny);
@@ -46,16 +41,43 @@ impl SystemCalls {
         });
         program.for_call(libc::SYS_socket, |program| {
             program.load(FIRST_ARGUMENT);
-            match cut_network {
-                true => program.unless_equal(libc::AF_UNIX as u32, Answer::Deny),
-                false => program.check_family(),
-            }
+            program.check_family();
         });
         SystemCalls(program.finish())
     }
 
-    pub(super) fn instructions(&self) -> &[libc::sock_filter] {
-        &self.0
+    /// For a process that inherits the common filter, and shall do less: `cut_network` leaves Unix sockets only,
+    /// `keep_permissions` denies chmod and its like, `memfd` allows files that lie in memory and nowhere else.
+    pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
+        if !CAN_RESTRICT_SYSTEM_CALLS || !(cut_network || keep_permissions || !memfd) {
+            return SystemCalls(Vec::new());
+        }
+        let mut program = Program::begin();
+        if keep_permissions {
+            program.answer_calls(PERMISSION_CALLS, Answer::Deny);
+        }
+        if !memfd {
+            program.answer_calls(MEMORY_FILE_CALLS, Answer::NotThere);
+        }
+        if cut_network {
+            program.for_call(libc::SYS_socket, |program| {
+                program.load(FIRST_ARGUMENT);
+                program.unless_equal(libc::AF_UNIX as u32, Answer::Deny);
+            });
+        }
+        SystemCalls(program.finish())
+    }
+
+    /// Restricts the calling thread, and so the threads and processes that it starts from now on. Allocates nothing, so that it
+    /// can run between vfork and exec. Without privileges it demands no_new_privs.
+    pub(super) fn restrict_self(&self) -> io::Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let program = libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
+        let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+        // SAFETY: the kernel reads the program, which lives that long, and writes nothing to it.
+        check(unsafe { libc::syscall(call, mode, 0u32, &raw const program) } as c_int).map(drop)
     }
 }
 
@@ -224,6 +246,16 @@ enum Answer {
 struct Program(Vec<libc::sock_filter>);
 
 impl Program {
+    /// Denies calls by another machine's numbers; behind it the number is loaded.
+    fn begin() -> Program {
+        let mut program = Program::default();
+        program.load(MACHINE);
+        program.unless_equal(AUDIT_ARCH, Answer::Deny);
+        program.load(NUMBER);
+        program.when(IF_AT_LEAST, X32_BIT, Answer::Deny);
+        program
+    }
+
     fn push(&mut self, code: u32, k: u32, jump_true: u8, jump_false: u8) {
         self.0.push(libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k });
     }
@@ -257,14 +289,21 @@ impl Program {
         self.answer(answer);
     }
 
-    /// Answers the calls, which are in ascending order. The program goes on where the number is another.
+    /// Answers the calls. The program goes on where the number is another.
     fn answer_calls(&mut self, calls: &[c_long], answer: Answer) {
+        let mut calls = calls.to_vec();
+        calls.sort_unstable();
+        self.answer_ascending(&calls, answer);
+    }
+
+    /// Searches by halves.
+    fn answer_ascending(&mut self, calls: &[c_long], answer: Answer) {
         const LINEAR_MAX: usize = 4;
         if calls.len() > LINEAR_MAX {
             let (low, high) = calls.split_at(calls.len() / 2);
             let (mut below, mut above) = (Program::default(), Program::default());
-            below.answer_calls(low, answer);
-            above.answer_calls(high, answer);
+            below.answer_ascending(low, answer);
+            above.answer_ascending(high, answer);
             below.push(SKIP, above.0.len() as u32, 0, 0);
             self.push(IF_AT_LEAST, high[0] as u32, below.0.len() as u8, 0);
             self.0.extend(below.0);
@@ -310,8 +349,14 @@ impl Program {
 mod tests {
     use super::*;
 
+    /// The answer of several filters, of which the strictest holds: here all but one answer are ALLOW.
+    fn run(filters: &[&SystemCalls], call: c_long, arguments: [u32; 3]) -> u32 {
+        let answers = filters.iter().map(|filter| run_one(&filter.0, call, arguments));
+        answers.min_by_key(|answer| answer & 0xffff_0000).unwrap()
+    }
+
     /// Runs a filter as the kernel does.
-    fn run(filter: &[libc::sock_filter], call: c_long, arguments: [u32; 3]) -> u32 {
+    fn run_one(filter: &[libc::sock_filter], call: c_long, arguments: [u32; 3]) -> u32 {
         let field = |offset: u32| match offset {
             NUMBER => call as u32,
             MACHINE => AUDIT_ARCH,
@@ -339,8 +384,8 @@ mod tests {
         const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
         const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
-        let with_network = SystemCalls::new(false, false, true);
-        let without = SystemCalls::new(true, true, false);
+        let common = SystemCalls::common();
+        let further = SystemCalls::further(true, true, false);
         let (inet, netlink, vsock) = (libc::AF_INET as u32, libc::AF_NETLINK as u32, libc::AF_VSOCK as u32);
         let fork = libc::SIGCHLD as u32;
         for (call, arguments, expected, without_network) in [
@@ -363,22 +408,22 @@ mod tests {
             (libc::SYS_socket, [netlink, 3, libc::NETLINK_NETFILTER as u32], DENIED, DENIED),
             (libc::SYS_socket, [vsock, 1, 0], DENIED, DENIED),
         ] {
-            assert_eq!(run(with_network.instructions(), call, arguments), expected, "{call} {arguments:?}");
-            assert_eq!(run(without.instructions(), call, arguments), without_network, "{call} {arguments:?}");
+            assert_eq!(run(&[&common], call, arguments), expected, "{call} {arguments:?}");
+            assert_eq!(run(&[&common, &further], call, arguments), without_network, "{call} {arguments:?}");
         }
     }
 
     #[test]
     fn exactly_the_listed_calls_are_denied_whatever_their_arguments() {
         for keep_permissions in [false, true] {
-            let filter = SystemCalls::new(false, keep_permissions, true);
+            let filters = [SystemCalls::common(), SystemCalls::further(true, keep_permissions, true)];
             for call in 0..1024 {
                 let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
                     || KERNEL_CALLS.contains(&call)
                     || keep_permissions && PERMISSION_CALLS.contains(&call);
                 let looks_at_arguments = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].contains(&call);
                 if !looks_at_arguments && call != libc::SYS_clone3 {
-                    let answer = run(filter.instructions(), call, [0; 3]);
+                    let answer = run(&[&filters[0], &filters[1]], call, [0; 3]);
                     let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
                     assert_eq!(answer, if is_listed { denied } else { libc::SECCOMP_RET_ALLOW }, "{call}");
                 }

@@ -58,8 +58,7 @@ use sessions::Sessions;
 
 use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
-use crate::sandbox::Sandbox;
-use crate::sandbox::orphans;
+use crate::sandbox::{self, Sandbox, orphans};
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
 use crate::{log, log_file};
@@ -109,7 +108,7 @@ struct Worker {
 /// gateway gives out itself, so that a further worker can be started by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
-    crate::sandbox::hide_processes();
+    sandbox::confine_worker()?;
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;

@@ -27,7 +27,7 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
             processes_max: None,
             user: None,
             landlock: [None, None],
-            system_calls: &SystemCalls::new(false, false, false),
+            system_calls: &SystemCalls::common(),
             collects_orphans: true,
         }),
     })?;

@@ -54,8 +54,8 @@ impl<'a> Start<'a> {
         let mut start = Start {
             worker,
             order,
+            artifact: runtime::artifact(worker, spec, &version)?,
             version,
-            artifact: runtime::artifact(worker, spec)?,
             sessions,
             scratch,
             rulesets: (writable.map_err(exhausted("make a ruleset"))?, readable),
@@ -86,7 +86,8 @@ impl<'a> Start<'a> {
     }
 
     fn command(&self) -> Result<Command> {
-        runtime::command(self.worker, self.order.spec(), self.scratch.path(), self.artifact.as_deref())
+        let (artifact, spec) = (self.artifact.as_deref(), self.order.spec());
+        runtime::command(self.worker, spec, &self.version, self.scratch.path(), artifact)
     }
 
     fn execute(&self, ends: &Ends) -> Result<crate::sys::Spawned> {

@@ -1,7 +1,7 @@
 //! Which version of a file lies at a path: what tells a module, a program or a setting's file from what lay there before.
 
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -37,30 +37,30 @@ impl Version {
         // Opened, so that the path and the rest are of the same file; without any right to it, so that nothing is waited for.
         let file = sys::refer_to(path, 0)?;
         let metadata = file.metadata()?;
-        match metadata.is_file() {
-            true => Version::of(&file, &metadata),
-            false => Err(io::Error::other("it is not a regular file")),
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
         }
-    }
-
-    /// Of a file or a folder; `None` where there is neither.
-    pub fn of_path(path: &Path) -> Option<Version> {
-        let file = sys::refer_to(path, 0).ok()?;
-        let metadata = file.metadata().ok()?;
-        Version::of(&file, &metadata).ok()
-    }
-
-    fn of(file: &File, metadata: &Metadata) -> io::Result<Version> {
         let mut hasher = DefaultHasher::new();
         fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?.hash(&mut hasher);
-        Ok(Version {
-            path_hash: hasher.finish(),
+        Ok(Version { path_hash: hasher.finish(), ..Version::of(&metadata) })
+    }
+
+    /// Of what a path leads to, a file or a folder, wherever that really lies; `None` where there is neither. Takes one system
+    /// call instead of four.
+    pub fn of_path(path: &Path) -> Option<Version> {
+        fs::metadata(path).ok().map(|metadata| Version::of(&metadata))
+    }
+
+    /// Of a file whose real path does not matter.
+    pub fn of(metadata: &Metadata) -> Version {
+        Version {
+            path_hash: 0,
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
             written: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
+        }
     }
 
     /// Whether the file has changed so lately that it may change once more and be taken for this version.

@@ -71,10 +71,16 @@ impl Runtimes {
 ///
 /// # Errors
 /// The verdict to send instead, where the runtime's program is missing or does not take the module.
-pub fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path, artifact: Option<&Path>) -> Result<Command> {
+pub fn command(
+    worker: &Worker,
+    spec: &FunctionSpec,
+    version: &Version,
+    scratch: &Path,
+    artifact: Option<&Path>,
+) -> Result<Command> {
     match spec.runtime {
         Runtime::Php => php::command(worker, spec),
-        Runtime::Wasm => wasm::command(worker, spec, scratch, artifact),
+        Runtime::Wasm => wasm::command(worker, spec, version, scratch, artifact),
         Runtime::Native => native::command(spec),
     }
 }
@@ -83,9 +89,9 @@ pub fn command(worker: &Worker, spec: &FunctionSpec, scratch: &Path, artifact: O
 ///
 /// # Errors
 /// The verdict to send instead, where it is no module.
-pub fn artifact(worker: &Worker, spec: &FunctionSpec) -> Result<Option<PathBuf>> {
+pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Result<Option<PathBuf>> {
     match (spec.runtime, spec.engine) {
-        (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module),
+        (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module, version),
         _ => Ok(None),
     }
 }
@@ -166,8 +172,15 @@ fn folders_of_path() -> Vec<PathBuf> {
 
 /// A file that can be executed, as a command names it and open.
 fn open_program(path: &Path) -> Option<(CString, File)> {
-    let is_program = fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    is_program.then(|| File::open(path).ok().map(|file| (c_string(path), file)))?
+    version_of_program(path)?;
+    File::open(path).ok().map(|file| (c_string(path), file))
+}
+
+/// Which version of a program lies at `path`, if one does.
+fn version_of_program(path: &Path) -> Option<Version> {
+    let metadata = fs::metadata(path).ok()?;
+    let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+    is_program.then(|| Version::of(&metadata))
 }
 
 fn path_of(program: &CString) -> PathBuf {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::compiled::{Compiled, Compiler};
 use super::confined::Confined;
-use super::{Command, c_string, data_mib_max, find_program, open_program, path_of, places_of};
+use super::{Command, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec};
 use crate::protocol::worker_protocol::Verdict;
@@ -36,17 +36,17 @@ fn refused(module: &Path) -> impl FnOnce(io::Error) -> Verdict {
 }
 
 /// The module compiled for faas-wasm; `None` where that is not there.
-pub fn artifact(worker: &Worker, module: &Path) -> std::result::Result<Option<PathBuf>, Verdict> {
+pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<PathBuf>, Verdict> {
     let cache = &worker.runtimes.wasm;
-    let Some(runner) = cache.open() else { return Ok(None) };
-    let engine = path_of(&runner.0);
-    cache.get(&engine, module, Compiler::Own).map(Some)
+    let Some(engine) = cache.runners.iter().find_map(|path| version_of_program(path)) else { return Ok(None) };
+    cache.compiled.get(module, &format!("{version}-{engine}"), Compiler::Own).map(Some)
 }
 
 /// `artifact` is the module compiled for faas-wasm, where that runs it.
 pub fn command(
     worker: &Worker,
     spec: &FunctionSpec,
+    version: &Version,
     scratch: &Path,
     artifact: Option<&Path>,
 ) -> std::result::Result<Command, Verdict> {
@@ -63,7 +63,8 @@ pub fn command(
         found => found?,
     };
     let (program, file) = wasmer;
-    let compiled = worker.runtimes.wasm.get(&path_of(&program), module, Compiler::Wasmer)?;
+    let engine = file.metadata().map(|metadata| Version::of(&metadata)).map_err(refused(module))?;
+    let compiled = worker.runtimes.wasm.compiled.get(module, &format!("{version}-{engine}"), Compiler::Wasmer)?;
     // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
     let mut arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).to_vec();
     arguments.extend(spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display()))));
@@ -115,14 +116,6 @@ impl Cache {
     /// faas-wasm, as commands name it, and open.
     pub fn open(&self) -> Option<(CString, File)> {
         self.runners.iter().find_map(|path| open_program(path))
-    }
-
-    /// Where the module is, compiled for an engine.
-    fn get(&self, engine: &Path, module: &Path, compiler: Compiler) -> std::result::Result<PathBuf, Verdict> {
-        let missing = || refused(module)(io::ErrorKind::NotFound.into());
-        let (module_version, engine_version) =
-            Version::of_path(module).zip(Version::of_path(engine)).ok_or_else(missing)?;
-        self.compiled.get(module, &format!("{module_version}-{engine_version}"), compiler)
     }
 }
 

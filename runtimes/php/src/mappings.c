@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* Far more than a PHP with all of its extensions has. */
@@ -38,15 +37,6 @@ static int read_all(struct mapping *all)
 /* Of pagemap (the kernel's Documentation/admin-guide/mm/pagemap.rst): the page is in place; it is a file's. */
 #define PAGE_IS_PRESENT (1ULL << 63)
 #define PAGE_IS_FILES (1ULL << 61)
-#define PAGE_IS_EXCLUSIVE (1ULL << 56)
-
-/* Ranges of pages that every child writes to; a simple request has some thirty. */
-#define WRITTEN_MAX 256
-struct range {
-    unsigned long from, to;
-};
-static struct range written[WRITTEN_MAX];
-static int written_count;
 
 static struct mapping all[MAPPINGS_MAX];
 
@@ -69,6 +59,57 @@ void mappings_join(void)
                                                                        : PROT_READ;
         (void)mprotect((void *)mapping->from, mapping->to - mapping->from, rights);
     }
+}
+
+/* A huge page on x86_64, and on aarch64 with pages of 4 KiB; elsewhere the kernel refuses. */
+#define HUGE_BYTES (2ul << 20)
+/* Pages in place that a huge page is worth: fewer would waste memory, as in the chunk of requests, which children write to. */
+#define COLLAPSE_PAGES_MIN 128
+
+/* Of linux/mman.h, since 6.1; Debian's C library lacks it. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+static unsigned long round_up(unsigned long address)
+{
+    return (address + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+}
+
+void mappings_align_heap(void)
+{
+    unsigned long end = (unsigned long)sbrk(0);
+    (void)!sbrk((intptr_t)(round_up(end) - end));
+}
+
+static int count_present(unsigned long from, int pagemap)
+{
+    unsigned long size = (unsigned long)getpagesize();
+    int count = 0;
+    for (unsigned long at = from; at < from + HUGE_BYTES; at += size) {
+        uint64_t page;
+        if (pread(pagemap, &page, sizeof page, (off_t)(at / size * sizeof page)) == sizeof page && (page & PAGE_IS_PRESENT))
+            count++;
+    }
+    return count;
+}
+
+void mappings_collapse(void)
+{
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    /* The last huge page of the heap must lie in it as a whole. */
+    mappings_align_heap();
+    int count = read_all(all);
+    for (int at = 0; at < count; at++) {
+        if (all[at].inode != 0 || strcmp(all[at].rights, "rw-p") != 0)
+            continue;
+        for (unsigned long from = round_up(all[at].from); from + HUGE_BYTES <= all[at].to; from += HUGE_BYTES) {
+            if (count_present(from, pagemap) >= COLLAPSE_PAGES_MIN)
+                (void)madvise((void *)from, HUGE_BYTES, MADV_COLLAPSE);
+        }
+    }
+    if (pagemap >= 0)
+        close(pagemap);
 }
 
 /* Drops a mapping's pages that are the file's, where `is_to_be_dropped`. Returns how many were in place. */
@@ -115,59 +156,4 @@ void mappings_hand_down(void (*rehearse)(void))
     }
     if (pagemap >= 0)
         close(pagemap);
-}
-
-static int find_exclusive(const struct mapping *mapping, int pagemap, struct range *ranges, int count)
-{
-    unsigned long size = (unsigned long)getpagesize();
-    for (unsigned long at = mapping->from; at < mapping->to; at += size) {
-        uint64_t page, wanted = PAGE_IS_PRESENT | PAGE_IS_EXCLUSIVE;
-        if (pread(pagemap, &page, sizeof page, (off_t)(at / size * sizeof page)) != sizeof page)
-            break;
-        if ((page & (wanted | PAGE_IS_FILES)) != wanted)
-            continue;
-        if (count > 0 && ranges[count - 1].to == at)
-            ranges[count - 1].to += size;
-        else if (count < WRITTEN_MAX)
-            ranges[count++] = (struct range){at, at + size};
-    }
-    return count;
-}
-
-static _Noreturn void tell_written(void (*rehearse)(void), int pipe)
-{
-    static struct range found[WRITTEN_MAX];
-    int count = read_all(all), ranges = 0;
-    rehearse();
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    for (int at = 0; at < count; at++) {
-        if (strcmp(all[at].rights, "rw-p") == 0)
-            ranges = find_exclusive(&all[at], pagemap, found, ranges);
-    }
-    size_t length = (size_t)ranges * sizeof *found;
-    _exit(write(pipe, found, length) != (ssize_t)length);
-}
-
-void mappings_find_written(void (*rehearse)(void))
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0)
-        return;
-    pid_t process = fork();
-    if (process == 0)
-        tell_written(rehearse, ends[1]);
-    close(ends[1]);
-    /* What fits into a pipe comes in one piece. */
-    ssize_t length = read(ends[0], written, sizeof written);
-    written_count = length > 0 ? (int)((size_t)length / sizeof *written) : 0;
-    close(ends[0]);
-    if (process > 0)
-        waitpid(process, NULL, 0);
-}
-
-void mappings_copy_written(void)
-{
-    /* Where a range is no more, the kernel says so, which is no matter. */
-    for (int at = 0; at < written_count; at++)
-        (void)madvise((void *)written[at].from, written[at].to - written[at].from, MADV_POPULATE_WRITE);
 }

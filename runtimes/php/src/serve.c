@@ -216,6 +216,7 @@ int serve(void)
     mappings_join();
     mappings_hand_down(request_rehearse);
     request_begin_ahead();
+    mappings_collapse();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

@@ -101,7 +101,6 @@ pub fn end_in_passing(timeout: Duration) {
 
 /// How many there were of those that `list` names; `Err`: how many are left when the time is up.
 fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
-    let own = std::process::id() as Pid;
     let deadline = Instant::now() + timeout;
     let mut before = Vec::new();
     let mut urgency = None;
@@ -122,7 +121,7 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
             }
             return Err(living.len());
         }
-        living.iter().for_each(|orphan| kill(own, *orphan));
+        living.iter().for_each(|orphan| kill(*orphan));
         if let Some(first) = living.first() {
             wait_for_end(*first, KILL_PAUSE);
         }
@@ -134,15 +133,20 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
 /// takes longer than reading it.
 fn children() -> Vec<Pid> {
     static LIST: OnceLock<Option<File>> = OnceLock::new();
-    let own = std::process::id() as Pid;
-    let list = LIST.get_or_init(|| File::open(format!("/proc/{own}/task/{own}/children")).ok());
+    let list = LIST.get_or_init(|| {
+        let own = std::process::id();
+        File::open(format!("/proc/{own}/task/{own}/children")).ok()
+    });
     let mut bytes = [0; 16];
     match list.as_ref().map(|list| list.read_at(&mut bytes, 0)) {
         Some(Ok(0)) => Vec::new(),
         // Without the list an orphan cannot be told from a function that runs; then none is looked for (sandbox.rs says so).
         None if !procfs::lists_children() => Vec::new(),
         // Somebody is on it, or it could not be opened: now it is worth more than one system call.
-        _ => procfs::children_of_thread(own, own),
+        _ => {
+            let own = std::process::id() as Pid;
+            procfs::children_of_thread(own, own)
+        }
     }
 }
 
@@ -151,10 +155,10 @@ fn has_ended(orphan: Pid) -> bool {
     sys::has_ended(orphan).unwrap_or(true)
 }
 
-fn kill(own: Pid, orphan: Pid) {
+fn kill(orphan: Pid) {
     // A group at once cannot fork while it is killed, as one process after the other can.
     if let Ok(group) = sys::group_of(orphan)
-        && sys::group_of(own).is_ok_and(|ours| ours != group)
+        && sys::group_of(std::process::id() as Pid).is_ok_and(|ours| ours != group)
     {
         sys::kill_group(group);
     }

@@ -15,6 +15,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use super::confine::{Confinement, restrict_files_and_system_calls, restrict_limits_and_user};
 use super::process::Pid;
@@ -62,7 +63,7 @@ const CONTROL_FD: c_int = 3;
 const PROGRAM_FD: c_int = 4;
 
 /// Signals that a shell or nohup may have set to ignored, or that Rust ignores (SIGPIPE). An exec keeps that, so the
-/// child resets them to the system's default.
+/// child resets them to the system's default. Handlers it resets itself.
 const SIGNALS_TO_DEFAULT: [c_int; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -80,6 +81,7 @@ struct Birth<'a> {
     plan: &'a Spawn<'a>,
     arguments: *const *const c_char,
     environment: *const *const c_char,
+    ignored_signals: &'static [c_int],
     parent: Pid,
     failed_step: Option<&'static str>,
     errno: c_int,
@@ -98,6 +100,7 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         plan,
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
+        ignored_signals: ignored_signals(),
         // SAFETY: getpid takes nothing and cannot fail.
         parent: unsafe { libc::getpid() },
         failed_step: None,
@@ -172,7 +175,7 @@ fn child_steps(birth: &Birth<'_>) -> Step<Infallible> {
     if let Some(folder) = plan.folder {
         try_step!("enter the working folder", libc::chdir(folder.as_ptr()));
     }
-    reset_signals();
+    reset_signals(birth.ignored_signals);
     let (arguments, environment) = (birth.arguments, birth.environment);
     match program_fd {
         Some(fd) => {
@@ -218,11 +221,25 @@ fn move_away(fd: Option<BorrowedFd<'_>>) -> Step<Option<c_int>> {
     }
 }
 
+/// Those of [`SIGNALS_TO_DEFAULT`] that this process ignores. It never begins to ignore another one.
+fn ignored_signals() -> &'static [c_int] {
+    static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
+    IGNORED.get_or_init(|| SIGNALS_TO_DEFAULT.into_iter().filter(|signal| is_ignored(*signal)).collect())
+}
+
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: a sigaction is integers and an optional pointer, for which all-zero is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action sigaction only writes the present one.
+    let found = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    found == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Default actions and no blocked signal, as a program expects.
-fn reset_signals() {
+fn reset_signals(ignored: &[c_int]) {
     // SAFETY: a sigaction is integers and an optional pointer, for which all-zero is valid; it means SIG_DFL.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    for signal in SIGNALS_TO_DEFAULT {
+    for signal in ignored.iter().copied() {
         // SAFETY: sigaction reads one sigaction; the child's table of actions is its own, as CLONE_SIGHAND is not set.
         unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
     }

@@ -33,6 +33,8 @@ pub struct Child {
     report: OwnedFd,
     /// Whether the process ended before it had read its invocation.
     is_unread: bool,
+    /// Whether its end was seen.
+    has_ended: bool,
     server: Arc<ForkServer>,
     _life: Life,
 }
@@ -64,7 +66,7 @@ pub enum ChildEnd {
 
 impl Child {
     pub fn new(process: Spawned, channel: UnixStream, report: OwnedFd, server: Arc<ForkServer>, life: Life) -> Child {
-        Child { process, channel: Some(channel), report, is_unread: false, server, _life: life }
+        Child { process, channel: Some(channel), report, is_unread: false, has_ended: false, server, _life: life }
     }
 
     pub fn pid(&self) -> Pid {
@@ -136,10 +138,19 @@ impl Child {
         }
     }
 
+    /// Kills it, unless its end was seen.
     pub fn kill(&self) {
+        if self.has_ended {
+            return;
+        }
         // Descendants in its session first: when it has ended, the group cannot be named any more.
         sys::kill_group_of(self.pidfd());
         sys::kill_process(self.pidfd());
+    }
+
+    /// To be called when its pidfd is readable: then it is not signalled any more.
+    pub fn note_end(&mut self) {
+        self.has_ended = true;
     }
 
     /// How it ended, once it has. What it said last may still be unread: it says that it is through, and dies at once.

@@ -44,7 +44,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -89,6 +89,8 @@ struct Worker {
     gateway: Pid,
     /// What functions see of our own environment, PATH, LANG and TZ: `NAME=value` and a NUL, again and again.
     inherited_environment: Vec<u8>,
+    /// Where code out of the registry can lie.
+    code_dirs: Vec<PathBuf>,
     functions: Functions,
     sessions: Sessions,
     /// Set once, when the worker is to end.
@@ -124,6 +126,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
         gateway,
         inherited_environment: inherited_environment(),
+        code_dirs: settings.code_dirs(),
         functions: Functions::default(),
         sessions: Sessions::new(&settings)?,
         ending: OnceLock::new(),
@@ -298,7 +301,10 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.lock().expect("nothing panics under this lock").0 -= 1;
-        self.0.fewer_running.notify_all();
+        // Only the end of the worker waits for it, and looks again after a moment where it began to wait just now.
+        if self.0.ending.get().is_some() {
+            self.0.fewer_running.notify_all();
+        }
     }
 }
 

@@ -84,11 +84,13 @@ impl Process {
     }
 
     /// Kills it and waits until it is gone; for one whose [`Process::end`] was not asked.
-    pub fn end_now(&self) {
+    pub fn end_now(&mut self) {
         self.kill();
-        let _ = sys::poll(&mut [Watched::read(self.pidfd())], Some(KILL_WAIT_MAX));
-        if let Process::Executed(process) = self {
-            let _ = orphans::reap(process.pid);
+        let has_ended = sys::poll(&mut [Watched::read(self.pidfd())], Some(KILL_WAIT_MAX)).is_ok_and(|ready| ready > 0);
+        match self {
+            Process::Executed(process) => drop(orphans::reap(process.pid)),
+            Process::Forked(child) if has_ended => child.note_end(),
+            Process::Forked(_) => {}
         }
     }
 }

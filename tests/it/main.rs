@@ -38,6 +38,7 @@ mod registry;
 mod registry_sql;
 mod sandbox;
 mod scheduling;
+mod service;
 mod settings;
 mod slots;
 mod smuggling;

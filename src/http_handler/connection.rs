@@ -13,6 +13,7 @@ mod waiting_client;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::receiver::Receiver;
@@ -33,7 +34,7 @@ use crate::sys::{Watched, poll};
 pub struct Connection<'service> {
     service: &'service Service,
     handler: &'service dyn Handler,
-    client: &'service TcpStream,
+    client: &'service Arc<TcpStream>,
     peer: SocketAddr,
     /// The address that the client connected to.
     local: SocketAddr,
@@ -59,7 +60,7 @@ impl<'service> Connection<'service> {
     pub fn new(
         service: &'service Service,
         handler: &'service dyn Handler,
-        client: &'service TcpStream,
+        client: &'service Arc<TcpStream>,
         [peer, local]: [SocketAddr; 2],
     ) -> Connection<'service> {
         let (receiver, sender) = (Receiver::new(service, client), Sender::new(service, client));
@@ -83,6 +84,7 @@ impl<'service> Connection<'service> {
     /// Waits for a request's first byte; returns false where the connection is to be closed instead.
     fn wait_for_request(&mut self) -> bool {
         let since = Instant::now();
+        let mut waiting = None;
         while !self.receiver.has_request() {
             let idle = since.elapsed();
             let left = self.idle_max().saturating_sub(idle);
@@ -106,6 +108,7 @@ impl<'service> Connection<'service> {
             } else {
                 self.receiver.release();
                 self.sender.release();
+                waiting.get_or_insert_with(|| self.service.idle.enter(since, self.client));
             }
         }
         true

@@ -31,6 +31,7 @@ mod buffer;
 pub(crate) mod chunked;
 mod connection;
 pub(crate) mod handler;
+mod idle;
 pub(crate) mod origin;
 pub(crate) mod parser;
 mod port_holder;
@@ -59,6 +60,7 @@ pub use self::acceptor::{adopt, listen};
 
 use self::acceptor::Acceptor;
 use self::handler::Handler;
+use self::idle::IdleConnections;
 use self::spool::SpoolArea;
 use self::time_allowance::TimeAllowance;
 use crate::error::request::{RequestError, Result};
@@ -92,6 +94,7 @@ struct Service {
     is_cut_off: AtomicBool,
     /// Becomes readable, and stays so, when `is_cut_off` is set.
     cut_off: EventFd,
+    idle: IdleConnections,
     /// Guards the count of connections; never held across I/O.
     open: Mutex<Open>,
     /// Notified when a connection has ended, and when accepting has.
@@ -134,6 +137,7 @@ impl HttpServer {
             drain: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
             is_cut_off: AtomicBool::new(false),
             cut_off: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+            idle: IdleConnections::default(),
             open: Mutex::new(Open { connections: 0, accepting: true }),
             ended: Condvar::new(),
         };
@@ -256,7 +260,10 @@ struct Place(Arc<Service>);
 impl Place {
     fn take(service: &Arc<Service>) -> Result<Place> {
         let mut open = service.open();
-        if open.connections >= service.bounds.connections_max {
+        let max = service.bounds.connections_max;
+        // The place of a connection that is ended here is free in a moment, and can be taken already. The second bound is for
+        // when many are ended at once.
+        if open.connections >= max && (open.connections >= 2 * max || !service.idle.end_longest()) {
             return Err(RequestError::TooManyConnections);
         }
         open.connections += 1;

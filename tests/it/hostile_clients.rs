@@ -345,7 +345,9 @@ fn a_connection_over_the_limit_is_503_with_retry_after_at_once_and_room_comes_ba
     let ours = faas::sys::raise_open_files_limit().unwrap() as usize;
     assert!(ours > max + 500, "this test needs {max} connections, and may have {ours} open files");
     let connect = || TcpStream::connect(instance.address()).unwrap();
-    let held: Vec<TcpStream> = (0..max).map(|_| connect()).collect();
+    // Those that had said nothing would make room.
+    let begin = |mut stream: TcpStream| stream.write_all(b"GET /none HTTP/1.1\r\n").map(|()| stream).unwrap();
+    let held: Vec<TcpStream> = (0..max).map(|_| begin(connect())).collect();
     wait_until("all of them have a thread", || holdings(&instance).threads >= max);
     for _ in 0..8 {
         let began = Instant::now();
@@ -357,7 +359,7 @@ fn a_connection_over_the_limit_is_503_with_retry_after_at_once_and_room_comes_ba
     }
     // Those that are in are served.
     let mut first = BufReader::new(held[0].try_clone().unwrap());
-    first.get_mut().write_all(b"GET /none HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    first.get_mut().write_all(b"Host: h\r\n\r\n").unwrap();
     assert_eq!(Answer::read(&mut first, false).unwrap().status, 404);
     drop((held, first));
     wait_until("their threads and descriptors are gone", || {
@@ -365,6 +367,20 @@ fn a_connection_over_the_limit_is_503_with_retry_after_at_once_and_room_comes_ba
         now.threads <= before.threads + COUNT_SLACK && now.descriptors <= before.descriptors + COUNT_SLACK
     });
     assert_eq!(instance.get("/healthz").status, 200);
+}
+
+#[test]
+fn silent_connections_on_all_places_keep_nobody_out() {
+    let instance = Instance::start();
+    let max = connections_max(&instance);
+    faas::sys::raise_open_files_limit().unwrap();
+    let silent: Vec<TcpStream> = (0..max).map(|_| TcpStream::connect(instance.address()).unwrap()).collect();
+    wait_until("all of them have a thread", || holdings(&instance).threads >= max);
+    instance.script("GET:/served", "echo served");
+    for _ in 0..20 {
+        assert_eq!(instance.get("/served").text(), "served\n");
+    }
+    drop(silent);
 }
 
 #[test]

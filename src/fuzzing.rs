@@ -1,7 +1,7 @@
 //! What the fuzz targets in fuzz/ feed: the parsers of bytes that are not ours, each with what must hold of its result.
 //!
 //! No part of the library's interface: it is public because a fuzz target is a program of its own, and hidden from the
-//! documentation. tests/it/corpus.rs replays the corpora through the same three functions. Each takes any bytes and
+//! documentation. tests/it/corpus.rs replays the corpora through the same functions. Each takes any bytes and
 //! panics where something that must hold does not.
 
 use std::collections::HashSet;
@@ -10,12 +10,15 @@ use std::path::Path;
 
 use crate::error::request::RequestError;
 use crate::gateway::cgi::{self, Meta};
+use crate::gateway::cgi_output::{self, Opening};
 use crate::http_handler::chunked::{ChunkDecoder, Step};
 use crate::http_handler::origin::Origin;
 use crate::http_handler::parser::{BodyFraming, Head, HeadScan, Version, parse_complete};
 use crate::limits::HEAD_FIELDS_MAX;
 use crate::protocol::function_spec::{FunctionSpec, Output, strings};
+use crate::protocol::metrics::Sample;
 use crate::protocol::worker_protocol::{self, End, Invocation, Kind};
+use crate::worker::fork_server::Word;
 
 /// A request head: it reads the same whole and byte by byte, and what was understood, written down again, is understood
 /// as the same.
@@ -72,6 +75,51 @@ pub fn frame(bytes: &[u8]) {
             Kind::Output | Kind::Stays => {}
         }
         rest = &rest[used..];
+    }
+}
+
+/// The opening of a function's output: no field that gets through breaks the response or is the platform's own, and more
+/// output never changes what was decided.
+pub fn cgi(bytes: &[u8]) {
+    for is_demanded in [false, true] {
+        let whole = cgi_output::opening(bytes, true, is_demanded);
+        assert_ne!(whole, Opening::Undecided, "all has come");
+        let early = cgi_output::opening(bytes, false, is_demanded);
+        if let Opening::Head(head, body_at) = &whole {
+            assert!(*body_at <= bytes.len() && (100..600).contains(&head.status), "{head:?}");
+            assert!(head.reason.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 127), "{head:?}");
+            for (name, value) in &head.fields {
+                assert!(
+                    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
+                    "{name:?}"
+                );
+                assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "{value:?}");
+                let is_ours = ["transfer-encoding", "content-length", "connection", "x-request-id", "x-sendfile"];
+                assert!(!is_ours.contains(&name.to_ascii_lowercase().as_str()), "{name}");
+            }
+        }
+        if matches!(early, Opening::Head(..)) {
+            assert_eq!(early, whole);
+        }
+    }
+}
+
+/// A line on the metrics stream: what was understood, written again, is understood as the same.
+pub fn sample(bytes: &[u8]) {
+    let Ok(line) = std::str::from_utf8(bytes) else { return };
+    let Ok(sample) = Sample::parse(line) else { return };
+    let again = Sample::parse(&sample.to_line()).expect("it was written by us");
+    assert_eq!(again.to_line(), sample.to_line());
+}
+
+/// A packet of a fork server: whatever it holds, it has one meaning, and only one letter means ready.
+pub fn word(bytes: &[u8]) {
+    match Word::parse(bytes) {
+        Word::Ready => assert_eq!(bytes, b"R"),
+        Word::Prepared { .. } => assert_eq!(bytes[0], b'p'),
+        Word::Unpreparable { version, .. } => assert!(bytes[0] == b'u' && !version.contains('\0')),
+        Word::End => {}
+        Word::Nothing => panic!("a packet is something"),
     }
 }
 

@@ -13,7 +13,7 @@
 //! ```
 
 pub mod cgi;
-mod cgi_output;
+pub(crate) mod cgi_output;
 mod counters;
 mod function_output;
 mod handover;

@@ -92,6 +92,23 @@ pub enum Word {
     End,
 }
 
+impl Word {
+    /// What a packet says; [`Word::End`] where it makes no sense.
+    pub fn parse(packet: &[u8]) -> Word {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match packet {
+            [READY] => Word::Ready,
+            [PREPARED, version @ ..] => Word::Prepared { version: text(version) },
+            [UNPREPARABLE, rest @ ..] => {
+                let mut parts = rest.splitn(2, |byte| *byte == 0).map(text);
+                let (version, reason) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                Word::Unpreparable { version, reason }
+            }
+            _ => Word::End,
+        }
+    }
+}
+
 impl ForkServer {
     /// `control` is our end of the control socket. `ahead_max` bounds the children that wait.
     pub fn new(control: OwnedFd, process: Spawned, ahead_max: usize) -> ForkServer {
@@ -128,21 +145,12 @@ impl ForkServer {
             }
             Err(_) => return Word::End,
         };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        match &packet[..count] {
-            [READY] => {
-                self.ready.store(true, Ordering::Release);
-                self.replenish();
-                Word::Ready
-            }
-            [PREPARED, version @ ..] => Word::Prepared { version: text(version) },
-            [UNPREPARABLE, rest @ ..] => {
-                let mut parts = rest.splitn(2, |byte| *byte == 0).map(text);
-                let (version, reason) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-                Word::Unpreparable { version, reason }
-            }
-            _ => Word::End,
+        let word = Word::parse(&packet[..count]);
+        if word == Word::Ready {
+            self.ready.store(true, Ordering::Release);
+            self.replenish();
         }
+        word
     }
 
     pub fn is_ready(&self) -> bool {

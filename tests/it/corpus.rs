@@ -33,3 +33,18 @@ fn the_chunk_decoder_withstands_its_corpus() {
 fn the_frame_decoder_withstands_its_corpus() {
     replay("frame", fuzzing::frame);
 }
+
+#[test]
+fn the_cgi_head_parser_withstands_its_corpus() {
+    replay("cgi", fuzzing::cgi);
+}
+
+#[test]
+fn the_parser_of_samples_withstands_its_corpus() {
+    replay("sample", fuzzing::sample);
+}
+
+#[test]
+fn the_parser_of_packets_of_fork_servers_withstands_its_corpus() {
+    replay("word", fuzzing::word);
+}

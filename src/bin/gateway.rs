@@ -16,6 +16,7 @@ gateway --healthz   ask the gateway that runs in FAAS_RUN_DIR how it is; exit co
 ";
 
 fn main() -> ExitCode {
+    sys::fit_address_space();
     end("gateway", run())
 }
 

@@ -17,6 +17,7 @@ The gateway starts its workers itself. One more joins when it is started by hand
 ";
 
 fn main() -> ExitCode {
+    sys::fit_address_space();
     end("worker", run().map(|()| ExitCode::SUCCESS))
 }
 

@@ -5,13 +5,16 @@
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, OptionalExtension};
 
 use super::kv::Version;
 use crate::limits::{DESCRIPTOR_BYTES_MAX, ROUTE_KEY_BYTES_MAX, ROUTES_MAX};
+use crate::log;
 
 /// The bundle that a module's name belongs to, in SQL: its first folder with the slash, else the name itself.
 const BUNDLE: &str = "substr(name, 1, instr(name || '/', '/'))";
@@ -24,6 +27,8 @@ const COPY_CACHE_KIB: u32 = 512;
 
 /// The copy, open for one reading. Dropped, it is closed and stays as it is.
 pub struct Tables {
+    /// Dropped, it ends the thread that bounds the reading.
+    _reading: Sender<()>,
     connection: Connection,
     has_code: bool,
 }
@@ -40,6 +45,26 @@ pub struct ModuleFile {
     pub bytes: u64,
 }
 
+/// Time that one reading may take. `functions` can be a view that never comes to a row, or to an end.
+const READING_MAX: Duration = Duration::from_secs(10);
+
+/// Interrupts the connection's statements after [`READING_MAX`], unless what is returned is dropped before.
+fn bound_reading(connection: &Connection) -> Sender<()> {
+    let (reading, ended) = bounded::<()>(0);
+    let interrupt = connection.get_interrupt_handle();
+    let watch = move || {
+        if ended.recv_timeout(READING_MAX) == Err(RecvTimeoutError::Timeout) {
+            interrupt.interrupt();
+        }
+    };
+    // Without a thread the reading has no bound; the next one may get one.
+    let thread = std::thread::Builder::new().name("reading".into()).stack_size(64 * 1024).spawn(watch);
+    if let Err(error) = thread {
+        log!("registry: could not start a thread: {error}");
+    }
+    reading
+}
+
 impl Tables {
     /// Opens the copy. SQLite may write to it, to roll a journal back. The copy lives for milliseconds, so nothing waits for
     /// a disk. No other process opens it, so it needs no shared memory file.
@@ -49,9 +74,10 @@ impl Tables {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection
             .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON")?;
+        let reading = bound_reading(&connection);
         let tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('modules', 'bundles', 'history')";
         let has_code = connection.query_row(tables, [], |row| row.get::<_, i64>(0))? == 3;
-        Ok(Tables { connection, has_code })
+        Ok(Tables { _reading: reading, connection, has_code })
     }
 
     /// The copy for readers that outlive its files: SQLite has all of them open from its first reading on.

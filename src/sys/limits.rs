@@ -101,6 +101,16 @@ pub fn own_thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// Where the address space is limited (RLIMIT_AS), has the allocator share few arenas among all threads. By itself it reserves
+/// 64 MiB of addresses for each of eight arenas a processor, and aborts where none are left. To be called first.
+pub fn fit_address_space() {
+    #[cfg(target_env = "gnu")]
+    if limit_of(libc::RLIMIT_AS).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
+        // SAFETY: mallopt takes two integers.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+    }
+}
+
 /// Clock ticks per second, the unit of the times in /proc/PID/stat.
 pub fn clock_ticks_per_s() -> u64 {
     // SAFETY: sysconf takes an integer.

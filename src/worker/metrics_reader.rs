@@ -36,6 +36,8 @@ const REST_PERIOD: Duration = Duration::from_secs(5);
 /// A worker is at rest after so many looks without an invocation that all found the same processes and no orphan. One look
 /// could miss a process whose parent ends meanwhile; then the next one finds other processes.
 const LOOKS_TO_REST: u32 = 2;
+/// A look waits at least this many times what the one before it has cost: many processes are looked at less often.
+const COST_INVERSE: u32 = 200;
 
 /// Remembers the last counters, since rates are differences.
 pub struct MetricsReader {
@@ -45,6 +47,8 @@ pub struct MetricsReader {
     last: Counters,
     /// Looks so far that count for [`LOOKS_TO_REST`].
     quiet_looks: u32,
+    last_reading: Reading,
+    next_look: Instant,
 }
 
 struct Counters {
@@ -66,6 +70,8 @@ impl MetricsReader {
             ticks_per_s: sys::clock_ticks_per_s() as f64,
             last: Counters::read(pid),
             quiet_looks: 0,
+            last_reading: Reading::default(),
+            next_look: Instant::now(),
         }
     }
 
@@ -75,7 +81,12 @@ impl MetricsReader {
         if !is_busy && self.quiet_looks >= LOOKS_TO_REST && self.last.at.elapsed() < REST_PERIOD {
             return Look { reading: self.reading(0.0, 0.0, 1.0), has_orphans: false };
         }
+        if Instant::now() < self.next_look {
+            return Look { reading: self.last_reading, has_orphans: false };
+        }
+        let began = sys::own_thread_cpu_time();
         let now = Counters::read(self.pid);
+        self.next_look = Instant::now() + COST_INVERSE * (sys::own_thread_cpu_time() - began);
         let has_orphans = orphans::may_be_among(&now.children);
         let is_quiet = !is_busy && !has_orphans && now.processes == self.last.processes;
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
@@ -84,7 +95,8 @@ impl MetricsReader {
         let ticks = now.cpu_ticks.saturating_sub(self.last.cpu_ticks) as f64;
         let storage_kb = now.storage_bytes.saturating_sub(self.last.storage_bytes) as f64 / 1000.0;
         self.last = now;
-        Look { reading: self.reading(ticks, storage_kb, seconds), has_orphans }
+        self.last_reading = self.reading(ticks, storage_kb, seconds);
+        Look { reading: self.last_reading, has_orphans }
     }
 
     /// With the memory of the last look.
@@ -94,7 +106,8 @@ impl MetricsReader {
             cpu: (100.0 * ticks / self.ticks_per_s / seconds / self.cores).min(100.0),
             mem: (100.0 * resident_mib / MEM_FULL_MIB).min(100.0),
             io: (100.0 * storage_kb / seconds / IO_FULL_KB_PER_S).min(100.0),
-        }
+        };
+        self.last_reading
     }
 }
 

@@ -198,6 +198,11 @@ fn refused(spec: &FunctionSpec, error: SpawnError) -> Verdict {
             let missing = || "the interpreter that its first line names is not there".into();
             not_executable(shebang_fault(&spec.module).unwrap_or_else(missing))
         }
+        // These last until somebody mends the module.
+        ("execute", Some(libc::ETXTBSY)) => not_executable("another program has it open for writing".into()),
+        ("execute", Some(libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR | libc::ENOTDIR | libc::EINVAL)) => {
+            not_executable(error.cause.to_string())
+        }
         (step, _) => Verdict::Exhausted { step: step.into(), cause: error.cause.to_string() },
     }
 }

@@ -128,3 +128,13 @@ fn the_run_dir_is_for_its_owner_only() {
     let mode = std::fs::metadata(instance.run_dir()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+#[test]
+fn it_starts_and_serves_within_a_gigabyte_of_addresses() {
+    let mut instance = Instance::prepare(&[]);
+    instance.init();
+    instance.launch_under("ulimit -v 1000000");
+    instance.wait_until_ready();
+    instance.script("GET:/served", "echo served");
+    assert_eq!(instance.get("/served").text(), "served\n");
+}

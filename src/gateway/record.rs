@@ -126,9 +126,9 @@ fn valid_traceparent(value: &[u8]) -> Option<&str> {
     let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = text.splitn(5, '-');
     let has_form = [2, 32, 16, 2].into_iter().all(|length| {
-        parts
-            .next()
-            .is_some_and(|part| part.len() == length && is_hex(part) && (length < 16 || part.trim_matches('0') != ""))
+        parts.next().is_some_and(|part| {
+            part.len() == length && is_hex(part) && (length < 16 || !part.trim_matches('0').is_empty())
+        })
     });
     (has_form && text.len() <= TRACEPARENT_BYTES_MAX && (parts.next().is_none() || !text.starts_with("00")))
         .then_some(text)

@@ -384,7 +384,7 @@ fn calls_are_found_by_function_status_and_request_with_their_stderr() {
 #[test]
 fn command_works_by_a_console_from_elsewhere() {
     let instance = Instance::with(SETTINGS);
-    std::fs::write(instance.run_dir().join("gateway.log"), "function=GET:/hi one\ntwo\n").unwrap();
+    std::fs::write(instance.run_dir().join("gateway.log"), "route=GET:/hi one\ntwo\n").unwrap();
     let file = instance.program("hi.sh", "#!/bin/sh\necho one $A\n");
     let url = format!("http://{}", address(&instance));
     let faas = |arguments: &[&str], token: &str| {
@@ -409,7 +409,7 @@ fn command_works_by_a_console_from_elsewhere() {
     assert_eq!(instance.get("/hi").text(), "one b\n");
     says(&["list"], 0, "GET:/hi");
     says(&["history", "GET:/hi", "-n", "1"], 0, "hi.sh");
-    says(&["logs", "GET:/hi"], 0, "function=GET:/hi one\n");
+    says(&["logs", "GET:/hi"], 0, "route=GET:/hi one\n");
     says(&["remove", "GET:/hi"], 0, "GET:/hi is removed");
     says(&["remove", "GET:/hi"], 3, "no route is GET:/hi");
     says(&["deploy", path, "get:/hi"], 1, "must be METHOD:/path");

@@ -18,7 +18,9 @@ done
 command -v dpkg-deb >/dev/null || fail "dpkg-deb is missing; the package can be built on Debian and its kin only"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)-1
 architecture=$(dpkg --print-architecture)
-php=$(ldd "$target/faas-php" | sed -n 's/.*libphp\([0-9.]*\)\.so.*/\1/p' | head -n 1)
+library=$(readlink -f "$(ldd "$target/faas-php" | sed -n 's/.*=> \(.*libphp[^ ]*\) .*/\1/p')")
+# Under /usr, where the package has it, whatever the path that the loader took.
+php=$(dpkg -S "*${library#/usr}" 2>/dev/null | sed -n 's/^\(libphp[0-9.]*-embed\):.*/\1/p' | head -n 1)
 [ -n "$php" ] || fail "$target/faas-php is not linked with Debian's libphp; build it with: runtimes/build.sh php"
 
 root=$(mktemp -d)
@@ -55,7 +57,7 @@ Architecture: $architecture
 Maintainer: The maintainers <maintainers@example.org>
 Section: httpd
 Priority: optional
-Depends: libc6 (>= 2.36), libgcc-s1, libphp$php-embed, adduser, init-system-helpers (>= 1.54)
+Depends: libc6 (>= 2.36), libgcc-s1, $php, adduser, init-system-helpers (>= 1.54)
 Recommends: sqlite3
 Suggests: nginx-light | caddy | haproxy
 Installed-Size: $(du -sk "$root" | cut -f 1)
@@ -121,6 +123,8 @@ mkdir -p "$root/usr/share/lintian/overrides"
 cat >"$root/usr/share/lintian/overrides/faas" <<EOF
 # SQLite is built in, at the version that the registry's code is tested with.
 faas: embedded-library *
+# A fork server is forked for each call: without libraries that is faster.
+faas: statically-linked-binary *faas-wasm*
 EOF
 (cd "$root" && find etc lib usr -type f -exec md5sum {} + >DEBIAN/md5sums)
 

@@ -305,7 +305,11 @@ impl Fields {
             None => return Ok(Vec::new()),
             Some(Value::Object(pairs)) if pairs.len() <= count_max => pairs,
             Some(other) => {
-                return Err(fault(field, other, format_args!("an object of at most {count_max} strings")));
+                return Err(fault_without_value(
+                    field,
+                    other,
+                    format_args!("an object of at most {count_max} strings"),
+                ));
             }
         };
         let pair = |(name, value): (&String, &Value)| {
@@ -315,7 +319,7 @@ impl Fields {
             }
             match value {
                 Value::String(text) if !text.contains('\0') => Ok((name.clone(), text.clone())),
-                other => Err(fault(&format!("{field}.{name}"), other, "a string without NUL")),
+                other => Err(fault_without_value(&format!("{field}.{name}"), other, "a string without NUL")),
             }
         };
         pairs.iter().map(pair).collect()
@@ -324,6 +328,19 @@ impl Fields {
 
 fn fault(name: &str, value: &Value, want: impl Display) -> String {
     format!("{name} is {}; it must be {want}", shown(&value.to_string()))
+}
+
+/// The same for what may be a secret, such as a value of env: clients see the fault, and so does whoever reads the log.
+fn fault_without_value(name: &str, value: &Value, want: impl Display) -> String {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "another string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "another object",
+    };
+    format!("{name} is {kind}; it must be {want}")
 }
 
 /// The opening of a value, for a fault. A descriptor may have 64 KiB, a line in the log should not.

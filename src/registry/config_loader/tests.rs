@@ -51,9 +51,10 @@ fn a_fault_names_the_field_the_value_and_what_it_must_be() {
     assert_eq!(fault_of(r#""output":"html""#), r#"output is "html"; it must be one of auto, cgi, raw"#);
     assert_eq!(fault_of(r#""stream":1"#), "stream is 1; it must be true or false");
     assert_eq!(fault_of(r#""name":["a"]"#), r#"name is ["a"]; it must be a string without NUL"#);
-    assert_eq!(fault_of(r#""env":{"A":1}"#), "env.A is 1; it must be a string without NUL");
+    assert_eq!(fault_of(r#""env":{"A":1}"#), "env.A is a number; it must be a string without NUL");
+    assert!(!fault_of(r#""env":{"KEY":["secret"]}"#).contains("secret"));
     assert!(fault_of(r#""env":{"A=B":"1"}"#).starts_with("env has a name A=B;"));
-    assert!(fault_of(r#""env":[]"#).starts_with("env is []; it must be an object"));
+    assert!(fault_of(r#""env":[]"#).starts_with("env is an array; it must be an object"));
     assert!(fault_of(r#""handler":"a\u0000b""#).starts_with("handler is"));
 }
 

@@ -256,6 +256,21 @@ fn streams_can_be_opened_by_name() {
     let long = "long body ".repeat(20_000);
     assert_eq!(instance.post("/streams", &long).text(), long);
     instance.wait_for_log("stderr: said", 2);
+    if !has_faas_php() {
+        return;
+    }
+    let source = "<?php $body = file_get_contents('/dev/stdin'); file_put_contents('/dev/stderr', \"said by php\\n\", FILE_APPEND);
+        $out = fopen('/dev/stdout', 'w'); fwrite($out, $body); echo (int) @include '/dev/stdin';";
+    for (times, start) in ["cold", "auto"].iter().enumerate() {
+        instance.function("*:/php", "php", source, json!({"output": "raw", "start": start}));
+        if *start == "auto" {
+            instance.warm("/php");
+        }
+        for body in ["body", &long] {
+            assert_eq!(instance.post("/php", body).text(), format!("{body}0"), "{start}");
+        }
+        instance.wait_for_log("stderr: said by php", 2 * (times + 1));
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include "code.h"
 #include "hangup.h"
+#include "standard_streams.h"
 #include "sapi.h"
 
 #include <fcntl.h>
@@ -105,6 +106,7 @@ static PHP_MINIT_FUNCTION(faas)
     (void)type, (void)module_number;
     code_take_turn();
     hangup_watch();
+    standard_streams_open_by_name();
     zend_function *function = zend_hash_str_find_ptr(CG(function_table), "http_response_code", 18);
     if (function) {
         set_response_code = function->internal_function.handler;

@@ -254,7 +254,8 @@ fn is_warm(answer: &Answer) -> bool {
 
 /// Status, fields and body, without what is the platform's, what cannot be the same, and the default Content-Type.
 fn told(answer: &Answer, way: &str) -> String {
-    let platform = ["x-request-id", "x-faas-worker", "server-timing", "content-length", "date", "connection"];
+    let platform =
+        ["x-request-id", "x-faas-generation", "x-faas-worker", "server-timing", "content-length", "date", "connection"];
     let defaults = ["text/html; charset=UTF-8", "text/plain; charset=utf-8", "application/json"];
     let mut fields: Vec<String> = answer
         .fields

@@ -70,7 +70,7 @@ fn arguments_and_directives_are_taken_and_what_changes_the_start_is_started_anew
         assert_eq!(with(&format!(r#""env":{{"A":"1","{name}":"x"}}"#)).start, Start::Cold, "{name}");
     }
     assert!(fault_of(r#""args":"-x""#).starts_with(r#"args is "-x"; it must be an array of at most"#));
-    assert_eq!(fault_of(r#""ini":{"precision":3}"#), "ini.precision is 3; it must be a string without NUL");
+    assert_eq!(fault_of(r#""ini":{"precision":3}"#), "ini.precision is a number; it must be a string without NUL");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const DISPATCHER: &str =
 /// How often a call to a route that was warm may be answered cold: where no child is ready, that is what the worker does.
 const COLD_ANSWERS_MAX: usize = 10;
 /// Fields of an answer that differ from call to call.
-const OWN_FIELDS: [&str; 3] = ["Server-Timing", "X-Request-Id", "Date"];
+const OWN_FIELDS: [&str; 4] = ["Server-Timing", "X-Request-Id", "X-Faas-Generation", "Date"];
 
 /// One worker, so that there is one fork server for each set of functions that share it.
 pub fn instance() -> Instance {

@@ -106,8 +106,7 @@ impl MetricsReader {
             cpu: (100.0 * ticks / self.ticks_per_s / seconds / self.cores).min(100.0),
             mem: (100.0 * resident_mib / MEM_FULL_MIB).min(100.0),
             io: (100.0 * storage_kb / seconds / IO_FULL_KB_PER_S).min(100.0),
-        };
-        self.last_reading
+        }
     }
 }
 

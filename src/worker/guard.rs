@@ -15,14 +15,21 @@ use crate::sys::{self, Pid, Urgency};
 
 /// A bomb makes some 500 processes in this time.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
+/// As many looks after the last invocation has ended, there is nothing to guard against until the next one begins.
+const LOOKS_TO_REST: usize = 50;
 /// The usual number follows the real one by as much with each look: 300 in a second.
 const STEP: u16 = 6;
 
 /// The thread's life. Returns at once where this user may not have such a thread.
 pub(super) fn watch(worker: &Worker) {
     let Some(_urgency) = Urgency::try_begin() else { return };
-    let (mut usual, mut is_alarmed) = (sys::threads_on_machine(), false);
+    let (mut usual, mut is_alarmed, mut idle_looks) = (sys::threads_on_machine(), false, 0);
     loop {
+        idle_looks = if worker.load().0 > 0 || is_alarmed { 0 } else { idle_looks + 1 };
+        if idle_looks > LOOKS_TO_REST {
+            worker.wait_for_an_invocation();
+            (usual, idle_looks) = (sys::threads_on_machine(), 0);
+        }
         std::thread::sleep(LOOK_PERIOD);
         let now = sys::threads_on_machine();
         usual = if now < usual { now } else { usual.saturating_add(STEP).min(now) };

@@ -102,6 +102,8 @@ struct Worker {
     connections: AtomicUsize,
     /// Invocations that run, and how many have ever begun.
     running: Mutex<(usize, u64)>,
+    /// Told when the first invocation begins to run.
+    first_running: Condvar,
     /// Told when `running` falls.
     fewer_running: Condvar,
 }
@@ -134,6 +136,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
         connections: AtomicUsize::new(0),
         running: Mutex::default(),
+        first_running: Condvar::new(),
         fewer_running: Condvar::new(),
         settings,
     });
@@ -179,6 +182,12 @@ impl Worker {
     /// How many invocations run, and how many have ever begun.
     fn load(&self) -> (usize, u64) {
         *self.running.lock().expect("nothing panics under this lock")
+    }
+
+    /// Waits while nothing runs.
+    fn wait_for_an_invocation(&self) {
+        let running = self.running.lock().expect("nothing panics under this lock");
+        drop(self.first_running.wait_while(running, |running| running.0 == 0));
     }
 
     fn end(&self, ending: Ending) {
@@ -294,6 +303,9 @@ impl<'a> Running<'a> {
         }
         running.0 += 1;
         running.1 += 1;
+        if running.0 == 1 {
+            worker.first_running.notify_one();
+        }
         Some(Running(worker))
     }
 }

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::TREE_PROCESSES_MAX;
+use crate::limits::{METRICS_PERIOD, TREE_PROCESSES_MAX};
 use crate::procfs;
 use crate::sandbox::orphans;
 use crate::scheduler_config::{IO_FULL_KB_PER_S, MEM_FULL_MIB};
@@ -86,7 +86,9 @@ impl MetricsReader {
         }
         let began = sys::own_thread_cpu_time();
         let now = Counters::read(self.pid);
-        self.next_look = Instant::now() + COST_INVERSE * (sys::own_thread_cpu_time() - began);
+        // Below the sampling period it changes nothing.
+        let pause = COST_INVERSE * (sys::own_thread_cpu_time() - began);
+        self.next_look = Instant::now() + if pause > METRICS_PERIOD { pause } else { Duration::ZERO };
         let has_orphans = orphans::may_be_among(&now.children);
         let is_quiet = !is_busy && !has_orphans && now.processes == self.last.processes;
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };

@@ -234,31 +234,26 @@ def signal_pidfd(pidfd):
 
 
 @test
-def only_the_streams_the_channel_and_an_empty_file_are_open():
+def only_the_streams_the_channel_and_a_socket_for_locks_are_open():
     code = """<?php include __DIR__ . '/other.php';
         foreach (scandir('/proc/self/fd') as $n) { $t = @readlink("/proc/self/fd/$n"); if ($t && !str_contains($t, '/proc/'))
-            echo $n, ' ', preg_replace('/\\d+/', 'N', $t), ';'; }"""
+            echo $n, ' ', $t, ';'; }"""
     with Served() as (server, folder):
         folder.write("other.php", "<?php function other() {}")
         module = folder.write("a.php", code)
         others = [server.fork() for _ in range(3)]
+        sockets = []
         for is_prepared in (False, True):
             if is_prepared:
                 assert server.prepare(module) is None
             found = dict(line.split(" ", 1) for line in server.call(module).text.split(";") if line)
             streams = {name: found.pop(name) for name in "012"}
-            assert streams["1"] == streams["2"] == "pipe:[N]", streams
-            assert sorted(found.values()) == ["/memfd:lock (deleted)", "socket:[N]"], found
+            assert all(streams[name].startswith("pipe:[") for name in "12"), streams
+            assert all(target.startswith("socket:[") for target in found.values()) and len(found) == 2, found
+            sockets += found.values()
+        assert len(set(sockets)) == 4, sockets
         for child in others:
             child.channel.close()
-
-
-@test
-def the_empty_file_cannot_be_written():
-    code = """<?php foreach (scandir('/proc/self/fd') as $n) { if (str_contains((string) @readlink("/proc/self/fd/$n"), 'memfd')) {
-        $f = @fopen("/proc/self/fd/$n", 'r+'); echo var_export($f && @fwrite($f, 'x')), filesize("/proc/self/fd/$n"); } }"""
-    with Served() as (server, folder):
-        assert server.call(folder.write("a.php", code)).text == "false0"
 
 
 @test

@@ -35,8 +35,9 @@ class Outcome:
     @property
     def status(self):
         """The exit status that counts."""
-        if self.said[:1] == b"X":
-            return self.said[1]
+        word = self.said[2:] if self.said[:1] == b"S" else self.said
+        if word[:1] == b"X":
+            return word[1]
         return None if self.wait_status is None else os.waitstatus_to_exitcode(self.wait_status)
 
     @property

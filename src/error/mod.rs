@@ -8,7 +8,7 @@
 //! Errors that one folder makes and deals with itself stand there. A variant is one true sentence about one step: the step,
 //! its subject, the cause, and the remedy where there is one.
 
-pub mod request;
+pub(crate) mod request;
 pub mod start;
 
 /// A path or another text as one word for a shell, for the command that a message names as the remedy.

@@ -12,7 +12,7 @@
 //! ledger           records calls in FAAS_LEDGER
 //! ```
 
-pub mod cgi;
+pub(crate) mod cgi;
 pub(crate) mod cgi_output;
 mod counters;
 mod function_output;
@@ -29,7 +29,7 @@ mod scheduler;
 mod signals;
 mod status;
 mod supervisor;
-pub mod worker_link;
+pub(crate) mod worker_link;
 
 use std::fmt;
 use std::io::Write;
@@ -111,14 +111,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
     let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
     let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);
-    log!("gateway: process {}, {open_files} open files at most", std::process::id());
-    let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
-    log!("gateway: functions run as {user}");
-    sandbox.remarks.iter().for_each(|remark| log!("gateway: {remark}"));
-
-    if settings.dev {
-        log!("gateway: FAAS_DEV=1: responses show clients paths, causes and what failed functions said");
-    }
+    log_start(&settings, &sandbox, open_files);
     let promises = promises::ask(&supervisor::worker_program()?, &settings)?;
 
     let kv = Arc::new(Kv::new());
@@ -194,12 +187,19 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     log!("gateway: listening on http://{address}");
     notify("READY=1");
 
+    wait_and_end(&settings, &server, &health, end_all, &ended);
+    drop(run_dir);
+    Ok(())
+}
+
+/// Serves until the end is near; then finishes what has arrived, within FAAS_DRAIN_MS.
+fn wait_and_end(settings: &Settings, server: &HttpServer, health: &Health, end_all: EndAll, ended: &Receiver<Ending>) {
     let ending = ended.recv().expect("the thread for signals keeps its sender");
     notify("STOPPING=1");
     // Whoever is succeeded has the successor's port, which answers /healthz.
     if let Ending::Signal(_) = ending {
         health.set_ending();
-        serve_lame(&ending, settings.lame_duck, &ended);
+        serve_lame(&ending, settings.lame_duck, ended);
     }
     let began = Instant::now();
     log!("gateway: {ending}; finishing what has arrived");
@@ -212,8 +212,16 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
         end_all.cut_off();
     }
     log!("gateway: stopped after {} ms", began.elapsed().as_millis());
-    drop(run_dir);
-    Ok(())
+}
+
+fn log_start(settings: &Settings, sandbox: &Sandbox, open_files: u64) {
+    log!("gateway: process {}, {open_files} open files at most", std::process::id());
+    let user = sandbox.user.as_ref().map_or("the gateway's own user", |user| &user.name);
+    log!("gateway: functions run as {user}");
+    sandbox.remarks.iter().for_each(|remark| log!("gateway: {remark}"));
+    if settings.dev {
+        log!("gateway: FAAS_DEV=1: responses show clients paths, causes and what failed functions said");
+    }
 }
 
 /// Takes the run dir, or joins it as a successor; with the public port where another process hands it over.

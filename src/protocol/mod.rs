@@ -2,7 +2,7 @@
 //! Nothing else is shared between the two, so each can be read, and replaced, alone.
 pub mod counters;
 pub mod function_spec;
-pub mod metrics;
+pub(crate) mod metrics;
 
 pub mod worker_protocol;
 

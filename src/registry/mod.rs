@@ -9,17 +9,17 @@
 //! [`create`] makes a new one, [`migrate`] brings an old one up to date.
 
 pub mod config_loader;
-pub mod create;
+pub(crate) mod create;
 mod fault_log;
 pub(crate) mod files;
 #[cfg(test)]
 mod fixture;
 pub mod kv;
-pub mod kv_sqlite_sync;
+pub(crate) mod kv_sqlite_sync;
 mod last_good;
-pub mod migrate;
+pub(crate) mod migrate;
 mod modules;
-pub mod pattern;
+pub(crate) mod pattern;
 pub mod remarks;
 mod rows;
 pub(crate) mod snapshot;

@@ -14,11 +14,11 @@
 //! in the log and in the console (promises.rs). What the kernel lacks is left out and named there; it is no reason not to run,
 //! unless FAAS_REQUIRE_SANDBOX says so.
 
-pub mod orphans;
+pub(crate) mod orphans;
 pub mod probe;
 pub mod promises;
-pub mod protected;
-pub mod readable;
+pub(crate) mod protected;
+pub(crate) mod readable;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -17,7 +17,7 @@
 //!
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
-pub mod child;
+pub(crate) mod child;
 mod connection;
 mod error;
 pub mod fork_server;

@@ -1,4 +1,4 @@
-//! CGI/1.1 (RFC 3875, section 4.1): a request becomes environment variables. cgi_output.rs is the way back.
+//! CGI/1.1 (RFC 3875, section 4.1): a request becomes environment variables. cgi_output.rs handles the response.
 
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,10 +10,10 @@ use crate::http_handler::parser::{Head, Version};
 use crate::protocol::function_spec::Output;
 use crate::registry::pattern::{Param, param_value};
 
-/// The facts about a request that its head does not hold.
+/// The facts about a request that its head does not contain.
 pub struct Meta<'a> {
     pub request_id: &'a str,
-    /// Its key in the registry.
+    /// The route's key in the registry.
     pub route: &'a str,
     pub function: &'a str,
     pub handler: &'a str,
@@ -27,11 +27,11 @@ pub struct Meta<'a> {
     pub origin: Origin,
     /// The address that the connection was made to.
     pub local: SocketAddr,
-    /// The descriptor's `env`, which has the last word.
+    /// The descriptor's `env`, which overrides all other variables.
     pub env: &'a [(String, String)],
 }
 
-/// The variables for one invocation, none of them twice: `NAME=value` and a NUL, again and again, as in /proc/PID/environ.
+/// The variables of one invocation, each of them once: a sequence of `NAME=value` and NUL, as in /proc/PID/environ.
 ///
 /// # Errors
 /// [`RequestError::RequestMalformed`] where the path holds an encoded NUL, which no variable can carry.
@@ -92,7 +92,7 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
-    /// Adds a variable of ours, unless the descriptor's `env` has one of that name.
+    /// Adds a variable of the platform, unless the descriptor's `env` has one of that name.
     fn add(&mut self, name: &str, value: &[u8]) -> Result<()> {
         if self.overridden.iter().any(|(other, _)| other == name) {
             return Ok(());
@@ -111,10 +111,11 @@ impl Variables<'_> {
     }
 }
 
-/// `HTTP_*`. Fields of one name are joined as RFC 9110 5.3 says, cookies as RFC 6265 5.4 does. Left out are those that
-/// have a variable of their own, Proxy (a client could set HTTP_PROXY, which many libraries obey: "httpoxy"), X-Faas-Explain with the
-/// operator's token, and names with
-/// other characters than letters, digits and hyphens, since `A_B` and `A-B` would become the same variable.
+/// `HTTP_*`. Fields of one name are joined as RFC 9110 5.3 says, cookies as RFC 6265 5.4 says. Omitted are:
+/// - fields that have a variable of their own;
+/// - Proxy: a client could set HTTP_PROXY, which many libraries obey ("httpoxy");
+/// - X-Faas-Explain with the operator's token;
+/// - names with characters other than letters, digits and hyphens, since `A_B` and `A-B` would become one.
 fn add_fields(variables: &mut Variables<'_>, head: &Head, request_id: &str) -> Result<()> {
     let mut joined: Vec<(String, Vec<u8>)> = Vec::with_capacity(head.fields.len() + 2);
     for field in &head.fields {
@@ -140,7 +141,7 @@ fn add_fields(variables: &mut Variables<'_>, head: &Head, request_id: &str) -> R
     joined.iter().try_for_each(|(name, value)| variables.add(name, value))
 }
 
-/// The host without its port; `localhost` where a 1.0 client named none.
+/// The host without its port; `localhost` where an HTTP/1.0 client named none.
 pub fn host_name(host: &str) -> &str {
     let end = match host.rfind(']') {
         Some(bracket) => bracket + 1,
@@ -149,12 +150,12 @@ pub fn host_name(host: &str) -> &str {
     if host.is_empty() { "localhost" } else { &host[..end] }
 }
 
-/// The port of a host, where it names one.
+/// The port of a host, if it names one.
 fn host_port(host: &str) -> Option<u16> {
     host[host_name(host).len().min(host.len())..].strip_prefix(':')?.parse().ok()
 }
 
-/// `%41` becomes `A`; what is no valid escape stays as it is.
+/// `%41` becomes `A`; an invalid escape stays as it is.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let digit = |at: usize| bytes.get(at).and_then(|byte| (*byte as char).to_digit(16));

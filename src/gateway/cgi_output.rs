@@ -7,30 +7,30 @@
 //! | the same, but a line of it is malformed, or too long, or the empty line is missing | an error: its cookies must not be shown as a body |
 //! | anything else | all body; an error where `"output": "cgi"` demands a head |
 //!
-//! Where servers differ, Apache's mod_cgi and lighttpd decide, where they agree.
+//! Where servers differ, Apache's mod_cgi and lighttpd decide, if the two agree.
 
 use crate::limits::CGI_HEAD_BYTES_MAX;
 
-/// The head of a response, as the function wrote it and as this file has checked it.
+/// The head of a response, as the function wrote it and as this file checked it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgiHead {
     pub status: u16,
     /// The function gave the status itself; then its exit status does not matter.
     pub has_own_status: bool,
-    /// Empty where the function gave none: the standard phrase stands in.
+    /// Empty where the function gave none: the gateway then sends the standard phrase.
     pub reason: String,
-    /// Without those that are the platform's business, Content-Type included.
+    /// Without the fields that the platform sets itself, and without Content-Type.
     pub fields: Vec<(String, Vec<u8>)>,
-    /// For the response to HEAD, which may give it without a body (RFC 9110, 8.6).
+    /// For the response to HEAD, which may state it without a body (RFC 9110, 8.6).
     pub content_length: Option<u64>,
 }
 
 /// The beginning of a function's output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// More of it must come.
+    /// More output must come first.
     Undecided,
-    /// A head, and where the body begins.
+    /// A head, and the offset at which the body begins.
     Head(CgiHead, usize),
     /// All of it is body.
     NoHead,
@@ -40,10 +40,10 @@ pub enum Opening {
 
 /// Fields that make a block a head: RFC 3875 6.2 asks for one of the first two at least.
 const MAKES_A_HEAD: [&str; 3] = ["content-type", "location", "status"];
-/// With these, a block has begun as a head, and text does not begin like that.
+/// A block with one of these fields has begun as a head: text does not begin like that.
 const BEGINS_A_HEAD: [&str; 4] = ["content-type", "location", "status", "set-cookie"];
 
-/// Fields of a function that do not get through: those of one connection (RFC 9110, 7.6.1), the framing, which the
+/// Fields of a function that the gateway drops: those of one connection (RFC 9110, 7.6.1), the framing, which the
 /// gateway decides, those that the platform sets itself, and those that tell a proxy to send another file instead.
 const DROPPED: [&str; 13] = [
     "connection",
@@ -60,11 +60,11 @@ const DROPPED: [&str; 13] = [
     "server-timing",
     "x-sendfile",
 ];
-/// The same, by their beginning.
+/// Dropped as well: fields whose names begin like this.
 const DROPPED_PREFIXES: [&str; 2] = ["x-faas-", "x-accel-"];
 
-/// Looks for a head at the beginning of `output`. `is_all`: nothing more will come. `is_demanded`: without a head the
-/// output is malformed (`"output": "cgi"`).
+/// Looks for a head at the beginning of `output`. `is_all`: no more output comes. `is_demanded`: output without a head
+/// is malformed (`"output": "cgi"`).
 pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
     let mut lines: Vec<&[u8]> = Vec::new();
     let mut at = 0;
@@ -74,7 +74,7 @@ pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
         let fault = |why: &str| begun_or_body(&lines, is_demanded, why);
         if at + end.unwrap_or(rest.len()) > CGI_HEAD_BYTES_MAX {
             let why = format!("no empty line ends it within {} KiB", CGI_HEAD_BYTES_MAX >> 10);
-            // So many field lines are no text; one line without end is.
+            // This many field lines are not text; a single line without an end is.
             return if lines.is_empty() && !is_field(rest) { fault(&why) } else { Opening::Malformed(why) };
         }
         let Some(length) = end else {
@@ -105,7 +105,7 @@ pub fn opening(output: &[u8], is_all: bool, is_demanded: bool) -> Opening {
     }
 }
 
-/// For output that is no head: an error where a head was demanded, or where `lines` show that one had begun.
+/// For output without a complete head: an error where a head was demanded, or where `lines` show that one had begun.
 fn begun_or_body(lines: &[&[u8]], is_demanded: bool, why: &str) -> Opening {
     let has_begun = lines.iter().any(|line| is_one_of(line, &BEGINS_A_HEAD) || status_line(line).is_some());
     if is_demanded || has_begun { Opening::Malformed(why.into()) } else { Opening::NoHead }
@@ -122,7 +122,7 @@ fn is_field(line: &[u8]) -> bool {
     colon.is_some_and(|colon| colon > 0 && line[..colon].iter().copied().all(is_token_byte))
 }
 
-/// True where a line whose end is still to come can be part of a head.
+/// True where an unfinished line can be part of a head.
 fn can_become_line(start: &[u8], is_first: bool) -> bool {
     const STATUS_LINE: &[u8] = b"HTTP/1.";
     let common = start.len().min(STATUS_LINE.len());
@@ -183,8 +183,8 @@ fn is_dropped(name: &str) -> bool {
     DROPPED_PREFIXES.iter().any(begins_with) || DROPPED.iter().any(|dropped| name.eq_ignore_ascii_case(dropped))
 }
 
-/// Three digits and a phrase behind a space, a tab, or, as Apache takes it, a colon. From 600 up no class is defined, but
-/// both peers pass it on; below 200 another response would have to follow.
+/// Three digits and a phrase behind a space, a tab, or, as Apache accepts it, a colon. No class is defined from 600 up,
+/// but Apache and lighttpd pass such a status on. Below 200, another response would have to follow.
 fn status_of(value: &[u8]) -> Option<(u16, String)> {
     let (digits, rest) = value.split_first_chunk::<3>()?;
     let is_number = digits.iter().all(u8::is_ascii_digit) && rest.first().is_none_or(|next| b" \t:".contains(next));
@@ -194,12 +194,12 @@ fn status_of(value: &[u8]) -> Option<(u16, String)> {
 }
 
 impl CgiHead {
-    /// The head of an output that has none, or whose head is not looked for.
+    /// The head for output that has none, or in which the gateway looks for none.
     pub fn ok() -> CgiHead {
         CgiHead { status: 200, has_own_status: false, reason: String::new(), fields: Vec::new(), content_length: None }
     }
 
-    /// With the Content-Type that the body's first bytes suggest, where the function gave none.
+    /// Adds the Content-Type that the body's first bytes suggest, where the function gave none.
     pub fn with_content_type(mut self, body: &[u8]) -> CgiHead {
         if !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             let guess: &[u8] = match body.trim_ascii_start().first() {

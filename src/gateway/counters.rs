@@ -1,7 +1,7 @@
 //! Counts the calls of each function, for status.sock.
 //!
-//! A call costs two look-ups in one map. Who listens to status.sock is told only of functions that changed since the last
-//! line, and of [`TOLD_MAX`] at most in one line, so that a line stays small however many functions there are.
+//! A call costs two look-ups in one map. A client of status.sock receives only the functions that changed since the
+//! last line, and at most [`TOLD_MAX`] in one line, so that a line stays small with any number of functions.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -37,7 +37,7 @@ impl Counters {
         self.state().change(route, name, |counters| counters.in_flight += 1);
     }
 
-    /// To be called once for each [`Counters::begin`].
+    /// Must be called once for each [`Counters::begin`].
     pub fn end(&self, call: &Call) {
         self.state().change(&call.route, &call.function, |counters| {
             counters.in_flight = counters.in_flight.saturating_sub(1);
@@ -60,7 +60,7 @@ impl Counters {
         self.state().change("", "", |counters| counters.add_answer(status));
     }
 
-    /// Has all functions told again, for somebody who has just begun to listen.
+    /// Marks all functions as changed, for a client that has just connected.
     pub fn tell_all(&self) {
         let mut state = self.state();
         let State { functions, changed } = &mut *state;
@@ -70,7 +70,8 @@ impl Counters {
         }
     }
 
-    /// Some that have changed since they were told last, those that wait longest first, and how many wait on.
+    /// Some functions that have changed since they were last told, those that wait longest first, and the number that
+    /// remain.
     pub fn tell(&self) -> (Vec<Value>, usize) {
         let mut state = self.state();
         let State { functions, changed } = &mut *state;
@@ -83,7 +84,7 @@ impl Counters {
         (told.collect(), changed.len())
     }
 
-    /// Forgets functions whose rows are gone, but for requests that met no route.
+    /// Forgets functions whose rows are gone, but keeps the entry for requests that met no route.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.state().functions.retain(|route, entry| route.is_empty() || entry.counters.in_flight > 0 || exists(route));
     }

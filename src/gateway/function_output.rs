@@ -1,8 +1,8 @@
 //! A function's output on its way to the client: from the bytes that the worker passes on to a [`Response`].
 //!
-//! The output is looked at until it is clear whether it opens with a CGI head; the rest is its body. The body is
-//! collected whole, so that a failure can still become a clean error, unless the descriptor says `"stream": true` or the
-//! head says text/event-stream: then it goes out piece by piece as it comes, and a failure cuts it short.
+//! The sink reads the output until it is clear if it opens with a CGI head; the rest is the body. The sink collects the
+//! whole body, so that a failure can still become a clean error. It streams the body piece by piece where the
+//! descriptor says `"stream": true` or the head says text/event-stream; a failure then cuts it short.
 
 use super::cgi_output::{self, CgiHead, Opening};
 use crate::error::request::{RequestError, Result};
@@ -15,7 +15,7 @@ use crate::protocol::worker_protocol::End;
 /// The fields of a response that the platform adds.
 #[derive(Default)]
 pub struct Facts {
-    /// Of the registry, as the request met it.
+    /// The registry's generation when the request met it.
     pub generation: Option<u64>,
     pub worker: Option<u32>,
     pub queue_ms: f64,
@@ -43,7 +43,7 @@ impl Facts {
     }
 }
 
-/// How a function's output is to be read.
+/// The way to read a function's output.
 #[derive(Clone, Copy)]
 pub struct OutputMode {
     pub output: Output,
@@ -55,15 +55,15 @@ pub struct Sink<'a> {
     mode: OutputMode,
     pub client: &'a mut dyn Client,
     facts: &'a Facts,
-    /// Output that cannot be told apart yet: head or body.
+    /// Output that is still undecided: head or body.
     opening: Vec<u8>,
     head: Option<CgiHead>,
     body: Spool,
     bytes: u64,
     bytes_max: u64,
-    /// The status of a response that is under way already.
+    /// The status of a response that is already being sent.
     pub streamed: Option<u16>,
-    /// Bytes of its body so far.
+    /// Bytes of that response's body so far.
     pub streamed_bytes: u64,
 }
 
@@ -90,8 +90,8 @@ impl<'a> Sink<'a> {
     }
 
     /// # Errors
-    /// [`RequestError::CgiMalformed`], [`RequestError::ResponseTooLarge`], [`RequestError::SpoolFull`], [`RequestError::ClientGone`]: the invocation is
-    /// to be cancelled.
+    /// [`RequestError::CgiMalformed`], [`RequestError::ResponseTooLarge`], [`RequestError::SpoolFull`],
+    /// [`RequestError::ClientGone`]: the caller must cancel the invocation.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         if self.bytes > self.bytes_max {
@@ -104,13 +104,13 @@ impl<'a> Sink<'a> {
         self.decide(false)
     }
 
-    /// True where the function gave a status itself. To be asked when all output is there.
+    /// True where the function gave a status itself. Call it once all output is there.
     pub fn has_own_status(&mut self) -> bool {
         let is_decided = self.head.is_some() || self.decide(true).is_ok();
         is_decided && self.head.as_ref().is_some_and(|head| head.has_own_status)
     }
 
-    /// The response, when all output is there; of one that is streamed, its head, which has gone out.
+    /// The response, once all output is there. Of a streamed response, the head, which has already been sent.
     pub fn finish(mut self) -> Result<Response> {
         if self.head.is_none() {
             self.decide(true)?;
@@ -119,7 +119,7 @@ impl<'a> Sink<'a> {
         Ok(response_of(head, Body::Spool(self.body)))
     }
 
-    /// Finds out what the output opens with, if that can be told.
+    /// Decides if the output opens with a head, as soon as that is possible.
     fn decide(&mut self, is_all: bool) -> Result<()> {
         let is_demanded = self.mode.output == Output::Cgi;
         let opening = match self.mode.output {
@@ -133,7 +133,7 @@ impl<'a> Sink<'a> {
             Opening::Malformed(how) => return Err(RequestError::CgiMalformed(how)),
         };
         let opening = std::mem::take(&mut self.opening);
-        // A head without a type, and no body yet: write_body decides.
+        // A head without a type and no body yet: write_body decides on the type.
         let head = match body_start < opening.len() || head.fields.is_empty() {
             true => head.with_content_type(&opening[body_start..]),
             false => head,

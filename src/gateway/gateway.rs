@@ -1,8 +1,8 @@
 //! One request from its head to its response: the C original's handle_http_client.
 //!
-//! The thread of the connection comes in here with a request that was received whole, and leaves with its response:
-//! route (kv) → slot (scheduler) → worker (worker_link) → output (function_output). It is a chain of calls, no queue
-//! and no other thread in between.
+//! The connection's thread enters with a request that was received whole, and leaves with its response: route (kv) →
+//! slot (scheduler) → worker (worker_link) → output (function_output). The path is a chain of calls, without a queue or
+//! another thread.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::registry::kv::{Found, Kv};
 const STDERR_LINES_SHOWN: usize = 10;
 
 pub struct Gateway {
-    /// Whether clients learn all that the log says of a failure.
+    /// True where clients see everything that the log holds about a failure.
     pub dev: bool,
     pub kv: Arc<Kv>,
     pub scheduler: Arc<Scheduler>,
@@ -41,13 +41,13 @@ pub struct Gateway {
     pub counters: Arc<Counters>,
     pub spool_area: Arc<SpoolArea>,
     pub ledger: Ledger,
-    /// Whoever shows it may see why a worker was chosen.
+    /// A request that shows this token may see why a worker was chosen.
     pub operator_token: OperatorToken,
     pub response_bytes_max: u64,
 }
 
 impl Handler for Gateway {
-    /// A panic in here is a 500, and does not end the thread.
+    /// A panic in here becomes a 500, and does not end the thread.
     fn handle(&self, request: &Request, client: &mut dyn Client) -> Reply {
         let mut record = Record::new();
         let outcome =
@@ -84,12 +84,13 @@ impl Handler for Gateway {
 /// The outcome of one try on one worker.
 enum Try {
     Done(Result<(u16, Reply)>),
-    /// The worker has run nothing of it: another one may be asked.
+    /// The worker has run no part of it, so another worker may try.
     NotStarted,
 }
 
 impl Gateway {
-    /// The response to a failed request. With FAAS_DEV=1 it says all that the log says, and what the function said last.
+    /// The response to a failed request. With FAAS_DEV=1 it shows all that the log shows, and the end of the function's
+    /// stderr.
     fn explain(&self, error: &RequestError, end: Option<&End>, request_id: &str) -> Response {
         if !self.dev {
             return Response::of_error(error, request_id);
@@ -148,7 +149,7 @@ impl Gateway {
         }
     }
 
-    /// Calls a function on the best worker; on another one where that worker dies before it has begun.
+    /// Calls a function on the best worker; if that worker dies before it has begun, on another one.
     fn call(
         &self,
         function: &Arc<Function>,
@@ -187,7 +188,7 @@ impl Gateway {
         Err(RequestError::NoWorker)
     }
 
-    /// Has one worker run the invocation, and makes a response of its output and verdict.
+    /// Makes one worker run the invocation, and turns its output and verdict into a response.
     fn try_worker(
         &self,
         function: &Function,
@@ -238,9 +239,9 @@ impl Gateway {
         })
     }
 
-    /// The error that a verdict is; `None` where the output is the response. A program that gave a status itself is
-    /// believed, whatever it exits with: man2html, CGI.pm and frameworks' error pages do so, and RFC 3875 knows no exit
-    /// status.
+    /// The error that follows from a verdict; `None` where the output is the response. If a program gave a status
+    /// itself, its exit status does not matter: man2html, CGI.pm and frameworks' error pages rely on that, and RFC 3875
+    /// knows no exit status.
     fn judge(&self, end: &End, function: &Function, sink: &mut Sink<'_>, request: &Request) -> Option<RequestError> {
         match end.verdict {
             Verdict::Exited { code } if code != 0 && sink.has_own_status() => {
@@ -271,7 +272,7 @@ impl Gateway {
     }
 }
 
-/// One of the invocations that a function's `max_inflight` and `queue` allow. It is given back when this is dropped.
+/// One of the invocations that a function's `max_inflight` and `queue` allow. Dropping it gives it back.
 struct Share<'a>(&'a Function);
 
 impl Share<'_> {
@@ -293,7 +294,7 @@ impl Drop for Share<'_> {
     }
 }
 
-/// What the worker's verdict means for the client; `None` where all went well.
+/// The client's error for the worker's verdict; `None` on success.
 fn verdict_to_error(end: &End, function: &Function) -> Option<RequestError> {
     Some(match end.verdict.clone() {
         Verdict::Exited { code: 0 } => return None,

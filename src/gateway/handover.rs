@@ -7,9 +7,9 @@
 //! | old | `GO` | the console has ended; become the current gateway |
 //! | successor | `DONE` | run/current and run/gateway.pid are switched, and connections are accepted |
 //!
-//! Each message is a line. After `DONE` the old one stops accepting, drains and ends; it only closes its descriptor of the
-//! socket, so that the kernel's line of connections stays. The end of the stream before `DONE` means that the successor has
-//! failed: the old one goes on as before. A successor that is not ready within [`SUCCESSION_MAX`] ends itself.
+//! Each message is a line. After `DONE` the old gateway stops accepting, drains and ends. It only closes its descriptor
+//! of the socket, so the kernel keeps the backlog of connections. If the stream ends before `DONE`, the successor has
+//! failed: the old gateway goes on as before. A successor that is not ready within [`SUCCESSION_MAX`] ends itself.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -38,12 +38,12 @@ const OFFER: &[u8] = b"OFFER\n";
 const READY: &[u8] = b"READY\n";
 const GO: &[u8] = b"GO\n";
 const DONE: &[u8] = b"DONE\n";
-/// Each step of the other side, but for the start of the successor.
+/// Time limit for each step of the other side, except the start of the successor.
 const STEP_MAX: Duration = Duration::from_secs(20);
-/// After descriptors ran out, accepting goes on after this.
+/// Pause before accepting again, after descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The gateway's side that has the socket.
+/// The side of the gateway that holds the socket.
 pub struct Handover {
     listener: UnixListener,
     pub settings: Settings,
@@ -51,7 +51,7 @@ pub struct Handover {
     pub supervisor: Arc<Supervisor>,
     pub tenure: Arc<Tenure>,
     pub run_dir: Weak<RunDir>,
-    /// Gets word when a successor has taken over.
+    /// Receives a message when a successor has taken over.
     pub ending: Sender<Ending>,
 }
 
@@ -78,8 +78,8 @@ impl Handover {
         Ok(Handover { listener, settings: settings.clone(), server, supervisor, tenure, run_dir, ending })
     }
 
-    /// Serves successors on the calling thread, one after the other, until one has taken over. Then it keeps the connection
-    /// for as long as the process lives.
+    /// Serves successors on the calling thread, one after the other, until one has taken over. Then it keeps the
+    /// connection while the process lives.
     pub fn serve(mut self) {
         loop {
             let successor = match self.listener.accept() {
@@ -110,7 +110,7 @@ impl Handover {
 
     fn hand_over(&self, successor: &UnixStream) -> io::Result<()> {
         let listener = self.server.listener().ok_or(ErrorKind::NotConnected)?;
-        // What only it needs is not to be removed.
+        // From now on this gateway must not remove files that only the successor needs.
         self.tenure.is_alone.store(false, Ordering::SeqCst);
         sys::send_with_fds(successor.as_fd(), OFFER, &[listener.as_fd()])?;
         drop(listener);
@@ -121,7 +121,7 @@ impl Handover {
         hear(successor, DONE, STEP_MAX)
     }
 
-    /// After a successor has failed, which may have got as far as to switch.
+    /// Resumes after a successor has failed, which may already have made itself the current gateway.
     fn go_on(&mut self) {
         self.tenure.is_current.store(true, Ordering::SeqCst);
         self.tenure.is_alone.store(true, Ordering::SeqCst);
@@ -133,7 +133,7 @@ impl Handover {
     }
 }
 
-/// The successor's side.
+/// The side of the successor.
 pub struct Succession {
     old: UnixStream,
     deadline: Instant,
@@ -143,7 +143,7 @@ impl Succession {
     /// Asks the current gateway for its listening socket.
     ///
     /// # Errors
-    /// Where none runs, or it does not hand over.
+    /// Where no gateway runs, or the running one does not hand over.
     pub fn ask(settings: &Settings) -> Result<(Succession, TcpListener)> {
         let deadline = Instant::now() + SUCCESSION_MAX;
         let path = settings.handover_socket();
@@ -154,10 +154,10 @@ impl Succession {
         Ok((Succession { old, deadline }, http_handler::adopt(socket)?))
     }
 
-    /// Waits until `is_ready`, and has the old gateway let go.
+    /// Waits until `is_ready`, and makes the old gateway stop accepting.
     ///
     /// # Errors
-    /// Where it is not ready in time, or the old gateway has ended meanwhile.
+    /// Where this gateway is not ready in time, or the old gateway has ended meanwhile.
     pub fn wait_for_go(&self, is_ready: impl Fn() -> bool) -> Result<()> {
         while !is_ready() {
             if Instant::now() >= self.deadline {

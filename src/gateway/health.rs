@@ -1,4 +1,4 @@
-//! Whether this gateway serves: for balancers, by `GET /healthz`, and for the operator, by status.sock.
+//! Reports if this gateway serves: to balancers by `GET /healthz`, to the operator by status.sock.
 //!
 //! ```text
 //! {"status":"ready","routes":5,"generation":7,"generation_age_s":412,"lag_s":12}
@@ -11,9 +11,9 @@
 //! | generation_age_s | seconds since that change was made |
 //! | lag_s | seconds since the registry's newest sign of life: that change, or its heartbeat (docs/SCALING.md) |
 //!
-//! `GET /healthz?max_lag_s=60` is 503 also where `lag_s` is above 60 or unknown. A copy of a registry cannot tell a quiet
-//! writer from one that it no longer hears of: only a heartbeat tells the two apart. /healthz is public, so it says nothing
-//! of processes, loads and paths; the console does.
+//! `GET /healthz?max_lag_s=60` is 503 also where `lag_s` is above 60 or unknown. A copy of a registry cannot tell a
+//! quiet writer from one that it no longer hears; only a heartbeat tells the two apart. /healthz is public, so it shows
+//! no processes, loads or paths; the console does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ use crate::http_handler::response::{Body, Response};
 use crate::limits::RETRY_AFTER_S;
 use crate::registry::kv::Kv;
 
-/// The status of a gateway that serves, although the registry is missing or damaged.
+/// The status of a gateway that still serves, although the registry is missing or damaged.
 const STALE: &str = "the registry cannot be used; its last good routes are in service";
 
 pub struct Health {
@@ -41,7 +41,7 @@ impl Health {
         Arc::new(Health { kv, scheduler, is_ending: AtomicBool::new(false) })
     }
 
-    /// From here on this gateway is not ready, whatever it still answers.
+    /// From now on this gateway is not ready, although it still answers.
     pub fn set_ending(&self) {
         self.is_ending.store(true, Ordering::SeqCst);
     }
@@ -57,11 +57,11 @@ impl Health {
         }
     }
 
-    /// The fields that tell of the registry in service.
+    /// The fields that describe the registry in service.
     pub fn registry(&self) -> Value {
         let version = self.kv.version();
         let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        // The times are another machine's: its clock may be ahead.
+        // The times come from another machine, whose clock may be ahead.
         let since = |at: f64| (now_s - at).max(0.0) as u64;
         json!({
             "routes": self.kv.len(),
@@ -71,7 +71,7 @@ impl Health {
         })
     }
 
-    /// What is wrong with the registry: for the operator, since it names routes and paths.
+    /// The faults of the registry. For the operator only, since they name routes and paths.
     pub fn registry_faults(&self) -> Value {
         let faults = self.kv.faults();
         let first = faults.rows.first.iter().map(|(route, fault)| json!({"route": route, "fault": fault}));
@@ -81,7 +81,7 @@ impl Health {
     /// The response to `GET /healthz` with this query.
     ///
     /// # Errors
-    /// Where `max_lag_s` is no number: a check that never fails would be worse than one that always does.
+    /// Where `max_lag_s` is not a number: a check that never fails would be worse than one that always does.
     pub fn response(&self, query: &str) -> Result<Response> {
         let lag_s_max = lag_s_max(query)?;
         let mut text = self.registry();
@@ -129,7 +129,7 @@ mod tests {
         kv.swap(Routes::default(), Some(version));
         let told = health.registry();
         assert_eq!((told["generation_age_s"].as_u64(), told["lag_s"].as_u64()), (Some(100), Some(20)));
-        // A clock of the writer that is ahead is no lag.
+        // A writer whose clock is ahead has no lag.
         kv.set_version(Some(Version { alive_at: seconds_ago(-50.0), ..version }));
         assert_eq!(health.registry()["lag_s"], 0);
     }

@@ -1,8 +1,8 @@
-//! Takes in the workers' metric samples: the C original's metrics_collector.c.
+//! Receives the workers' metric samples: the C original's metrics_collector.c.
 //!
-//! A worker connects to metrics.sock, and its first line announces it; from then on it can be chosen. When its stream
-//! ends, it is gone, and is not chosen any more from that moment on. Down the same stream goes DRAIN, when the gateway
-//! ends. One thread per worker; the number of workers is bounded.
+//! A worker connects to metrics.sock, and its first line announces it; from then on the scheduler can choose it. When
+//! its stream ends, the scheduler drops it at once. The gateway sends DRAIN down the same stream when it ends. One
+//! thread serves each worker; the number of workers is bounded.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,8 +24,8 @@ use crate::sys;
 
 pub struct MetricsCollector {
     scheduler: Arc<Scheduler>,
-    /// One per connected worker, by a number of its own, for DRAIN. Guards the table; DRAIN is six bytes, which a local
-    /// stream takes without waiting.
+    /// The streams of the connected workers, each under a number of its own, for DRAIN. Guards the table; DRAIN is six
+    /// bytes, which a local stream takes without waiting.
     streams: Mutex<HashMap<u64, UnixStream>>,
 }
 
@@ -34,10 +34,10 @@ impl MetricsCollector {
         Arc::new(MetricsCollector { scheduler, streams: Mutex::default() })
     }
 
-    /// Opens metrics.sock and takes in workers on a thread of its own, until the process ends.
+    /// Opens metrics.sock and receives workers on a thread of its own, until the process ends.
     pub fn start(self: &Arc<Self>, settings: &Settings) -> Result<()> {
         let path = settings.pid_file();
-        // Never closed again: that would give up our own lock on it.
+        // Never closed again: closing it would release the gateway's own lock on the file.
         let pid_file = File::open(&path).map_err(StartError::io("open", path.display()))?;
         let path = settings.metrics_socket();
         let _ = std::fs::remove_file(&path);
@@ -48,14 +48,14 @@ impl MetricsCollector {
         started.map(drop).map_err(|cause| StartError::Thread { cause })
     }
 
-    /// Tells every worker to finish what runs and exit.
+    /// Tells every worker to finish its invocations and exit.
     pub fn drain(&self) {
         for mut stream in self.streams.lock().expect("nothing panics under this lock").values() {
             let _ = stream.write_all(DRAIN_LINE);
         }
     }
 
-    /// Ends the streams without DRAIN, as our death would: every worker kills what runs and exits.
+    /// Ends the streams without DRAIN, as the death of the gateway would: every worker kills its invocations and exits.
     pub fn cut_off(&self) {
         for stream in self.streams.lock().expect("nothing panics under this lock").values() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -76,7 +76,8 @@ impl MetricsCollector {
                 }
             };
             is_failing = false;
-            // A function that runs as our own user can find the socket. Said once: it could try without end.
+            // A function that runs as our own user can find the socket. Logged once: the function could try without
+            // end.
             if !is_worker(&stream, pid_file) {
                 if !std::mem::replace(&mut has_strangers, true) {
                     log!("metrics: rejected a connection: its process is no worker of this run dir");
@@ -123,7 +124,7 @@ impl MetricsCollector {
             }
             let sample = match Sample::parse(line.trim_end()) {
                 Ok(sample) => sample,
-                // A line cut off by the end of the stream is the worker's death, not its fault.
+                // A line cut off by the end of the stream means that the worker died, not that it broke the protocol.
                 Err(_) if !line.ends_with('\n') => break None,
                 Err(error) => {
                     if let ProtocolError::OtherVersion(_) = error {
@@ -152,8 +153,8 @@ impl MetricsCollector {
     }
 }
 
-/// Whether a worker is at the other end: one of our user that has locked its id in the pid file, which functions cannot
-/// do, because they may not write it (see `take_id` in worker/mod.rs).
+/// True if the peer is a worker: a process of our user that has locked its id in the pid file. Functions cannot lock
+/// it, because they may not write the file (see `take_id` in worker/mod.rs).
 fn is_worker(stream: &UnixStream, pid_file: &File) -> bool {
     let Ok((peer, uid)) = sys::peer(stream.as_fd()) else { return false };
     let holds = |id: u64| sys::lock_holder(pid_file, 1 + id).is_ok_and(|holder| holder == Some(peer));

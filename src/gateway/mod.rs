@@ -5,7 +5,7 @@
 //! http             accepts; one thread per connection
 //! kv sync          copies the registry into RAM when it has changed
 //! metrics          takes in workers; one thread per worker
-//! status           says how the gateway is, on run/status.sock
+//! status           reports the gateway's state on run/status.sock
 //! handover         hands the public port to a successor
 //! signals          SIGTERM, SIGINT, SIGHUP
 //! supervisor       starts and restarts workers and the console
@@ -65,7 +65,7 @@ use crate::settings::Settings;
 use crate::sys::{Pid, Signal};
 use crate::{http_handler, limits, log, sys};
 
-/// How long clients whose calls were cut off may take to receive their responses, before the process ends.
+/// Time for clients whose calls were cut off to receive their responses, before the process ends.
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(1);
 
 /// Why the service ends.
@@ -87,7 +87,7 @@ impl fmt::Display for Ending {
     }
 }
 
-/// How a gateway comes to its public port.
+/// The way a gateway gets its public port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// It opens the port, or gets it from a service manager.
@@ -99,10 +99,11 @@ pub enum Start {
 /// Runs the gateway until SIGTERM or SIGINT, or until a successor has taken over; then drains.
 ///
 /// # Errors
-/// Whatever keeps it from starting. Nothing that happens later ends it.
+/// Any failure of the start. Nothing that happens later ends it.
 pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let had_terminal = sys::has_terminal();
-    // The order: first what another instance would object to, then what needs no worker, then workers, then the server.
+    // The order: first the steps that another instance can block, then those that need no worker, then workers, then
+    // the server.
     let (run_dir, succession, handed) = enter(&mut settings, start)?;
     let tenure = Arc::new(Tenure::new(succession.is_none()));
     let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
@@ -196,7 +197,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
 fn wait_and_end(settings: &Settings, server: &HttpServer, health: &Health, end_all: EndAll, ended: &Receiver<Ending>) {
     let ending = ended.recv().expect("the thread for signals keeps its sender");
     notify("STOPPING=1");
-    // Whoever is succeeded has the successor's port, which answers /healthz.
+    // A successor answers /healthz on the same port.
     if let Ending::Signal(_) = ending {
         health.set_ending();
         serve_lame(&ending, settings.lame_duck, ended);
@@ -224,7 +225,7 @@ fn log_start(settings: &Settings, sandbox: &Sandbox, open_files: u64) {
     }
 }
 
-/// Takes the run dir, or joins it as a successor; with the public port where another process hands it over.
+/// Takes the run dir, or joins it as a successor. Returns the public port where another process hands it over.
 fn enter(settings: &mut Settings, start: Start) -> Result<(Arc<RunDir>, Option<Succession>, Option<TcpListener>)> {
     Ok(match start {
         Start::Succeed => {
@@ -239,14 +240,14 @@ fn enter(settings: &mut Settings, start: Start) -> Result<(Arc<RunDir>, Option<S
     })
 }
 
-/// Sends a note to the service manager, if there is one. Where it cannot be sent, the manager's own timeout tells.
+/// Sends a note to the service manager, if one runs. If the note cannot be sent, the manager's own timeout reports it.
 fn notify(note: &str) {
     if let Err(error) = sys::notify(note) {
         log!("gateway: could not send {note} to NOTIFY_SOCKET: {error}");
     }
 }
 
-/// What runs besides the server, and how it ends.
+/// The parts that run besides the server, and the way to end them.
 struct EndAll {
     supervisor: Arc<Supervisor>,
     collector: Arc<MetricsCollector>,
@@ -257,14 +258,14 @@ struct EndAll {
 }
 
 impl EndAll {
-    /// Workers finish what they run.
+    /// Workers finish their invocations.
     fn drain(self) {
         self.supervisor.stop(limits::SAMPLE_DEAD);
         self.collector.drain();
         self.join();
     }
 
-    /// Workers kill what they run.
+    /// Workers kill their invocations.
     fn cut_off(self) {
         self.supervisor.stop(limits::KILL_WAIT_MAX);
         self.collector.cut_off();
@@ -272,10 +273,10 @@ impl EndAll {
     }
 
     fn join(self) {
-        // Workers that do not end by themselves are killed by the supervisor.
+        // The supervisor kills workers that do not end by themselves.
         let _ = self.workers.join();
         drop(self.stop_sync);
-        // Else a copy of the registry that it is reading would stay in the run dir.
+        // Otherwise the copy of the registry that the thread is reading would stay in the run dir.
         let _ = self.sync.join();
         if let Some(thread) = self.ledger_thread {
             thread.stop();
@@ -283,7 +284,8 @@ impl EndAll {
     }
 }
 
-/// Serves on for `time` after SIGTERM, while /healthz tells balancers to send no more. A second signal ends the wait.
+/// Continues to serve for `time` after SIGTERM, while /healthz tells balancers to send no more. A second signal ends
+/// the wait.
 fn serve_lame(ending: &Ending, time: Duration, ended: &Receiver<Ending>) {
     if !time.is_zero() {
         log!("gateway: {ending}; serving on for {} ms, while /healthz is 503", time.as_millis());
@@ -296,7 +298,7 @@ fn start_thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Res
     thread.map_err(|cause| StartError::Thread { cause })
 }
 
-/// Asks the gateway that runs in this run dir how it is: what it answers to `GET /healthz`, and whether that is "ready".
+/// Asks the gateway that runs in this run dir for its state: its answer to `GET /healthz`, and true if that is "ready".
 ///
 /// # Errors
 /// Where none runs, or it does not answer.
@@ -327,16 +329,16 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
     Ok((body.to_string(), head.starts_with("HTTP/1.1 200 ")))
 }
 
-/// What `gateway --init` did.
+/// The outcome of `gateway --init`.
 pub enum Init {
     Created,
-    /// An old registry got code and history; its backup is here.
+    /// An old registry got code and history; the path is its backup.
     Migrated(std::path::PathBuf),
     Nothing,
 }
 
-/// Creates the registry from init.sql where there is none, and migrates one from before modules and history.
-/// A follower's comes from elsewhere, as it is.
+/// Creates the registry from init.sql if none exists, and migrates one that predates modules and history. Leaves a
+/// follower's registry alone, since it is a copy of another machine's.
 pub fn init(settings: &Settings) -> Result<Init> {
     if settings.is_follower {
         return Ok(Init::Nothing);

@@ -1,4 +1,4 @@
-//! The operator's token: the secret that every request to the console must show, and a call that asks for X-Faas-Explain.
+//! The operator's token: the secret for every request to the console, and for calls that ask for X-Faas-Explain.
 //!
 //! It is 32 bytes from the system's random numbers, as 64 hexadecimal digits in run/operator.token. The gateway makes it
 //! when it first starts, and keeps it over restarts; to change it, remove the file and restart.
@@ -16,7 +16,7 @@ const TOKEN_BYTES: usize = 32;
 pub struct OperatorToken(String);
 
 impl OperatorToken {
-    /// Whether this is the token. It takes the same time wherever the first difference lies.
+    /// True if `other` is the token. The comparison takes the same time wherever the first difference lies.
     pub fn is(&self, other: &[u8]) -> bool {
         let pairs = self.0.bytes().zip(other);
         let difference = pairs.fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
@@ -24,8 +24,8 @@ impl OperatorToken {
     }
 }
 
-/// Reads the file, or makes it where there is none; what is no token, since somebody has emptied or edited the file, is
-/// replaced.
+/// Reads the file, or creates it if it does not exist. Replaces content that is no token, since somebody has emptied or
+/// edited the file.
 pub fn provide(path: &Path) -> Result<OperatorToken> {
     match fs::read_to_string(path) {
         Ok(text) if is_token(text.trim_end()) => {
@@ -40,7 +40,7 @@ pub fn provide(path: &Path) -> Result<OperatorToken> {
     create(path).map_err(StartError::io("write the operator's token to", path.display()))
 }
 
-/// Whole or not at all: the file is renamed into its place.
+/// Writes the file whole or not at all, by renaming it into its place.
 fn create(path: &Path) -> io::Result<OperatorToken> {
     let mut bytes = [0; TOKEN_BYTES];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! What becomes known of a request on its way: its line in the log, and its row in the ledger.
+//! Collects the facts of a request while it runs, for its line in the log and its row in the ledger.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use crate::ledger;
 use crate::log::Line;
 use crate::protocol::worker_protocol::End;
 
-/// Bytes of the path in the log. A path may be long, and the log is not for it.
+/// Bytes of the path that the log shows. A path may be long.
 const PATH_BYTES_MAX: usize = 256;
 
 pub struct Record {
@@ -21,9 +21,9 @@ pub struct Record {
     pub function: Option<String>,
     pub facts: Facts,
     pub end: Option<End>,
-    /// Of the response's body.
+    /// Bytes of the response's body.
     pub bytes: u64,
-    /// Whether it asks how the gateway is: monitors do that every second, and it is not logged.
+    /// True for a request to /healthz: monitors send one every second, and the log leaves them out.
     pub is_poll: bool,
 }
 
@@ -31,7 +31,7 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// The beginning of each line about a request on its way.
+/// The beginning of each log line about a request in progress.
 pub fn line_of(request: &Request, route: Option<&str>, function: Option<&str>) -> Line {
     Line::now().text("request", request.id.as_str()).text("route", route).text("function", function)
 }
@@ -50,12 +50,12 @@ impl Record {
         }
     }
 
-    /// Logs what happens on the way.
+    /// Logs an event of the request.
     pub fn note(&self, request: &Request, what: fmt::Arguments<'_>) {
         line_of(request, self.route.as_deref(), self.function.as_deref()).message(what).log();
     }
 
-    /// The request has its response: logs it. `None` where it met no route.
+    /// Logs the request with its response. `None` where it met no route.
     pub fn finish(self, request: &Request, status: u16, fault: Option<&str>) -> Option<ledger::Call> {
         let took_ms = milliseconds(self.began.elapsed());
         if !self.is_poll {
@@ -92,7 +92,7 @@ impl Record {
         line.log();
     }
 
-    /// For the ledger.
+    /// The row for the ledger.
     fn into_call(self, request: &Request, status: u16, took_ms: f64) -> ledger::Call {
         let has_slot = self.facts.worker.is_some();
         let queued_ms = if has_slot { self.facts.queue_ms } else { took_ms };
@@ -119,8 +119,8 @@ impl Record {
     }
 }
 
-/// The field where it has the form of W3C Trace Context (2.3.2): version, trace id, parent id and flags in hexadecimal
-/// digits. A later version may have more behind them.
+/// The field's value where it has the form of W3C Trace Context (2.3.2): version, trace id, parent id and flags in
+/// hexadecimal digits. A later version may append more.
 fn valid_traceparent(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
     let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -1,9 +1,10 @@
-//! The run dir: who may use it, and the places in it.
+//! The run dir: its owners, and the places in it.
 //!
-//! Each gateway works in a folder of its own, run/N/: its sockets, and a gateway.pid whose first byte it locks; its workers
-//! lock the bytes after it. One gateway is the current one: the link run/current leads to its folder, run/gateway.pid holds
-//! its process id, and it has locked the first byte of that file. During an upgrade its successor is there, too, and becomes
-//! the current one when it is ready (handover.rs); the lock on run/gateway.pid follows when the old one has ended.
+//! Each gateway works in a folder of its own, run/N/. It holds the sockets and a gateway.pid: the gateway locks the
+//! first byte, its workers lock the bytes after it. One gateway is the current one: the link run/current leads to its
+//! folder, run/gateway.pid holds its process id, and it has locked the first byte of that file. During an upgrade a
+//! successor runs as well, and becomes the current gateway when it is ready (handover.rs). It gets the lock on
+//! run/gateway.pid when the old one has ended.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -19,17 +20,17 @@ use crate::registry::files::remove_database;
 use crate::settings::Settings;
 use crate::{log, sys};
 
-/// A gateway and its successor, and old ones that still drain.
+/// One gateway, its successor, and old gateways that still drain.
 const INSTANCES_MAX: u32 = 16;
-/// How often a successor looks whether the old gateway has ended.
+/// Interval at which a successor checks if the old gateway has ended.
 const LOCK_LOOK: Duration = Duration::from_millis(100);
 
-/// What only one gateway of a run dir may do. Shared with those that do it.
+/// Rights that only one gateway of a run dir has. Shared with the threads that use them.
 #[derive(Debug)]
 pub struct Tenure {
-    /// Whether this gateway is the current one: it has the console, and keeps the ledger short.
+    /// True where this gateway is the current one: it has the console, and trims the ledger.
     pub is_current: AtomicBool,
-    /// Whether no other gateway runs in this run dir, so that what this one does not need is needed by nobody.
+    /// True where no other gateway runs in this run dir: then files that this one does not need, no process needs.
     pub is_alone: AtomicBool,
 }
 
@@ -39,13 +40,13 @@ impl Tenure {
     }
 }
 
-/// The run dir while this gateway uses it. Dropped, what is this gateway's is removed, and what is the current one's where
-/// it still is that.
+/// The run dir while this gateway uses it. Dropping it removes this gateway's files, and the current gateway's files if
+/// this gateway still is the current one.
 pub struct RunDir {
     settings: Settings,
-    /// run/gateway.pid. Open as long as its lock is to hold.
+    /// run/gateway.pid. Stays open while its lock must hold.
     current: File,
-    /// run/N/gateway.pid, the same.
+    /// run/N/gateway.pid, likewise.
     _own: File,
 }
 
@@ -53,14 +54,14 @@ impl RunDir {
     /// Takes the run dir as its only gateway, and sets the folder in it.
     ///
     /// # Errors
-    /// [`StartError::AlreadyRuns`] where another gateway has it.
+    /// [`StartError::AlreadyRuns`] where another gateway uses it.
     pub fn take(settings: &mut Settings) -> Result<RunDir> {
         let folder = settings.run_dir.clone();
         let failed = |step| StartError::io(step, folder.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed("create the run dir"))?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(failed("make private the run dir"))?;
         let current = open_pid_file(&settings.current_pid_file())?;
-        // The current one may be a successor that has not got the lock yet.
+        // The current gateway may be a successor that does not hold the lock yet.
         let heir = settings.current_instance().map(|number| settings.instance_dir_of(number).join("gateway.pid"));
         let heir = heir.and_then(|path| sys::lock_holder(&File::open(path).ok()?, 0).ok().flatten());
         if heir.is_some() || !lock(&current, &settings.current_pid_file())? {
@@ -70,7 +71,7 @@ impl RunDir {
         }
         let own = claim_folder(settings)?;
         remove_left_folders(settings);
-        // Of a gateway that was killed: another program could listen there by now, and would be shown the token.
+        // Left by a gateway that was killed: another program could listen there by now, and would be shown the token.
         let _ = fs::remove_file(settings.console_address_file());
         let run_dir = RunDir { settings: settings.clone(), current, _own: own };
         run_dir.make_current().map_err(failed("write the process id to"))?;
@@ -84,7 +85,7 @@ impl RunDir {
         Ok(RunDir { settings: settings.clone(), current, _own: own })
     }
 
-    /// Makes this gateway the current one for whoever looks.
+    /// Makes this gateway the current one for all readers of the run dir.
     pub fn make_current(&self) -> io::Result<()> {
         let number = self.settings.instance.expect("a gateway has claimed a folder").to_string();
         let draft = self.settings.run_dir.join("current.new");
@@ -92,18 +93,18 @@ impl RunDir {
         symlink(number, &draft)?;
         fs::rename(draft, self.settings.current_link())?;
         let pid = format!("{}\n", std::process::id());
-        // Never empty, since somebody may read it at this moment.
+        // Never empty, since another process may read it at this moment.
         self.current.write_all_at(pid.as_bytes(), 0)?;
         self.current.set_len(pid.len() as u64)
     }
 
-    /// Leaves word of the public address, which the kernel may have chosen.
+    /// Writes the public address, which the kernel may have chosen, to its file.
     pub fn write_address(&self, address: SocketAddr) -> Result<()> {
         let path = self.settings.gateway_address_file();
         fs::write(&path, format!("{address}\n")).map_err(StartError::io("write", path.display()))
     }
 
-    /// Whether another gateway runs here.
+    /// True if another gateway runs here.
     fn has_others(&self) -> bool {
         let is_used =
             |number| File::open(self.settings.instance_dir_of(number).join("gateway.pid")).is_ok_and(is_locked);
@@ -115,8 +116,8 @@ impl RunDir {
     }
 }
 
-/// Waits on the calling thread until this gateway is alone, and takes the lock of the current one. It ends with the drain of
-/// the older ones, or when this gateway is succeeded itself.
+/// Waits on the calling thread until this gateway is alone, and takes the lock of the current gateway. The wait ends
+/// when the older gateways have drained, or when a successor replaces this gateway.
 pub fn take_over_lock(run_dir: &Weak<RunDir>, tenure: &Tenure) {
     while let Some(run_dir) = run_dir.upgrade().filter(|_| tenure.is_current.load(Ordering::SeqCst)) {
         if !run_dir.has_others() && sys::try_lock(&run_dir.current, 0).unwrap_or(false) {
@@ -132,7 +133,7 @@ pub fn take_over_lock(run_dir: &Weak<RunDir>, tenure: &Tenure) {
 impl Drop for RunDir {
     fn drop(&mut self) {
         let settings = &self.settings;
-        // The workers have removed their own parts; what one that was killed has left, the next start removes.
+        // The workers have removed their own files; the next start removes those of a worker that was killed.
         let _ = fs::remove_dir_all(settings.compiled_dir());
         let _ = fs::remove_dir(settings.instance_scratch_dir());
         let is_current = self.is_current();
@@ -140,7 +141,7 @@ impl Drop for RunDir {
         if !is_current {
             return;
         }
-        // The console is killed wherever it is.
+        // The console is killed at any point, so its files may be left.
         remove_database(&settings.console_copy());
         let _ = fs::remove_dir_all(settings.sessions_dir());
         let _ = fs::remove_dir(settings.scratch_dir());
@@ -167,7 +168,7 @@ fn lock(file: &File, path: &Path) -> Result<bool> {
     sys::try_lock(file, 0).map_err(StartError::io("lock", path.display()))
 }
 
-/// Takes the first folder that no gateway uses.
+/// Takes the first folder that is free.
 fn claim_folder(settings: &mut Settings) -> Result<File> {
     for number in 1..=INSTANCES_MAX {
         let folder = settings.instance_dir_of(number);

@@ -1,11 +1,11 @@
 //! Chooses the worker for an invocation: the one with the lowest score that has a free slot.
 //!
-//! The score comes from the worker itself (metrics.sock, every 500 ms). To it is added what the gateway knows better
-//! than a sample that is up to 500 ms old: 100 × in-flight ÷ slots. Scores that differ by less than a point are ties, since
-//! that is noise, and ties take turns.
+//! The score comes from the worker itself (metrics.sock, every 500 ms). The scheduler adds a part that it knows better
+//! than a sample up to 500 ms old: 100 × in-flight ÷ slots. A difference of less than a point is noise: such scores are
+//! ties, and ties take turns.
 //!
-//! Where a function may have no slot, or none is free, its requests wait in line (line.rs), and a slot that becomes free is
-//! handed to the one whose turn it is; no later request can take it away. The line has a length and a timeout
+//! Where a function may have no slot, or no slot is free, its requests wait in line (line.rs). A slot that becomes free
+//! goes to the request whose turn it is; no later request can take it away. The line has a length and a timeout
 //! (FAAS_QUEUE_MAX, FAAS_QUEUE_TIMEOUT_MS).
 //!
 //! The C original chooses by the sample alone, has one slot per worker, and no line.
@@ -25,7 +25,7 @@ use crate::protocol::metrics::Sample;
 use crate::scheduler_config::INFLIGHT_FULL;
 use crate::sys::{EventFd, Watched};
 
-/// Choices that are explained between two looks of whoever watches.
+/// Choices that are explained between two status lines.
 const EXPLAINED_MAX: usize = 4;
 
 pub struct Scheduler {
@@ -41,10 +41,10 @@ struct State {
     line: Line,
     /// Counts choices, so that ties go to the worker that was chosen longest ago.
     choices: u64,
-    /// How many of the next choices to explain, and those that were explained: for whoever watches (status.rs).
+    /// Number of the next choices to explain, and the explained ones, for clients of status.sock (status.rs).
     explain_next: usize,
     explained: Vec<Choice>,
-    /// Average time that a slot was held lately, in seconds: what Retry-After is computed from.
+    /// Average time in seconds that slots were recently held; Retry-After is computed from it.
     held_s: f64,
 }
 
@@ -54,7 +54,7 @@ struct Worker {
     sampled_at: Instant,
     in_flight: u32,
     last_choice: u64,
-    /// Whether it takes no more: its slots are counted on until they are given back.
+    /// True once the worker takes no more calls: its slots still count until they are given back.
     is_gone: bool,
 }
 
@@ -68,21 +68,22 @@ impl Worker {
     }
 }
 
-/// What a slot is wanted for.
+/// A request's demand for a slot.
 pub struct Wish<'a> {
-    /// The function's.
+    /// The function's route.
     pub route: &'a str,
     /// Slots that the function may have.
     pub max_inflight: Option<u64>,
     pub avoid: Avoid,
 }
 
-/// A worker that did not start it, and when: it must not be on that one until a further sample says that it lives.
+/// A worker that did not start the invocation, and the time. The invocation avoids it until a later sample shows it
+/// alive.
 pub type Avoid = Option<(Arc<WorkerLink>, Instant)>;
 
 /// A place in the line.
 struct Ticket {
-    /// Readable when the lease is there.
+    /// Readable once the lease is there.
     called: EventFd,
     route: String,
     max_inflight: Option<u64>,
@@ -90,13 +91,13 @@ struct Ticket {
     lease: Mutex<Option<Granted>>,
 }
 
-/// A slot that was taken for somebody.
+/// A slot that was taken for a request.
 struct Granted {
     link: Arc<WorkerLink>,
     why: String,
 }
 
-/// Why a call went to a worker.
+/// The reason why a call went to a worker.
 pub struct Choice {
     pub at: SystemTime,
     pub worker: u32,
@@ -105,7 +106,7 @@ pub struct Choice {
     pub scores: Vec<(u32, f64)>,
 }
 
-/// A slot on a worker. It is given back when this is dropped.
+/// A slot on a worker. Dropping it gives the slot back.
 pub struct Lease {
     scheduler: Arc<Scheduler>,
     pub link: Arc<WorkerLink>,
@@ -124,7 +125,7 @@ impl Scheduler {
         self.state.lock().expect("nothing panics under this lock")
     }
 
-    /// A worker has announced itself, or sent a further sample.
+    /// Notes a worker's announcement or its next sample.
     pub fn update(&self, link: &Arc<WorkerLink>, sample: Sample) {
         let mut state = self.state();
         match state.workers.iter_mut().find(|worker| Arc::ptr_eq(&worker.link, link)) {
@@ -150,7 +151,7 @@ impl Scheduler {
         state.call_waiting();
     }
 
-    /// A worker's metrics stream has ended: it is not chosen any more, at once.
+    /// Notes the end of a worker's metrics stream: from now on it is never chosen.
     pub fn remove(&self, link: &Arc<WorkerLink>) {
         self.state().workers.retain_mut(|worker| {
             if Arc::ptr_eq(&worker.link, link) {
@@ -160,44 +161,44 @@ impl Scheduler {
         });
     }
 
-    /// How old the last sample of the worker with this id and process id is; `None` where it has sent none.
+    /// Age of the last sample of the worker with this id and process id; `None` where it has sent none.
     pub fn sample_age(&self, id: u32, pid: i32) -> Option<Duration> {
         let state = self.state();
         let worker = state.workers.iter().find(|worker| worker.sample.id == id && worker.sample.pid == pid)?;
         Some(worker.sampled_at.elapsed())
     }
 
-    /// The last sample of every worker, how many invocations run on it, and whether its sample is fresh.
+    /// The last sample of every worker, the number of invocations that run on it, and true if its sample is fresh.
     pub fn overview(&self) -> Vec<(Sample, u32, bool)> {
         let state = self.state();
         let living = state.workers.iter().filter(|worker| !worker.is_gone);
         living.map(|w| (w.sample.clone(), w.in_flight, w.sampled_at.elapsed() < SAMPLE_STALE)).collect()
     }
 
-    /// How many requests wait for a slot.
+    /// Number of requests that wait for a slot.
     pub fn waiting(&self) -> usize {
         self.state().line.len()
     }
 
-    /// The choices that were explained since the last time, and asks for a few of the next. Without somebody who asks,
-    /// none is explained.
+    /// Returns the choices explained since the last call, and asks for a few of the next. Without a caller, the
+    /// scheduler explains none.
     pub fn explained_choices(&self) -> Vec<Choice> {
         let mut state = self.state();
         state.explain_next = EXPLAINED_MAX;
         std::mem::take(&mut state.explained)
     }
 
-    /// Takes a slot on the best worker, waiting in line where the function may have none or none is free.
+    /// Takes a slot on the best worker. Waits in line where the function may have no slot or none is free.
     ///
     /// # Errors
-    /// [`RequestError::QueueFull`], [`RequestError::NoSlotInTime`], [`RequestError::FunctionBusy`] (the same, where it was for
-    /// `max_inflight`), [`RequestError::NoWorker`] (the same, with no worker at all), and [`RequestError::ClientGone`].
+    /// [`RequestError::QueueFull`], [`RequestError::NoSlotInTime`], [`RequestError::FunctionBusy`] (the same, because
+    /// of `max_inflight`), [`RequestError::NoWorker`] (the same, without any worker), and [`RequestError::ClientGone`].
     pub fn acquire(self: &Arc<Self>, wish: &Wish<'_>, explain: bool, client: &mut dyn Client) -> Result<Lease> {
         let route = wish.route;
         let ticket = {
             let mut state = self.state();
             state.line.note_call(route);
-            // Where a slot is free though others wait, it is none that they may have.
+            // If a slot is free while others wait, those others may not have it.
             if !state.line.has_waiting(route)
                 && let Some(granted) = state.grant(wish)
             {
@@ -211,7 +212,7 @@ impl Scheduler {
             let (route, avoid, lease) = (route.to_string(), avoid.clone(), Mutex::new(None));
             let ticket = Arc::new(Ticket { called, route, max_inflight: *max_inflight, avoid, lease });
             state.line.push(ticket.clone());
-            // Who is before it in the line may wait for one worker only, while another has a slot.
+            // The requests ahead may all wait for one worker, while another worker has a slot.
             state.call_waiting();
             ticket
         };
@@ -262,7 +263,7 @@ impl State {
         self.workers.iter().filter(|worker| !worker.is_gone).map(|worker| worker.sample.slots as usize).sum()
     }
 
-    /// Takes a slot on the best worker, if there is one and the function may have it.
+    /// Takes a slot on the best worker, if one is free and the function may have it.
     fn grant(&mut self, wish: &Wish<'_>) -> Option<Granted> {
         if !self.line.may_run(wish.route, wish.max_inflight, self.slots()) {
             return None;
@@ -273,7 +274,7 @@ impl State {
         };
         let is_fresh = |worker: &Worker| worker.sampled_at.elapsed() < SAMPLE_STALE;
         let candidate = |worker: &&mut Worker| worker.has_room() && avoids(worker) != Some(true);
-        // Stale workers come last whatever their score: nobody knows how they are.
+        // Stale workers come last whatever their score: their state is unknown.
         let key = |worker: &Worker| (!is_fresh(worker), worker.score().round() as i64, worker.last_choice);
         let best = self.workers.iter_mut().filter(candidate).min_by_key(|worker| key(worker))?;
         let stale = if is_fresh(best) { "" } else { ", though stale" };
@@ -301,13 +302,13 @@ impl State {
         Choice { at: SystemTime::now(), worker: granted.link.id, why: granted.why.clone(), scores }
     }
 
-    /// Hands free slots to those who wait and may have one, function by function.
+    /// Hands free slots to waiting requests that may have one, function by function.
     fn call_waiting(&mut self) {
         while self.workers.iter().any(Worker::has_room) && (0..self.line.turns()).any(|turn| self.call_of(turn)) {}
     }
 
-    /// Hands a slot to the function whose turn is `turn`th: to its first call, or, since one that avoids a worker stands in
-    /// nobody's way, to the first that can have one.
+    /// Hands a slot to the function whose turn is `turn`th. Its first call gets it, or the first call that can: one
+    /// that avoids a worker does not block the calls behind it.
     fn call_of(&mut self, turn: usize) -> bool {
         for at in 0.. {
             let Some(ticket) = self.line.ticket(turn, at) else { break };
@@ -326,8 +327,8 @@ impl State {
         false
     }
 
-    /// When a slot can be expected for one more in the line: the line's length times the time that a slot is held lately,
-    /// shared by all slots.
+    /// Expected time until one more request in line gets a slot: the line's length times the average time that a slot
+    /// is held, divided by all slots.
     fn retry_after_s(&self) -> u64 {
         let seconds = self.held_s * (self.line.len() + 1) as f64 / self.slots().max(1) as f64;
         (seconds.ceil() as u64).clamp(*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end())

@@ -17,23 +17,23 @@ use crate::http_handler::HttpServer;
 use crate::sys::{self, Signal};
 use crate::{log, log_file};
 
-/// A session loses its terminal a moment after SIGHUP.
+/// A session loses its terminal shortly after SIGHUP.
 const TERMINAL_WAIT_MAX: Duration = Duration::from_millis(500);
 const TERMINAL_LOOK: Duration = Duration::from_millis(20);
 
 pub struct Signals {
     pub server: Arc<HttpServer>,
     pub supervisor: Arc<Supervisor>,
-    /// Gets word of each signal that ends the service or the while after it.
+    /// Receives each signal that ends the service or its lame-duck time.
     pub ending: Sender<Ending>,
-    /// Whether the gateway was started at a terminal, and belongs to it still.
+    /// True where the gateway was started at a terminal, and still belongs to it.
     pub had_terminal: bool,
-    /// Whether the service goes on for a while when it is to end: then a second signal ends that while.
+    /// True where the service goes on for a while after the first signal: then a second signal cuts that time short.
     pub has_lame_duck: bool,
 }
 
 impl Signals {
-    /// Takes signals on the calling thread, for ever.
+    /// Takes signals on the calling thread, without end.
     pub fn take(&self) {
         let mut is_ending = false;
         loop {
@@ -43,7 +43,7 @@ impl Signals {
                     self.supervisor.reopen_logs();
                 }
             } else if !std::mem::replace(&mut is_ending, true) || (self.has_lame_duck && !self.server.is_draining()) {
-                // Where nothing receives, the service is ending already.
+                // If the channel has no receiver or no room, the service is ending already.
                 let _ = self.ending.try_send(Ending::Signal(signal));
             } else {
                 log!("gateway: {signal} again; ending what runs");

@@ -1,4 +1,5 @@
-//! The gateway's word on itself for its operator: a JSON line to each client of run/status.sock, at connect and every 500 ms.
+//! Reports the gateway's state to its operator: a JSON line to each client of run/status.sock, at connect and every 500
+//! ms.
 //!
 //! ```text
 //! {"status":"ready","version":"0.1.0","uptime_s":7,"waiting":0,
@@ -10,11 +11,13 @@
 //!  "sandbox":{"user":"nobody","landlock":6,"remarks":[],"promises":[{"promise":"…","level":"kernel","kept_by":"…"}]}}
 //! ```
 //!
-//! `functions` has the counters of protocol/counters.rs of those that changed since the line before; a client gets all in
-//! its first lines, `untold` says how many are still to come. `choices` explains a few of the latest choices of a worker.
+//! `functions` has the counters of protocol/counters.rs, for the functions that changed since the line before. A client
+//! gets all of them in its first lines; `untold` counts those still to come. `choices` explains a few of the latest
+//! choices of a worker.
 //!
-//! The console is the usual client; any program that may enter the run dir can be one. A client that does not read is
-//! dropped, never waited for. Without clients no line is composed. The C original shows its state to whoever asks.
+//! The console is the usual client; any program that may enter the run dir can be one. The gateway drops a client that
+//! does not read, and never waits for it. Without clients it composes no line. The C original shows its state to
+//! everybody.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -33,13 +36,13 @@ use crate::settings::Settings;
 use crate::sys::{self, Pid, Watched};
 use crate::{log, procfs};
 
-/// The rhythm of the workers' samples; more often, a line would say the same again.
+/// The interval of the workers' samples; a shorter one would repeat the same figures.
 const PERIOD: Duration = Duration::from_millis(500);
 /// The console, an operator's tools, and some to spare.
 const CLIENTS_MAX: usize = 8;
-/// After descriptors ran out, accepting goes on after this.
+/// Pause before accepting again, after descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Parents that are followed from a client upwards; a function's process lies a handful below the gateway.
+/// Parents that are followed from a client upwards; a function's process lies a few levels below the gateway.
 const ANCESTORS_MAX: usize = 64;
 
 pub struct Status {
@@ -47,7 +50,7 @@ pub struct Status {
     kv: Arc<Kv>,
     scheduler: Arc<Scheduler>,
     counters: Arc<Counters>,
-    /// What the sandbox holds; it does not change while the gateway runs.
+    /// The sandbox's promises; they do not change while the gateway runs.
     sandbox: Value,
     started_at: Instant,
     /// Guards the list of the connected clients' process ids.
@@ -83,7 +86,7 @@ impl Status {
         started.map(drop).map_err(|cause| StartError::Thread { cause })
     }
 
-    /// Whether the process with this id is a client.
+    /// True if the process with this id is a client.
     pub fn has_client(&self, pid: Pid) -> bool {
         self.connected.lock().expect("nothing panics under this lock").contains(&pid)
     }
@@ -118,7 +121,7 @@ impl Status {
         }
     }
 
-    /// Takes in one client, and gives it its first line.
+    /// Accepts one client, and sends its first line.
     fn accept(&self, listener: &UnixListener, clients: &mut Vec<Client>) {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -144,7 +147,7 @@ impl Status {
         self.kv.version().map(|version| version.generation)
     }
 
-    /// With its newline.
+    /// The line with its newline.
     fn line(&self) -> String {
         let workers = self.scheduler.overview().into_iter().map(|(sample, in_flight, is_fresh)| {
             json!({
@@ -173,7 +176,8 @@ impl Status {
 }
 
 impl Client {
-    /// Whether the whole line found room at once. A client that has left room for half of it has not read for long.
+    /// True if the buffer took the whole line at once. A client with room for only half of it has not read for a long
+    /// time.
     fn takes(&self, line: &str) -> bool {
         (&self.stream).write(line.as_bytes()).is_ok_and(|count| count == line.len())
     }
@@ -187,8 +191,8 @@ fn describe(choice: &Choice) -> Value {
     json!({"at": at, "worker": choice.worker, "why": choice.why, "scores": scores})
 }
 
-/// Whether a process belongs to an invocation: a function that runs as our own user can find the socket. The gateway's
-/// children are programs of ours; what descends from those is not.
+/// True if a process belongs to an invocation: a function that runs as our own user can find the socket. The gateway's
+/// children are its own programs; their descendants are not.
 pub fn is_function(pid: Pid) -> bool {
     let own = std::process::id() as Pid;
     let mut ancestors = std::iter::successors(procfs::parent_of(pid), |pid| procfs::parent_of(*pid));

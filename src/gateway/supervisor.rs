@@ -1,15 +1,15 @@
-//! Starts the gateway's own programs, its workers and the console, and starts again those that die or hang.
+//! Starts the gateway's own programs, its workers and the console, and restarts those that die or hang.
 //!
-//! One mechanism serves both. A program announces itself, a worker by its first sample, the console by connecting to
-//! status.sock. One that dies after that is started again at once. One that dies before is faulty or lacks something, an
-//! address perhaps, so it is started again after a pause that doubles each time. One that lives but has not been heard
-//! of for [`SAMPLE_DEAD`] hangs, and is killed first.
+//! One mechanism serves both. A program announces itself: a worker by its first sample, the console by connecting to
+//! status.sock. The supervisor restarts a program that dies after that at once. One that dies earlier is faulty or
+//! lacks something, perhaps an address. The supervisor restarts it after a pause that doubles each time. One that lives
+//! but has been silent for [`SAMPLE_DEAD`] hangs, and the supervisor kills it first.
 //!
-//! Calls need workers, however often one dies, but none needs the console: where it has ended five times within a minute,
-//! its pauses grow as well, until it has lived for a minute.
+//! Calls need workers, however often one dies, but none needs the console. Once the console has ended five times within
+//! a minute, its pauses grow as well, until it has lived for a minute.
 //!
-//! What a dead worker's functions leave behind lands on the gateway, which ends it (orphans.rs); the main processes of its
-//! invocations have died with it.
+//! The gateway adopts the processes that a dead worker's functions leave behind, and ends them (orphans.rs). The main
+//! processes of its invocations have died with the worker.
 
 use std::ffi::CString;
 use std::fmt;
@@ -31,36 +31,36 @@ use crate::settings::{INSTANCE_VARIABLE, Settings};
 use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, SpawnError, Spawned, Watched};
 use crate::{log, log_file};
 
-/// The console is not started at once any more when it has ended that often within [`CONSOLE_STEADY`].
+/// After this many ends within [`CONSOLE_STEADY`], the supervisor no longer restarts the console at once.
 const CONSOLE_ENDS_MAX: usize = 5;
-/// A console that has lived this long is in order again.
+/// A console that has lived this long counts as working again.
 const CONSOLE_STEADY: Duration = Duration::from_secs(60);
-/// Between two starts of a console that fails: the first and the longest. Its address may be taken for days.
+/// The first and the longest pause between two starts of a console that fails. Its address may be taken for days.
 const CONSOLE_PAUSE: Duration = Duration::from_secs(1);
 const CONSOLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 pub struct Supervisor {
-    /// The folder of our own program, where the others lie.
+    /// The folder of this program, where the others lie.
     folder: PathBuf,
     scheduler: Arc<Scheduler>,
     status: Arc<Status>,
     roles: Vec<Role>,
     console_address_file: PathBuf,
-    /// Readable when no program is to be started any more.
+    /// Readable once the supervisor must start no more programs.
     stop: EventFd,
-    /// The console is the current gateway's alone.
+    /// Only the current gateway has a console.
     tenure: Arc<Tenure>,
     instance: String,
-    /// Whether the console runs. Guards the flag; changed with each start and end.
+    /// True while the console runs. Guards the flag; changed with each start and end.
     console_runs: Mutex<bool>,
     console_ended: Condvar,
-    /// How often the log has been reopened.
+    /// Number of times that the log has been reopened.
     log_reopened: AtomicU64,
-    /// Set then: when to kill the workers that have not ended by themselves.
+    /// Set when `stop` is called: the time to kill the workers that have not ended by themselves.
     kill_at: OnceLock<Instant>,
 }
 
-/// What a program is there for.
+/// The purpose of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Worker { id: u32 },
@@ -73,20 +73,21 @@ struct Child {
     process: Option<Spawned>,
     started_at: Instant,
     has_announced: bool,
-    /// The supervisor's `log_reopened` when it opened its own log, or was told to.
+    /// The supervisor's `log_reopened` when this program last opened its log, or was told to reopen it.
     log_reopened: u64,
-    /// Its ends within the last [`CONSOLE_STEADY`], the latest last; at most [`CONSOLE_ENDS_MAX`].
+    /// The program's ends within the last [`CONSOLE_STEADY`], the latest last; at most [`CONSOLE_ENDS_MAX`].
     ends: Vec<Instant>,
     pause: Duration,
-    /// When to start it, where there is no process.
+    /// The time to start the program, where it has no process.
     start_at: Instant,
 }
 
 impl Supervisor {
-    /// Workers with the ids from 0 on, and the console where there is to be one. Their programs lie beside ours.
+    /// Workers with the ids from 0 on, and the console where the settings ask for one. Their programs lie beside this
+    /// one.
     ///
     /// # Errors
-    /// Where the worker's program is missing. The console's may be: nothing depends on it.
+    /// Where the worker's program is missing. The console's may be missing: nothing depends on it.
     pub fn new(
         settings: &Settings,
         scheduler: Arc<Scheduler>,
@@ -115,7 +116,7 @@ impl Supervisor {
     }
 
     /// Keeps the programs alive on the calling thread, until [`Supervisor::stop`]; then waits until they have ended.
-    /// Not to be called on the first thread (orphans.rs).
+    /// Must not be called on the first thread (orphans.rs).
     pub fn run(&self) {
         let mut children: Vec<Child> = self.roles.iter().map(|role| Child::new(*role)).collect();
         loop {
@@ -132,7 +133,7 @@ impl Supervisor {
                 .filter_map(|child| child.process.as_ref())
                 .map(|process| Watched::read(process.pidfd.as_fd()))
                 .collect();
-            // Once told, the eventfd stays readable; it has nothing more to say.
+            // Once signalled, the eventfd stays readable, so polling it again is of no use.
             watched.push(if kill_at.is_some() { Watched::nothing() } else { Watched::read(self.stop.as_fd()) });
             let now = Instant::now();
             let starts = children.iter().filter(|child| child.process.is_none()).map(|child| child.start_at);
@@ -142,7 +143,7 @@ impl Supervisor {
         }
     }
 
-    /// No program is started from now on. The console is killed at once, workers that still run after `timeout`;
+    /// Starts no program from now on. Kills the console at once, and workers that still run after `timeout`.
     /// [`Supervisor::run`] returns when all have ended.
     pub fn stop(&self, timeout: Duration) {
         self.kill_at.get_or_init(|| Instant::now() + timeout);
@@ -158,18 +159,19 @@ impl Supervisor {
         self.console_ended.notify_all();
     }
 
-    /// Waits until the console has ended, at most `timeout`, once this gateway is not the current one any more.
+    /// Waits at most `timeout` until the console has ended, once this gateway is no longer the current one.
     pub fn wait_for_end_of_console(&self, timeout: Duration) {
         let runs = self.console_runs.lock().expect("nothing panics under this lock");
         let _ = self.console_ended.wait_timeout_while(runs, timeout, |runs| *runs);
     }
 
-    /// Has all programs reopen their logs: one that has not announced itself, and may not take SIGHUP yet, once it has.
+    /// Makes all programs reopen their logs. A program that has not announced itself may not handle SIGHUP yet; the
+    /// supervisor tells it later.
     pub fn reopen_logs(&self) {
         self.log_reopened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes note of a child's end, kills it when it hangs, starts it when that is due.
+    /// Notes a child's end, kills a child that hangs, and starts a child that is due.
     fn look_after(&self, child: &mut Child, kill_at: Option<Instant>) {
         let is_stopping = kill_at.is_some();
         if let Some(process) = &child.process {
@@ -184,7 +186,7 @@ impl Supervisor {
             if silent > SAMPLE_DEAD && !is_stopping {
                 log!("{}: silent for {} s; killing it", child.role, silent.as_secs());
                 sys::kill_process(process.pidfd.as_fd());
-                // Else the next look, which can be at once, would find it silent still.
+                // Otherwise the next look, which can follow at once, would still find it silent.
                 let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
             }
             // The console has nothing to finish.
@@ -214,12 +216,12 @@ impl Supervisor {
         }
     }
 
-    /// Another program could listen there now, and would be shown the token.
+    /// Otherwise another program could listen at this address, and would be shown the token.
     fn forget_console_address(&self) {
         let _ = std::fs::remove_file(&self.console_address_file);
     }
 
-    /// How long ago a program last gave a sign of life; `None` where it has given none, or gives none any more.
+    /// Time since a program's last sign of life; `None` where it has given none, or gives none any more.
     fn last_heard(&self, role: Role, pid: Pid) -> Option<Duration> {
         match role {
             Role::Worker { id } => self.scheduler.sample_age(id, pid),
@@ -276,13 +278,13 @@ impl Supervisor {
     }
 }
 
-/// The worker's program, which lies beside ours.
+/// The worker's program, which lies beside this one.
 ///
 /// # Errors
 /// Where it is missing.
 pub fn worker_program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
-    // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is of use.
+    // After a rebuild under a running gateway the kernel calls its file "gateway (deleted)"; only the folder is useful.
     let worker = own.parent().unwrap_or(Path::new("/")).join("worker");
     if worker.is_file() {
         return Ok(worker);
@@ -306,7 +308,7 @@ impl Child {
         }
     }
 
-    /// Sets when to start it again.
+    /// Sets the time of the next start.
     fn pause_after_end(&mut self) {
         let now = Instant::now();
         let (is_failing, first, longest) = match self.role {

@@ -1,7 +1,7 @@
-//! The gateway's line to one worker: sends an invocation, passes its output on as it comes, and says how it ended.
+//! The gateway's connection to one worker: sends an invocation, passes its output on as it comes, and reports its end.
 //!
-//! Connections are kept and used again; each carries one invocation at a time. A connection on which anything unexpected
-//! happened is closed, never kept. Closing is also how an invocation is cancelled: the worker then kills the function.
+//! Connections are kept and used again; each carries one invocation at a time. After anything unexpected, the
+//! connection is closed, never kept. Closing also cancels an invocation: the worker then kills the function.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -19,7 +19,7 @@ use crate::protocol::ProtocolError;
 use crate::protocol::worker_protocol::{self as wire, End, Invocation, Kind};
 use crate::sys::{self, Watched};
 
-/// One worker process. A worker that is started again is another one, with a link of its own.
+/// One worker process. A restarted worker is another process, with a link of its own.
 pub struct WorkerLink {
     pub id: u32,
     socket: PathBuf,
@@ -27,31 +27,31 @@ pub struct WorkerLink {
     idle: Mutex<Vec<Link>>,
 }
 
-/// What a worker is sent, besides the body.
+/// The data of an invocation for the worker, besides the body.
 pub struct Call<'a> {
     /// The function's settings, encoded (function_spec.rs).
     pub settings: &'a [u8],
-    /// The block that cgi.rs has composed.
+    /// The block that cgi.rs composed.
     pub environment: &'a [u8],
     pub request_id: &'a str,
-    /// The invocation's, from its spawn on.
+    /// The limit of the invocation, from its spawn on.
     pub timeout: Duration,
-    /// Whether it goes on when its client hangs up, as far as its row says.
+    /// True where the row lets the invocation go on when its client hangs up.
     pub outlives_client: bool,
 }
 
-/// Why there is no verdict.
+/// The reason for a missing verdict.
 #[derive(Debug)]
 pub enum Failure {
-    /// The worker died, or broke the protocol, before it had started the invocation: another worker may be asked.
+    /// The worker died, or broke the protocol, before it had started the invocation: another worker may try.
     NotStarted(LinkError),
-    /// The same, after that.
+    /// The worker died, or broke the protocol, after it had started the invocation.
     Lost(LinkError),
-    /// This side did not want to go on: the client went away, or the output could not be taken.
+    /// The gateway gave up: the client went away, or the output could not be stored or sent.
     Cancelled(RequestError),
 }
 
-/// What went wrong on the way to a worker and back; for the log.
+/// A failure on the way to a worker and back; for the log.
 #[derive(Debug)]
 pub enum LinkError {
     Io {
@@ -88,9 +88,10 @@ impl WorkerLink {
         WorkerLink { id, socket, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Runs an invocation. `sink` gets the function's output piece by piece; an error from it cancels.
+    /// Runs an invocation. `sink` receives the function's output piece by piece; an error from it cancels the
+    /// invocation.
     ///
-    /// Takes at most the invocation's timeout, and what the worker needs to end it.
+    /// Takes at most the invocation's timeout, plus the time that the worker needs to end it.
     pub fn invoke(&self, call: &Call<'_>, body: &Spool, sink: &mut Sink<'_>) -> Result<End, Failure> {
         let file = body.open_read_only().map_err(Failure::Cancelled)?;
         let memory = body.memory().unwrap_or(&[]);
@@ -153,7 +154,7 @@ impl WorkerLink {
 
     fn read_some(&self, link: &mut Link) -> Result<(), Failure> {
         let filled = link.inbox.len();
-        // Grown as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
+        // Grows as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
         link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
         let result = io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
@@ -161,7 +162,7 @@ impl WorkerLink {
             Ok(0) => Err(Failure::Lost(LinkError::Closed)),
             Ok(_) => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
-            // It has left bytes unread, so it has not begun (worker_protocol.rs).
+            // The worker left bytes unread, so it has not begun (worker_protocol.rs).
             Err(cause) if cause.kind() == ErrorKind::ConnectionReset => {
                 Err(Failure::NotStarted(LinkError::Io { step: "read from", cause }))
             }
@@ -169,11 +170,11 @@ impl WorkerLink {
         }
     }
 
-    /// A kept connection, or a new one. A kept one that the worker has closed meanwhile is thrown away here.
+    /// A kept connection, or a new one. Drops a kept one that the worker has closed meanwhile.
     fn connect(&self) -> Result<Link, LinkError> {
         loop {
             let Some(link) = self.idle.lock().expect("nothing panics under this lock").pop() else { break };
-            // Nothing is due on an idle connection, so anything to read is its end.
+            // No frame is due on an idle connection, so readable means closed.
             let is_quiet = sys::poll(&mut [Watched::read(link.stream.as_fd())], Some(Duration::ZERO));
             if is_quiet.is_ok_and(|ready| ready == 0) {
                 return Ok(link);
@@ -185,13 +186,13 @@ impl WorkerLink {
     }
 }
 
-/// Bytes asked for in one read: at first a short answer with its verdict, then up to a full OUTPUT frame.
+/// Bytes requested by one read: at first a short answer with its verdict, then up to a full OUTPUT frame.
 const READ_BYTES_MIN: usize = 4096;
 const READ_BYTES_MAX: usize = 64 * 1024 + 16;
-/// What an idle connection's buffer may keep.
+/// Capacity that an idle connection's buffer may keep.
 const INBOX_KEPT_BYTES: usize = READ_BYTES_MIN;
 
-/// `failure` is what it means where the worker does not get on in time.
+/// `failure` turns the silence of the worker into the caller's error.
 fn wait(
     watched: Watched<'_>,
     sink: &mut Sink<'_>,

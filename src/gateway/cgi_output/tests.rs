@@ -1,4 +1,4 @@
-//! Heads, bodies, and what is neither.
+//! Heads, bodies, and malformed output.
 
 use super::*;
 

@@ -1,9 +1,9 @@
-//! The line of calls that wait for a slot, and what each function has of the slots.
+//! The line of calls that wait for a slot, and each function's share of the slots.
 //!
-//! 1. The functions in line take turns, one slot at a turn. Calls of one function go in order of arrival.
-//! 2. While another function calls, a function has at most three quarters of all slots, and of the places in line. One
-//!    that calls counts as calling for [`CALLS_FOR`] more: its next call comes when it has its answer, and must not find
-//!    that all slots were taken meanwhile.
+//! 1. The functions in line take turns, one slot per turn. Calls of one function are served in order of arrival.
+//! 2. While another function calls, a function has at most three quarters of all slots, and of the places in line. A
+//!    function counts as calling for another [`CALLS_FOR`]: its next call comes after its response, and must not find
+//!    that others took all slots meanwhile.
 //! 3. A function has at most its `max_inflight` slots.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 
 use super::Ticket;
 
-/// A function counts as calling this long after its last call began or ended: longer than a call waits in line by default.
+/// A function counts as calling this long after its last call began or ended: longer than a call waits by default.
 const CALLS_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub struct Line {
-    /// By route. Those that neither run, wait nor call are forgotten.
+    /// By route. Functions that neither run, wait nor call are forgotten.
     functions: HashMap<String, Demand>,
     /// Routes of the functions with calls in line: the first one is next.
     turns: VecDeque<String>,
 }
 
-/// What a function has and wants.
+/// The slots that a function has, and those that it wants.
 struct Demand {
-    /// Slots that it has.
+    /// Slots in use.
     running: u64,
     waiting: VecDeque<Arc<Ticket>>,
     called_at: Instant,
@@ -43,7 +43,7 @@ fn share_of(all: usize) -> usize {
 }
 
 impl Line {
-    /// How many calls wait.
+    /// Number of waiting calls.
     pub fn len(&self) -> usize {
         self.functions.values().map(|demand| demand.waiting.len()).sum()
     }
@@ -52,7 +52,7 @@ impl Line {
         self.functions.get(route).is_some_and(|demand| !demand.waiting.is_empty())
     }
 
-    /// A call of this function has come.
+    /// Notes a new call of this function.
     pub fn note_call(&mut self, route: &str) {
         match self.functions.get_mut(route) {
             Some(demand) => demand.called_at = Instant::now(),
@@ -63,7 +63,7 @@ impl Line {
         }
     }
 
-    /// Whether the function may have one more of these slots.
+    /// True if the function may have one more of these slots.
     pub fn may_run(&self, route: &str, max_inflight: Option<u64>, slots: usize) -> bool {
         let running = self.running(route);
         max_inflight.is_none_or(|max| running < max)
@@ -74,7 +74,7 @@ impl Line {
         self.functions.get(route).map_or(0, |demand| demand.running)
     }
 
-    /// Whether the function may have one more place in a line of this length.
+    /// True if the function may have one more place in a line of this length.
     pub fn may_wait(&self, route: &str, length_max: usize) -> bool {
         let waiting = self.functions.get(route).map_or(0, |demand| demand.waiting.len());
         self.len() < length_max && (waiting < share_of(length_max) || !self.has_others_calling(route))
@@ -84,14 +84,14 @@ impl Line {
         self.functions.iter().any(|(other, demand)| other != route && demand.is_calling())
     }
 
-    /// It has got a slot.
+    /// Notes that the function got a slot.
     pub fn begin(&mut self, route: &str) {
         if let Some(demand) = self.functions.get_mut(route) {
             demand.running += 1;
         }
     }
 
-    /// It has given one back.
+    /// Notes that the function gave a slot back.
     pub fn end(&mut self, route: &str) {
         if let Some(demand) = self.functions.get_mut(route) {
             demand.running -= 1;
@@ -99,7 +99,7 @@ impl Line {
         }
     }
 
-    /// To be called after [`Line::note_call`].
+    /// Requires an earlier [`Line::note_call`].
     pub fn push(&mut self, ticket: Arc<Ticket>) {
         let Some(demand) = self.functions.get_mut(&ticket.route) else { return };
         if demand.waiting.is_empty() {
@@ -113,12 +113,12 @@ impl Line {
         self.functions.get(self.turns.get(turn)?)?.waiting.get(at).cloned()
     }
 
-    /// How many functions have calls in line.
+    /// Number of functions with calls in line.
     pub fn turns(&self) -> usize {
         self.turns.len()
     }
 
-    /// Takes a ticket out that has its slot: its function goes to the end of the turns.
+    /// Removes a ticket that has its slot: its function goes to the end of the turns.
     pub fn serve(&mut self, ticket: &Arc<Ticket>) {
         self.remove(ticket);
         if self.has_waiting(&ticket.route) {
@@ -127,7 +127,7 @@ impl Line {
         }
     }
 
-    /// Takes a ticket out, where it is still in.
+    /// Removes a ticket, if it is still in line.
     pub fn remove(&mut self, ticket: &Arc<Ticket>) {
         let Some(demand) = self.functions.get_mut(&ticket.route) else { return };
         demand.waiting.retain(|other| !Arc::ptr_eq(other, ticket));
@@ -136,7 +136,7 @@ impl Line {
         }
     }
 
-    /// To be called now and then, so that functions that are called no more take no room.
+    /// Must be called from time to time, so that functions without calls take no memory.
     pub fn forget_idle(&mut self) {
         self.functions.retain(|_, demand| demand.is_calling());
     }

@@ -1,4 +1,4 @@
-//! Slots, ties, the line, and who gets how much.
+//! Slots, ties, the line, and each function's share.
 
 use super::*;
 
@@ -161,7 +161,7 @@ fn a_worker_that_comes_back_under_its_old_id_starts_with_free_slots() {
     assert_eq!(scheduler.overview()[0].1, 1);
 }
 
-/// Waits in line as `route` until it has a slot, says so, and keeps the slot until the test has dropped `go_on`.
+/// Waits in line as `route` until it has a slot, reports it, and keeps the slot until the test has dropped `go_on`.
 fn take_and_tell<'a>(
     scheduler: &'a Arc<Scheduler>,
     route: &'static str,

@@ -1,7 +1,7 @@
 //! The ledger's file: its tables, a batch of rows as one transaction, and its retention.
 //!
-//! It is in WAL mode, so that readers never wait for the writer nor it for them. A crash of the machine can lose the last
-//! batches (synchronous=NORMAL), never the file.
+//! It is in WAL mode, so that readers never wait for the writer, nor the writer for them. A crash of the machine can
+//! lose the last batches (synchronous=NORMAL), never the file.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -12,11 +12,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::Call;
 
-/// The version of these tables, as the file says it (user_version).
+/// The version of these tables, as the file states it (user_version).
 const VERSION: i64 = 1;
 
-/// A file without tables gets these. Rows are taken away from the oldest on, and the pages that they leave are given back
-/// to the file system (auto_vacuum), which must be said before the first table.
+/// A file without tables gets these. The retention deletes the oldest rows first, and returns their pages to the file
+/// system (auto_vacuum), which must be set before the first table.
 const TABLES: &str = "
     PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA journal_mode = WAL;
@@ -50,18 +50,18 @@ const TABLES: &str = "
     PRAGMA user_version = 1;
     COMMIT;";
 
-/// A writer that holds the file is waited for this long; then the batch is tried again later.
+/// Time to wait for a writer that holds the file; then the thread tries the batch again later.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Pages that SQLite keeps in memory, in KiB: enough for the ends of the table and its index.
 const CACHE_KIB: i64 = 1024;
-/// What the -wal is cut to when it has been copied into the file.
+/// Size to which the -wal is cut once it has been copied into the file.
 const WAL_BYTES_KEPT: i64 = 8 << 20;
 /// Rows that one step of the retention deletes: some milliseconds.
 const STEP_ROWS: usize = 1000;
-/// Pages that one step gives back: more than those rows had.
+/// Pages that one step returns: more than those rows had.
 const STEP_PAGES: usize = 1000;
 
-/// How long rows stay.
+/// Limits on the age and the number of bytes of rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     pub days: u64,
@@ -69,12 +69,12 @@ pub struct Retention {
     pub bytes_max: u64,
 }
 
-/// Why nothing could be written.
+/// The reason for a failed write.
 #[derive(Debug)]
 pub enum Fault {
-    /// The file is no database, or one with wrong bytes in it.
+    /// The file is no database, or holds wrong bytes.
     Damaged(String),
-    /// Anything else: it may pass.
+    /// Any other fault: it may pass.
     Other(String),
 }
 
@@ -90,15 +90,15 @@ impl From<rusqlite::Error> for Fault {
 pub struct LedgerFile {
     path: PathBuf,
     connection: Connection,
-    /// Device and inode, by which a file in its place is told from it.
+    /// Device and inode, which distinguish the file from another one at its path.
     identity: (u64, u64),
 }
 
 impl LedgerFile {
-    /// Opens the file, and makes it where there is none.
+    /// Opens the file, and creates it if it does not exist.
     pub fn open(path: &Path) -> Result<LedgerFile, Fault> {
         let failed = |cause: std::io::Error| Fault::Other(cause.to_string());
-        // SQLite would make it readable for everybody; the files beside it take over its mode.
+        // SQLite would make it readable for everybody; the files beside it get the same mode.
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let metadata = file.and_then(|file| file.metadata()).map_err(failed)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -117,13 +117,13 @@ impl LedgerFile {
         Ok(LedgerFile { path: path.to_path_buf(), connection, identity: (metadata.dev(), metadata.ino()) })
     }
 
-    /// Whether the file is still the one at its path: it may have been moved, deleted or replaced.
+    /// True if the file is still the one at its path: it may have been moved, deleted or replaced.
     pub fn is_in_place(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
     }
 
-    /// Writes a batch, adds to the count of calls that were not recorded, and takes a step of the retention: all of it or
-    /// nothing. True where the retention has more to delete.
+    /// Writes a batch, adds to the count of calls that were not recorded, and takes a step of the retention: all of it
+    /// or nothing. True if the retention has more to delete.
     pub fn write(&mut self, batch: &[Box<Call>], unrecorded: u64, retention: Option<Retention>) -> Result<bool, Fault> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         insert_all(&transaction, batch)?;
@@ -137,7 +137,8 @@ impl LedgerFile {
     }
 }
 
-/// Deletes some of the rows that are too old, or, where the file is too large, of the oldest; true where more are left.
+/// Deletes some of the rows that are too old, or, where the file is too large, some of the oldest; true if more are
+/// left.
 fn retain(transaction: &Transaction<'_>, retention: Retention) -> rusqlite::Result<bool> {
     let limit = now_ms().saturating_sub_unsigned(retention.days.saturating_mul(86_400_000));
     let sql = "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE at < ?1 ORDER BY at LIMIT ?2)";
@@ -147,7 +148,7 @@ fn retain(transaction: &Transaction<'_>, retention: Retention) -> rusqlite::Resu
     }
     let sql = "DELETE FROM calls WHERE id IN (SELECT id FROM calls ORDER BY at LIMIT ?1)";
     let deleted = transaction.prepare_cached(sql)?.execute([STEP_ROWS])?;
-    // A step of this statement gives back one page.
+    // One step of this statement returns one page.
     let mut vacuum = transaction.prepare_cached(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
     let mut steps = vacuum.query([])?;
     while steps.next()?.is_some() {}

@@ -1,4 +1,4 @@
-//! The ledger: one row in a SQLite file for each call that met a route. It answers afterwards which function failed, was
+//! The ledger: one row in a SQLite file for each call that met a route. It shows afterwards which function failed, was
 //! slow, or used the processor.
 //!
 //! ```text
@@ -7,10 +7,11 @@
 //!                                                                        faas calls · faas stats · console ◀
 //! ```
 //!
-//! No call waits for the ledger. What does not fit into the bounded queue is counted, and the count is written to the file
-//! as well. A file that is locked, full, damaged or not writable is the thread's business alone (writer.rs).
+//! No call waits for the ledger. A call that does not fit into the bounded queue is counted, and the file holds that
+//! count as well. Only the thread deals with a file that is locked, full, damaged or not writable (writer.rs).
 //!
-//! The file is the gateway's only one to write to. Functions can neither read nor write it (sandbox/protected.rs).
+//! Of the two files, registry and ledger, the gateway writes only this one. Functions can neither read nor write it
+//! (sandbox/protected.rs).
 
 mod file;
 pub mod reader;
@@ -28,47 +29,47 @@ use crate::protocol::worker_protocol::Usage;
 use crate::settings::Settings;
 use writer::Writer;
 
-/// Calls that wait to be written. The thread empties the queue five times a second, so this holds 10,000 calls a second,
-/// which is more than the platform serves.
+/// Calls that wait to be written. The thread empties the queue five times a second, so this holds 10,000 calls a
+/// second, more than the platform serves.
 const QUEUE_MAX: usize = 2048;
-/// With more calls than this in the queue, further ones come without their stderr: 4 KiB each would add up.
+/// With more calls than this in the queue, further calls lose their stderr: 4 KiB each would add up.
 const QUEUE_WITH_STDERR_MAX: usize = 256;
 
 /// One call of a function: a row of the table `calls`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Call {
-    /// When the request had arrived, in milliseconds since 1970.
+    /// Arrival of the request, in milliseconds since 1970.
     pub at_ms: i64,
     pub request_id: String,
     /// As in the registry: `METHOD:/path`.
     pub route: String,
     pub function: String,
     pub status: u16,
-    /// `None`: no worker was chosen.
+    /// `None` where no worker was chosen.
     pub worker: Option<u32>,
-    /// How its process came to be: "forked" or "exec"; `None` where it had none.
+    /// The way its process started: "forked" or "exec"; `None` where it had none.
     pub start: Option<&'static str>,
     pub queued_ms: f64,
-    /// From the slot until the response was complete; `None` where it got no slot.
+    /// From the slot until the response was complete; `None` where the call got no slot.
     pub run_ms: Option<f64>,
     pub usage: Option<Usage>,
-    /// Of the request's body, and of the response's.
+    /// Bytes of the request's body, and of the response's.
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub client: String,
-    /// The registry's, when the function was looked up.
+    /// The registry's generation when the function was looked up.
     pub generation: Option<u64>,
-    /// The end of what it wrote to stderr, where the call failed.
+    /// The end of its stderr, where the call failed.
     pub stderr: Option<String>,
 }
 
-/// From this status on a call has failed.
+/// Calls with this status or a higher one have failed.
 pub const FAILED_FROM: u16 = 500;
 
-/// The files of a ledger: the database, what SQLite puts beside it, and where a damaged one is moved to.
+/// Suffixes of a ledger's files: the database, the files that SQLite puts beside it, and a damaged one that was moved.
 pub const FILE_SUFFIXES: [&str; 6] = ["", "-wal", "-shm", "-journal", ".damaged", ".damaged-wal"];
 
-/// The way into the ledger. Without FAAS_LEDGER it records nothing.
+/// The entry to the ledger. Without FAAS_LEDGER it records nothing.
 #[derive(Default)]
 pub struct Ledger {
     queue: Option<Sender<Box<Call>>>,
@@ -76,14 +77,14 @@ pub struct Ledger {
     unrecorded: Arc<AtomicU64>,
 }
 
-/// The thread that writes.
+/// The thread that writes the ledger.
 pub struct LedgerThread {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Ledger {
-    /// Starts the thread that writes. A file that cannot be used is no reason not to start.
+    /// Starts the thread. An unusable file does not prevent the start.
     ///
     /// # Errors
     /// [`StartError::Usage`] where the ledger is the registry, and [`StartError::Thread`].
@@ -104,7 +105,7 @@ impl Ledger {
         Ok((Ledger { queue: Some(queue), unrecorded }, Some(LedgerThread { stop, thread })))
     }
 
-    /// Records a call, without waiting for anything.
+    /// Records a call, without waiting.
     pub fn record(&self, call: Call) {
         let Some(queue) = &self.queue else { return };
         let mut call = Box::new(call);
@@ -118,7 +119,7 @@ impl Ledger {
 }
 
 impl LedgerThread {
-    /// Ends the thread once it has written what is in the queue, or has found that it cannot.
+    /// Ends the thread once it has written the queue, or has found that it cannot.
     pub fn stop(self) {
         drop(self.stop);
         let _ = self.thread.join();

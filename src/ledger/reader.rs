@@ -1,4 +1,4 @@
-//! Reads the ledger, while the gateway writes it: single calls, and figures of each route over a time.
+//! Reads the ledger while the gateway writes it: single calls, and figures of each route over a period.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -12,15 +12,15 @@ use serde_json::{Map, Value};
 use super::FAILED_FROM;
 pub use super::file::now_ms;
 
-/// A gateway that is busy with the file is waited for this long. In WAL mode only a file that is opened or closed is locked.
+/// Time to wait for a gateway that locks the file. In WAL mode only opening and closing lock it.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The ledger, to read.
+/// The ledger, open for reading.
 pub struct Reader {
     connection: Connection,
 }
 
-/// Which calls are wanted.
+/// A filter for calls.
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
     pub route: Option<&'a str>,
@@ -32,18 +32,18 @@ pub struct Wanted<'a> {
     pub id: Option<u64>,
     /// Only calls with a smaller id: the next page of a list.
     pub before_id: Option<u64>,
-    /// Milliseconds since 1970: those that came then or later.
+    /// Only calls from this time on, in milliseconds since 1970.
     pub since_ms: i64,
     pub count_max: u64,
 }
 
-/// Figures of one route. Times are from the arrival of the request until its response was complete.
+/// Figures of one route. Times run from the arrival of the request until its response was complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteStats {
     pub route: String,
     pub function: String,
     pub calls: u64,
-    /// How many failed: status 500 and above.
+    /// Number of failed calls: status 500 and above.
     pub errors: u64,
     pub p50_ms: f64,
     pub p95_ms: f64,
@@ -51,7 +51,7 @@ pub struct RouteStats {
     pub cpu_ms: f64,
 }
 
-/// Calls that are counted by minute: half a second of work.
+/// Calls that are counted by minute: about half a second of work.
 const MINUTE_CALLS_MAX: u32 = 500_000;
 
 /// The calls of one route in one minute.
@@ -73,7 +73,7 @@ struct Tally {
 
 impl Reader {
     /// # Errors
-    /// Those of SQLite; a file that is not there is one of them.
+    /// Those of SQLite, also for a missing file.
     pub fn open(path: &Path) -> Result<Reader> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
@@ -117,7 +117,7 @@ impl Reader {
         rows.collect()
     }
 
-    /// Figures of each route over the calls that came since then, or of one; those that used most CPU time first.
+    /// Figures of each route, or of one, over the calls since then; routes with the most CPU time first.
     pub fn stats(&self, since_ms: i64, route: Option<&str>) -> Result<Vec<RouteStats>> {
         let sql = "SELECT route, function, status, ms_queued + coalesce(ms_run, 0), cpu_ms FROM calls
             WHERE at >= ?1 AND (?2 IS NULL OR route = ?2)";
@@ -139,8 +139,7 @@ impl Reader {
         Ok(stats)
     }
 
-    /// Calls and failures of each route by minute since 1970, of the last minutes; at most [`MINUTE_CALLS_MAX`] calls are
-    /// counted, the newest ones.
+    /// Calls and failures of each route by minute since 1970. Counts at most the newest [`MINUTE_CALLS_MAX`] calls.
     pub fn minutes(&self, since_ms: i64) -> Result<Vec<Minute>> {
         let sql = "SELECT route, at / 60000, count(*), sum(status >= ?2)
             FROM (SELECT route, at, status FROM calls WHERE at >= ?1 ORDER BY at DESC LIMIT ?3) GROUP BY 1, 2";
@@ -151,7 +150,7 @@ impl Reader {
         rows.collect()
     }
 
-    /// How many calls were not recorded since the file was begun.
+    /// Number of calls that were not recorded since the file was created.
     pub fn unrecorded(&self) -> Result<u64> {
         self.connection.query_row("SELECT calls FROM unrecorded", [], |row| row.get(0))
     }
@@ -161,7 +160,7 @@ impl Tally {
     fn stats(mut self, route: String) -> RouteStats {
         self.times_ms.sort_unstable_by(f64::total_cmp);
         let count = self.times_ms.len();
-        // The nearest rank: the least time that so many in a hundred calls did not exceed.
+        // The nearest rank: the least time that `percent` of a hundred calls did not exceed.
         let percentile = |percent: usize| self.times_ms[(count * percent).div_ceil(100).max(1) - 1];
         RouteStats {
             route,

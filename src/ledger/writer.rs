@@ -1,4 +1,4 @@
-//! The ledger's thread: takes calls out of the queue and writes them in batches, whatever state the file is in.
+//! The ledger's thread: takes calls out of the queue and writes them in batches, in any state of the file.
 //!
 //! | the file | then |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | is damaged | it is moved to NAME.damaged, and a new one is begun |
 //! | is locked, full, not writable, or no ledger | the batch is kept and tried again every second; the queue fills, and what does not fit is counted |
 //!
-//! A fault is logged once, and once when it has passed.
+//! The thread logs a fault once, and its end once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use super::Call;
 use super::file::{Fault, LedgerFile, Retention};
 use crate::log;
 
-/// A call waits this long for others. They share a transaction, and need not wake the thread one by one.
+/// A call waits this long for others: they share a transaction, and need not wake the thread one by one.
 const GATHER: Duration = Duration::from_millis(200);
 /// Rows of one transaction.
 const BATCH_MAX: usize = 2048;
-/// After a fault it is tried again after this.
+/// Pause before another try after a fault.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// The retention is looked after this often, and after each batch as long as there is more to delete.
+/// Interval of the retention; while rows are left to delete, it also runs after each batch.
 const RETENTION_PERIOD: Duration = Duration::from_secs(5);
 
 pub struct Writer {
     path: PathBuf,
     retention: Retention,
-    /// Whether the retention is this process's part: during an upgrade two gateways write.
+    /// True if this process runs the retention: during an upgrade two gateways write.
     is_current: Box<dyn Fn() -> bool + Send>,
     calls: Receiver<Box<Call>>,
-    /// Nothing comes from it; when it closes, the thread is to end.
+    /// Carries no message; when it closes, the thread must end.
     stopped: Receiver<()>,
     unrecorded: Arc<AtomicU64>,
     file: Option<LedgerFile>,
-    /// The fault that the log knows.
+    /// The fault that was logged.
     fault: Option<String>,
-    /// When the retention had nothing left to delete.
+    /// The time when the retention had nothing left to delete.
     retained_at: Option<Instant>,
 }
 
@@ -56,7 +56,7 @@ impl Writer {
         Writer { path, retention, is_current, calls, stopped, unrecorded, file: None, fault: None, retained_at: None }
     }
 
-    /// Until the gateway ends. The file is there from the start, so that a reader finds one before the first call.
+    /// Runs until the gateway ends. The file exists from the start, so that a reader finds one before the first call.
     pub fn run(mut self) {
         let mut batch = Vec::new();
         let mut is_stopping = false;
@@ -77,13 +77,13 @@ impl Writer {
         }
     }
 
-    /// Waits until there is something to do; true when the thread is to end.
+    /// Waits for work; true when the thread must end.
     fn wait(&self, has_written: bool) -> bool {
         let stops_within = |time| self.stopped.recv_timeout(time) == Err(RecvTimeoutError::Disconnected);
         if !has_written {
             return stops_within(RETRY_PAUSE);
         }
-        // With rows to delete it comes round again soon, else with the next call.
+        // With rows to delete the thread continues soon, otherwise with the next call.
         if self.retained_at.is_some() {
             let mut select = Select::new();
             select.recv(&self.calls);
@@ -95,7 +95,7 @@ impl Writer {
         stops_within(GATHER)
     }
 
-    /// True when the batch is in the file.
+    /// True if the batch is in the file.
     fn write(&mut self, batch: &[Box<Call>]) -> bool {
         let unrecorded = self.unrecorded.swap(0, Ordering::Relaxed);
         match self.try_write(batch, unrecorded) {
@@ -120,7 +120,7 @@ impl Writer {
             Some(file) => file,
             None => self.file.insert(LedgerFile::open(&self.path)?),
         };
-        // After a fault something is always written: only then is it known to have passed.
+        // After a fault the thread always writes something: only a write shows that the fault has passed.
         let is_due = self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_PERIOD) || self.fault.is_some();
         let retains = is_due && (self.is_current)();
         if batch.is_empty() && unrecorded == 0 && !retains {
@@ -152,7 +152,7 @@ impl Writer {
     }
 }
 
-/// Moves a damaged file, and what SQLite has put beside it, to NAME.damaged, where an older one may be replaced.
+/// Moves a damaged file, and the files that SQLite put beside it, to NAME.damaged. May replace an older one there.
 fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     let beside = |suffix: &str| {
         let mut path = path.as_os_str().to_owned();

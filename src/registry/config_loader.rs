@@ -1,15 +1,15 @@
-//! From a row of the registry to a [`Function`]: parse and validate, nothing else.
+//! Turns a row of the registry into a [`Function`]: it parses and validates, nothing else.
 //!
-//! A row is a key, `METHOD:/path` or `METHOD:/prefix/*`, and a descriptor, a JSON object. Everything that can be wrong
-//! with them is found here, once, when the row arrives, so that a request meets only functions that are fit to run. A
-//! fault is one sentence that names the field, its value and what it must be: it is read in the log and in the answer
-//! 500 of the row's route. The CHECK constraints in init.sql say the same at the sqlite3 prompt, as far as SQL can.
+//! A row is a key, `METHOD:/path` or `METHOD:/prefix/*`, and a descriptor, a JSON object. This file finds every fault
+//! once, when the row arrives, so that a request meets only functions that are fit to run. A fault is one sentence that
+//! names the field, its value and the rule. It appears in the log and in the answer 500 of the row's route. The CHECK
+//! constraints in init.sql enforce the same rules at the sqlite3 prompt, as far as SQL can.
 //!
-//! Rules: a field that is missing or null has its default; a number is a whole number, never a string; unknown fields
+//! Rules: a field that is missing or null has its default. A number is a whole number, never a string. Unknown fields
 //! are ignored with a warning, so that old rows, and rows of a newer writer, stay in service.
 //!
-//! The C original looked for `"module":"` with strstr and took what followed; its `memory` and `timeout` were read and
-//! then used nowhere. Here both bind, and a descriptor that is not JSON is refused.
+//! The C original looked for `"module":"` with strstr and took the text after it; it read `memory` and `timeout` but
+//! never used them. Here both bind, and a descriptor that is not JSON is rejected.
 
 use std::fmt::Display;
 use std::fs;
@@ -29,32 +29,32 @@ use crate::sandbox::protected::ProtectedPaths;
 use super::modules::{Bundles, CodeFolder, bundle_of};
 use super::pattern::{Param, Pattern};
 
-/// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it began with.
+/// One parsed row. It never changes: an edit of the row makes a new one, and a request keeps the one it started with.
 #[derive(Debug)]
 pub struct Function {
     pub spec: FunctionSpec,
-    /// The same, encoded: what every INVOKE frame carries.
+    /// The settings, encoded for INVOKE frames.
     pub settings: Vec<u8>,
     /// Added to the environment of each invocation.
     pub env: Vec<(String, String)>,
-    /// Invocations at once over all workers; `None` is no limit but the slots.
+    /// Invocations at once over all workers; `None` means no limit but the number of slots.
     pub max_inflight: Option<u64>,
     /// Calls over `max_inflight` that may wait for their turn.
     pub queue: u64,
-    /// Invocations under way, and calls that wait. It belongs to the key and lives on when the row is edited, so that an edit does not let
-    /// twice `max_inflight` run.
+    /// Running invocations and waiting calls. The count belongs to the key and survives an edit of the row, so that an
+    /// edit does not let twice `max_inflight` run.
     pub inflight: Arc<AtomicU64>,
     /// The `{name}` segments of the route.
     pub params: Vec<Param>,
-    /// Fields of the descriptor that nobody knows, for a warning.
+    /// Unknown fields of the descriptor, for a warning.
     pub unknown_fields: Vec<String>,
     /// The bundle of a `db:` module.
     pub bundle: Option<String>,
-    /// Where the module is out of the registry: its folder, which stays as long as a call has this function.
+    /// The folder of a module from the registry, which stays while a call has this function.
     pub code: Option<Arc<CodeFolder>>,
 }
 
-/// A function is its settings, and what only the gateway needs.
+/// A function consists of its settings and of the fields that only the gateway needs.
 impl Deref for Function {
     type Target = FunctionSpec;
 
@@ -64,7 +64,7 @@ impl Deref for Function {
 }
 
 impl Function {
-    /// Whether a call by this method goes on when its client hangs up.
+    /// True if a call by this method goes on when its client hangs up.
     pub fn outlives_client(&self, method: &str) -> bool {
         match self.on_hangup {
             OnHangup::Auto => !matches!(method, "GET" | "HEAD" | "OPTIONS"),
@@ -74,24 +74,24 @@ impl Function {
     }
 }
 
-/// Beginnings of variables that decide what code a runtime loads when it starts, or how. A fork server has started without
+/// Prefixes of variables that decide which code a runtime loads at its start, or how. A fork server has started without
 /// them, so a function whose `env` has one is started by exec.
 const CHANGE_THE_START: [&str; 3] = ["LD_", "GLIBC_", "PHP"];
 
-/// What the paths of a descriptor are measured by.
+/// The places that a descriptor's paths are checked against.
 #[derive(Debug, Default)]
 pub struct Places {
-    /// Where relative paths begin.
+    /// The start of relative paths.
     pub module_root: PathBuf,
     pub protected: ProtectedPaths,
-    /// Where `db:` modules are.
+    /// The `db:` modules.
     pub code: Bundles,
 }
 
-/// How a descriptor names a module of the registry.
+/// The prefix by which a descriptor names a module of the registry.
 pub const DB_PREFIX: &str = "db:";
 
-/// What a path to write to must be.
+/// The rule for writable paths.
 const OFF_LIMITS: &str = "paths that neither hold nor lie in the registry, the run dir, FAAS_CODE_DIR or the scratch folders in FAAS_SPOOL_DIR";
 
 /// Parses and validates one row. `Err` is the fault, one sentence without its final stop.
@@ -155,7 +155,7 @@ pub fn parse(key: &str, descriptor: &str, places: &Places, inflight: Arc<AtomicU
     })
 }
 
-/// Where the module is, and of a `db:` module its bundle with the folder that must stay.
+/// The module's path, and for a `db:` module its bundle with the folder that must stay.
 type Module = (PathBuf, Option<(String, Arc<CodeFolder>)>);
 
 fn module(fields: &Fields, runtime: Runtime, places: &Places) -> Result<Module, String> {
@@ -200,16 +200,16 @@ pub const FIELDS: [&str; 22] = [
     "dirs",
 ];
 
-/// The bundle that a descriptor names, whatever else is wrong with it.
+/// The bundle that a descriptor names, even if the descriptor has faults.
 pub fn named_bundle(descriptor: &str) -> Option<String> {
     let fields: Value = serde_json::from_str(descriptor).ok()?;
     fields.get("module")?.as_str()?.strip_prefix(DB_PREFIX).map(|name| bundle_of(name).to_string())
 }
 
-/// Whether the log has said that `sapi`, which chose between two programs for PHP, has no effect any more.
+/// True once the log has noted that `sapi`, which chose between two programs for PHP, no longer has any effect.
 static SAPI_IS_TOLD: AtomicBool = AtomicBool::new(false);
 
-/// A descriptor's fields, each asked for by name and type. `None` is missing or null.
+/// A descriptor's fields, each read by name and type. `None` is missing or null.
 struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -222,7 +222,7 @@ impl Fields {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    /// Text that can stand in a file name and in an environment variable, which both end at a NUL.
+    /// Text for a file name or an environment variable, which both end at a NUL.
     fn text(&self, name: &str) -> Result<Option<&str>, String> {
         match self.get(name) {
             None => Ok(None),
@@ -276,7 +276,7 @@ impl Fields {
         Ok(values.iter().filter_map(Value::as_str).collect())
     }
 
-    /// An array of paths that functions may write to. One that is not there yet is taken as it is written.
+    /// An array of paths that functions may write to. A path that does not exist yet is taken as written.
     fn writable(&self, name: &str, places: &Places) -> Result<Vec<PathBuf>, String> {
         let path = |text: &str| {
             let path = places.module_root.join(text);
@@ -289,7 +289,7 @@ impl Fields {
         self.texts(name, limits::WRITE_PATHS_MAX)?.into_iter().map(path).collect()
     }
 
-    /// PHP takes directives line by line.
+    /// PHP reads directives line by line.
     fn directives(&self, field: &str) -> Result<Vec<(String, String)>, String> {
         let directives = self.pairs(field, limits::INI_DIRECTIVES_MAX)?;
         let has_line_break = |text: &String| text.contains(['\n', '\r']);
@@ -330,7 +330,8 @@ fn fault(name: &str, value: &Value, want: impl Display) -> String {
     format!("{name} is {}; it must be {want}", shown(&value.to_string()))
 }
 
-/// The same for what may be a secret, such as a value of env: clients see the fault, and so does whoever reads the log.
+/// A fault without the value, which may be a secret, such as a value of env: clients and readers of the log see the
+/// fault.
 fn fault_without_value(name: &str, value: &Value, want: impl Display) -> String {
     let kind = match value {
         Value::Null => "null",
@@ -343,7 +344,7 @@ fn fault_without_value(name: &str, value: &Value, want: impl Display) -> String 
     format!("{name} is {kind}; it must be {want}")
 }
 
-/// The opening of a value, for a fault. A descriptor may have 64 KiB, a line in the log should not.
+/// The beginning of a value, for a fault. A descriptor may have 64 KiB, too much for a line in the log.
 pub(super) fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 60;
     let mut short: String = text.chars().take(CHARACTERS_MAX).collect();

@@ -1,4 +1,4 @@
-//! `gateway --init`: makes the registry from init.sql, so that the sqlite3 program is a convenience and not a need.
+//! `gateway --init`: creates the registry from init.sql, so that the sqlite3 program is not required.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -14,8 +14,8 @@ use crate::error::start::{Result, StartError};
 /// `gateway --init` and `sqlite3 faas_meta.db < init.sql` run the same text.
 pub(super) const INIT_SQL: &str = include_str!("../../init.sql");
 
-/// Gives a connection readfile(), as the sqlite3 program has it: a file's bytes, or NULL where it is missing. Relative paths
-/// are taken from the working folder, and where nothing is there, from `folder`.
+/// Gives a connection readfile(), as the sqlite3 program has it: a file's bytes, or NULL where it is missing. Relative
+/// paths start at the working folder, then, if the file is missing there, at `folder`.
 pub(super) fn add_readfile(connection: &Connection, folder: &Path) -> rusqlite::Result<()> {
     let folder = folder.to_path_buf();
     connection.create_scalar_function("readfile", 1, FunctionFlags::SQLITE_UTF8, move |context| {
@@ -24,9 +24,9 @@ pub(super) fn add_readfile(connection: &Connection, folder: &Path) -> rusqlite::
     })
 }
 
-/// Makes the registry where no file of that name exists. It grows under another name and is linked to its own when it is
-/// complete, so no program sees half of it. A registry that another program makes meanwhile stays as it is.
-/// The functions that ship are read from `folder`.
+/// Creates the registry if no file of that name exists. Builds it under another name and links it to its own when it is
+/// complete, so no program sees half of it. A registry that another program creates meanwhile stays as it is. Reads the
+/// shipped functions from `folder`.
 pub fn create_registry(db: &Path, folder: &Path) -> Result<()> {
     if db.exists() {
         return Ok(());
@@ -59,12 +59,12 @@ fn run_init_sql(path: &Path, folder: &Path) -> rusqlite::Result<()> {
 /// Gives the finished database its name, unless another program has taken the name.
 fn publish(unfinished: &Path, db: &Path) -> io::Result<()> {
     if !db.exists() {
-        // SQLite would take the -wal of a database that is gone for this one's.
+        // SQLite would otherwise apply the -wal of a deleted database to this one.
         remove_logs(db);
     }
     match fs::hard_link(unfinished, db) {
         Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(()),
-        // The file system may have no links.
+        // The file system may not support links.
         Err(_) if !db.exists() => fs::rename(unfinished, db),
         result => result,
     }

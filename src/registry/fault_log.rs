@@ -1,19 +1,20 @@
-//! Which fault of the registry as a whole is worth a line in the log.
+//! Decides which faults of the whole registry the log shows.
 //!
-//! Looks come every 25 ms and find the same fault again and again. It is logged once, when it has lasted; a `cp` over the
-//! registry that a look catches in the middle logs nothing. The end of a fault is logged once, if the fault was.
+//! Looks come every 25 ms and find the same fault again and again. The log shows it once, after it has lasted. If a
+//! look catches a `cp` over the registry in the middle, it logs nothing. The end of a fault is logged once, if the
+//! fault was.
 
 use std::time::{Duration, Instant};
 
 #[derive(Default)]
 pub struct FaultLog {
-    /// The fault that the last look found, and since when.
+    /// The fault that the last look found, and the time when it began.
     current: Option<(String, Instant)>,
     logged: Option<String>,
 }
 
 impl FaultLog {
-    /// The fault that lasts and was logged.
+    /// The present fault, if it was logged.
     pub fn logged(&self) -> Option<&str> {
         self.logged.as_deref()
     }

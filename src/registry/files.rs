@@ -16,13 +16,14 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Removes a private database of the gateway, and what SQLite may have put beside it. Missing files are no error.
+/// Removes a private database of the gateway, and the files that SQLite may have put beside it. Missing files are no
+/// error.
 pub fn remove_database(path: &Path) {
     let _ = fs::remove_file(path);
     remove_logs(path);
 }
 
-/// Removes what SQLite has put beside a database that is gone.
+/// Removes the files that SQLite has put beside a deleted database.
 pub fn remove_logs(path: &Path) {
     for suffix in [WAL, JOURNAL, SHARED_MEMORY] {
         let _ = fs::remove_file(with_suffix(path, suffix));

@@ -1,4 +1,4 @@
-//! What the tests of this folder share: a registry in a folder of its own, and the plain sqlite3 program.
+//! Shared by the tests of this folder: a registry in a folder of its own, and the plain sqlite3 program.
 
 use std::fs;
 use std::io::{self, BufRead, Write};
@@ -15,7 +15,7 @@ use super::kv::{Found, Kv};
 use super::kv_sqlite_sync::Sync;
 use crate::settings::Settings;
 
-/// A folder of its own, with a registry, its reader and the routes that came of it.
+/// A folder of its own, with a registry, its reader and the resulting routes.
 pub struct Fixture {
     pub folder: PathBuf,
     pub db: PathBuf,
@@ -29,11 +29,11 @@ impl Drop for Fixture {
     }
 }
 
-/// The C original's table, which takes every row.
+/// The C original's table, which accepts every row.
 pub const WITHOUT_CHECKS: &str = "PRAGMA journal_mode = WAL;
     CREATE TABLE functions (k TEXT PRIMARY KEY, v TEXT NOT NULL, updated INTEGER);";
 
-/// What gives each row of a table many pages, so that a torn reading of them would show.
+/// Gives each row of a table many pages, so that a torn reading of them shows.
 pub const MANY_ROWS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
     INSERT INTO functions SELECT 'GET:/n/' || i, '{\"runtime\":\"php\",\"module\":\"x\",\"timeout\":1}', 0 FROM n;";
 

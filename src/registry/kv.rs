@@ -1,6 +1,6 @@
 //! The routes in service: what the C original called its key-value store, here one map behind one lock.
 //!
-//! A route is looked up by host, method and path, as they are sent and without the query:
+//! A look-up compares host, method and path as the client sent them, without the query:
 //!
 //! 0. Routes of the request's host come first, then those without a host. So `GET://shop.example/*` beats `GET:/cart`
 //!    for that host. Go's ServeMux has the same order. Hosts are compared without the port and whatever their case.
@@ -9,17 +9,17 @@
 //!    `/api/x/y` with PATH_INFO `/x/y`, `/api/` with PATH_INFO `/`, and, where `GET:/api` is no route, also `/api` with an
 //!    empty one. It does not take `/apix`. A `{name}` takes one segment that is not empty.
 //! 2. At each of these, a method's own route; for HEAD, else that of GET; else that of `*`.
-//! 3. A path that only has routes of other methods is answered with what these are. OPTIONS is no exception.
+//! 3. A path that only has routes of other methods is answered with a list of those methods. OPTIONS is no exception.
 //!
-//! Invariants: all rows of a transaction come into force in one [`Kv::swap`]; whoever has found a function keeps it,
-//! whatever is swapped in later. The lock is held for a look-up (less than a microsecond) or for the exchange of two
-//! maps: new ones are built before, and old ones are dropped after, both in the thread that swaps.
+//! Invariants: one [`Kv::swap`] brings all rows of a transaction into force. A request that has found a function keeps
+//! it, even if a later swap replaces it. The lock is held for a look-up (less than a microsecond) or for the exchange
+//! of two maps. The thread that swaps builds the new maps before, and drops the old ones after.
 //!
-//! The map of exact paths has the path alone as its key, and under it a short list of methods. All other routes are sorted
-//! by shape: which of their segments are `{name}`, and whether they are prefixes. Shapes have one order of precedence for
-//! all paths, and each has a map of its own. So a look-up probes each shape at most once, a path of a thousand slashes
-//! costs no more than any other, and without `{name}` nothing is allocated. The hasher is std's, keyed at random: paths
-//! come from clients.
+//! The map of exact paths has the path alone as its key, and under it a short list of methods. All other routes are
+//! sorted by shape: the positions of their `{name}` segments, and if they are prefixes. Shapes have one order of
+//! precedence for all paths, and each has a map of its own. So a look-up probes each shape at most once, a path of a
+//! thousand slashes costs no more than any other, and without `{name}` nothing is allocated. The hasher is std's, keyed
+//! at random, since clients choose the paths.
 //!
 //! The C original handed out a pointer to a value after it had released the lock; a sync could free it in between.
 
@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::config_loader::Function;
 use super::pattern::{ANY_METHOD, Pattern, comparable_host, param_name};
 
-/// What there is for a method and a path.
+/// The result of a look-up by method and path.
 #[derive(Debug)]
 pub enum Found {
     /// `path[..path_info_start]` is SCRIPT_NAME, the rest PATH_INFO, which is empty for an exact route.
@@ -38,7 +38,7 @@ pub enum Found {
         function: Arc<Function>,
         path_info_start: usize,
     },
-    /// The row is there, but it has a fault and never had a version without one.
+    /// The row exists, but it has a fault and never had a version without one.
     Unusable {
         route: String,
         fault: String,
@@ -50,12 +50,12 @@ pub enum Found {
     NotFound,
 }
 
-/// One row as it is served.
+/// One row in the form that serves requests.
 #[derive(Debug)]
 pub struct Route {
     key: String,
-    /// Where method, host and path are in `key`: `key[..method_end]`, `key[host]` and `key[host.end..path_end]`. The key is taken
-    /// apart once, when the row changes; maps are built from 100,000 of these at each change.
+    /// Positions of method, host and path in `key`: `key[..method_end]`, `key[host]` and `key[host.end..path_end]`. The
+    /// key is parsed once, when the row changes; each change builds maps from up to 100,000 of these.
     method_end: usize,
     host: Range<usize>,
     path_end: usize,
@@ -64,7 +64,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// `serves` is the function, or the fault of a row that never had one. A key that is no pattern is no route.
+    /// `serves` is the function, or the fault of a row that never had one. A key that is no pattern gives no route.
     pub fn new(key: &str, serves: Result<Arc<Function>, String>) -> Option<Route> {
         let Pattern { method, host, path, is_prefix } = Pattern::parse(key).ok()?;
         let method_end = method.len();
@@ -126,13 +126,13 @@ type Methods = Vec<Arc<Route>>;
 #[derive(Debug)]
 struct ShapeRoutes {
     shape: Shape,
-    /// The lengths of its paths, sorted: most paths that match none are known by their length. Empty where the shape has a
-    /// `{name}`, whose length is anybody's choice.
+    /// The lengths of its paths, sorted: the length alone rules out most paths that match none. Empty where the shape
+    /// has a `{name}`, which can have any length.
     lengths: Vec<usize>,
     routes: HashMap<Box<str>, Methods>,
 }
 
-/// The order is that of precedence.
+/// The order is the order of precedence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape(Vec<Part>);
 
@@ -142,7 +142,7 @@ enum Part {
     End,
     Literal,
     Param,
-    /// The `*` of a prefix, which is its end.
+    /// The `*` of a prefix, which ends it.
     Rest,
 }
 
@@ -181,7 +181,7 @@ impl Routes {
         Routes { any_host: HostRoutes::new(any_host), hosts: hosts.collect(), count }
     }
 
-    /// Whether a row of this key is in service.
+    /// True if a row of this key is in service.
     fn contains(&self, key: &str) -> bool {
         let Some(route) = Route::new(key, Err(String::new())) else { return false };
         let routes = match route.host() {
@@ -192,7 +192,7 @@ impl Routes {
     }
 
     fn find(&self, method: &str, host: &str, path: &str) -> Found {
-        // Most registries have no host: then nothing is spent on it.
+        // Most registries have no host; they skip the look-up by host.
         let of_host = if self.hosts.is_empty() { None } else { self.hosts.get(comparable_host(host).as_ref()) };
         let all = || of_host.into_iter().chain([&self.any_host]);
         if let Some((route, path_info_start)) = all().find_map(|routes| routes.find(method, path)) {
@@ -204,7 +204,7 @@ impl Routes {
 }
 
 impl HostRoutes {
-    /// Of two routes that take the same requests, such as `/{a}` and `/{b}`, the one whose key comes first counts.
+    /// Of two routes that match the same requests, such as `/{a}` and `/{b}`, the one whose key sorts first wins.
     fn new(routes: Vec<Arc<Route>>) -> HostRoutes {
         let mut all = HostRoutes::default();
         all.exact.reserve(routes.len()); // growing on the way would move all again and again
@@ -235,7 +235,7 @@ impl HostRoutes {
         methods.is_some_and(|methods| methods.iter().any(|other| other.key == route.key))
     }
 
-    /// The route that takes the request, and where PATH_INFO starts.
+    /// The route that matches the request, and the start of PATH_INFO.
     fn find<'a>(&'a self, method: &str, path: &'a str) -> Option<(&'a Route, usize)> {
         self.matches(path).find_map(|(methods, path_info_start)| {
             let own = |method: &str| methods.iter().find(|route| route.method() == method);
@@ -244,10 +244,10 @@ impl HostRoutes {
         })
     }
 
-    /// What is registered for a path, the most specific first, with where PATH_INFO starts.
+    /// The routes for a path, the most specific first, each with the start of PATH_INFO.
     fn matches<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a Methods, usize)> {
         let exact = self.exact.get(path).map(|methods| (methods, path.len()));
-        // Lazily: most paths are exact ones.
+        // Computed lazily: most paths are exact ones.
         let mut ends = None;
         let by_shape = move |of_shape: &'a ShapeRoutes| of_shape.get(path, ends.get_or_insert_with(|| Ends::of(path)));
         exact.into_iter().chain(self.shapes.iter().filter_map(by_shape))
@@ -278,7 +278,7 @@ impl ShapeRoutes {
         Some((methods?, end))
     }
 
-    /// The path with `{}` for the segments that this shape leaves open; `None` where one of them is empty.
+    /// The path with `{}` for the open segments of this shape; `None` where one of them is empty.
     fn generic(&self, path: &str) -> Option<String> {
         let mut generic = String::with_capacity(path.len() + 2);
         for (segment, part) in path.split('/').skip(1).zip(&self.shape.0) {
@@ -293,15 +293,15 @@ impl ShapeRoutes {
     }
 }
 
-/// Where the segments of a path end.
+/// The ends of a path's segments.
 struct Ends {
-    /// Of the first ones; a path has at most [`crate::limits::TARGET_BYTES_MAX`] bytes.
+    /// The ends of the first segments; a path has at most [`crate::limits::TARGET_BYTES_MAX`] bytes.
     kept: [u16; ENDS_KEPT],
-    /// All of them.
+    /// The number of all segments.
     count: usize,
 }
 
-/// Segments of a path that need no second look for their ends: more than routes have.
+/// Segments of a path whose ends are kept: more than routes have.
 const ENDS_KEPT: usize = 16;
 
 impl Ends {
@@ -318,7 +318,7 @@ impl Ends {
         ends
     }
 
-    /// Where the first `segments` of the path end; `None` where it has fewer.
+    /// The end of the first `segments` of the path; `None` where it has fewer.
     fn after(&self, path: &str, segments: usize) -> Option<usize> {
         match segments {
             0 => (path.is_empty() || path.starts_with('/')).then_some(0),
@@ -338,8 +338,8 @@ fn open_path(path: &str) -> Box<str> {
     segments.collect::<Vec<_>>().join("/").into()
 }
 
-/// The field Allow: the usual methods in their usual order, then others by name. HEAD comes with GET, and OPTIONS is
-/// always answered. `None` where there are no methods.
+/// The field Allow: the usual methods in their usual order, then others by name. GET implies HEAD, and the gateway
+/// always answers OPTIONS. `None` without any method.
 fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> Option<String> {
     const USUAL: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let mut all: Vec<&str> = methods.collect();
@@ -355,12 +355,12 @@ fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> Option<String> {
     Some(all.join(", "))
 }
 
-/// Which state of the registry the routes are.
+/// The registry's state that the routes come from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Version {
     /// The newest id of the history.
     pub generation: u64,
-    /// When that change was made, in seconds since 1970; 0 where none was made yet.
+    /// The time of that change, in seconds since 1970; 0 before the first change.
     pub changed_at: f64,
     /// The registry's newest sign of life, in seconds since 1970: that change, or the heartbeat in its table settings.
     pub alive_at: f64,
@@ -372,20 +372,20 @@ pub struct Kv {
     service: Mutex<Service>,
 }
 
-/// What the lock guards.
+/// The data that the lock guards.
 #[derive(Debug, Default)]
 struct Service {
     routes: Routes,
     is_loaded: bool,
-    /// The registry's own, as of the routes; `None` where it keeps no history.
+    /// The registry's version that the routes come from; `None` where it keeps no history.
     version: Option<Version>,
     faults: Faults,
 }
 
-/// What is wrong with the registry, for the operator.
+/// The registry's faults, for the operator.
 #[derive(Debug, Default, Clone)]
 pub struct Faults {
-    /// Why the file cannot be used: the routes in service are those of its last good state.
+    /// The reason why the file cannot be used: the routes in service are those of its last good state.
     pub file: Option<String>,
     pub rows: RowFaults,
 }
@@ -406,13 +406,13 @@ impl Kv {
         Kv::default()
     }
 
-    /// What a request meets, and the registry's generation at that moment. `host` has no port.
+    /// The match for a request, and the registry's generation at that moment. `host` has no port.
     pub fn find(&self, method: &str, host: &str, path: &str) -> (Found, Option<u64>) {
         let service = self.lock();
         (service.routes.find(method, host, path), service.version.map(|version| version.generation))
     }
 
-    /// Whether a row of this key is in service.
+    /// True if a row of this key is in service.
     pub fn contains(&self, key: &str) -> bool {
         self.lock().routes.contains(key)
     }
@@ -428,7 +428,7 @@ impl Kv {
         drop(old); // Here, without the lock: to free 100,000 routes takes milliseconds.
     }
 
-    /// Says that the routes in force are those of another version, too: what changed was no route.
+    /// Sets another version for the routes in force: the change touched no route.
     pub fn set_version(&self, version: Option<Version>) {
         self.lock().version = version;
     }
@@ -445,12 +445,12 @@ impl Kv {
         self.lock().faults.clone()
     }
 
-    /// Whether the routes in service are those of the file as it is.
+    /// True if the routes in service are those of the present file.
     pub fn is_current(&self) -> bool {
         self.lock().faults.file.is_none()
     }
 
-    /// Routes in service, unusable ones included.
+    /// Number of routes in service, unusable ones included.
     pub fn len(&self) -> usize {
         self.lock().routes.count
     }
@@ -459,17 +459,17 @@ impl Kv {
         self.len() == 0
     }
 
-    /// The registry's generation that is in service; `None` where it keeps no history, or was never read.
+    /// The registry's generation in service; `None` where it keeps no history, or was never read.
     pub fn generation(&self) -> Option<u64> {
         self.version().map(|version| version.generation)
     }
 
-    /// The same with its times.
+    /// The version in service, with its times.
     pub fn version(&self) -> Option<Version> {
         self.lock().version
     }
 
-    /// Whether the registry was ever read.
+    /// True once the registry was read.
     pub fn is_loaded(&self) -> bool {
         self.lock().is_loaded
     }

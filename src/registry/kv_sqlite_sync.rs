@@ -1,15 +1,17 @@
-//! The sync thread: carries the registry's rows into the map of routes.
+//! The sync thread: copies the registry's rows into the map of routes.
 //!
-//! [`Sync::look`] runs every 25 ms. It asks the file system whether the registry moved (stamps.rs). If it did, it copies
-//! what moved (snapshot.rs), writes the code that changed (modules.rs), parses the rows whose text or code changed
-//! (config_loader.rs), and swaps the map once (kv.rs). So all rows and modules of a transaction come into service together.
+//! [`Sync::look`] runs every 25 ms. It asks the file system if the registry changed (stamps.rs). If so, it copies the
+//! changed parts (snapshot.rs), writes the code that changed (modules.rs), and parses the rows whose text or code
+//! changed (config_loader.rs). Then it swaps the map once (kv.rs), so all rows and modules of a transaction come into
+//! service together.
 //!
-//! Invariant: whatever goes wrong, the last good version stays in service. That holds for a file that is missing,
-//! damaged or in the middle of being copied, and for a single row with a fault. The fault is logged once, and the first
-//! look that finds the registry good again brings it into service.
+//! Invariant: after any failure, the last good version stays in service. That holds for a file that is missing, damaged
+//! or half copied, and for a single row with a fault. The thread logs the fault once. The first look that finds the
+//! registry good again brings it into service.
 //!
-//! With FAAS_FOLLOWER=1 the file is a copy that another program writes, perhaps page by page. Then a state must be whole
-//! (tables.rs, `tear`) and not older than the one in service. Elsewhere an older file is its owner's wish: a backup.
+//! With FAAS_FOLLOWER=1 another program writes the file as a copy, perhaps page by page. Then a state must be whole
+//! (tables.rs, `tear`) and not older than the one in service. Without FAAS_FOLLOWER, the owner may restore an older
+//! file: a backup.
 //!
 //! The C original asked for `updated > last_sync` every 5 s: deletes never arrived, nor did edits within one second.
 
@@ -37,20 +39,20 @@ use crate::sandbox::User;
 use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 
-/// Time between two looks: a quarter of the 100 ms that a commit may take to be in service. A look that finds nothing asks
-/// the file system for four files.
+/// Time between two looks: a quarter of the 100 ms within which a commit must be in service. A look that finds nothing
+/// asks the file system for four files.
 const PERIOD: Duration = Duration::from_millis(25);
 
-/// A registry that could not be used is read again after this time although nothing moved: the cause may lie outside.
+/// An unusable registry is read again after this time, even if it did not change: the cause may lie outside.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// A fault is logged when it has lasted this long.
+/// A fault is logged once it has lasted this long.
 const LOGGED_FAULT_AGE_MIN: Duration = Duration::from_millis(300);
 
 /// Lines on rows that one reading logs; it counts the rest.
 const ROW_LINES_LOGGED_MAX: usize = 20;
 
-/// Changed rows whose files one reading looks at, for remarks: with 100,000 new rows that would take a second.
+/// Changed rows whose files one reading checks for remarks: checking 100,000 new rows would take a second.
 const ROWS_LOOKED_AT_MAX: usize = 1000;
 
 /// The registry's reader. One for each gateway: its private copy lies in the run dir.
@@ -62,20 +64,20 @@ pub struct Sync {
     snapshot: Snapshot,
     kv: Arc<Kv>,
     rows: Rows,
-    /// Whom functions run as, where that is not our own user.
+    /// The user that functions run as, if it is not our own user.
     user: Option<User>,
-    /// The files before the last reading. `None` asks for another reading at once.
+    /// The files' stamps before the last reading. `None` asks for another reading at once.
     seen: Option<Stamps>,
-    /// When to try again although nothing moved.
+    /// The time of the next try, even if nothing changed.
     retry_at: Option<Instant>,
     faults: FaultLog,
 }
 
-/// What one reading found.
+/// The result of one reading.
 struct Reading {
     /// Key and descriptor of each row that differs from the last reading in its text or its code.
     rows: Vec<(String, String)>,
-    /// Bundles that differ, `None` for those that no row names any more.
+    /// Bundles that differ; `None` for those that no row names any more.
     bundles: Vec<(String, Option<Entry>)>,
     version: Option<Version>,
 }
@@ -101,12 +103,12 @@ impl Sync {
         }
     }
 
-    /// Says whether no other gateway uses the same code dir (modules.rs).
+    /// Sets if no other gateway uses the same code dir (modules.rs).
     pub fn set_alone(&mut self, is_alone: bool) {
         self.code_dir.is_alone = is_alone;
     }
 
-    /// The body of the thread: looks until `shutdown` has a message or no sender any more. `is_alone` is asked each time.
+    /// The body of the thread: looks until `shutdown` has a message or loses its sender. Calls `is_alone` each time.
     pub fn run(mut self, shutdown: &Receiver<()>, is_alone: impl Fn() -> bool) {
         while shutdown.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
             self.set_alone(is_alone());
@@ -114,8 +116,8 @@ impl Sync {
         }
     }
 
-    /// Reads the registry if it moved; returns true if it has read it. The first look loads the registry, so the gateway
-    /// calls it once before it listens.
+    /// Reads the registry if it changed; true if it was read. The first look loads the registry, so the gateway calls
+    /// it once before it listens.
     pub fn look(&mut self) -> bool {
         // SQLite puts a -wal beside the target of a symbolic link.
         let db = fs::canonicalize(&self.db).unwrap_or_else(|_| self.db.clone());
@@ -144,7 +146,7 @@ impl Sync {
             }
         };
         let has_read = fault.is_none();
-        // At the start nothing is in service, so there the fault is worth a line at once.
+        // At the start no route is in service, so the fault is logged at once.
         let age_min = if self.kv.is_loaded() { LOGGED_FAULT_AGE_MIN } else { Duration::ZERO };
         if let Some(line) = self.faults.update(fault, now, age_min) {
             log!("registry {}: {line}; {} routes are in service", self.db.display(), self.kv.len());
@@ -153,7 +155,7 @@ impl Sync {
         has_read
     }
 
-    /// Returns what changed, `None` where writers were too busy for a snapshot, or the fault as text.
+    /// Returns the changes, `None` where writers were too busy for a snapshot, or the fault as text.
     fn read(&mut self, db: &Path) -> Result<Option<Reading>, String> {
         let reading = match self.snapshot.take(db) {
             Ok(true) => self.compare_with_copy().map(Some),
@@ -164,8 +166,8 @@ impl Sync {
         reading
     }
 
-    /// Reads the copy, writes the code that changed, and marks the rows that are the same. Nothing else changes here, since
-    /// the reading may yet fail at its last row.
+    /// Reads the copy, writes the code that changed, and marks the rows that are the same. Changes nothing else, since
+    /// the reading may still fail at its last row.
     fn compare_with_copy(&mut self) -> Result<Reading, String> {
         let tables = Tables::open(self.snapshot.path()).map_err(|cause| cause.to_string())?;
         let version = tables.version().map_err(|cause| cause.to_string())?;
@@ -186,7 +188,7 @@ impl Sync {
         Ok(Reading { rows: changed, bundles, version })
     }
 
-    /// Refuses what a follower must not take into service.
+    /// Rejects a state that a follower must not take into service.
     fn check_copy(&self, tables: &Tables, version: Option<Version>) -> Result<(), String> {
         if let Some(tear) = tables.tear().map_err(|cause| cause.to_string())? {
             return Err(format!("it is not a whole copy: {tear}"));
@@ -200,7 +202,7 @@ impl Sync {
         }
     }
 
-    /// Parses what changed, forgets what is gone, and brings the new map into service.
+    /// Parses changed rows, forgets removed ones, and brings the new map into service.
     fn take_over(&mut self, found: Reading) {
         self.code_dir.apply(found.bundles, &mut self.places.code);
         let (mut changes, mut lines) = (0, Vec::new());

@@ -1,5 +1,6 @@
-//! The texts of last good versions, kept in the run dir: a row with a fault serves its last good version also after a
-//! restart. Only rows that serve another version than the registry's are in the file, so usually none exists.
+//! Keeps the texts of last good versions in the run dir, so that a row with a fault serves its last good version even
+//! after a restart. The file holds only rows that serve another version than the registry's, so usually it does not
+//! exist.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -9,20 +10,20 @@ use std::path::{Path, PathBuf};
 
 use crate::log;
 
-/// Rows that are kept: more faulty rows at once are a mistake that a rollback mends.
+/// Rows that are kept: more faulty rows at once are a mistake that a rollback repairs.
 const ROWS_MAX: usize = 1000;
 
-/// Bytes of the file that are read: as many rows of the longest text.
+/// Bytes of the file that are read: room for that many rows of the longest text.
 const FILE_BYTES_MAX: u64 = 128 << 20;
 
 pub struct LastGood {
     path: PathBuf,
-    /// Descriptors by key: what the file says.
+    /// Descriptors by key, as in the file.
     texts: BTreeMap<String, String>,
 }
 
 impl LastGood {
-    /// A missing file, or one that is no JSON object of strings, holds nothing.
+    /// A file that is missing, or is no JSON object of strings, counts as empty.
     pub fn load(path: PathBuf) -> LastGood {
         let is_small = |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() <= FILE_BYTES_MAX);
         let bytes = if is_small(&path) { fs::read(&path).unwrap_or_default() } else { Vec::new() };
@@ -33,7 +34,7 @@ impl LastGood {
         self.texts.get(key).map(String::as_str)
     }
 
-    /// Keeps these, and no other.
+    /// Replaces the kept texts by these.
     pub fn keep(&mut self, texts: impl Iterator<Item = (String, String)>) {
         let texts: BTreeMap<String, String> = texts.take(ROWS_MAX).collect();
         if texts == self.texts {
@@ -48,7 +49,7 @@ impl LastGood {
         }
     }
 
-    /// In one step, so that a gateway that is killed meanwhile leaves the old file or the new one.
+    /// Writes in one step: a gateway killed meanwhile leaves the old file or the new one.
     fn write(&self) -> io::Result<()> {
         if self.texts.is_empty() {
             return match fs::remove_file(&self.path) {

@@ -1,7 +1,7 @@
-//! `gateway --init` on a registry from before modules and history: it gets the tables, triggers and constraints of init.sql
-//! and keeps its rows, in one transaction, after a backup beside the file.
+//! `gateway --init` on a registry that predates modules and history. The registry gets the tables, triggers and
+//! constraints of init.sql and keeps its rows, in one transaction, after a backup beside the file.
 //!
-//! A registry that nobody migrates goes on working; it has no code, no history and no generation.
+//! A registry that is not migrated still works; it has no code, no history and no generation.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::create::{INIT_SQL, create_private};
 use super::files::with_suffix;
 use crate::error::start::{Result, StartError};
 
-/// A writer that holds the registry is waited for.
+/// Time to wait for a writer that holds the registry.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Backups beside one registry.
 const BACKUPS_MAX: u32 = 1000;
 
-/// Migrates where that is due, and returns where the backup is.
+/// Migrates an old registry, and returns the path of the backup.
 ///
 /// # Errors
-/// [`StartError::Registry`], naming the row where a row stands in the way. The registry is then as it was.
+/// [`StartError::Registry`], which names the row that prevents the migration. The registry is then unchanged.
 pub fn migrate(db: &Path) -> Result<Option<PathBuf>> {
     let failed = |cause| StartError::Registry { path: db.to_path_buf(), cause };
     let mut connection = Connection::open(db).map_err(|cause| failed(cause.to_string()))?;
@@ -33,7 +33,7 @@ pub fn migrate(db: &Path) -> Result<Option<PathBuf>> {
     migrate_now(&mut connection, db).map(Some).map_err(|cause| failed(format!("it could not be migrated: {cause}")))
 }
 
-/// A file without the table is no registry, and not ours to change.
+/// A file without the table is no registry, so the gateway must not change it.
 fn is_due(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(BUSY_WAIT_MAX)?;
     let sql = "SELECT count(*) = 1, coalesce(sum(instr(sql, 'or * for any')), 0) > 0
@@ -45,7 +45,7 @@ fn is_due(connection: &Connection) -> rusqlite::Result<bool> {
 fn migrate_now(connection: &mut Connection, db: &Path) -> std::result::Result<PathBuf, String> {
     let sentence = |cause: rusqlite::Error| cause.to_string();
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA legacy_alter_table = ON").map_err(sentence)?;
-    // Nobody writes between the backup and the change.
+    // No program writes between the backup and the change.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sentence)?;
     let backup = back_up(db)?;
     replace_table(&transaction)?;
@@ -68,8 +68,8 @@ fn back_up(db: &Path) -> std::result::Result<PathBuf, String> {
     Ok(backup)
 }
 
-/// Gives the rows a table with the constraints of today. What others have made of the old table, indexes and triggers, is
-/// made again.
+/// Gives the rows a table with the constraints of today. Recreates the indexes and triggers that users added to the old
+/// table.
 fn replace_table(transaction: &Transaction<'_>) -> std::result::Result<(), String> {
     let sentence = |cause: rusqlite::Error| cause.to_string();
     let text = |sql: &str| -> rusqlite::Result<Vec<String>> {

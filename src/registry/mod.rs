@@ -5,8 +5,8 @@
 //!      → rows → config_loader (parses) → kv (one swap)
 //! ```
 //!
-//! Only this folder, operator/ and cli/ know SQLite. The gateway never writes to a registry that exists; `gateway --init` does:
-//! [`create`] makes a new one, [`migrate`] brings an old one up to date.
+//! Only this folder, operator/ and cli/ know SQLite. The gateway never writes to an existing registry. `gateway --init`
+//! does: [`create`] makes a new one, [`migrate`] updates an old one.
 
 pub mod config_loader;
 pub(crate) mod create;

@@ -1,13 +1,13 @@
 //! The code of `db:` modules, as files that functions can run.
 //!
-//! Each bundle of the registry is written to a folder of its own in the code dir, named by a SHA-256 of the names and
-//! contents of its files. The folder grows under another name and is renamed when it is complete, and nothing in it ever
-//! changes; so a change of code is a new folder, and the routes that name it come into service after it is there. A route
-//! and each call hold their folder; one that neither needs for a while is removed. A folder that somebody else removed, such
-//! as a cleaner of /tmp, is written again.
+//! The gateway writes each bundle of the registry to a folder of its own in the code dir, named by a SHA-256 of its
+//! files' names and contents. It fills the folder under another name and renames it when it is complete; nothing in it
+//! ever changes. So a change of code is a new folder, and the routes that name it come into service after it exists.
+//! Routes and calls hold their folder; the gateway removes a folder that neither has held for a while. If another
+//! program removes a folder, such as a cleaner of /tmp, the gateway writes it again.
 //!
-//! Nobody but the gateway can list the code dir, and functions can write nowhere in it. They run as another user, or Landlock
-//! keeps them from it (protected.rs); folders and files are read-only besides.
+//! Only the gateway can list the code dir, and functions cannot write in it: they run as another user, or Landlock
+//! prevents it (protected.rs). Folders and files are read-only as well.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -29,10 +29,10 @@ const FOLDER_MODE: u32 = 0o555;
 const FILE_MODE: u32 = 0o444;
 const PROGRAM_MODE: u32 = 0o555;
 
-/// First bytes of files that are started: a script with an interpreter, ELF, WASM.
+/// First bytes of files that can be started: a script with an interpreter, ELF, WASM.
 const PROGRAM_HEADS: [&[u8]; 3] = [b"#!", b"\x7fELF", b"\0asm"];
 
-/// A folder that is in no use is kept this long: a rollback finds it again, and a process that outlived its call, too.
+/// An unused folder is kept this long, for a rollback or for a process that outlived its call.
 const UNUSED_KEPT: Duration = Duration::from_secs(60);
 
 /// Time between two looks for lost files and for folders to remove.
@@ -44,7 +44,7 @@ pub struct CodeFolder {
     path: PathBuf,
     /// Names and sizes of its files, by name.
     files: Vec<(String, u64)>,
-    /// The file system may be mounted noexec.
+    /// False where the file system is mounted noexec.
     pub can_execute: bool,
 }
 
@@ -62,7 +62,7 @@ impl CodeFolder {
 pub struct Bundles(HashMap<String, (Mark, Arc<CodeFolder>)>);
 
 impl Bundles {
-    /// Where a module's file is, and the folder that must stay for it.
+    /// The path of a module's file, and the folder that must stay for it.
     pub fn module(&self, name: &str) -> Result<(PathBuf, Arc<CodeFolder>), String> {
         let (_, folder) = self.0.get(bundle_of(name)).filter(|(_, folder)| folder.has(name)).ok_or_else(|| {
             format!("module is db:{name}; it must be a module that the registry has, or the path of a file")
@@ -84,13 +84,13 @@ pub fn bundle_of(name: &str) -> &str {
 
 /// The code dir of one gateway.
 pub struct CodeDir {
-    /// Where it may be; the first that can be made is taken.
+    /// Possible places, in order; the gateway takes the first that it can create.
     candidates: Vec<PathBuf>,
     root: Option<PathBuf>,
-    /// Folders that no bundle in service has any more, and since when nobody holds them.
+    /// Folders of no bundle in service, and the time since when they are unused.
     retired: Vec<(Arc<CodeFolder>, Option<Instant>)>,
     checked: Instant,
-    /// Whether no other gateway uses the code dir: else what is not needed here may be needed there.
+    /// True if no other gateway uses the code dir: otherwise that gateway may need a folder that this one does not.
     pub is_alone: bool,
 }
 
@@ -99,11 +99,11 @@ impl CodeDir {
         CodeDir { candidates, root: None, retired: Vec::new(), checked: Instant::now(), is_alone: true }
     }
 
-    /// Writes the bundles that changed since `bundles`, and returns them with the names of those that went or changed;
-    /// nothing where all are the same.
+    /// Writes the bundles that changed since `bundles`, and returns them with the names of those that were removed or
+    /// changed; an empty list where all are the same.
     ///
     /// # Errors
-    /// One sentence. What was in service before is still there.
+    /// One sentence. The bundles in service stay as they were.
     pub fn update(&mut self, tables: &Tables, bundles: &Bundles) -> Result<Vec<(String, Option<Entry>)>, String> {
         let named = tables.named_bundles().map_err(|cause| cause.to_string())?;
         let mut changes = Vec::new();
@@ -124,7 +124,7 @@ impl CodeDir {
         Ok(changes)
     }
 
-    /// Brings what [`CodeDir::update`] found into `bundles`.
+    /// Applies the result of [`CodeDir::update`] to `bundles`.
     pub fn apply(&mut self, changes: Vec<(String, Option<Entry>)>, bundles: &mut Bundles) {
         for (name, entry) in changes {
             let old = match entry {
@@ -135,8 +135,8 @@ impl CodeDir {
         }
     }
 
-    /// Removes folders that nobody needs any more. Forgets bundles of which files were lost, and says whether there was
-    /// one: the next reading writes them again.
+    /// Removes folders that are no longer needed. Forgets bundles that lost files, and returns true if one did: the
+    /// next reading writes them again.
     pub fn check(&mut self, bundles: &mut Bundles) -> bool {
         if self.checked.elapsed() < CHECK_PERIOD {
             return false;
@@ -180,7 +180,7 @@ impl CodeDir {
         placed
     }
 
-    /// Gives a complete folder its name, unless a whole one has it already.
+    /// Gives a complete folder its name, unless a complete folder has that name already.
     fn place(&self, root: &Path, unfinished: &Path, hash: &str, files: &[ModuleFile]) -> io::Result<Arc<CodeFolder>> {
         let path = root.join(hash);
         let files = files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
@@ -192,13 +192,13 @@ impl CodeDir {
             remove_folder(&folder.path)?;
             fs::rename(unfinished, &folder.path)?;
         }
-        // Not one that an earlier gateway left: of that only the path is known.
+        // Not a folder that an earlier gateway left: only its path is known.
         let is_same = |other: &CodeFolder| other.path == folder.path && other.files == folder.files;
         let retired = self.retired.iter().find(|(other, _)| is_same(other));
         Ok(retired.map_or(folder, |(other, _)| other.clone()))
     }
 
-    /// The code dir, made when it is first needed; what an earlier gateway left there counts as retired.
+    /// The code dir, created on first use; folders that an earlier gateway left there count as retired.
     fn root(&mut self) -> io::Result<PathBuf> {
         if let Some(root) = self.root.as_ref().filter(|root| root.is_dir()) {
             return Ok(root.clone());
@@ -226,17 +226,17 @@ impl CodeDir {
     }
 }
 
-/// A bundle in service: when it changed last, and where it is.
+/// A bundle in service: its last change, and its folder.
 pub type Entry = (Mark, Arc<CodeFolder>);
 
-/// Folders on the way are made for everybody to enter, whatever the umask; those that exist stay as they are.
+/// New folders on the way can be entered by everybody, whatever the umask; existing ones stay as they are.
 fn make_code_dir(root: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = root.ancestors().take_while(|folder| !folder.is_dir()).collect();
     for folder in missing.into_iter().rev() {
         fs::create_dir(folder)?;
         fs::set_permissions(folder, Permissions::from_mode(CODE_DIR_MODE))?;
     }
-    // On a file system that is mounted read-only the folder may exist all the same.
+    // The folder may exist on a file system that is mounted read-only.
     let probe = root.join(format!(".new-{}", std::process::id()));
     remove_folder(&probe)?;
     fs::create_dir(&probe)?;
@@ -268,7 +268,7 @@ fn write_files(tables: &Tables, files: &[ModuleFile], folder: &Path) -> io::Resu
     }
     folders.sort_unstable();
     folders.dedup();
-    // The deepest first: nothing can be added to a folder any more.
+    // The deepest first: nothing can be added to a read-only folder.
     for folder in folders.iter().rev() {
         fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
     }
@@ -301,7 +301,7 @@ impl Write for HashedFile<'_> {
     }
 }
 
-/// Removes a folder whose folders are read-only. One that is not there is no error.
+/// Removes a folder whose folders are read-only. A missing folder is no error.
 fn remove_folder(path: &Path) -> io::Result<()> {
     fn make_writable(folder: &Path) -> io::Result<()> {
         fs::set_permissions(folder, Permissions::from_mode(0o700))?;

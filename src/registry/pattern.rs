@@ -1,8 +1,8 @@
 //! A route's key, taken apart: `METHOD:/path`, `METHOD:/prefix/*`, `*:` for any method, `{name}` for any one segment,
 //! `METHOD://host/path` for requests to one host.
 //!
-//! Requests are compared with it as they are sent, so a key that no request line can contain is a fault. The CHECK
-//! constraints and triggers of init.sql say the same at the sqlite3 prompt.
+//! Requests are compared with the key as clients send them, so a key that no request line can contain is a fault. The
+//! CHECK constraints and triggers of init.sql enforce the same rules at the sqlite3 prompt.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub struct Pattern<'a> {
 pub struct Param {
     /// FAAS_PARAM_ID for `{id}`.
     pub variable: String,
-    /// Which segment of the path it stands for, counted from 0.
+    /// Index of the path segment that it stands for, counted from 0.
     pub segment: usize,
 }
 
@@ -113,7 +113,7 @@ fn is_host(host: &str) -> bool {
     }
 }
 
-/// A host as look-ups compare it: in small letters, without the dot that may end a full domain name.
+/// A host in the form that look-ups compare: in small letters, without the dot that may end a full domain name.
 pub fn comparable_host(host: &str) -> Cow<'_, str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -135,8 +135,8 @@ fn variable(name: &str) -> String {
     format!("FAAS_PARAM_{}", name.to_ascii_uppercase())
 }
 
-/// The value of a parameter: the segment as sent, percent-decoded once. `%2F` stays, so that a value never has a slash of
-/// its own, and so does `%00`, which no variable can carry.
+/// The value of a parameter: the segment as sent, percent-decoded once. `%2F` stays, so that a value never gains a
+/// slash. `%00` stays, because no variable can carry a NUL.
 pub fn param_value(path: &str, segment: usize) -> Vec<u8> {
     let sent = path.split('/').nth(segment + 1).unwrap_or("").as_bytes();
     let digit = |at: usize| sent.get(at).and_then(|byte| (*byte as char).to_digit(16));

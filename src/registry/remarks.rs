@@ -1,6 +1,6 @@
-//! What the log says of a row when it arrives, although the row is in service: what its calls would meet.
+//! Warnings that the log shows when a row arrives: the row is in service, but its calls may fail.
 //!
-//! None of it is a fault. A module can be copied after its row, and a folder made.
+//! None of them is a fault: the user may copy a module after its row, and create a folder later.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use crate::protocol::function_spec::Runtime;
 use crate::sandbox::{User, may_write};
 use crate::shebang::shebang_fault;
 
-/// One sentence each. `user` is whom functions run as, where that is not the gateway's own user.
+/// One sentence each. `user` is the user that functions run as, if it is not the gateway's own.
 pub fn remarks(function: &Function, user: Option<&User>) -> Vec<String> {
     let mut remarks = Vec::new();
     remarks.extend(unknown_fields(&function.unknown_fields));

@@ -1,6 +1,6 @@
-//! The registry's rows as of the last reading, each with what it serves.
+//! The registry's rows as of the last reading, each with the version that it serves.
 //!
-//! Invariant: a row with a fault serves its last good version, as long as the row exists. That holds across a restart:
+//! Invariant: a row with a fault serves its last good version, while the row exists. That holds across a restart:
 //! last_good.rs keeps the text of that version in the run dir.
 
 use std::collections::{HashMap, HashSet};
@@ -18,15 +18,15 @@ pub struct Rows {
     last_good: LastGood,
 }
 
-/// A row, good or not.
+/// A row, with or without a fault.
 struct Row {
     /// The descriptor as text, to see when it changes.
     text: String,
-    /// In service for this key: the newest version without fault, else the fault; `None` where the key is no route.
+    /// In service for this key: the newest version without a fault, else the fault; `None` where the key is no route.
     route: Option<Arc<Route>>,
-    /// What is wrong with `text`, where another version or nothing is in service.
+    /// The fault of `text`, where another version or nothing is in service.
     fault: Option<String>,
-    /// The text of the version in service, where it is another one.
+    /// The text of the version in service, where it differs from `text`.
     good: Option<String>,
     inflight: Arc<AtomicU64>,
     /// The newest reading that found it.
@@ -40,15 +40,15 @@ impl Rows {
         Rows { rows: HashMap::new(), reading: 0, last_good }
     }
 
-    /// To be called before the rows of a reading.
+    /// Must be called before the rows of a reading.
     pub fn begin_reading(&mut self) {
         self.reading += 1;
     }
 
-    /// True for a row that is the same as in the last reading, and so is its code. It is marked as found.
+    /// True for a row that, with its code, is the same as in the last reading. Marks it as found.
     pub fn is_unchanged(&mut self, key: &str, text: &str, changed_bundles: &HashSet<&str>) -> bool {
         let Some(row) = self.rows.get_mut(key) else { return false };
-        // A table without a primary key can hold a key twice: one of the rows counts.
+        // A table without a primary key can hold a key twice: then one of the rows counts.
         if row.reading == self.reading {
             return true;
         }
@@ -60,7 +60,7 @@ impl Rows {
         is_unchanged
     }
 
-    /// Whether this reading has taken over another row of this key.
+    /// True if this reading has taken over another row of this key.
     pub fn is_taken_over(&self, key: &str) -> bool {
         self.rows.get(key).is_some_and(|row| row.reading == self.reading)
     }
@@ -68,7 +68,7 @@ impl Rows {
     /// Takes over a row that is new or has changed.
     ///
     /// # Errors
-    /// The line to log, where it has a fault.
+    /// The line to log, if the row has a fault.
     pub fn take_over(&mut self, key: String, text: String, places: &Places) -> Result<Arc<Function>, String> {
         let old = self.rows.remove(&key);
         let inflight = old.as_ref().map_or_else(Arc::default, |row| row.inflight.clone());
@@ -100,14 +100,15 @@ impl Rows {
         result
     }
 
-    /// The version of a row that was in service before a restart, if it can be again.
+    /// The version of a row that was in service before a restart, if it still parses.
     fn restored(&self, key: &str, places: &Places, inflight: &Arc<AtomicU64>) -> Option<(Arc<Route>, String)> {
         let text = self.last_good.text_of(key)?;
         let function = config_loader::parse(key, text, places, inflight.clone()).ok()?;
         Some((Arc::new(Route::new(key, Ok(Arc::new(function)))?), text.to_string()))
     }
 
-    /// Forgets the rows that this reading has not found, keeps what a restart needs, and returns how many are gone.
+    /// Forgets the rows that this reading has not found, saves the data for a restart, and returns the number of
+    /// removed rows.
     pub fn end_reading(&mut self) -> usize {
         let (before, reading) = (self.rows.len(), self.reading);
         self.rows.retain(|_, row| row.reading == reading);

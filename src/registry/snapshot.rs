@@ -1,30 +1,30 @@
-//! Reading the registry so that no writer ever notices.
+//! Reads the registry without any effect on writers.
 //!
-//! A plain `sqlite3` program does not wait for a lock: one that another program holds makes its INSERT fail with
-//! "database is locked". Every SQLite reader takes locks: in rollback mode while it reads, in WAL mode while it recovers
-//! a -wal that a killed program left. A reader that is open when the last writer closes also makes it leave its -wal
+//! A plain `sqlite3` program does not wait for a lock: if another program holds one, its INSERT fails with "database is
+//! locked". Every SQLite reader takes locks: in rollback mode while it reads, in WAL mode while it recovers a -wal that
+//! a killed program left. A reader that is open when the last writer closes also makes the writer leave its -wal
 //! behind, and a plain `cp` then lacks rows.
 //!
 //! So the gateway never opens the registry itself with SQLite. It reads the files as plain bytes, without any lock, and
 //! gives SQLite a private copy:
 //!
-//! 1. Bring the copy of the database up to date: compare it by chunks, and write those that differ. Nothing of this is
-//!    needed where the database has not moved since the last snapshot, which is usual in WAL mode: there a commit writes
-//!    the -wal alone. Then copy the -wal, as far as it counts, and the -journal. A missing file counts as empty.
-//! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes in
-//!    the moment between the two readings. The database need not be read again where its stamp is the same as before step
-//!    1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at its end,
-//!    and its first part is a whole state by itself. As it was read after the database, it has every page that a checkpoint
-//!    may have written there.
+//! 1. Bring the copy of the database up to date: compare it by chunks, and write those that differ. Skip this if the
+//!    database has not changed since the last snapshot, as is usual in WAL mode, where a commit writes only the -wal.
+//!    Then copy the valid part of the -wal, and the -journal. A missing file counts as empty.
+//! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes
+//!    in the moment between the two readings. The database need not be read again if its stamp is the same as before
+//!    step 1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at
+//!    its end, and its first part is a whole state by itself. It was read after the database, so it has every page that
+//!    a checkpoint may have written there.
 //! 3. Unequal bytes mean that a writer was at work: try again, a few times now, else in the next look.
 //!
-//! Such a snapshot is what a power failure at that moment would have left on the disk, and SQLite promises to recover
-//! the last committed state from that. It replays the copy's -wal, or rolls its -journal back (tables.rs). So the reader
-//! sees a transaction whole or not at all, also one whose writer was killed with SIGKILL. It works where the gateway may
-//! not write, and leaves no -wal or -shm beside the registry.
+//! Such a snapshot equals the state that a power failure at that moment would leave on the disk. SQLite promises to
+//! recover the last committed state from that: it replays the copy's -wal, or rolls its -journal back (tables.rs). So
+//! the reader sees a transaction whole or not at all, even one whose writer was killed with SIGKILL. This works where
+//! the gateway may not write, and leaves no -wal or -shm beside the registry.
 //!
-//! The price: the run dir holds a copy of the database as long as the gateway runs. A copy made anew at each change took
-//! four times as long: of 1,000 modules of 20 KB, with their history, the file has 45 MB.
+//! The price: the run dir holds a copy of the database while the gateway runs. Making a new copy at each change took
+//! four times as long: with 1,000 modules of 20 KB and their history, the file has 45 MB.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -35,20 +35,20 @@ use std::time::SystemTime;
 use super::files::{JOURNAL, WAL, remove_database, remove_logs, with_suffix};
 use super::stamps::Stamp;
 
-/// Bytes of each file of the registry; a larger one holds something else. SQLite's own limit for one blob is half of it.
+/// Bytes of each file of the registry; a larger file is no registry. SQLite's own limit for one blob is half of it.
 const FILE_BYTES_MAX: u64 = 4 << 30;
 
-/// Bytes that files are copied and compared by: two of these stay in a processor's cache.
+/// Bytes in which files are copied and compared: two of these stay in a processor's cache.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Attempts at one snapshot while writers are busy. Each takes about a millisecond with 10,000 routes, and sixteen outlast
 /// the write of any single sqlite3 program.
 const ATTEMPTS_MAX: u32 = 16;
 
-/// The gateway's private copy of the registry. Dropped, it is removed.
+/// The gateway's private copy of the registry. Dropping it removes the copy.
 pub struct Snapshot {
     copy: PathBuf,
-    /// The database that the copy equals, unless that has moved since.
+    /// Stamp of the database that the copy equals, unless the database has changed since.
     copied: Option<Stamp>,
 }
 
@@ -59,7 +59,7 @@ impl Drop for Snapshot {
 }
 
 impl Snapshot {
-    /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is brought up to date.
+    /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is updated.
     pub fn new(copy: PathBuf) -> Snapshot {
         Snapshot { copy, copied: None }
     }
@@ -68,12 +68,12 @@ impl Snapshot {
         &self.copy
     }
 
-    /// Makes the copy equal to the registry at one moment. Returns false where writers were at work in every attempt; then
-    /// the copy is nothing. To be called before each reading, since SQLite may change the copy.
+    /// Makes the copy equal to the registry at one moment. Returns false where writers were at work in every attempt;
+    /// then the copy is invalid. Must be called before each reading, since SQLite may change the copy.
     pub fn take(&mut self, db: &Path) -> io::Result<bool> {
         let taken = self.attempts(db);
         if taken.is_err() {
-            // The disk may be full: then the copy makes room.
+            // The disk may be full: removing the copy frees space.
             remove_database(&self.copy);
             self.copied = None;
         }
@@ -90,7 +90,7 @@ impl Snapshot {
             let before = Stamp::of(db);
             self.first_reading(db, &before)?;
             if self.holds(db, &before, now)? {
-                // SQLite rolls a -journal back into the copy, which then is another file.
+                // SQLite rolls a -journal back into the copy, which then differs from the database.
                 let is_kept = !with_suffix(&self.copy, JOURNAL).exists();
                 self.copied = before.filter(|before| is_kept && !before.is_young(now));
                 return Ok(true);
@@ -99,7 +99,7 @@ impl Snapshot {
         Ok(false)
     }
 
-    /// In the order that step 1 demands.
+    /// Reads in the order that step 1 demands.
     fn first_reading(&mut self, db: &Path, before: &Option<Stamp>) -> io::Result<()> {
         if self.copied.is_none() || self.copied != *before {
             self.copied = None;
@@ -110,8 +110,8 @@ impl Snapshot {
         copy_log(db, &self.copy, JOURNAL, |_| FILE_BYTES_MAX)
     }
 
-    /// The second reading: true where all bytes of the copy existed at one moment. `before` is the database's stamp from
-    /// `now`, before the first reading.
+    /// The second reading: true where all bytes of the copy existed at one moment. `before` is the database's stamp,
+    /// taken at `now`, before the first reading.
     fn holds(&self, db: &Path, before: &Option<Stamp>, now: SystemTime) -> io::Result<bool> {
         if Stamp::of(db) != *before {
             return Ok(false);
@@ -123,7 +123,7 @@ impl Snapshot {
     }
 }
 
-/// Makes `copy` equal to the database, where it is not.
+/// Makes `copy` equal to the database, unless it is already.
 fn update(db: &Path, copy: &Path) -> io::Result<()> {
     let from = open(db)?;
     let failed = |cause| could_not_write(copy, cause);
@@ -148,7 +148,7 @@ fn update(db: &Path, copy: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies a log that is not empty, up to as many bytes as `bytes` finds in it.
+/// Copies a log that is not empty, up to the number of bytes that `bytes` returns for it.
 fn copy_log(db: &Path, copy: &Path, suffix: &str, bytes: impl Fn(&File) -> u64) -> io::Result<()> {
     let Some(from) = open_if_any(&with_suffix(db, suffix))? else { return Ok(()) };
     if from.metadata()?.len() == 0 {
@@ -161,8 +161,9 @@ fn copy_log(db: &Path, copy: &Path, suffix: &str, bytes: impl Fn(&File) -> u64) 
     copied.map(drop).map_err(|cause| could_not_write(&path, cause))
 }
 
-/// The bytes of a -wal up to the first frame of an older generation: after a checkpoint a -wal begins anew and leaves its
-/// old rest, which may be long (https://www.sqlite.org/fileformat2.html, 4.1). All of a file with another header.
+/// The bytes of a -wal up to the first frame of an older generation: after a checkpoint a -wal starts again at its
+/// beginning and keeps its old rest, which may be long (https://www.sqlite.org/fileformat2.html, 4.1). All bytes of a
+/// file with another header.
 fn wal_bytes(wal: &File) -> u64 {
     const HEADER_BYTES: u64 = 32;
     const FRAME_HEADER_BYTES: u64 = 24;
@@ -176,7 +177,7 @@ fn wal_bytes(wal: &File) -> u64 {
     }
     let mut end = HEADER_BYTES;
     let mut frame = [0; FRAME_HEADER_BYTES as usize];
-    // The salts, which each generation has of its own, stand at 16 in the header and at 8 in each frame.
+    // Each generation has salts of its own; they stand at 16 in the header and at 8 in each frame.
     while end < FILE_BYTES_MAX && wal.read_exact_at(&mut frame, end).is_ok() && frame[8..16] == header[16..24] {
         end += FRAME_HEADER_BYTES + u64::from(page_bytes);
     }
@@ -200,8 +201,8 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// True where the file, read anew, starts with the bytes of `copy`, and with `exactly` also ends with them. A missing file is
-/// empty.
+/// True where the file, read again, starts with the bytes of `copy`, and with `exactly` also ends with them. A missing
+/// file counts as empty.
 fn starts_with(path: &Path, copy: &Path, exactly: bool) -> io::Result<bool> {
     let (file, copy) = (open_if_any(path)?, open_if_any(copy)?);
     let Some(mut copy) = copy else {
@@ -228,12 +229,12 @@ fn open_if_any(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Fills the buffer as far as the file goes.
+/// Fills the buffer until the file ends.
 fn read_full(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     fill(buffer, |rest, _| file.read(rest))
 }
 
-/// The same from a place in the file.
+/// Fills the buffer from an offset in the file.
 fn read_full_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     fill(buffer, |rest, filled| file.read_at(rest, at + filled as u64))
 }

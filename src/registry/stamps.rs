@@ -1,8 +1,8 @@
-//! When to read the registry again: what the file system tells about its files, without opening one.
+//! Tells when to read the registry again, from the file system's facts about its files, without opening one.
 //!
-//! Two equal stamps mean that nothing has moved, with one exception. Times have a grain, up to 10 ms in some kernels, and a
-//! second change within the same grain does not show. So a stamp that was younger than [`TIME_GRAIN`] when it was taken
-//! proves nothing, and the next look reads again.
+//! Two equal stamps mean that nothing has changed, with one exception. Times have a grain, up to 10 ms in some kernels,
+//! and a second change within the same grain does not show. So a stamp that was younger than [`TIME_GRAIN`] when it was
+//! taken proves nothing, and the next look reads again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +24,7 @@ pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
-    /// Seconds and nanoseconds of the last write (mtime), which `cp -p` and `touch` set at will.
+    /// Seconds and nanoseconds of the last write (mtime), which `cp -p` and `touch` can set to any value.
     modified: (i64, i64),
     /// Seconds and nanoseconds of the last write or change of the inode (ctime), which no program can set.
     changed: (i64, i64),
@@ -53,8 +53,8 @@ impl Stamp {
         })
     }
 
-    /// True while a second change could show the same stamp. A time far in the future is no reason to read until then:
-    /// a user has set it, or the clock was set back.
+    /// True while a second change could show the same stamp. A time far in the future does not keep the sync reading
+    /// until then: a user has set it, or the clock was set back.
     pub fn is_young(&self, now: SystemTime) -> bool {
         [self.modified, self.changed].iter().any(|&(seconds, nanoseconds)| {
             let at = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds as u32);

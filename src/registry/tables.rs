@@ -1,7 +1,7 @@
 //! The SQL that the sync thread runs on its copy of the registry (snapshot.rs).
 //!
-//! Routes are read row by row. Of the code only what changed is read: the table `bundles`, which triggers keep, says when
-//! each bundle changed last, and blobs are streamed. A registry without these tables, from before them, has routes only.
+//! The sync reads routes row by row, and only the code that changed. Triggers keep the table `bundles`, which tells
+//! when each bundle last changed; blobs are streamed. A registry that predates these tables has only routes.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -19,22 +19,22 @@ use crate::log;
 /// The bundle that a module's name belongs to, in SQL: its first folder with the slash, else the name itself.
 const BUNDLE: &str = "substr(name, 1, instr(name || '/', '/'))";
 
-/// Bytes that a blob is read by.
+/// Bytes in which a blob is read.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Memory for pages of a copy that stays open. The console has little.
+/// Memory for pages of a copy that stays open. The console has little memory.
 const COPY_CACHE_KIB: u32 = 512;
 
-/// The copy, open for one reading. Dropped, it is closed and stays as it is.
+/// The copy, open for one reading. Dropping it closes the copy and leaves it unchanged.
 pub struct Tables {
-    /// Dropped, it ends the thread that bounds the reading.
+    /// Dropping it ends the thread that bounds the reading.
     _reading: Sender<()>,
     connection: Connection,
     has_code: bool,
 }
 
-/// When a bundle changed last: the history's id, and the time as the bits of a float. The time tells two registries apart
-/// whose ids are the same.
+/// The last change of a bundle: the history's id, and the time as the bits of a float. The time distinguishes two
+/// registries whose ids are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(i64, u64);
 
@@ -45,10 +45,10 @@ pub struct ModuleFile {
     pub bytes: u64,
 }
 
-/// Time that one reading may take. `functions` can be a view that never comes to a row, or to an end.
+/// Time limit of one reading. `functions` can be a view that never yields a row, or never ends.
 const READING_MAX: Duration = Duration::from_secs(10);
 
-/// Interrupts the connection's statements after [`READING_MAX`], unless what is returned is dropped before.
+/// Interrupts the connection's statements after [`READING_MAX`], unless the returned sender is dropped before.
 fn bound_reading(connection: &Connection) -> Sender<()> {
     let (reading, ended) = bounded::<()>(0);
     let interrupt = connection.get_interrupt_handle();
@@ -57,7 +57,7 @@ fn bound_reading(connection: &Connection) -> Sender<()> {
             interrupt.interrupt();
         }
     };
-    // Without a thread the reading has no bound; the next one may get one.
+    // Without the thread this reading has no bound; the next one may get one.
     let thread = std::thread::Builder::new().name("reading".into()).stack_size(64 * 1024).spawn(watch);
     if let Err(error) = thread {
         log!("registry: could not start a thread: {error}");
@@ -66,8 +66,8 @@ fn bound_reading(connection: &Connection) -> Sender<()> {
 }
 
 impl Tables {
-    /// Opens the copy. SQLite may write to it, to roll a journal back. The copy lives for milliseconds, so nothing waits for
-    /// a disk. No other process opens it, so it needs no shared memory file.
+    /// Opens the copy. SQLite may write to it, to roll a journal back. The copy lives for milliseconds, so SQLite need
+    /// not wait for a disk. No other process opens it, so it needs no shared memory file.
     pub fn open(copy: &Path) -> rusqlite::Result<Tables> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(copy, flags)?;
@@ -80,7 +80,7 @@ impl Tables {
         Ok(Tables { _reading: reading, connection, has_code })
     }
 
-    /// The copy for readers that outlive its files: SQLite has all of them open from its first reading on.
+    /// A connection for readers that outlive the copy's files: SQLite has all of them open from its first reading on.
     pub fn into_connection(self) -> rusqlite::Result<Connection> {
         self.connection.execute_batch(&format!("PRAGMA cache_size = -{COPY_CACHE_KIB}"))?;
         self.connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))?;
@@ -104,7 +104,7 @@ impl Tables {
         }
     }
 
-    /// Which state of the registry this is; `None` where it keeps no history.
+    /// The version of this state of the registry; `None` where it keeps no history.
     pub fn version(&self) -> rusqlite::Result<Option<Version>> {
         if !self.has_code {
             return Ok(None);
@@ -117,8 +117,8 @@ impl Tables {
         Ok(Some(Version { generation, changed_at, alive_at: changed_at.max(heartbeat_at) }))
     }
 
-    /// The first thing that shows that this is no state that the registry ever was in, such as half of a copy; `None` where
-    /// nothing shows it. Pages of two states can make a sound file; then the tables and their history disagree.
+    /// The first sign that the registry was never in this state, such as half of a copy; `None` without such a sign.
+    /// Pages of two states can form a valid file; then the tables and their history disagree.
     pub fn tear(&self) -> rusqlite::Result<Option<String>> {
         let found: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if found != "ok" {
@@ -133,12 +133,12 @@ impl Tables {
         Ok(unrecorded.map(|what| format!("the history does not know its {what}")))
     }
 
-    /// The bundles that rows name, and when each changed last.
+    /// The bundles that rows name, and the last change of each.
     pub fn named_bundles(&self) -> rusqlite::Result<Vec<(String, Mark)>> {
         if !self.has_code {
             return Ok(Vec::new());
         }
-        // The bounds stand for "begins with db:", in the form that the index of init.sql answers.
+        // The bounds mean "begins with db:", in the form that the index of init.sql can answer.
         let sql = format!(
             "SELECT name, changed, at FROM bundles WHERE name IN (
                SELECT {BUNDLE} FROM (
@@ -151,12 +151,12 @@ impl Tables {
         named.collect()
     }
 
-    /// The files of a bundle, by name. Nothing of them is read but their sizes.
+    /// The files of a bundle, by name. Reads only their sizes.
     pub fn files_of(&self, bundle: &str) -> rusqlite::Result<Vec<ModuleFile>> {
         let sql =
             "SELECT rowid, name, CASE typeof(code) WHEN 'blob' THEN length(code) ELSE length(CAST(code AS BLOB)) END
             FROM modules WHERE name = ?1 OR (name >= ?1 AND name < ?2 AND ?1 <> ?2) ORDER BY name";
-        // Of a folder, `shop/`, all that begins with it: 0 is the character after the slash.
+        // For a folder, `shop/`, all names that begin with it: 0 is the character after the slash.
         let end = bundle.strip_suffix('/').map_or(bundle.to_string(), |folder| format!("{folder}0"));
         let mut select = self.connection.prepare_cached(sql)?;
         let files = select.query_map([bundle, &end], |row| {
@@ -180,7 +180,7 @@ impl Tables {
     }
 }
 
-/// A value as text, cut to one character more than `bytes_max` bytes: enough to see that it is too long.
+/// A value as text, cut to one character more than `bytes_max` bytes: enough to detect that it is too long.
 fn clipped(value: ValueRef<'_>, bytes_max: usize) -> &str {
     let Ok(text) = value.as_str() else { return "(not UTF-8 text)" };
     let mut end = text.len().min(bytes_max + 4);

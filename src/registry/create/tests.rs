@@ -1,4 +1,4 @@
-//! A new registry: its contents, its neighbours, and CHECK constraints that agree with the parser.
+//! A new registry: its contents, the files beside it, and CHECK constraints that agree with the parser.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn init_keeps_an_existing_registry() {
     create_registry(&fixture.db, &fixture.folder).unwrap();
     fixture.sync.look();
     assert_eq!(fixture.kv.len(), 1);
-    // The script itself adds what is missing, and keeps what was edited.
+    // The script itself adds missing rows, and keeps edited ones.
     fixture.set("GET:/ping", r#""timeout":9"#);
     assert!(sqlite3(&fixture.db, INIT_SQL).stderr.is_empty());
     fixture.sync.look();

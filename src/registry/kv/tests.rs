@@ -15,7 +15,7 @@ fn kv(keys: &[&str]) -> Kv {
     kv
 }
 
-/// `route SCRIPT_NAME|PATH_INFO`, or what else was found.
+/// `route SCRIPT_NAME|PATH_INFO`, or the other result.
 fn find(kv: &Kv, method: &str, path: &str) -> String {
     find_at(kv, method, "", path)
 }
@@ -71,7 +71,7 @@ fn routes_of_the_host_come_first() {
         ("GET", "www.shop.example", "/cart", "GET:/cart /cart|"),
         ("GET", "", "/cart", "GET:/cart /cart|"),
         ("GET", "[::1]", "/cart", "GET://[::1]/cart /cart|"),
-        // The host decides before the path does; then a method that the host lacks is looked for without it.
+        // The host decides before the path does; then the look-up tries a method that the host lacks without the host.
         ("GET", "shop.example", "/only", "GET://Shop.example/* |/only"),
         ("POST", "shop.example", "/cart", "POST:/cart /cart|"),
         ("PUT", "shop.example", "/cart/7", "PUT://shop.example/cart/{id} /cart/7|"),

@@ -1,4 +1,5 @@
-//! The registry under real writers: what reaches the map, and what keeps the last good version in service.
+//! The registry under real writers: the changes that reach the map, and the faults that keep the last good version in
+//! service.
 
 mod changes;
 mod damage;

@@ -1,4 +1,4 @@
-//! Old registries: the C original's table, and the one with constraints that came after it.
+//! Old registries: the C original's table, and the later one with constraints.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Code on its way from the registry to the code dir, and out of it again.
+//! Code moves from the registry to the code dir, and out of it again.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -112,7 +112,7 @@ fn a_code_dir_that_cannot_be_written_leaves_the_last_version_in_service() {
     row(&fixture, "/a", "a.php");
     fixture.sync.look();
     let generation = fixture.kv.generation();
-    // As root nothing but a file in its place keeps a folder from being made.
+    // For root, only a file in its place keeps a folder from being created.
     let (code_dir, aside) = (code_dir(&fixture), fixture.folder.join("aside"));
     fs::rename(&code_dir, &aside).unwrap();
     fs::write(&code_dir, "in the way").unwrap();

@@ -1,4 +1,4 @@
-//! When a snapshot holds. The tests of kv_sqlite_sync.rs read through it while real writers work.
+//! The conditions under which a snapshot holds. The tests of kv_sqlite_sync.rs read through it while real writers work.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute};
 fn a_snapshot_holds_while_only_the_wal_grows() {
     let fixture = Fixture::with(WITHOUT_CHECKS);
     let (db, mut snapshot) = (fixture.db.clone(), Snapshot::new(fixture.folder.join("copy")));
-    // As young as a stamp can be: it proves nothing, and the bytes count.
+    // The youngest possible stamp: it proves nothing, so the bytes decide.
     let young = || fs::metadata(&fixture.db).unwrap().modified().unwrap();
     let take = |snapshot: &mut Snapshot| {
         let before = Stamp::of(&db);

@@ -1,4 +1,4 @@
-//! Registries that are damaged, replaced, locked, or in the way.
+//! Registries that are damaged, replaced, locked, or blocked.
 
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ fn a_fifo_or_folder_does_not_block() {
 #[test]
 fn an_outside_fault_is_retried() {
     let mut fixture = Fixture::with(INIT_SQL);
-    // Its copy cannot be written: the cause lies outside of the registry, whose files will not move again.
+    // The sync cannot write its copy: the cause lies outside the registry, whose files will not change again.
     fs::remove_dir_all(fixture.folder.join("run")).unwrap();
     fs::write(fixture.folder.join("run"), "in the way").unwrap();
     fixture.set("GET:/a", r#""timeout":1"#);

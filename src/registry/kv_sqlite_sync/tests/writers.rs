@@ -1,4 +1,4 @@
-//! Readers beside writers: at work, or killed in the middle of a transaction.
+//! Readers beside writers that work, or are killed in the middle of a transaction.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn a_transaction_is_seen_whole_or_not_at_all() {
         let writer = std::thread::spawn({
             let is_over = is_over.clone();
             move || {
-                // A small cache and a small limit make for many writes into the file while it is being read.
+                // A small cache and a small limit cause many writes into the file while it is being read.
                 let small = "PRAGMA cache_size = 5; PRAGMA wal_autocheckpoint = 5; PRAGMA synchronous = OFF;";
                 for timeout in 2..100 {
                     let set = format!("UPDATE functions SET v = json_set(v, '$.timeout', {timeout})");

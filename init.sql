@@ -89,7 +89,7 @@ CREATE TABLE IF NOT EXISTS functions (
   CONSTRAINT "dirs must be an object of strings" CHECK (coalesce(json_type(v, '$.dirs'), 'null') IN ('object', 'null'))
 );
 
--- A row's module, for the triggers that ask which rows name a module.
+-- An index of the rows' modules, for the triggers that ask which rows name a module.
 CREATE INDEX IF NOT EXISTS functions_by_module ON functions (json_extract(v, '$.module'));
 
 -- ---- Code ------------------------------------------------------------------------------------------------------------
@@ -106,8 +106,8 @@ CREATE TABLE IF NOT EXISTS modules (
     '/' || name || '/' NOT GLOB '*//*' AND '/' || name || '/' NOT GLOB '*/./*' AND '/' || name || '/' NOT GLOB '*/../*')
 );
 
--- The bundles and how many files each has, kept by the triggers of history. `changed` and `at` belong to the newest change
--- of one of its files: as long as they stay the same, nothing needs to read the code.
+-- The bundles and their numbers of files, kept by the triggers of history. `changed` and `at` belong to the newest
+-- change of one of a bundle's files: while they stay the same, no reader needs to read the code.
 CREATE TABLE IF NOT EXISTS bundles (
   name TEXT PRIMARY KEY,
   files INTEGER NOT NULL,
@@ -131,9 +131,9 @@ ON CONFLICT (name) DO NOTHING;
 
 -- ---- History ---------------------------------------------------------------------------------------------------------
 
--- `until` is the id of the entry that took an entry's place; NULL for what is in the tables now. So the state at generation
--- N is made of the entries with id <= N and (until IS NULL OR until > N). An entry that tells of a removal is in no state:
--- its `until` is its own id.
+-- `until` is the id of the entry that replaced an entry; NULL for entries that match the tables now. So the state at
+-- generation N consists of the entries with id <= N and (until IS NULL OR until > N). An entry for a removal is in no
+-- state: its `until` is its own id.
 CREATE TABLE IF NOT EXISTS history (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   -- Seconds since 1970, to the millisecond.
@@ -147,8 +147,9 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE INDEX IF NOT EXISTS history_by_name ON history (kind, name, until);
 CREATE INDEX IF NOT EXISTS history_past ON history (until) WHERE until IS NOT NULL;
 
--- One row: how many entries were replaced and are kept, their bytes (a descriptor's characters count as bytes), and the
--- oldest generation that the history can still tell in full. While a rollback reads the history, it is held: not trimmed.
+-- One row: the number of replaced entries that are kept, their bytes (a descriptor's characters count as bytes), and
+-- the oldest generation that the history still holds in full. While a rollback reads the history, it is held: not
+-- trimmed.
 CREATE TABLE IF NOT EXISTS history_state (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   entries INTEGER NOT NULL,
@@ -159,21 +160,21 @@ CREATE TABLE IF NOT EXISTS history_state (
 
 INSERT INTO history_state (id, entries, bytes, oldest) VALUES (1, 0, 0, 0) ON CONFLICT (id) DO NOTHING;
 
--- How far routes were set back: to which generation, and the newest entry at that moment. It holds until the route or its
--- bundle changes otherwise.
+-- The generation to which a route was set back, and the newest entry at that moment. The row is valid until the route
+-- or its bundle changes in another way.
 CREATE TABLE IF NOT EXISTS rolled_back (
   k TEXT PRIMARY KEY,
   generation INTEGER,
   newest INTEGER,
   bundle TEXT,
-  -- The newest change that the next step takes back, and the first one of that step.
+  -- The newest change that the next step reverts, and the first one of that step.
   last INTEGER,
   first INTEGER
 );
 
--- All below is made anew, so that an older registry gets it as it is here.
+-- Everything below is dropped and created again, so that an older registry gets the present version.
 
--- What the tables hold and the history does not say yet.
+-- Contents of the tables that the history does not have yet.
 DROP VIEW IF EXISTS unrecorded;
 CREATE VIEW unrecorded (kind, name, after) AS
   SELECT 'route', k, v FROM functions
@@ -190,7 +191,7 @@ CREATE VIEW unrecorded (kind, name, after) AS
 
 DROP TRIGGER IF EXISTS history_inserted;
 CREATE TRIGGER history_inserted AFTER INSERT ON history BEGIN
-  -- A bundle: counted, and marked as changed.
+  -- Updates the bundle: its count, and its newest change.
   INSERT INTO bundles (name, files, changed, at)
     SELECT substr(NEW.name, 1, instr(NEW.name || '/', '/')), 0, 0, 0
     WHERE NEW.kind = 'module'
@@ -214,8 +215,8 @@ CREATE TRIGGER history_inserted AFTER INSERT ON history BEGIN
   UPDATE history SET until = NEW.id
     WHERE kind = NEW.kind AND name = NEW.name AND until IS NULL AND (id < NEW.id OR NEW.after IS NULL);
 
-  -- Trimmed in small steps: the entries that were replaced first, at most eight, and no more than have to go. What is in
-  -- the tables now is never trimmed, and does not count.
+  -- Trims in small steps: the entries that were replaced first, at most eight, and no more than necessary. Entries that
+  -- match the tables now are never trimmed, and do not count.
   DELETE FROM history WHERE id IN (
     SELECT oldest.id FROM history_state, (
       SELECT id, row_number() OVER place - 1 AS entries_before,
@@ -236,9 +237,9 @@ CREATE TRIGGER history_deleted AFTER DELETE ON history BEGIN
     oldest = max(oldest, coalesce(OLD.until, (SELECT max(id) FROM history), 0));
 END;
 
--- ---- What is refused, and what is recorded ---------------------------------------------------------------------------
+-- ---- Checks, and records -------------------------------------------------------------------------------------------
 
--- What both an INSERT and an UPDATE must pass: a trigger hands it to one of these views, whose trigger refuses it. They
+-- Rules for both INSERT and UPDATE: a trigger hands the row to one of these views, whose trigger rejects it. The views
 -- hold no rows of their own.
 DROP VIEW IF EXISTS functions_check;
 CREATE VIEW functions_check (k, v) AS SELECT k, v FROM functions;
@@ -364,8 +365,8 @@ END;
 
 -- ---- Rollback --------------------------------------------------------------------------------------------------------
 
--- A step is the newest change of the row, with the changes of its bundle that came right before it (the module first, then
--- the row, within two seconds: one deploy); or the newest changes of its bundle alone.
+-- A step is the newest change of the row, with the changes of its bundle right before it (the module first, then the
+-- row, within two seconds: one deploy); or the newest changes of its bundle alone.
 DROP VIEW IF EXISTS rollback;
 CREATE VIEW rollback (k) AS SELECT k FROM functions;
 
@@ -374,7 +375,7 @@ CREATE TRIGGER rollback_inserted INSTEAD OF INSERT ON rollback BEGIN
   SELECT RAISE(ABORT, 'no such route: rollback takes a key such as POST:/api/convert that functions has or had')
     WHERE NOT EXISTS (SELECT 1 FROM history WHERE kind = 'route' AND name = NEW.k);
 
-  -- Where the last rollback led, unless the route or its bundle changed since; else the present.
+  -- The target of the last rollback, unless the route or its bundle changed since; else the present.
   DELETE FROM rolled_back WHERE k = NEW.k AND EXISTS (
     SELECT 1 FROM history WHERE id > newest AND (
         (kind = 'route' AND name = k)
@@ -388,8 +389,8 @@ CREATE TRIGGER rollback_inserted INSTEAD OF INSERT ON rollback BEGIN
         WHERE kind = 'route' AND history.name = k AND id <= generation AND (until IS NULL OR until > generation))))
     WHERE k = NEW.k;
 
-  -- The step: its newest change, then its first. What ends it, going back: a change of something else, an older change of
-  -- what it holds already, or two seconds.
+  -- The step: its newest change, then its first. Going back, the step ends at a change of another entry, at an older
+  -- change of an entry that it already holds, or after two seconds.
   UPDATE rolled_back SET last = (
       SELECT id FROM history WHERE id <= generation AND (
         (kind = 'route' AND name = k)
@@ -470,15 +471,15 @@ CREATE TRIGGER rollback_to_inserted INSTEAD OF INSERT ON rollback_to BEGIN
   UPDATE history_state SET is_held = 0;
 END;
 
--- A registry from before the history begins one with what it holds.
+-- A registry that predates the history starts one with its present contents.
 INSERT INTO history (kind, name, after)
     SELECT * FROM unrecorded;
 UPDATE history_state SET oldest = (SELECT max(id) FROM history) WHERE changes() > 0;
 
 -- ---- Samples ---------------------------------------------------------------------------------------------------------
 
--- The functions that ship: out of the folder functions/ where readfile() finds them, else by their paths, which are taken
--- from the folder of this file's database or from FAAS_MODULE_ROOT.
+-- The functions that ship: from the folder functions/ if readfile() finds them, else by their paths, which start at the
+-- folder of this file's database or at FAAS_MODULE_ROOT.
 INSERT INTO modules (name, code, updated)
   SELECT name, code, strftime('%s', 'now') FROM (
     SELECT 'hello.php' AS name, readfile('functions/hello.php') AS code

@@ -15,8 +15,8 @@ run_dir=${FAAS_RUN_DIR:-run}
 log=$run_dir/gateway.log
 registry=${FAAS_DB:-faas_meta.db}
 target=${CARGO_TARGET_DIR:-target}/release
-ready_seconds_max=30   # a gateway that is to take over gives up after this
-upgrade_seconds_max=60 # it has its workers and its folder to clear up then
+ready_seconds_max=30   # a gateway that takes over gives up after this
+upgrade_seconds_max=60 # it then ends its workers and removes its folder
 
 say() { printf 'start.sh: %s\n' "$*"; }
 warn() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -26,8 +26,8 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Prints the process id in the pid file $1 of our run dir, gateway.pid where none is named. The id counts only while that
-# process holds the very file open: after a crash the number may belong to somebody else.
+# Prints the process id in the pid file $1 of our run dir, by default gateway.pid. The id counts only while that process
+# holds the very file open: after a crash the number may belong to another process.
 running_pid() {
     pid_file=$run_dir/${1:-gateway.pid}
     read -r pid 2>/dev/null <"$pid_file" || return 1
@@ -41,7 +41,7 @@ running_pid() {
     return 1
 }
 
-# Where a browser on this machine finds the running gateway, which has written down what address it got.
+# Prints the address of the running gateway for a browser on this machine; the gateway wrote it to a file.
 url() {
     read -r address <"$run_dir/gateway.address" || return 1
     case $address in
@@ -50,7 +50,7 @@ url() {
     esac
 }
 
-# Windows's hands may have been on any file; on a script it shows only when a request calls it.
+# An editor on Windows may have changed the line ends of any file; in a script that shows only when a request calls it.
 hint_at_line_endings() {
     files=$(grep -l "$(printf '\r')\$" ./*.sh functions/*.sh init.sql .ci/run 2>/dev/null | tr '\n' ' ') || true
     [ -z "$files" ] || warn "Windows line endings are in ${files% }; fix that with: sed -i 's/\\r\$//' ${files% }"
@@ -69,7 +69,7 @@ need_compilers() {
     have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: ${sudo}apt-get install -y gcc libc6-dev"
 }
 
-# Calls apt-get as root without ever asking; what it says is shown only when it fails.
+# Calls apt-get as root without a prompt; shows its output only when it fails.
 apt_get() {
     ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 "$@" </dev/null
 }
@@ -83,7 +83,7 @@ has_libphp() {
 
 install_missing_packages() {
     missing=
-    # faas-php is built with them.
+    # The build of faas-php needs them.
     have php-config || missing="$missing php-dev"
     has_libphp || missing="$missing libphp-embed"
     have sqlite3 || missing="$missing sqlite3"
@@ -96,7 +96,7 @@ install_missing_packages() {
         warn "apt-get could not install$missing: $(echo "$output" | tail -n 1)"
 }
 
-# One line for each program that is still missing: what lacks without it, and the command that gets it.
+# Prints one line for each missing program: the feature that needs it, and the command that installs it.
 hint_at_missing_programs() {
     [ -x "$target/faas-php" ] || have php-cgi || have php ||
         warn "PHP is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y libphp-embed php-dev"
@@ -125,12 +125,12 @@ build_wasm_in_background() {
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
-# A build that start.sh has begun runs at the lowest priority. Who waits for it does better to go on with it at the usual one:
-# cargo keeps what is compiled.
+# A build that start.sh started runs at the lowest priority. A caller that waits for it is faster to continue it at the
+# usual priority: cargo keeps the compiled parts.
 end_background_build() {
     builder=$(running_pid wasm-build.pid) || return 0
     say "going on with the build of faas-wasm that runs in the background as process $builder"
-    # It leads a session of its own, so this ends its compilers, too.
+    # The build leads a session of its own, so this ends its compilers, too.
     kill -TERM "-$builder" 2>/dev/null || return 0
     while running_pid wasm-build.pid >/dev/null; do sleep 0.1; done
 }
@@ -154,7 +154,7 @@ make_places() {
 }
 
 # Starts the gateway in a session of its own, so that neither Ctrl-C nor the end of this terminal reaches it. With the
-# argument --succeed it takes over from the one that runs.
+# argument --succeed it takes over from the running gateway.
 start_in_background() {
     log_bytes_before=$(wc -c <"$log")
     setsid "$target/gateway" "$@" >>"$log" 2>&1 </dev/null &

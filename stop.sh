@@ -1,7 +1,8 @@
 #!/bin/sh
-# Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, older ones that still finish calls after an
-# upgrade, and a build that start.sh has left to go on. What is being answered is finished first, for at most the FAAS_LAME_DUCK_MS and FAAS_DRAIN_MS that the gateway was
-# started with. No process is found by its name, so no other is ever hit.
+# Ends the gateway that runs in FAAS_RUN_DIR (run), its workers and its console, older gateways that still finish calls
+# after an upgrade, and a build that start.sh left running. The gateway first finishes the requests that it is
+# answering, for at most the FAAS_LAME_DUCK_MS and FAAS_DRAIN_MS that it was started with. The script finds no process
+# by its name, so it never ends a foreign one.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
 set -eu
@@ -35,15 +36,15 @@ running_pid() {
 facts() {
     stat=
     while read -r line; do stat=$line; done 2>/dev/null <"/proc/$1/stat" || return 1
-    # The name, in brackets, may hold spaces, brackets and line feeds; what follows its last bracket does not.
+    # The name, in brackets, may hold spaces, brackets and line feeds; the text after its last bracket does not.
     # shellcheck disable=SC2086 # to be split
     set -- ${stat##*) }
     [ "$#" -ge 20 ] || return 1
     state=$1 parent=$2 born=${20}
 }
 
-# Prints PID:BORN of the process $1 and of all that descend from it. The two together name a process for good: an id is
-# given out again, but not with the same time of birth.
+# Prints PID:BORN of the process $1 and of all its descendants. The two together identify a process for good: the kernel
+# reuses an id, but not with the same time of birth.
 tree() {
     everyone=
     for folder in /proc/[0-9]*; do
@@ -65,7 +66,7 @@ tree() {
     done
 }
 
-# Whether the process PID:BORN still runs; one that has ended and waits for its parent to notice does not.
+# True if the process PID:BORN still runs; a zombie does not.
 runs() { facts "${1%:*}" && [ "$born" = "${1#*:}" ] && [ "$state" != Z ]; }
 
 # Waits until none of $2 runs, at most $1 tenths of a second.
@@ -86,7 +87,7 @@ kill_what_is_left_of() {
     done
 }
 
-# The build of faas-wasm has a process group of its own. It goes on where it was when start.sh is called again.
+# The build of faas-wasm has a process group of its own. The next start.sh continues it.
 end_build() {
     if builder=$(running_pid wasm-build.pid); then kill -TERM "-$builder" 2>/dev/null || true; fi
     rm -f "$run_dir/wasm-build.pid"
@@ -100,11 +101,11 @@ all_gateways() {
 }
 
 remove_leftovers() {
-    if running_pid >/dev/null; then return 0; fi # somebody has started it again meanwhile
+    if running_pid >/dev/null; then return 0; fi # it was started again meanwhile
     rm -f "$run_dir/gateway.pid" "$run_dir/gateway.address" "$run_dir/console.address" "$run_dir/current"
     rm -f "$run_dir/handover.sock"
     for folder in "$run_dir"/[0-9]*; do
-        # Each holds the sockets and the pid file of one gateway.
+        # Each folder holds the sockets and the pid file of one gateway.
         [ ! -e "$folder/gateway.pid" ] || rm -rf "$folder"
     done
 }
@@ -141,7 +142,7 @@ if ! wait_for_end_of "$(((${lame_duck_ms:-0} + ${drain_ms:-10000}) / 100 + drain
     for process in $(all_gateways); do family="$family $(tree "$process")"; done
     kill_what_is_left_of "$heads"
 fi
-# Workers whose gateway is gone kill what they run and end.
+# Workers whose gateway is gone kill their invocations and end.
 if ! wait_for_end_of "$workers_wait" "$family"; then
     kill_what_is_left_of "$family"
     wait_for_end_of "$workers_wait" "$family" || fail "some of these processes do not end: $family"

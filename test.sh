@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs all tests: cargo's, and then the seed's curl and sqlite3 commands against an instance of its own, which has its
-# own port, registry and run dir, so that one that is running is left alone. The last line is the result, such as
-# "120 passed, 0 failed". What cannot run here for lack of a program is named and counted as skipped; where CI=true or
-# FAAS_TEST_STRICT=1 it counts as failed.
+# Runs all tests: cargo's, and then the seed's curl and sqlite3 commands against an instance of its own. That instance
+# has its own port, registry and run dir, so a running gateway is left alone. The last line is the result, such as "120
+# passed, 0 failed". A test that lacks a program is named and counted as skipped; with CI=true or FAAS_TEST_STRICT=1 it
+# counts as failed.
 # The next line ends in a comment, so that it works, and can tell, when every line here ends in a carriage return.
 ! grep -q "$(printf '\r')" "$0" || { printf '%s\n' "$0 has Windows line endings; fix that with: sed -i 's/\r\$//' *.sh functions/*.sh init.sql" >&2; exit 1; } #
 set -eu
@@ -19,7 +19,7 @@ has_php() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-php" ] || have php-cg
 
 has_wasm() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-wasm" ] || have wasmer; }
 
-# Says what comes next.
+# Announces the next step.
 step() { printf 'test.sh: %s\n' "$*"; }
 
 # Counts one test that was not run, named $1, for the reason $2.
@@ -43,7 +43,7 @@ check() {
     esac
 }
 
-# Prints status and body of the answer to a request for the path $1; what follows are options of curl.
+# Prints status and body of the answer to a request for the path $1; the other arguments are options of curl.
 request() {
     path=$1
     shift
@@ -81,8 +81,8 @@ leave() {
     [ "$failed" = 0 ] || exit 1
 }
 
-# Shows and adds up what cargo test says of its test programs. Tests that cannot run here append "NAME: REASON" to the
-# file FAAS_TEST_SKIPS and end as if they had passed.
+# Shows and adds up the results of cargo's test programs. Tests that cannot run here append "NAME: REASON" to the file
+# FAAS_TEST_SKIPS and end as if they had passed.
 run_cargo_tests() {
     step 'cargo test: unit tests, then integration tests; about ten minutes on two cores'
     {
@@ -94,7 +94,7 @@ run_cargo_tests() {
     sums=$(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$work/cargo.log" |
         awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
     passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
-    # It did not compile, or a test program did not reach its end: what it had not run counts as failed.
+    # It did not compile, or a test program did not reach its end: tests that had not run count as failed.
     if [ "$result" != 0 ]; then
         started=$(sed -n 's/^running \([0-9]*\) tests\{0,1\}$/\1/p' "$work/cargo.log" | awk '{ sum += $1 } END { print sum + 0 }')
         ended=$(sed -n 's/^test result:.* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.*/\1 \2 \3/p' "$work/cargo.log" |
@@ -131,7 +131,7 @@ test_php() {
         "$(request '/api/info?a=1')"
 }
 
-# Sends the picture $2 and looks into the PNG that comes back: its signature, and the width and height in its header.
+# Sends the picture $2 and checks the PNG in the answer: its signature, and the width and height in its header.
 check_resize() {
     answer=$(request /resize -X POST -H 'Content-Type: application/json' -d "{\"image\":\"$2\",\"width\":800}")
     check "POST /resize scales a $1" '200 *"width":800,"height":600}' "$answer"
@@ -150,7 +150,7 @@ wAALCAAGAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAA//EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAI
         "$(request /resize -X POST -H 'Content-Type: application/json' -d '{"image":"base64data...","width":800}')"
 }
 
-# The seed's INSERT to the letter but for runtime and module: the seed's module is a file that nobody has.
+# The seed's INSERT, verbatim except for runtime and module: the seed's module is a file that does not exist.
 insert_convert() {
     sqlite3 "$FAAS_DB" << EOF || true # the check that follows tells
 INSERT INTO functions (k, v, updated) VALUES (

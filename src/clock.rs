@@ -32,8 +32,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// The Gregorian calendar, counted in eras of 400 years, which all have 146,097 days. A year is counted from March,
-    /// so that the leap day is its last.
+    /// The Gregorian calendar, counted in eras of 400 years, which all have 146,097 days. A year starts in March, so
+    /// that the leap day is its last day.
     fn of(time: SystemTime) -> Parts {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let days_since_epoch = (since_epoch.as_secs() / 86_400) as i64;

@@ -1,8 +1,8 @@
-//! What the fuzz targets in fuzz/ feed: the parsers of bytes that are not ours, each with what must hold of its result.
+//! Entry points for the fuzz targets in fuzz/: the parsers of untrusted bytes, each with the rules for its result.
 //!
-//! No part of the library's interface: it is public because a fuzz target is a program of its own, and hidden from the
-//! documentation. tests/it/corpus.rs replays the corpora through the same functions. Each takes any bytes and
-//! panics where something that must hold does not.
+//! Not part of the library's interface: it is public because a fuzz target is a program of its own, and hidden from the
+//! documentation. tests/it/corpus.rs replays the corpora through the same functions. Each function takes any bytes and
+//! panics if a rule is broken.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,8 +20,7 @@ use crate::protocol::metrics::Sample;
 use crate::protocol::worker_protocol::{self, End, Invocation, Kind};
 use crate::worker::fork_server::Word;
 
-/// A request head: it reads the same whole and byte by byte, and what was understood, written down again, is understood
-/// as the same.
+/// A request head reads the same whole and byte by byte. Written out again, the parsed head parses to the same head.
 pub fn head(bytes: &[u8]) {
     let whole = HeadScan::default().end(bytes).map_err(text);
     let mut scan = HeadScan::default();
@@ -37,7 +36,7 @@ pub fn head(bytes: &[u8]) {
     for field in &head.fields {
         assert!(!field.value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)), "{field:?}");
     }
-    // With Host, a line is added where an absolute target has one and the fields do not.
+    // With Host, the written head has one line more where an absolute target has a host and the fields do not.
     if head.fields.len() < HEAD_FIELDS_MAX - 4 {
         assert_eq!(parse_complete(&written(&head)).ok().as_ref(), Some(&head));
     }
@@ -46,7 +45,7 @@ pub fn head(bytes: &[u8]) {
     }
 }
 
-/// A chunked body: its data are the same in pieces of any size, and nothing is taken of what follows it.
+/// A chunked body: its data are the same in pieces of any size, and the decoder takes none of the bytes after it.
 pub fn chunks(bytes: &[u8]) {
     let whole = decoded(bytes, bytes.len());
     for size in [1, 2, 3, 7, 64] {
@@ -61,7 +60,7 @@ pub fn chunks(bytes: &[u8]) {
     }
 }
 
-/// Frames between gateway and worker: what was understood, encoded again, is understood as the same.
+/// Frames between gateway and worker: a decoded frame, encoded again, decodes to the same frame.
 pub fn frame(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some((kind, payload, used))) = worker_protocol::decode(rest) {
@@ -78,8 +77,8 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// The opening of a function's output: no field that gets through breaks the response or is the platform's own, and more
-/// output never changes what was decided.
+/// The opening of a function's output: no field that passes breaks the response or belongs to the platform, and more
+/// output never changes a decision.
 pub fn cgi(bytes: &[u8]) {
     for is_demanded in [false, true] {
         let whole = cgi_output::opening(bytes, true, is_demanded);
@@ -104,7 +103,7 @@ pub fn cgi(bytes: &[u8]) {
     }
 }
 
-/// A line on the metrics stream: what was understood, written again, is understood as the same.
+/// A line on the metrics stream: a parsed sample, written again, parses to the same sample.
 pub fn sample(bytes: &[u8]) {
     let Ok(line) = std::str::from_utf8(bytes) else { return };
     let Ok(sample) = Sample::parse(line) else { return };
@@ -112,7 +111,7 @@ pub fn sample(bytes: &[u8]) {
     assert_eq!(again.to_line(), sample.to_line());
 }
 
-/// A packet of a fork server: whatever it holds, it has one meaning, and only one letter means ready.
+/// A packet of a fork server: any packet has one meaning, and only one letter means ready.
 pub fn word(bytes: &[u8]) {
     match Word::parse(bytes) {
         Word::Ready => assert_eq!(bytes, b"R"),
@@ -127,7 +126,7 @@ fn text(error: RequestError) -> String {
     error.to_string()
 }
 
-/// A head as its client could have sent it.
+/// A head in the form that its client could have sent.
 fn written(head: &Head) -> Vec<u8> {
     let version = if head.version == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" };
     let mut bytes = format!("{} {} {version}\r\n", head.method, head.target).into_bytes();
@@ -177,7 +176,8 @@ fn check_environment(head: &Head, path_info_start: usize) {
 
 type Decoded = Result<(Vec<u8>, usize, bool), String>;
 
-/// The data of a body fed in pieces of `size`, how many bytes it took, and whether it ended; or why it was refused.
+/// The data of a body fed in pieces of `size`, the number of bytes taken, and true at its end; or the reason for its
+/// rejection.
 fn decoded(bytes: &[u8], size: usize) -> Decoded {
     let mut decoder = ChunkDecoder::new();
     let (mut data, mut taken) = (Vec::new(), 0);

@@ -1,15 +1,15 @@
 //! The bounds that several files share, and those that tests make smaller, each with its unit and its reason.
 //!
 //! Nothing in this program waits, grows or repeats without a bound. A bound that one file alone uses stands in that file.
-//! What a user may change is a setting (settings.rs); its default or permitted range stands here.
+//! A value that a user may change is a setting (settings.rs); its default or permitted range stands here.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 // ---- Bodies of requests and responses ---------------------------------------------------------------------------
 
-/// Bytes of a body that stay in memory; a longer one waits in an unlinked file (spool.rs).
-/// 64 KiB is what a pipe holds, so a body of that size is handed to a function without a thread that feeds it.
+/// Bytes of a body that stay in memory; a longer one waits in an unlinked file (spool.rs). A pipe holds 64 KiB, so a
+/// function gets a body of that size without a thread that feeds it.
 pub const SPOOL_MEMORY_MAX: usize = 64 * 1024;
 /// Bytes of a request body, default of FAAS_BODY_MAX. More gets 413.
 pub const BODY_MAX_DEFAULT: u64 = 64 << 20;
@@ -21,13 +21,13 @@ pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
 // ---- The HTTP server --------------------------------------------------------------------------------------------
 
 /// Connections at once. Each costs a thread (about 20 KB of real memory while idle) and one descriptor, two while a
-/// request is under way. Over it: 503 with Retry-After, at once.
+/// request is being served. Above it: 503 with Retry-After, at once.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Requests in the handler at once: each can hold a slot and files. Enough for all slots of 16 workers of 8, the default
 /// queue, and requests that need no worker.
 pub const REQUESTS_MAX: usize = 512;
-/// Bytes of a request head: request line and header lines. 64 KiB is four times what browsers and proxies send at
-/// most (8 to 16 KiB of cookies); more gets 431.
+/// Bytes of a request head: request line and header lines. 64 KiB is four times the maximum that browsers and proxies
+/// send (8 to 16 KiB of cookies); more gets 431.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Header lines in one head; more gets 431. Apache's default, LimitRequestFields, is the same 100.
 pub const HEAD_FIELDS_MAX: usize = 100;
@@ -47,9 +47,10 @@ pub const IDLE_MAX: Duration = Duration::from_secs(60);
 pub const RATE_MIN_BYTES_PER_S: u64 = 1024;
 /// A client may pause this long before the least rate applies.
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
-/// After its last response a connection is half-closed, and what the client still sends is discarded, so that a reset does
-/// not destroy the response on its way: at most this many bytes, and waiting this long. Many clients read nothing before
-/// they have sent their whole body, so a 413 reaches them only if a body somewhat over the default maximum is read.
+/// After its last response a connection is half-closed, and further bytes of the client are discarded, so that a reset
+/// does not destroy the response on its way: at most this many bytes, for at most this time. Many clients read nothing
+/// before they have sent their whole body, so a 413 reaches them only if a body somewhat over the default maximum is
+/// read.
 pub const LINGER_BYTES_MAX: usize = 256 << 20;
 pub const LINGER_MAX: Duration = Duration::from_secs(2);
 /// One chunk-size line, extensions included, and all trailers of a chunked body together.
@@ -57,18 +58,20 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Time that `gateway --healthz` waits for a response.
 pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(2);
-/// A client that closes its sending side may have left, or may wait for the response (nc, ncat and socat do that): the two
-/// look the same. The response may take this much longer; then the client counts as gone and its invocation is cancelled.
+/// A client that closes its sending side may have left, or may wait for the response (nc, ncat and socat do that): the
+/// two look the same. The response may take this much longer; then the client counts as gone and its invocation is
+/// cancelled.
 pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// Bytes that a connection's buffers start with: most heads and many responses fit. They grow to [`HEAD_BYTES_MAX`] where
-/// reads fill them. The allocator keeps what idle connections give back, so this, not their peak, is what they cost.
+/// Bytes that a connection's buffers start with: most heads and many responses fit. They grow to [`HEAD_BYTES_MAX`]
+/// where reads fill them. The allocator keeps the memory that idle connections free, so this size, not their peak, is
+/// their cost.
 pub const RELAY_BYTES: usize = 4 * 1024;
 /// An idle connection keeps its buffers this long, so that a busy one does not allocate for each request.
 pub const BUFFERS_KEPT: Duration = Duration::from_secs(1);
 /// Connections that the kernel holds until they are accepted (it cuts this to net.core.somaxconn). A client whose
 /// connection does not fit tries again after a second, so this holds a burst of [`CONNECTIONS_MAX`].
 pub const BACKLOG_MAX: i32 = 4096;
-/// When descriptors or memory ran out, accepting goes on after this.
+/// Pause before accepting again, after descriptors or memory ran out.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Rejected connections that stay until the client has had time to read its 503; the oldest goes first.
 pub const REJECTED_MAX: usize = 128;
@@ -77,8 +80,8 @@ pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
 /// Pause before the next request of a connection whose client was told to retry later (Retry-After). Each such client then
 /// asks ten times a second, not thousands of times.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Descriptors that one request can need: two for its bodies in files, three towards the worker. And those that the gateway
-/// needs besides requests and connections. A low limit of open files lowers the bounds above.
+/// Descriptors that one request can need: two for its bodies in files, three towards the worker. And the number that
+/// the gateway needs besides requests and connections. A low limit of open files lowers the bounds above.
 pub const DESCRIPTORS_PER_REQUEST: usize = 5;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.
@@ -86,7 +89,7 @@ pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 
 // ---- The registry -----------------------------------------------------------------------------------------------
 
-/// Routes that are taken from the registry. At about 600 bytes each this is 60 MB.
+/// Routes that are read from the registry. At about 600 bytes each this is 60 MB.
 pub const ROUTES_MAX: usize = 100_000;
 /// Bytes of a key and of a descriptor in the registry.
 pub const ROUTE_KEY_BYTES_MAX: usize = 2048;
@@ -100,7 +103,7 @@ pub const MEMORY_MIB_DEFAULT: u64 = 128;
 /// Seconds of one invocation, from its spawn.
 pub const TIMEOUT_S: RangeInclusive<u64> = 1..=3600;
 pub const TIMEOUT_S_DEFAULT: u64 = 30;
-/// Invocations of one function at once, over all workers; the default is no limit but the slots.
+/// Invocations of one function at once, over all workers; the default is no limit but the number of slots.
 pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
 /// Calls of one function over its `max_inflight` that may wait.
 pub const FUNCTION_QUEUE: RangeInclusive<u64> = 0..=REQUESTS_MAX as u64;
@@ -124,10 +127,10 @@ pub const WORKER_SLOTS: RangeInclusive<u64> = 1..=1024;
 pub const WORKER_SLOTS_DEFAULT: u64 = 8;
 /// Workers that are tried for one request when they die before they start it.
 pub const TRIES_MAX: usize = 3;
-/// Requests that wait for a slot, and for how long; then 503.
+/// Requests that wait for a slot, and the longest wait; then 503.
 pub const QUEUE_MAX_DEFAULT: u64 = 256;
 pub const QUEUE_TIMEOUT_MS_DEFAULT: u64 = 5000;
-/// Seconds in Retry-After, whatever the computation says: at least the header's grain, at most what a person waits for.
+/// Range of Retry-After in seconds: at least the header's grain, at most a time that a person waits.
 pub const RETRY_AFTER_S: RangeInclusive<u64> = 1..=60;
 /// A worker measures itself and reports this often (the C original's figure).
 pub const METRICS_PERIOD: Duration = Duration::from_millis(500);
@@ -135,18 +138,18 @@ pub const METRICS_PERIOD: Duration = Duration::from_millis(500);
 pub const TREE_PROCESSES_MAX: usize = 4096;
 /// A worker whose last sample is older is chosen only when no other is left: four reports were missed.
 pub const SAMPLE_STALE: Duration = Duration::from_secs(2);
-/// A worker whose last sample is older is taken for hung, killed and started again.
+/// A worker whose last sample is older counts as hung; the supervisor kills and restarts it.
 pub const SAMPLE_DEAD: Duration = Duration::from_secs(10);
 /// Bytes of one line on the metrics stream; a sample has about 200.
 pub const METRICS_LINE_BYTES_MAX: usize = 4096;
-/// The supervisor looks after the workers this often when nothing wakes it.
+/// The supervisor checks the workers at this interval when nothing wakes it.
 pub const SUPERVISOR_PERIOD: Duration = Duration::from_millis(500);
-/// A worker that dies before it has announced itself is started again after this, doubled each time up to the second.
+/// A worker that dies before it has announced itself is restarted after this pause, doubled each time up to the second.
 pub const RESTART_PAUSE: Duration = Duration::from_millis(100);
 pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A worker whose gateway has died ends what runs and exits, within this at the latest.
+/// A worker whose gateway has died ends its invocations and exits, at the latest after this time.
 pub const GATEWAY_GONE_GRACE: Duration = Duration::from_millis(1500);
-/// How long SIGTERM waits for what runs, default of FAAS_DRAIN_MS.
+/// Time that SIGTERM leaves to running requests, default of FAAS_DRAIN_MS.
 pub const DRAIN_MS_DEFAULT: u64 = 10_000;
 
 // ---- The wire between gateway and worker ------------------------------------------------------------------------
@@ -154,17 +157,17 @@ pub const DRAIN_MS_DEFAULT: u64 = 10_000;
 /// Bytes of one frame's payload: an INVOKE with a head of [`HEAD_BYTES_MAX`] turned into environment variables, a
 /// descriptor's `env`, and a body of [`SPOOL_MEMORY_MAX`].
 pub const FRAME_BYTES_MAX: usize = 512 * 1024;
-/// A gateway or worker that does not take or give one byte for this long, though it should, is taken for dead.
+/// A gateway or worker that moves no byte for this long, although it should, counts as dead.
 pub const LINK_STALL_MAX: Duration = Duration::from_secs(10);
 
 // ---- Invocations ------------------------------------------------------------------------------------------------
 
-/// An invocation's memory, processes and scratch folder are looked at this often; the first time after
-/// [`SAMPLE_FIRST`], then after twice that and so on, since a fork bomb grows fastest at the beginning.
+/// Interval at which the worker samples an invocation's memory, processes and scratch folder. The first sample comes
+/// after [`SAMPLE_FIRST`], the next after twice that and so on, since a fork bomb grows fastest at the beginning.
 pub const SAMPLE_FIRST: Duration = Duration::from_millis(10);
 pub const SAMPLE_PERIOD: Duration = Duration::from_millis(100);
-/// Above `memory` the kernel refuses more (RLIMIT_DATA) only after this many MiB of grace, so that it is the sampled
-/// sum that ends an invocation, with a clear answer, and the refusal is the backstop for what grows between samples.
+/// The kernel's limit (RLIMIT_DATA) lies this many MiB above `memory`. So the sampled sum ends an invocation, with a
+/// clear answer, and the kernel's refusal is only the backstop for growth between two samples.
 pub const MEMORY_GRACE_MIB: u64 = 32;
 /// `wasmer run` hangs for ever, without an error, when its data limit is 16 MiB; 64 starts it with room to spare.
 pub const MEMORY_FLOOR_WASM_MIB: u64 = 64;
@@ -175,52 +178,54 @@ pub const CGI_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of stderr that one invocation may put into the log, and of one line; the rest is counted and dropped.
 pub const STDERR_BYTES_MAX: usize = 64 * 1024;
 pub const STDERR_LINE_BYTES_MAX: usize = 2048;
-/// Output of a function that does not stream is held back this long, in the hope that the function ends meanwhile and
-/// output and verdict can go out in one piece. It spares the gateway a wake-up on nearly every call.
+/// The worker holds back the output of a function that does not stream for this long. If the function ends meanwhile,
+/// output and verdict go out in one piece, which spares the gateway a wake-up on nearly every call.
 pub const OUTPUT_HOLD: Duration = Duration::from_millis(2);
-/// Bytes that a pipe can hold at most without privileges (/proc/sys/fs/pipe-max-size), and so what a function that has
-/// ended can have left behind in its stdout.
+/// Bytes that a pipe can hold at most without privileges (/proc/sys/fs/pipe-max-size), and so the most that an ended
+/// function can have left in its stdout.
 pub const PIPE_BYTES_MAX: usize = 1 << 20;
 /// MiB that an invocation may have in its scratch folder, default and range of the descriptor's `scratch`.
 pub const SCRATCH_MIB: RangeInclusive<u64> = 0..=65_536;
 pub const SCRATCH_MIB_DEFAULT: u64 = 256;
-/// Files and folders in it: what takes no blocks, but inodes and time to remove.
+/// Files and folders in the scratch folder: they may take no blocks, but they take inodes and time to remove.
 pub const SCRATCH_ENTRIES_MAX: u64 = 16_384;
-/// Looks at a folder that is being removed. Each empties one level, moving the next one up; a level costs a function at
-/// least a system call, so it can be made far deeper than any use, and this is deeper than it can get between two samples.
+/// Looks at a folder that is being removed. Each look empties one level and moves the next one up. A level costs a
+/// function at least one system call, so a folder can be far deeper than any use; this bound is deeper than it can get
+/// between two samples.
 pub const SCRATCH_LOOKS_MAX: u64 = 1_000_000;
-/// Files and folders beside the way to what functions may not read (readable.rs). Above it the way is not a good one: at
-/// about 2 µs each it would take more than a tenth of a second to go.
+/// Siblings along the path to a protected file (readable.rs). Above this number the path is unsuitable: at about 2 µs
+/// each, walking it would take more than a tenth of a second.
 pub const READABLE_ENTRIES_MAX: usize = 65_536;
-/// A folder whose time is younger than this may change once more without its time showing it.
+/// A folder whose time is younger than this may change again without a new time.
 pub const FOLDER_TIME_GRAIN: Duration = Duration::from_millis(100);
-/// How long what permissions hide is taken for hidden without a further look (sandbox.rs). A function that runs already when
-/// they change is kept from nothing either.
+/// Time for which a path hidden by permissions counts as hidden without another check (sandbox.rs). A function that
+/// already runs when the permissions change is not stopped either.
 pub const HIDDEN_LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Threads of one invocation, those of all its processes together; more than that is taken for a fork bomb.
+/// Threads of one invocation, over all its processes; more counts as a fork bomb.
 pub const FUNCTION_PROCESSES_MAX: usize = 256;
-/// Threads that a fork bomb can have on top of [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for them
-/// and for as many invocations at their limit as there are slots, so that one fails no other.
+/// Threads that a fork bomb can have above [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for
+/// them and for one invocation at its limit in each slot, so that one bomb makes no other invocation fail.
 pub const BOMB_PROCESSES_MAX: u64 = 512;
-/// The same where functions share the user of a gateway that is not root, on top of what that user has already. It leaves room
-/// for one invocation at its limit only, since such a gateway cannot go before a fork bomb (`sys::Urgency`), and ends it in
-/// competition with it.
+/// The same bound where functions share the user of a gateway that is not root, on top of that user's present threads.
+/// It has room for one invocation at its limit only: such a gateway cannot run ahead of a fork bomb (`sys::Urgency`),
+/// and has to compete with it to end it.
 pub const OWN_USER_PROCESSES_MAX: u64 = 320;
-/// How long the kernel may take to end a killed process before that is worth a line in the log.
+/// Time for the kernel to end a killed process; after that the log gets a line.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Between two looks at processes that are being ended: most end within this.
+/// Pause between two looks at processes that are being ended: most end within it.
 pub const KILL_PAUSE: Duration = Duration::from_millis(2);
 
 // ---- The log ----------------------------------------------------------------------------------------------------
 
-/// Lines that wait for a slow reader of stdout; more are dropped, and their number is said.
+/// Lines that wait for a slow reader of stdout; more are dropped, and their number is logged.
 pub const LOG_LINES_MAX: usize = 8192;
-/// A line waits this long for others, so that under load many go out with one write and few wake the thread that writes.
+/// A line waits this long for others, so that under load one write carries many lines and wakes the writing thread
+/// rarely.
 pub const LOG_GATHER: Duration = Duration::from_millis(5);
 
 // ---- The ledger -------------------------------------------------------------------------------------------------
 
-/// Days that recorded calls stay.
+/// Days for which the ledger keeps calls.
 pub const LEDGER_DAYS: RangeInclusive<u64> = 1..=36_500;
 pub const LEDGER_DAYS_DEFAULT: u64 = 90;
 /// Bytes of the ledger's file, at about 200 a call.
@@ -231,7 +236,7 @@ pub const LEDGER_MAX_DEFAULT: u64 = 1 << 30;
 
 /// One for PHP and one for WASM.
 pub const FORK_SERVERS_PER_WORKER: u64 = 2;
-/// MiB of a fork server's data (RLIMIT_DATA). Its children inherit it and lower it to what their function may have.
+/// MiB of a fork server's data (RLIMIT_DATA). Its children inherit it and lower it to their function's limit.
 pub const FORK_SERVER_DATA_MIB: u64 = 2 * *MEMORY_MIB.end();
-/// How long a successor may take to be ready; then it ends, and the old gateway stays.
+/// Time for a successor to become ready; then it ends, and the old gateway stays.
 pub const SUCCESSION_MAX: Duration = Duration::from_secs(30);

@@ -1,9 +1,9 @@
 //! The log: one line per event on stdout, written by a thread of its own.
 //!
-//! Why a thread: stdout may be a terminal that somebody has stopped with Ctrl-S, or a pipe that nobody reads. A request
-//! must not wait for either. Lines go through a bounded channel; when it is full they are dropped and counted, and the
-//! count is logged as soon as there is room again. Lines go out whole, as many in one write(2) as a pipe takes in one piece,
-//! so that lines of gateway and workers, which share one stdout, do not mix.
+//! Why a thread: stdout may be a terminal stopped with Ctrl-S, or a pipe without a reader. A request must not wait for
+//! either. Lines go through a bounded channel. When it is full, lines are dropped and counted, and the count is logged
+//! as soon as the channel has room again. Lines go out whole, as many in one write(2) as a pipe takes in one piece, so
+//! that lines of gateway and workers, which share one stdout, do not mix.
 //!
 //! A line is fields and words: `TIME request=ID route=KEY … words`, or with FAAS_LOG=json one JSON object, in which the
 //! words are `message`. Each line of a call has its request id, its route and its function under the same names.
@@ -21,7 +21,7 @@ use crate::limits::{LOG_GATHER, LOG_LINES_MAX};
 
 enum Message {
     Line(String),
-    /// Answered on the inner channel when everything before it is written.
+    /// Answered on the inner channel once everything before it is written.
     Flush(Sender<()>),
 }
 
@@ -29,15 +29,14 @@ static LOG: OnceLock<Sender<Message>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// How lines are written: FAAS_LOG.
+/// The format of lines: FAAS_LOG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Text,
     Json,
 }
 
-/// Starts the thread that writes.
-/// Lines before the start are written at once by the caller, as text.
+/// Starts the thread that writes. Earlier lines are written at once by the caller, as text.
 pub fn start(format: Format) {
     IS_JSON.store(format == Format::Json, Ordering::Relaxed);
     let (sender, receiver) = bounded(LOG_LINES_MAX);
@@ -49,14 +48,14 @@ pub fn start(format: Format) {
     }
 }
 
-/// Logs one line of words: the time is put before it, control characters in it are escaped, the newline is added.
+/// Logs one line of words: adds the time before it and the newline after it, and escapes control characters.
 pub fn line(text: fmt::Arguments<'_>) {
     Line::now().message(text).log();
 }
 
-/// One line that is put together.
+/// A line under construction.
 pub struct Line {
-    /// Without its end.
+    /// The text, without its end.
     text: String,
     format: Format,
 }
@@ -92,7 +91,7 @@ impl Line {
         self
     }
 
-    /// Adds a number, which its Display writes as JSON does.
+    /// Adds a number, whose Display must write it as JSON does.
     pub fn number(mut self, name: &str, value: Option<impl fmt::Display>) -> Line {
         let (value, none) = (value.map(|value| value.to_string()), ["-", "null"]);
         match self.format {
@@ -131,7 +130,7 @@ impl Line {
         self.text
     }
 
-    /// Hands it to the thread that writes. Returns how many bytes it has.
+    /// Hands the line to the thread that writes. Returns its number of bytes.
     pub fn log(self) -> usize {
         let mut line = self.ended();
         let bytes = line.len();
@@ -167,7 +166,7 @@ macro_rules! log {
 fn write_lines(receiver: Receiver<Message>) {
     let mut batch = String::new();
     while let Ok(first) = receiver.recv() {
-        // A thread that sleeps here need not be woken for each line: under load that would cost more than the writing.
+        // A sleeping thread need not be woken for each line: under load that would cost more than the writing.
         std::thread::sleep(LOG_GATHER);
         for message in std::iter::once(first).chain(receiver.try_iter().take(LOG_LINES_MAX)) {
             match message {
@@ -187,7 +186,7 @@ fn write_lines(receiver: Receiver<Message>) {
     }
 }
 
-/// Puts a line to those that go out in one write, as long as a pipe takes that write as a whole.
+/// Adds a line to the next write, while a pipe can take that write as a whole.
 fn add(batch: &mut String, line: &str) {
     if batch.len() + line.len() > libc::PIPE_BUF {
         write_out(batch);
@@ -195,7 +194,7 @@ fn add(batch: &mut String, line: &str) {
     batch.push_str(line);
 }
 
-/// A log that cannot be written is no reason to stop serving, so errors end here.
+/// An unwritable log is no reason to stop serving, so errors end here.
 fn write_out(lines: &mut String) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
@@ -212,7 +211,7 @@ fn push_escaped(line: &mut String, text: &str) {
     }
 }
 
-/// A string as RFC 8259, 7 has it. All characters that deceive have four hexadecimal digits.
+/// A string in the form of RFC 8259, 7. All deceiving characters get four hexadecimal digits.
 fn push_json(line: &mut String, name: &str, text: &str) {
     line.extend([",\"", name, "\":\""]);
     for character in text.chars() {
@@ -227,9 +226,9 @@ fn push_json(line: &mut String, name: &str, text: &str) {
     line.push('"');
 }
 
-/// Characters that make a terminal or a pager show something else than the log holds: controls, C1 included, which some
-/// terminals obey; other ends of lines; marks that turn the direction of text (Unicode UAX #9, 2); the byte order mark.
-/// The tab is none of them.
+/// Characters that make a terminal or a pager show something else than the log holds: controls, including C1, which
+/// some terminals obey; other line ends; marks that turn the direction of text (Unicode UAX #9, 2); the byte order
+/// mark. The tab is none of them.
 fn deceives(character: char) -> bool {
     const TURNS_TEXT: [char; 12] = [
         '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',

@@ -1,8 +1,9 @@
-//! The file that the log goes to, and its reopening at SIGHUP, as logrotate asks for.
+//! The file of the log, and its reopening at SIGHUP, as logrotate requests it.
 //!
-//! The programs write to stdout, which whoever starts the gateway directs to a file. Once that file is renamed, its new name
-//! is of no use, so the gateway notes its path at the start. It hands the path to its programs, since one of them may start
-//! right after the renaming. A stdout that is no regular file, such as a terminal or a pipe, is never reopened.
+//! The programs write to stdout, which the starter of the gateway directs to a file. Once that file is renamed, its new
+//! name is useless, so the gateway notes its path at the start. It hands the path to its programs, since one of them
+//! may start right after the renaming. A stdout that is no regular file, such as a terminal or a pipe, is never
+//! reopened.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use crate::log;
 use crate::log::flush;
 use crate::sys::{self, Signal};
 
-/// The variable by which the gateway tells its programs the path.
+/// The variable in which the gateway hands its programs the path.
 pub(crate) const VARIABLE: &str = "FAAS_LOG_PATH";
 
 const STDOUT: &str = "/proc/self/fd/1";
@@ -22,7 +23,7 @@ const STDERR: &str = "/proc/self/fd/2";
 
 static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// Notes the path of the file that stdout is: that of [`VARIABLE`], or where stdout itself leads.
+/// Notes the path of stdout's file: that of [`VARIABLE`], or the target of stdout itself.
 pub fn note() {
     let is_file = fs::metadata(STDOUT).is_ok_and(|stdout| stdout.is_file());
     let own = || fs::read_link(STDOUT).ok().filter(|path| is_same(path, Path::new(STDOUT)));
@@ -30,13 +31,13 @@ pub fn note() {
     PATH.get_or_init(|| path.filter(|_| is_file));
 }
 
-/// The path that was noted.
+/// The noted path.
 pub(crate) fn path() -> Option<&'static Path> {
     PATH.get()?.as_deref()
 }
 
-/// Opens the path anew, as stdout, and as stderr where that was the same file. Returns false where stdout
-/// is no file. Where the path cannot be opened, the log goes on in the old file, and says so.
+/// Opens the path again, as stdout, and as stderr if that was the same file. Returns false where stdout is no file. If
+/// the path cannot be opened, the log continues in the old file, with a line about it.
 pub(crate) fn reopen() -> bool {
     let Some(path) = path() else { return false };
     flush();
@@ -55,8 +56,8 @@ pub(crate) fn reopen() -> bool {
     true
 }
 
-/// Reopens the log at each SIGHUP, on a thread of its own; for a program that has no other use for that signal, and has
-/// blocked it.
+/// Reopens the log at each SIGHUP, on a thread of its own. For a program that blocks the signal and has no other use
+/// for it.
 pub fn reopen_at_hangup() {
     let waiting = std::thread::Builder::new().name("hangup".into());
     let started = waiting.spawn(|| {

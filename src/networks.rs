@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// As many as a person writes down.
+/// More than a person writes by hand.
 const NETWORKS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ struct Network {
 }
 
 impl Networks {
-    /// Whether one of them holds this address. An IPv4 address counts as that also where it is mapped to IPv6.
+    /// True if one of them holds this address. An IPv4 address mapped to IPv6 counts as the IPv4 address.
     pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(address))

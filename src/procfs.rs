@@ -1,6 +1,6 @@
-//! What /proc says about processes: children, memory, CPU time and I/O (proc(5)).
+//! Reads /proc for facts about processes: children, memory, CPU time and I/O (proc(5)).
 //!
-//! A process may end between two reads; then there is no answer (`None`), which is no error.
+//! A process may end between two reads; then the result is `None`, which is no error.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -16,8 +16,8 @@ use crate::sys::{self, Pid};
 /// The children of one thread of this process. Orphans that a subreaper inherits become children of its first thread,
 /// whose id is the process id.
 ///
-/// Where the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), all processes are searched for their
-/// parent, which is slower and names the children of all threads.
+/// If the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), this searches all processes for their
+/// parent, which is slower and finds the children of all threads.
 pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
     match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
         Ok(list) => list.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
@@ -26,7 +26,7 @@ pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
     }
 }
 
-/// Whether the kernel lists the children of a thread.
+/// True if the kernel lists the children of a thread.
 pub fn lists_children() -> bool {
     let own = std::process::id();
     fs::exists(format!("/proc/{own}/task/{own}/children")).unwrap_or(false)
@@ -35,7 +35,7 @@ pub fn lists_children() -> bool {
 /// The children of all threads of a process.
 pub fn children(pid: Pid) -> Vec<Pid> {
     let folder = fs::metadata(format!("/proc/{pid}/task"));
-    // A folder with one folder in it. To list the threads of a process takes longer than all else.
+    // Three links mean one folder inside, so one thread. Listing a process's threads takes longer than all else.
     if folder.is_ok_and(|folder| folder.nlink() == 3) {
         return children_of_thread(pid, pid);
     }
@@ -44,17 +44,17 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
 }
 
-/// A process and those that descend from it; the walk ends when there are more than `processes_max`, so that a fork bomb
-/// cannot make the look at it a load of its own.
+/// A process and its descendants. The walk ends when they are more than `processes_max`, so that a fork bomb cannot
+/// turn the check itself into a load.
 pub fn tree(root: Pid, processes_max: usize) -> Vec<Pid> {
     let descendants = descendants(root, processes_max.saturating_sub(1));
     std::iter::once(root).chain(descendants.into_iter().map(|(pid, _)| pid)).collect()
 }
 
-/// Those that descend from a process, each with its parent, parents first; bounded like [`tree`].
+/// The descendants of a process, each with its parent, parents first; bounded like [`tree`].
 pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
     let mut found = Vec::new();
-    // A process that loses its parent meanwhile can come up twice.
+    // A process that loses its parent meanwhile can appear twice.
     let mut seen = HashSet::from([root]);
     let mut parent = root;
     for next in 0.. {
@@ -67,8 +67,8 @@ pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
     found
 }
 
-/// A file of less than a page, which the kernel writes in one piece; std would ask for it in pieces of 32 bytes at first, and a
-/// worker reads hundreds of these every half second. A process can give itself a name that is no text.
+/// A file of less than a page, which the kernel writes in one piece. std would first read it in pieces of 32 bytes, and
+/// a worker reads hundreds of these every half second. A process can give itself a name that is not UTF-8.
 fn listing(path: String) -> Option<String> {
     let mut bytes = vec![0; 4096];
     let count = fs::File::open(path).ok()?.read(&mut bytes).ok()?;
@@ -82,7 +82,7 @@ fn all() -> Vec<Pid> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// How many threads the processes of one user have, all together.
+/// Number of threads of all processes of one user.
 pub fn threads_of_user(uid: u32) -> u64 {
     let is_of_user = |folder: &String| fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == uid);
     let folders = all().into_iter().map(|pid| format!("/proc/{pid}/task")).filter(is_of_user);
@@ -90,14 +90,14 @@ pub fn threads_of_user(uid: u32) -> u64 {
 }
 
 /// Fields of /proc/PID/stat by their numbers in proc(5), which counts from 1. The name, field 2, may hold spaces and
-/// brackets, so counting starts behind it.
+/// brackets, so counting starts after it.
 fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
     let behind_name = stat.rsplit_once(')')?.1;
     let words: Vec<&str> = behind_name.split_ascii_whitespace().collect();
     numbers.iter().map(|number| words.get(number - 3)?.parse().ok()).collect()
 }
 
-/// The id of the process behind a pidfd of ours; `None` where it has been waited for.
+/// The process id for a pidfd of ours; `None` once the process has been waited for.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<Pid> {
     let info = listing(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     named_number(&info, "Pid:").map(|pid| pid as Pid).filter(|pid| *pid > 0)
@@ -121,14 +121,14 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * sys::page_bytes())
 }
 
-/// What /proc/PID/status says of one process that has a limit, in bytes. Anonymous and shared memory together are what a memory
-/// cgroup would charge to it whoever else has it mapped. Pages of files do not count: the kernel takes them back when it needs
-/// them.
+/// Memory of one process in /proc/PID/status that counts against a limit, in bytes. A memory cgroup would charge the
+/// sum of anonymous and shared memory to the process, whoever else has it mapped. Pages of files do not count: the
+/// kernel takes them back when it needs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
     /// Anonymous pages, swapped ones included, and page tables.
     pub anonymous: u64,
-    /// Shared memory that it has mapped, files of tmpfs among it.
+    /// Shared memory that the process has mapped, including files of tmpfs.
     pub shared: u64,
     pub threads: usize,
 }
@@ -144,8 +144,8 @@ impl Figures {
         })
     }
 
-    /// The same, but a page that n processes share counts 1/n. Costs a walk over the page tables. `None` also where the process
-    /// forbids the look at it (PR_SET_DUMPABLE, prctl(2)).
+    /// The same figures, but a page that n processes share counts 1/n. Costs a walk over the page tables. `None` also
+    /// where the process forbids the access (PR_SET_DUMPABLE, prctl(2)).
     pub fn proportional(self, pid: Pid) -> Option<Figures> {
         let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
         let tables = named_number(&listing(format!("/proc/{pid}/status"))?, "VmPTE:")?;
@@ -155,8 +155,8 @@ impl Figures {
     }
 }
 
-/// The figures of a process and of those that descend from it; the walk ends when they have more than `threads_max` threads,
-/// so that a fork bomb cannot make the look at it a load of its own.
+/// The figures of a process and of its descendants. The walk ends when they have more than `threads_max` threads, so
+/// that a fork bomb cannot turn the check itself into a load.
 pub fn figures_of_tree(root: Pid, threads_max: usize) -> Vec<(Pid, Figures)> {
     let mut found: Vec<(Pid, Figures)> = Figures::of(root).map(|figures| (root, figures)).into_iter().collect();
     let mut seen = HashSet::from([root]);
@@ -185,23 +185,23 @@ pub fn storage_bytes(pid: Pid) -> Option<u64> {
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 
-/// Files without a name that processes hold on to, by what their blocks take.
+/// Unlinked files that processes hold open, by the size of their blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unlinked {
-    /// Of a certain folder.
+    /// Files of a certain folder.
     pub of_folder: u64,
-    /// In memory: memfds, shared memory, and files of a tmpfs that are not of that folder.
+    /// Files in memory: memfds, shared memory, and files of a tmpfs outside that folder.
     pub in_memory: u64,
 }
 
 /// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes.
 const MAPS_BYTES_MAX: u64 = 16 << 20;
 
-/// Files that were deleted and that one of these processes has open or mapped; those that lay beneath `folder` count for
-/// themselves. The same file can be held several times.
+/// Deleted files that one of these processes has open or mapped; those from beneath `folder` are counted separately.
+/// Several processes can hold the same file.
 ///
-/// A process that forbids the look at it (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees the
-/// size of a mapped file (CAP_SYS_ADMIN); else of such a file counts the part that is mapped.
+/// A process that forbids the access (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees the
+/// size of a mapped file (CAP_SYS_ADMIN); for others only the mapped part of such a file counts.
 pub fn unlinked(processes: &[Pid], folder: &Path) -> Unlinked {
     let mut of_folder = HashMap::new();
     let mut in_memory = HashMap::new();
@@ -212,7 +212,7 @@ pub fn unlinked(processes: &[Pid], folder: &Path) -> Unlinked {
             return true;
         }
         let Ok(metadata) = fs::metadata(link) else { return false };
-        // Blocks of 512 bytes, whatever the file system's are.
+        // Blocks of 512 bytes, whatever block size the file system has.
         let (object, bytes) = ((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
         if metadata.nlink() == 0 && is_of_folder {
             of_folder.insert(object, bytes);
@@ -253,7 +253,7 @@ fn mappings(pid: Pid) -> Vec<(String, Vec<u8>)> {
     parts.collect()
 }
 
-/// How long a range such as `7f00-8000` is.
+/// Length of a range such as `7f00-8000`.
 fn length_of(range: &str) -> u64 {
     let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
     range.split_once('-').map_or(0, |(start, end)| number(end).saturating_sub(number(start)))

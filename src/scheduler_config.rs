@@ -1,4 +1,4 @@
-//! What the scheduler's score is made of: the C original's scheduler_config.h.
+//! The parts of the scheduler's score: the C original's scheduler_config.h.
 //!
 //! score = alpha × CPU + beta × MEM + gamma × IO, where each part is normalised to 0–100 by the constants below, and
 //! the worker with the lowest score gets the invocation. All four factors are settings; these are their defaults.
@@ -17,8 +17,8 @@ pub const MEM_FULL_MIB: f64 = 512.0;
 /// Storage traffic (read and written) that counts as 100.
 pub const IO_FULL_KB_PER_S: f64 = 10_000.0;
 
-/// What the gateway adds to a score for each share of a worker's slots that is taken right now, since a sample is up
-/// to 500 ms old: 100 × in-flight ÷ slots.
+/// Points that the gateway adds to a score for slots that are taken right now, since a sample is up to 500 ms old: 100
+/// × in-flight ÷ slots.
 pub const INFLIGHT_FULL: f64 = 100.0;
 
 /// The factors in force.

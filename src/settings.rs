@@ -1,7 +1,7 @@
 //! Settings: environment variables, the same for the scripts, the gateway and the workers.
 //!
-//! The gateway's environment is handed to its workers as it is, so one table serves both. A value that cannot be used
-//! stops the start with one line that names the variable, the value and what it must be.
+//! Workers inherit the gateway's environment unchanged, so one table serves both. An unusable value stops the start
+//! with one line that names the variable, the value and the rule.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -59,41 +59,41 @@ const TABLE: &[(&str, &str, &str)] = &[
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients connect.
+    /// The address for clients.
     pub address: SocketAddr,
     pub workers: u32,
     /// Invocations at once, per worker.
     pub worker_slots: u32,
-    /// Whether functions are forked from fork servers.
+    /// True if functions are forked from fork servers.
     pub has_fork_servers: bool,
-    /// Whether functions may show their faults to clients.
+    /// True if functions may show their faults to clients.
     pub dev: bool,
     pub db: PathBuf,
     pub run_dir: PathBuf,
-    /// The number of the gateway's folder in the run dir: the gateway claims one, and tells its programs. Others get that of
-    /// the current gateway, or `None` where none runs.
+    /// The number of the gateway's folder in the run dir: the gateway claims one, and tells its programs. Other
+    /// programs get that of the current gateway, or `None` where none runs.
     pub instance: Option<u32>,
     pub module_root: PathBuf,
     /// FAAS_CODE_DIR where it is set.
     pub code_dir: Option<PathBuf>,
     /// FAAS_USER where it is set; sandbox.rs decides.
     pub user: Option<String>,
-    /// Whether the start fails where a promise of the sandbox is not kept (sandbox/promises.rs).
+    /// True if the start fails when the sandbox cannot keep a promise (sandbox/promises.rs).
     pub requires_strict_sandbox: bool,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
     pub spool_dir: PathBuf,
     pub spool_bytes_max: u64,
     pub drain: Duration,
-    /// From SIGTERM to the drain: time for balancers to see it.
+    /// Time from SIGTERM to the drain, for balancers to notice.
     pub lame_duck: Duration,
-    /// Whether the registry is a copy of one on another machine.
+    /// True if the registry is a copy of another machine's.
     pub is_follower: bool,
     pub queue_max: usize,
     pub queue_timeout: Duration,
-    /// Proxies whose word on their clients counts.
+    /// Proxies whose statements about their clients count.
     pub trusted_proxies: Networks,
-    /// Where the console listens; `None`: no console runs.
+    /// Address of the console; `None`: no console runs.
     pub console: Option<SocketAddr>,
     /// The file of recorded calls; `None`: none are recorded.
     pub ledger: Option<PathBuf>,
@@ -108,14 +108,14 @@ impl Settings {
     /// folder changes nothing.
     ///
     /// # Errors
-    /// Where a value cannot be used, and where a name that begins with FAAS_ is no setting: it is misspelt, most likely.
+    /// Where a value is unusable, or a name that begins with FAAS_ is no setting: it is most likely misspelt.
     pub fn from_env() -> Result<Settings> {
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         refuse_unknown(names)?;
         Settings::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// The same from any source of values. An empty value counts as not set, except where empty means off.
+    /// Like `from_env`, from any source of values. An empty value counts as not set, except where empty means off.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Settings> {
         let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let (port_name, port_value) = match (get("FAAS_PORT"), get("PORT")) {
@@ -212,7 +212,7 @@ impl Settings {
         })
     }
 
-    /// Why nothing here may change the registry; `None` where it may be changed. All that write to it ask first.
+    /// The reason why this machine must not change the registry; `None` where it may. Every writer asks first.
     pub fn read_only_reason(&self) -> Option<String> {
         let db = self.db.display();
         self.is_follower.then(|| format!("FAAS_FOLLOWER=1: {db} is a copy; change the registry on the writer"))
@@ -227,7 +227,7 @@ impl Settings {
         self.run_dir.join(number.to_string())
     }
 
-    /// Leads to the folder of the current gateway.
+    /// The link to the folder of the current gateway.
     pub fn current_link(&self) -> PathBuf {
         self.run_dir.join("current")
     }
@@ -237,33 +237,33 @@ impl Settings {
         current_instance(&self.run_dir)
     }
 
-    /// The current gateway's process id in decimal; open and locked as long as it lives.
+    /// The current gateway's process id in decimal; open and locked while that gateway lives.
     pub fn current_pid_file(&self) -> PathBuf {
         self.run_dir.join("gateway.pid")
     }
 
-    /// `HOST:PORT` and a newline, as long as a gateway listens.
+    /// `HOST:PORT` and a newline, while a gateway listens.
     pub fn gateway_address_file(&self) -> PathBuf {
         self.run_dir.join("gateway.address")
     }
 
-    /// Where the current gateway hands its listening socket to a successor.
+    /// The socket on which the current gateway hands its listening socket to a successor.
     pub fn handover_socket(&self) -> PathBuf {
         self.run_dir.join("handover.sock")
     }
 
-    /// Where worker `id` accepts invocations.
+    /// The socket on which worker `id` accepts invocations.
     pub fn worker_socket(&self, id: u32) -> PathBuf {
         self.instance_dir().join(format!("worker_{id}.sock"))
     }
 
-    /// Where workers announce themselves and send their samples.
+    /// The socket on which workers announce themselves and send their samples.
     pub fn metrics_socket(&self) -> PathBuf {
         self.instance_dir().join("metrics.sock")
     }
 
-    /// Where the scratch folders of all invocations lie: outside of the run dir, which functions may
-    /// not enter; one for each run dir, so that instances do not meet.
+    /// The folder for the scratch folders of all invocations. It lies outside the run dir, which functions must not
+    /// enter; each run dir has one, so that instances do not meet.
     pub fn scratch_dir(&self) -> PathBuf {
         self.spool_dir.join(self.own_name())
     }
@@ -275,8 +275,8 @@ impl Settings {
         format!("faas-{}-{:016x}", crate::sys::own_uid(), hasher.finish())
     }
 
-    /// Where code out of the registry may lie, the best place first. Not in the run dir, which functions may not enter. Root
-    /// has /var/lib, which no cleaner of temporary files empties.
+    /// Possible folders for code from the registry, the best one first. None is in the run dir, which functions must
+    /// not enter. Root has /var/lib, which no cleaner of temporary files empties.
     pub fn code_dirs(&self) -> Vec<PathBuf> {
         if let Some(folder) = &self.code_dir {
             return vec![folder.clone()];
@@ -290,17 +290,17 @@ impl Settings {
         self.instance.map_or(self.scratch_dir(), |number| self.scratch_dir().join(number.to_string()))
     }
 
-    /// Where compiled WASM modules are kept as long as the gateway runs.
+    /// The folder for compiled WASM modules, kept while the gateway runs.
     pub fn compiled_dir(&self) -> PathBuf {
         self.instance_scratch_dir().join("compiled")
     }
 
-    /// Where the gateway says every 500 ms how it is (gateway/status.rs).
+    /// The socket on which the gateway reports its state every 500 ms (gateway/status.rs).
     pub fn status_socket(&self) -> PathBuf {
         self.instance_dir().join("status.sock")
     }
 
-    /// `ADDRESS:PORT` and a newline: where the console listens.
+    /// `ADDRESS:PORT` and a newline: the address of the console.
     pub fn console_address_file(&self) -> PathBuf {
         self.run_dir.join("console.address")
     }
@@ -315,30 +315,31 @@ impl Settings {
         self.run_dir.join("operator.token")
     }
 
-    /// Where the folders lie in which PHP functions keep their sessions.
+    /// The folder for the session folders of PHP functions.
     pub fn sessions_dir(&self) -> PathBuf {
         self.scratch_dir().join("sessions")
     }
 
-    /// What makes the names of those folders unguessable; functions cannot read it.
+    /// The key that makes the names of those folders unguessable; functions cannot read it.
     pub fn session_key_file(&self) -> PathBuf {
         self.run_dir.join("session.key")
     }
 
-    /// This gateway's process id in decimal, open and locked as long as it lives. Workers lock bytes of it, too.
+    /// This gateway's process id in decimal, open and locked while it lives. Workers lock bytes of it, too.
     pub fn pid_file(&self) -> PathBuf {
         self.instance_dir().join("gateway.pid")
     }
 }
 
-/// The variable by which a gateway tells its programs the number of its folder.
+/// The variable in which a gateway hands its programs the number of its folder.
 pub const INSTANCE_VARIABLE: &str = "FAAS_INSTANCE";
 
 fn current_instance(run_dir: &Path) -> Option<u32> {
     std::fs::read_link(run_dir.join("current")).ok()?.to_str()?.parse().ok()
 }
 
-/// Names that begin with FAAS_ as well: scripts, tests and measurements read them, and the gateway tells its programs.
+/// Other names that begin with FAAS_: scripts, tests and measurements read them, or the gateway sets them for its
+/// programs.
 const OTHERS: [&str; 5] =
     ["FAAS_INSTALL", "FAAS_BENCH_OVERLOAD_S", "FAAS_REMOTE_TOKEN", log_file::VARIABLE, INSTANCE_VARIABLE];
 const OF_TESTS: &str = "FAAS_TEST_";
@@ -353,7 +354,7 @@ fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<()> {
     Err(StartError::Usage(format!("{name} is no setting; is {nearest} meant?")))
 }
 
-/// How many letters must be added, removed or changed to make one text of the other (Levenshtein's distance).
+/// Number of letters to add, remove or change to turn one text into the other (Levenshtein's distance).
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, letter) in one.bytes().enumerate() {
@@ -484,7 +485,7 @@ mod tests {
             None
         });
         for name in asked.into_inner() {
-            // The gateway tells it its programs; nobody sets it.
+            // The gateway sets it for its programs; users do not set it.
             assert!(name == INSTANCE_VARIABLE || help().contains(&name), "{name} is missing in --help");
         }
     }

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use crate::error::shell_word;
 
-/// Bytes of the line that are looked at: the kernel takes as many (BINPRM_BUF_SIZE, execve(2)).
+/// Bytes of the line that are read: the kernel reads as many (BINPRM_BUF_SIZE, execve(2)).
 const LINE_BYTES: usize = 256;
 
-/// A line that ends as in Windows: the interpreter's name then ends with a carriage return, and no such program exists. One
-/// sentence, with the remedy; `None` for another file.
+/// The fault of a line with a Windows line end: the interpreter's name then ends with a carriage return, and no such
+/// program exists. One sentence, with the remedy; `None` for another file.
 pub fn shebang_fault(path: &Path) -> Option<String> {
     let mut line = [0; LINE_BYTES];
     let count = File::open(path).and_then(|mut file| file.read(&mut line)).unwrap_or(0);

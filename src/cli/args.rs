@@ -1,4 +1,4 @@
-//! Command lines: each verb has a table of its options, from which both the parsing and the help come.
+//! Command lines: each verb has a table of its options, which serves both the parser and the help.
 
 use lexopt::{Arg, ValueExt};
 
@@ -6,7 +6,7 @@ use super::{CliError, Report, Result};
 
 pub struct Verb {
     pub name: &'static str,
-    /// As in `faas NAME ARGUMENTS`.
+    /// The arguments in `faas NAME ARGUMENTS`.
     pub arguments: &'static str,
     pub about: &'static str,
     pub options: &'static [Opt],
@@ -17,7 +17,7 @@ pub struct Verb {
 pub struct Opt {
     long: &'static str,
     short: Option<char>,
-    /// What its value is called in the help; `None` where it takes none.
+    /// The name of its value in the help; `None` where it takes none.
     value: Option<&'static str>,
     about: &'static str,
 }
@@ -109,7 +109,7 @@ impl Given {
         self.value(option).map(number).transpose()
     }
 
-    /// Just `N` arguments that are no options.
+    /// Exactly `N` arguments that are no options.
     pub fn exactly<const N: usize>(&self) -> Result<[&str; N]> {
         let plain: Vec<&str> = self.plain.iter().map(String::as_str).collect();
         plain.try_into().map_err(|_| self.wrong_count())

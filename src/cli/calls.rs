@@ -1,4 +1,4 @@
-//! `faas calls` and `faas stats`: what the ledger has recorded of each call.
+//! `faas calls` and `faas stats`: the ledger's records of calls.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ fn row(call: &Map<String, Value>) -> [String; 12] {
     ]
 }
 
-/// The end of a call's stderr, indented, without what a terminal would obey.
+/// The end of a call's stderr, indented, without terminal control characters.
 fn complaint(call: &Map<String, Value>) -> String {
     let Some(stderr) = call["stderr"].as_str() else { return String::new() };
     let plain =

@@ -1,4 +1,4 @@
-//! `faas check`: what is wrong with the registry, and what looks wrong.
+//! `faas check`: finds faults of the registry, and entries that look wrong.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-/// What was found: wrong, or only worth a look.
+/// Findings: faults, and entries that only look wrong.
 #[derive(Default)]
 struct Findings {
     wrong: Vec<String>,
@@ -101,7 +101,7 @@ fn check_route(route: &Route, modules: &[&str], module_root: &Path, findings: &m
     }
 }
 
-/// The key with nothing in its braces: two routes with the same take the same requests.
+/// The key with empty braces: two routes with the same shape match the same requests.
 fn shape(key: &str) -> Option<String> {
     Pattern::parse(key).ok()?;
     let (method, path) = key.split_once(':')?;

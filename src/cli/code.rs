@@ -1,4 +1,4 @@
-//! Code on the disk, on its way into the registry: one file, or a folder as a bundle.
+//! Reads code from the disk for the registry: one file, or a folder as a bundle.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::operator::code::{Bounds, Code};
 /// Folders below this depth are a mistake, or a cycle.
 const DEPTH_MAX: usize = 32;
 
-/// Reads `source`. `name` is what it is called in the registry; without it, its own name.
+/// Reads `source`. `name` is its name in the registry; without it, its own name.
 pub fn read(source: &Path, name: Option<&str>, bounds: &Bounds) -> Result<Code> {
     let found = fs::metadata(source).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::NotFound => CliError::NotFound(format!("no file or folder is at {}", source.display())),
@@ -43,7 +43,7 @@ fn folder(source: &Path, name: &str, bounds: &Bounds) -> Result<Code> {
     Ok(code)
 }
 
-/// Collects the files below a folder. A folder .git is left out; a symbolic link is followed to a file, but not to a folder.
+/// Collects the files below a folder. Skips a folder .git; follows a symbolic link to a file, but not to a folder.
 fn collect(folder: &Path, name: &str, depth: usize, bounds: &Bounds, files: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let step = || failed(format!("list {}", folder.display()));
     if depth == 0 {

@@ -1,4 +1,4 @@
-//! `faas deploy`: code and its route into the registry, in one transaction.
+//! `faas deploy`: writes code and its route into the registry, in one transaction.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::operator::gateway::go_live;
 use crate::operator::registry::Registry;
 use crate::settings::Settings;
 
-/// Code over this size is worth a line before it is written.
+/// Code above this size gets a progress line before it is written.
 const PROGRESS_BYTES_MIN: u64 = 5_000_000;
 
 pub const VERB: Verb = Verb {
@@ -53,7 +53,7 @@ fn run(given: &Given) -> Result<Report> {
     Ok(Report::new(text, json))
 }
 
-/// The fields of the descriptor that are given.
+/// The descriptor fields that the command line gives.
 pub fn fields(given: &Given) -> Result<Fields> {
     let mut fields = Fields::new();
     if let Some(runtime) = given.value("runtime") {

@@ -51,13 +51,13 @@ fn run(given: &Given) -> Result<Report> {
         "body": String::from_utf8_lossy(&response.body),
     });
     if !given.has("json") {
-        // Bytes, as they are; a reader that has gone is no failure.
+        // Raw bytes; a reader that has gone is no failure.
         let _ = std::io::stdout().lock().write_all(&response.body);
     }
     Ok(Report { text: String::new(), json, is_failure: response.status >= 400 })
 }
 
-/// The method and the path to ask for. `*` is GET, or POST with a body.
+/// The method and the path of the call. `*` is GET, or POST with a body.
 fn target(route: &str, has_body: bool) -> Result<(&str, &str)> {
     let usage = |text: String| CliError::Usage(text);
     let (method, target) = route

@@ -64,7 +64,7 @@ fn run(given: &Given) -> Result<Report> {
             Some(line) => is_read = !wanted.takes(&line) || write(&line).is_ok(),
             None => {
                 std::thread::sleep(FOLLOW_PERIOD);
-                // A log that was rotated goes on in a new file; one that was cut begins anew.
+                // A rotated log continues in a new file; a cut one starts again at its beginning.
                 let (ours, now) = (log.get_ref().metadata(), path.metadata());
                 if let (Ok(ours), Ok(now)) = (ours, now) {
                     if ours.ino() != now.ino() {
@@ -79,7 +79,7 @@ fn run(given: &Given) -> Result<Report> {
     Ok(Report::new("", json!([])))
 }
 
-/// The next whole line; `None` at the end. Half a line waits for its end.
+/// The next whole line; `None` at the end. Waits for the rest of half a line.
 fn next_line(log: &mut BufReader<File>, path: &Path) -> Result<Option<String>> {
     let mut line = Vec::new();
     let count = log.read_until(b'\n', &mut line).map_err(failed(format!("read {}", path.display())))?;

@@ -1,12 +1,12 @@
-//! The command `faas`: what an operator does with a registry and a running gateway.
+//! The command `faas`: an operator's work with a registry and a running gateway.
 //!
 //! ```text
 //! bin/faas.rs → args (which verb, which options) → the verb's file → Report → text or JSON on stdout
 //!                                                    │ registry (rusqlite)     │ gateway (HTTP, waits until live)
 //! ```
 //!
-//! Each verb is one function from its arguments to a [`Report`]; only bin/faas.rs prints one. The registry is changed in one
-//! transaction, or not at all. Exit codes are those of [`CliError::exit_code`].
+//! Each verb is one function from its arguments to a [`Report`]; only bin/faas.rs prints one. A verb changes the
+//! registry in one transaction, or not at all. [`CliError::exit_code`] defines the exit codes.
 
 mod args;
 mod calls;
@@ -52,18 +52,18 @@ const VERBS: &[Verb] = &[
     transfer::IMPORT,
 ];
 
-/// What every verb takes.
+/// Options of every verb.
 const COMMON: &[Opt] = &[
     Opt::flag("json", None, "print JSON"),
     Opt::value("remote", None, "URL", "do it by the console at URL"),
     Opt::flag("help", Some('h'), "print this help"),
 ];
 
-/// What a verb has to say.
+/// The output of a verb.
 pub struct Report {
     pub text: String,
     pub json: Value,
-    /// Done, but not as wanted: printed all the same, with exit code 1.
+    /// The verb ran, but with a bad result: printed all the same, with exit code 1.
     pub is_failure: bool,
 }
 
@@ -73,7 +73,7 @@ impl Report {
     }
 }
 
-/// Why a verb could not do what it was asked.
+/// The reason why a verb failed.
 #[derive(Debug)]
 pub enum CliError {
     /// The command line cannot be used.
@@ -135,7 +135,7 @@ fn failed<E: fmt::Display>(step: impl fmt::Display) -> impl FnOnce(E) -> CliErro
 
 /// Runs the command line and returns the exit code.
 pub fn run(mut arguments: Vec<String>) -> ExitCode {
-    // `faas --remote URL VERB` reads better than the option at the end.
+    // `faas --remote URL VERB` reads better than an option at the end.
     if arguments.len() > 2 && arguments[0] == "--remote" {
         arguments[..3].rotate_left(2);
     }

@@ -1,4 +1,4 @@
-//! `faas --remote URL VERB`: the verbs that work from another machine, by the API of a console.
+//! `faas --remote URL VERB`: the verbs that work from another machine, through a console's API.
 //!
 //! The token is in FAAS_REMOTE_TOKEN, or in ~/.config/faas/token. A URL is http, as `ssh -L` makes it: the token must not
 //! cross a network that others can read.
@@ -18,17 +18,17 @@ use crate::operator::registry::Route;
 
 pub const TOKEN_VARIABLE: &str = "FAAS_REMOTE_TOKEN";
 
-/// An upload of 96 MiB over a slow line, and its way into service.
+/// Enough for an upload of 96 MiB over a slow line, and for its way into service.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
-/// How often a log that is followed is asked for.
+/// Interval at which a followed log is read.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(500);
-/// The console's registry has bounds of its own, and says so.
+/// The console's registry has bounds of its own, and reports them.
 const BOUNDS: Bounds = Bounds { files_max: 20_000, file_bytes_max: 96 << 20 };
 
 struct Console {
     address: SocketAddr,
-    /// For the field Host.
+    /// The value of the field Host.
     authority: String,
     token: String,
 }
@@ -130,7 +130,7 @@ fn deploy(console: &Console, given: &Given) -> Result<Report> {
     let (mut fields, env) = (deploy::fields(given)?, deploy::env(given)?);
     let code = code::read(Path::new(source), given.value("module"), &BOUNDS)?;
     if let Some(runtime) = code.runtime {
-        // Whether a file may be executed shows only here.
+        // Only this machine knows if a file is executable.
         fields.entry("runtime").or_insert_with(|| json!(runtime));
     }
     let env: serde_json::Map<String, Value> = env.into_iter().map(|(name, value)| (name, json!(value))).collect();
@@ -153,7 +153,7 @@ fn deploy(console: &Console, given: &Given) -> Result<Report> {
     Ok(Report::new(text, done))
 }
 
-/// A line that no file has.
+/// A line that occurs in no file.
 fn boundary(files: &[(String, Vec<u8>)]) -> String {
     let mut number = 0u64;
     loop {
@@ -167,7 +167,7 @@ fn boundary(files: &[(String, Vec<u8>)]) -> String {
     }
 }
 
-/// How a change came into service.
+/// Describes how a change came into service.
 fn live(done: &Value) -> String {
     let generation = &done["generation"];
     match (done.get("live_ms"), done["url"].as_str()) {

@@ -32,7 +32,7 @@ pub const TOP: Verb = Verb {
 
 const TOP_PERIOD: Duration = Duration::from_secs(1);
 
-/// Clears the terminal and goes to its first column.
+/// Clears the terminal and moves the cursor to its first column.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 fn status(given: &Given) -> Result<Report> {
@@ -65,7 +65,7 @@ fn as_text(gateway: &Gateway, live: &Value, written: u64) -> String {
     format!("{head}{}\n{}", registry_faults(&live["registry"]), workers(live))
 }
 
-/// A line for the file, where it cannot be used, and for each row with a fault.
+/// A line for an unusable file, and one for each row with a fault.
 fn registry_faults(registry: &Value) -> String {
     let mut text = String::new();
     if let Some(fault) = registry["fault"].as_str() {

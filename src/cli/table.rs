@@ -11,8 +11,8 @@ const GAP: &str = "  ";
 /// The least width that a column is cut to.
 const COLUMN_MIN: usize = 8;
 
-/// Rows under a head, each line no wider than the terminal: the widest columns are cut. Where stdout is no terminal nothing
-/// is cut.
+/// Rows under a head, each line no wider than the terminal: the widest columns are cut. If stdout is no terminal,
+/// nothing is cut.
 pub fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     fitted(head, rows, sys::terminal_columns())
 }
@@ -45,7 +45,7 @@ fn line<const N: usize>(cells: &[String; N], widths: &[usize; N]) -> String {
 }
 
 fn cut(text: &str, width: usize) -> String {
-    // A name with an escape sequence must not reach the terminal as one.
+    // An escape sequence in a name must not reach the terminal.
     let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     if text.chars().count() <= width {
         return text;

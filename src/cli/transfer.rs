@@ -144,7 +144,7 @@ fn read_folder(folder: &Path) -> Result<Contents> {
     Ok(Contents { routes, modules })
 }
 
-/// One line for each difference: + comes, - goes, ~ changes.
+/// One line for each difference: + adds, - removes, ~ changes.
 fn changes<T: PartialEq>(
     kind: &str,
     present: &BTreeMap<String, T>,
@@ -160,7 +160,7 @@ fn changes<T: PartialEq>(
     come.chain(go.map(|name| format!("- {kind} {name}"))).collect()
 }
 
-/// Shows the changes and goes on only with a yes.
+/// Shows the changes and continues only after a yes.
 fn ask(plan: &[String]) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         let lines = plan.join("\n");
@@ -177,7 +177,7 @@ fn ask(plan: &[String]) -> Result<()> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    // A file that is the same keeps its time.
+    // A file with the same content keeps its time.
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());
     }

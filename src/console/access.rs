@@ -1,4 +1,4 @@
-//! Who may ask: whoever shows the operator's token, under an address of ours.
+//! Access rules: a request must show the operator's token, and name an address of ours as its host.
 //!
 //! | fault | answer | why |
 //! |---|---|---|
@@ -7,8 +7,8 @@
 //! | no token and no session, or a wrong one | 401 | |
 //! | a wrong one, after [`WRONG_TRIES_MAX`] within a second | 429 | guessing |
 //!
-//! Whoever shows the token gets in even while others guess: a function with network could else lock the operator out, and
-//! 256 random bits are not found at any rate of tries.
+//! A right token is accepted even while others guess: otherwise a function with network access could lock the operator
+//! out. No rate of tries finds 256 random bits.
 //!
 //! A browser shows a session instead (session.rs): a cookie and a key.
 
@@ -29,16 +29,16 @@ const TRIES_PERIOD: Duration = Duration::from_secs(1);
 
 pub struct Access {
     token: String,
-    /// Where the console listens.
+    /// The address that the console listens on.
     address: IpAddr,
     /// Guards the times of the last wrong tries, at most [`WRONG_TRIES_MAX`].
     wrong_tries: Mutex<VecDeque<Instant>>,
 }
 
-/// What a request must show.
+/// The proof that a request must show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing but an address of ours: the form that logs in.
+    /// Only an address of ours as host: the login form.
     Nothing,
     /// The token, or a session's cookie: the page's files.
     Cookie,
@@ -52,7 +52,7 @@ impl Access {
     }
 
     /// # Errors
-    /// The refusal that is to be sent.
+    /// The reply that rejects the request.
     pub fn check(&self, request: &Request, need: Need) -> Result<(), Reply> {
         let headers = request.headers();
         let Some(host) = only(headers, "Host").filter(|host| self.is_own(host)) else {
@@ -88,7 +88,7 @@ impl Access {
     }
 
     /// # Errors
-    /// The refusal of a wrong token, which counts as a try.
+    /// The rejection of a wrong token, which counts as a try.
     pub fn check_token(&self, token: &str) -> Result<(), Reply> {
         match () {
             () if is_equal(token.as_bytes(), self.token.as_bytes()) => Ok(()),
@@ -101,7 +101,7 @@ impl Access {
         &self.token
     }
 
-    /// Takes note of a wrong try; says whether it is one of the first within a second.
+    /// Notes a wrong try; true if it is one of the first within a second.
     fn may_try_again(&self) -> bool {
         let mut tries = self.wrong_tries.lock().expect("nothing panics under this lock");
         let now = Instant::now();
@@ -116,8 +116,8 @@ impl Access {
         true
     }
 
-    /// Whether a Host field names us. Its port may be another one, as behind `ssh -L`. A stranger's page comes under a
-    /// name, so an address is harmless where we listen on all of them.
+    /// True if a Host field names this machine. The port may differ, as behind `ssh -L`. A stranger's page uses a name,
+    /// so any address is harmless where the console listens on all of them.
     fn is_own(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -135,8 +135,8 @@ impl Access {
     }
 }
 
-/// Whether a browser, which says where a request comes from, says that it is a page of ours. Other ports of the same
-/// address are other sites: functions answer there.
+/// True if the browser's fields show that a request comes from our own page. Other ports of the same address are other
+/// sites: functions answer there.
 fn is_same_origin(headers: &[Header], host: &str) -> bool {
     let origins: Vec<&str> =
         headers.iter().filter(|header| header.field.equiv("Origin")).map(|header| header.value.as_str()).collect();
@@ -155,13 +155,13 @@ fn unauthorized(detail: &str) -> Reply {
     Reply::problem(401, detail).with("WWW-Authenticate", "Bearer realm=\"console\"")
 }
 
-/// The value of a field that stands there once; none where it stands twice.
+/// The value of a field that occurs once; `None` where it occurs twice.
 pub fn only<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
     let mut values = headers.iter().filter(|header| header.field.equiv(name)).map(|header| header.value.as_str());
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Takes the same time wherever the first difference lies. That of another length tells the length, which is no secret.
+/// Takes the same time wherever the first difference lies. Another length shows in the time; the length is no secret.
 pub fn is_equal(one: &[u8], other: &[u8]) -> bool {
     let difference = one.iter().zip(other).fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
     one.len() == other.len() && difference == 0

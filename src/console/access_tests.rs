@@ -1,4 +1,4 @@
-//! Tests of the rules of access that need no server.
+//! Tests of the access rules that need no server.
 
 use super::*;
 

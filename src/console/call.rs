@@ -1,4 +1,4 @@
-//! One request to the console, taken apart: path parameters, query, body.
+//! One request to the console, parsed: path parameters, query, body.
 
 use std::io::Read;
 
@@ -8,15 +8,15 @@ use tiny_http::Request;
 use super::access::only;
 use super::reply::Reply;
 
-/// Bytes of a body that is no upload: a descriptor has at most 64 KiB, and a call's body is in JSON.
+/// Bytes of a body other than an upload: a descriptor has at most 64 KiB, and a call's body is in JSON.
 const JSON_BYTES_MAX: usize = 2 << 20;
 
 pub struct Call {
     pub request: Request,
-    /// What stands for the `{}` of the route, decoded.
+    /// The decoded values for the `{}` of the route.
     pub params: Vec<String>,
     query: Vec<(String, String)>,
-    /// Whether nothing is left of the body.
+    /// True once the whole body has been read.
     pub is_read: bool,
 }
 
@@ -28,8 +28,8 @@ impl Call {
             (decoded(&name.replace('+', " ")), decoded(&value.replace('+', " ")))
         });
         let query = pairs.collect();
-        // tiny_http takes a malformed length for no body at all, and the body for the next request: on a connection
-        // that has only one, that is harmless.
+        // tiny_http treats a malformed length as no body, and reads the body as the next request. That is harmless on a
+        // connection that carries only one request.
         let is_chunked = request.headers().iter().any(|header| header.field.equiv("Transfer-Encoding"));
         let is_read = !is_chunked && request.body_length().unwrap_or(0) == 0;
         Call { request, params: Vec::new(), query, is_read }
@@ -57,7 +57,7 @@ impl Call {
     }
 
     /// # Errors
-    /// 400 where the parameter is there and no whole number.
+    /// 400 where the parameter is present but no whole number.
     pub fn number(&self, name: &str) -> Result<Option<u64>, Reply> {
         let number = |text: &str| {
             text.parse().map_err(|_| Reply::problem(400, &format!("{name} must be a whole number, and is {text}")))
@@ -89,7 +89,7 @@ impl Call {
         }
     }
 
-    /// A body that is JSON and says so: no form of another site can send that.
+    /// A body that is JSON and declares it: no form of another site can send that.
     pub fn json(&mut self) -> Result<Value, Reply> {
         let content_type = self.field("Content-Type").unwrap_or("").split(';').next().unwrap_or("").trim();
         if !content_type.eq_ignore_ascii_case("application/json") {
@@ -100,7 +100,7 @@ impl Call {
     }
 }
 
-/// Resolves %XX. What is no UTF-8 then becomes U+FFFD, which no name has.
+/// Resolves %XX. Bytes that are no UTF-8 then become U+FFFD, which no name contains.
 pub fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

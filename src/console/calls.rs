@@ -1,4 +1,4 @@
-//! Calls out of the ledger: a list with filters, and one call with its stderr.
+//! Calls from the ledger: a list with filters, and one call with its stderr.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::settings::Settings;
 const CALLS_DEFAULT: u64 = 100;
 const CALLS_MAX: u64 = 1000;
 
-/// How far a list goes back: a filter that nothing matches has to look at all of it.
+/// Age limit of a list: a filter without matches has to search all of it.
 const SINCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub fn list(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
@@ -44,7 +44,7 @@ pub fn one(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     Ok(Reply::json(200, &Value::Object(found.ok_or_else(not_found)?)))
 }
 
-/// `None` where calls are not recorded.
+/// `None` where the gateway does not record calls.
 fn read(settings: &Settings, wanted: &Wanted<'_>) -> Result<Option<Vec<Map<String, Value>>>, Reply> {
     let Some(path) = &settings.ledger else { return Ok(None) };
     let read = Reader::open(path).and_then(|ledger| ledger.calls(wanted));
@@ -52,12 +52,12 @@ fn read(settings: &Settings, wanted: &Wanted<'_>) -> Result<Option<Vec<Map<Strin
         .map_err(|cause| Reply::problem(500, &format!("could not read the ledger {}: {cause}", path.display())))
 }
 
-/// How many calls the ledger does not have; `None` where that is unknown.
+/// Number of calls that the ledger lacks; `None` where that is unknown.
 pub fn unrecorded(settings: &Settings) -> Option<u64> {
     Reader::open(settings.ledger.as_ref()?).and_then(|ledger| ledger.unrecorded()).ok()
 }
 
-/// Tells the page of the hour before the console started.
+/// Adds the hour before the console started to the page's figures.
 pub fn recall_last_hour(console: &Console) {
     let Some(path) = &console.settings.ledger else { return };
     let now_ms = now_ms();
@@ -69,7 +69,7 @@ pub fn recall_last_hour(console: &Console) {
     }
 }
 
-/// `404`, or `4xx` for all of its kind.
+/// `404`, or `4xx` for the whole class.
 fn statuses(text: &str) -> Result<RangeInclusive<u16>, Reply> {
     let wrong = || Reply::problem(400, "status must be a status such as 404, or 2xx, 4xx, 5xx");
     if let Some(kind) = text.strip_suffix("xx") {

@@ -1,4 +1,4 @@
-//! What the API changes: deploys, descriptors, removals, rollbacks. Each is one transaction, and is answered when the
+//! The API's changes: deploys, descriptors, removals, rollbacks. Each is one transaction, and its answer comes when the
 //! gateway has it in service.
 
 use std::sync::{Mutex, MutexGuard};
@@ -19,20 +19,20 @@ use crate::operator::registry::Registry;
 use crate::operator::routes::remove_route;
 use crate::operator::{OperationError, Result};
 
-/// Bytes of an upload: one module of the greatest usual size. An upload lies in memory twice.
+/// Bytes of an upload: one module of the largest usual size. The console holds an upload twice in memory.
 pub const UPLOAD_BYTES_MAX: usize = 96 << 20;
 
-/// An upload that takes longer has a client that does not send: tiny_http has no timeouts.
+/// Time limit of an upload: a slower client does not send, and tiny_http has no timeouts.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// When the upload began that lies in memory: there is room for one.
+/// Start of the upload in memory; only one fits.
 static UPLOADING_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 
 fn uploading_since() -> MutexGuard<'static, Option<Instant>> {
     UPLOADING_SINCE.lock().expect("nothing panics under this lock")
 }
 
-/// Whether an upload keeps others waiting for so long that the console should start anew.
+/// True if an upload has blocked others for so long that the console should restart.
 pub fn is_upload_stuck() -> bool {
     uploading_since().is_some_and(|since| since.elapsed() > UPLOAD_TIME_MAX)
 }
@@ -54,7 +54,7 @@ impl Drop for Uploading {
     }
 }
 
-/// Deploys the files of a form (multipart/form-data): each part `file` is one, and the part `options`, if any, is JSON
+/// Deploys the files of a form (multipart/form-data): each part `file` is one. The part `options`, if present, is JSON
 /// with `fields` of the descriptor, `env` and the name of the `module`.
 pub fn deploy(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let key = call.params[0].clone();
@@ -109,7 +109,7 @@ fn options(parts: &[Part<'_>]) -> Result<Options, Reply> {
     Ok(Options { fields, env, module: text(&value["module"]) })
 }
 
-/// The code of an upload. Files whose names have a folder are a bundle, whose first folder `module` renames.
+/// The code of an upload. Files whose names have a folder form a bundle; `module` renames its first folder.
 fn code(parts: &[Part<'_>], module: Option<&str>, bounds: &Bounds) -> Result<Code> {
     let files: Vec<&Part<'_>> = parts.iter().filter(|part| part.name == "file").collect();
     let refuse = |text: String| Err(OperationError::Usage(text));
@@ -142,7 +142,7 @@ fn code(parts: &[Part<'_>], module: Option<&str>, bounds: &Bounds) -> Result<Cod
     }
 }
 
-/// A name must not lead out of its folder. The registry's own constraints say the same.
+/// A name must not lead out of its folder. The registry's own constraints enforce the same.
 fn check_name(name: &str) -> Result<()> {
     let is_sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
     match name.split('/').all(is_sound) && !name.chars().any(char::is_control) {
@@ -178,7 +178,7 @@ pub fn roll_back_one(console: &Console, call: &mut Call) -> Result<Reply, Reply>
     Ok(Reply::json(200, &live(console, &done)?))
 }
 
-/// Sets all back to a generation.
+/// Sets all functions back to a generation.
 pub fn roll_back_all(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let to = call.json()?["to"].as_u64().ok_or_else(|| Reply::problem(400, "to must be a generation"))?;
     let done = change(console, |registry| roll_back_to(registry, to))?;

@@ -1,4 +1,4 @@
-//! What the API says of functions: their rows, code, history and differences.
+//! The API's view of functions: their rows, code, history and differences.
 
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ fn describe(route: &Route) -> Value {
     json!({"route": route.key, "descriptor": route.descriptor, "updated": route.updated, "fault": fault})
 }
 
-/// The files of a row's bundle: none where its module lies outside of the registry.
+/// The files of a row's bundle: none where its module lies outside the registry.
 fn files(registry: &Registry, route: &Route) -> Result<Vec<(String, u64)>> {
     let module = route.descriptor["module"].as_str().and_then(|module| module.strip_prefix("db:"));
     let Some(bundle) = module.map(bundle_of) else { return Ok(Vec::new()) };
@@ -59,7 +59,7 @@ fn files(registry: &Registry, route: &Route) -> Result<Vec<(String, u64)>> {
     Ok(modules.filter(|(name, _)| bundle_of(name) == bundle).take(FILES_MAX).collect())
 }
 
-/// A file of a function's code, as text where it is text.
+/// A file of a function's code; as text, if it is text.
 pub fn code(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let (key, file) = (&call.params[0], call.query("file"));
     let (name, code) = console.view.read(|registry| {

@@ -11,9 +11,9 @@ use super::reply::Reply;
 use crate::operator::Result;
 use crate::operator::gateway::Gateway;
 
-/// Bytes of an answer that is shown; a larger one is an error.
+/// Bytes of an answer that the form shows; a larger one is an error.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
-/// Calls at once: each keeps a thread of the console as long as the function runs.
+/// Calls at once: each occupies a thread of the console while the function runs.
 const CALLS_MAX: usize = 8;
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -33,7 +33,7 @@ impl Drop for Place {
     }
 }
 
-/// Takes `{"method", "target", "headers", "body"}`, and answers with what the function answered.
+/// Takes `{"method", "target", "headers", "body"}`, and replies with the function's answer.
 pub fn invoke(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let asked = call.json()?;
     let wrong = |what: &str| Reply::problem(400, what);
@@ -68,7 +68,7 @@ pub fn invoke(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     ))
 }
 
-/// Names and values that stay on their lines.
+/// Names and values without line breaks.
 fn fields(headers: &Value) -> Option<Vec<(String, String)>> {
     let none = serde_json::Map::new();
     let headers = if headers.is_null() { &none } else { headers.as_object()? };

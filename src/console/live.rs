@@ -1,5 +1,5 @@
-//! What the gateway says on status.sock every 500 ms (gateway/status.rs), kept for the page and for /metrics: the last
-//! line, all functions' counters, and how these went over the last minutes and the last hour.
+//! Keeps the gateway's reports from status.sock, one every 500 ms (gateway/status.rs), for the page and for /metrics:
+//! the last line, all functions' counters, and their course over the last minutes and the last hour.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read};
@@ -17,14 +17,14 @@ use crate::protocol::counters::FunctionCounters;
 /// Bytes of one line: with 256 workers and 128 functions it has about 120,000.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// Choices of a worker that are kept.
+/// Choices of a worker that the console keeps.
 const CHOICES_MAX: usize = 12;
 
-/// Seconds after its last call for which a function's figures are told each second.
+/// Seconds after its last call during which each answer includes a function's figures.
 const ACTIVE_S: u64 = Window::SECONDS + 10;
 
 pub struct Live {
-    /// Guards what the lines have told. Held for one line, or to compose one answer.
+    /// Guards the data from the lines. Held for one line, or to compose one answer.
     state: Mutex<State>,
     started_at: Instant,
     cores: f64,
@@ -35,7 +35,7 @@ struct State {
     line: Value,
     line_at: Instant,
     choices: VecDeque<Value>,
-    /// Whether all that happened before the first line has been told.
+    /// True once the lines have told everything that happened before the first line.
     is_complete: bool,
     functions: HashMap<String, Function>,
     total: Course,
@@ -43,12 +43,12 @@ struct State {
 
 #[derive(Default)]
 struct Function {
-    /// Whether a line has told of it.
+    /// True once a line has told of it.
     is_known: bool,
     counters: FunctionCounters,
     course: Course,
     window: Window,
-    /// When it was last called, by the clock of [`Live::now_s`].
+    /// The time of its last call, by the clock of [`Live::now_s`].
     told_at: u64,
 }
 
@@ -56,7 +56,7 @@ struct Function {
 pub type Lines = BufReader<UnixStream>;
 
 impl Live {
-    /// Connects, and waits for the first line, so that there is always one to show.
+    /// Connects, and waits for the first line, so that a line can always be shown.
     pub fn connect(socket: &Path) -> Result<(Arc<Live>, Lines)> {
         let stream = UnixStream::connect(socket).map_err(StartError::io("reach a gateway at", socket.display()))?;
         let mut lines = BufReader::new(stream);
@@ -84,7 +84,7 @@ impl Live {
         live
     }
 
-    /// Takes line after line until the gateway closes the stream, which means that it has ended.
+    /// Reads lines until the gateway closes the stream, which means that the gateway has ended.
     pub fn follow(&self, mut lines: Lines) -> Result<()> {
         while let Some(line) = read(&mut lines)? {
             self.take(line);
@@ -121,13 +121,14 @@ impl Live {
         line
     }
 
-    /// The status, and the figures of functions that were called lately. `minute` is the one that the caller knows the
-    /// course of the last hour for: where it is another one now, all functions are told, with their course.
+    /// The status, and the figures of functions that were called lately. `minute` is the minute for which the caller
+    /// already has the course of the last hour. If another minute has begun, the answer has all functions, with their
+    /// course.
     pub fn show(&self, minute: Option<u64>) -> Value {
         let now = self.now_s();
         let status = self.status();
         let state = self.state();
-        // Of the wall clock, since the caller may have got it from another console.
+        // By the wall clock, since the caller may have got the minute from another console.
         let this_minute = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
         let has_course = minute != Some(this_minute);
         let functions = state.functions.values().filter(|function| !function.counters.route.is_empty());
@@ -158,7 +159,7 @@ impl Live {
         figures
     }
 
-    /// Takes note of calls in a minute before this console started, `ago` minutes back.
+    /// Notes calls in a minute before this console started, `ago` minutes back.
     pub fn recall(&self, route: &str, ago: u64, calls: u32, errors: u32) {
         let now = self.now_s();
         let mut state = self.state();
@@ -183,7 +184,7 @@ impl Live {
         self.state().functions.retain(|route, _| route.is_empty() || exists(route));
     }
 
-    /// A clock that only goes forward, and had an hour before the console started.
+    /// A clock that only goes forward, and starts at one hour when the console starts.
     fn now_s(&self) -> u64 {
         3600 + self.started_at.elapsed().as_secs()
     }
@@ -195,7 +196,7 @@ impl Live {
 
 impl State {
     fn take_function(&mut self, counters: FunctionCounters, now: u64) {
-        // What happened before we listened has no place in the course of time.
+        // Calls from before the console listened have no place in the course of time.
         let function = self.functions.entry(counters.route.clone()).or_default();
         if function.is_known || self.is_complete {
             let old = &function.counters;
@@ -212,7 +213,7 @@ impl State {
     }
 }
 
-/// The next line; `None` at the end, also where that cuts a line short.
+/// The next line; `None` at the end, even if the end cuts a line short.
 fn read(lines: &mut Lines) -> Result<Option<Value>> {
     let mut line = String::new();
     let count =

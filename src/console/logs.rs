@@ -11,7 +11,7 @@ use crate::operator::log_lines::{Place, Wanted, read_from};
 const LINES_DEFAULT: u64 = 200;
 const LINES_MAX: u64 = 2000;
 
-/// `after` is the `place` of the answer before; without it, the log's end is read.
+/// `after` is the `place` of the last answer; without it, the log's end is read.
 pub fn logs(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let limit = call.number("limit")?.unwrap_or(LINES_DEFAULT).min(LINES_MAX) as usize;
     let place = call.query("after").and_then(|after| {

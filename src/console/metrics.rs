@@ -1,7 +1,7 @@
 //! `GET /metrics` for Prometheus (text format 0.0.4).
 //!
-//! Counters come from the gateway's memory (protocol/counters.rs): they grow until the gateway ends. Labels are rows of the
-//! registry, so that their number is bounded; requests that met no route have an empty one.
+//! Counters come from the gateway's memory (protocol/counters.rs): they grow until the gateway ends. Labels are rows of
+//! the registry, so their number is bounded; requests that met no route have an empty label.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -18,7 +18,7 @@ use crate::protocol::counters::{BUCKETS_S, FunctionCounters, Histogram, STARTS};
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub fn metrics(console: &Console, _: &mut Call) -> Result<Reply, Reply> {
-    // A registry that cannot be read is no reason to say nothing.
+    // If the registry cannot be read, the counters are still worth reporting.
     let rows = console.view.read(|registry| registry.routes()).unwrap_or_default();
     let keys: HashSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
     let mut functions = console.live.counters();
@@ -160,7 +160,7 @@ impl Text {
     }
 }
 
-/// A label's value: backslash, quote and line feed are written with a backslash.
+/// A label's value: backslash, quote and line feed get a backslash.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -7,11 +7,11 @@
 //! tiny_http's own   accept; one per connection
 //! ```
 //!
-//! No call depends on it. tiny_http has faults that no user of it can close: `GET / HTTP/2.0` leaves a thread and two
-//! descriptors behind for ever, a huge Content-Length aborts the process, its accept thread panics without a word when
-//! descriptors run out, and it has no timeouts. Therefore the console ends itself when it holds too much or a thread
-//! panics, and the gateway starts it again (supervisor.rs). Whatever it needs privileges for happens first: then it gives
-//! up all of them but its user, which the run dir belongs to.
+//! No call depends on it. tiny_http has faults that its users cannot work around: `GET / HTTP/2.0` leaks a thread and
+//! two descriptors, a huge Content-Length aborts the process, its accept thread panics silently when descriptors run
+//! out, and it has no timeouts. Therefore the console ends itself when it holds too much or a thread panics, and the
+//! gateway restarts it (supervisor.rs). Everything that needs privileges happens first: then it drops all of them but
+//! its user, which owns the run dir.
 
 mod access;
 mod call;
@@ -49,10 +49,10 @@ use crate::{log, log_file, sys};
 /// dozen connections.
 const THREADS_MAX: usize = 64;
 const DESCRIPTORS_MAX: usize = 160;
-/// How often they are counted when no request comes.
+/// Interval at which they are counted when no request comes.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
-/// Bytes of memory of its own (RLIMIT_DATA): the stacks of [`THREADS_MAX`] threads take 128 MiB of it at most. It bounds
-/// the requests that tiny_http queues without end.
+/// Bytes of private memory (RLIMIT_DATA): the stacks of [`THREADS_MAX`] threads take at most 128 MiB of it. It bounds
+/// the requests that tiny_http would queue without end.
 const DATA_BYTES_MAX: u64 = 512 << 20;
 
 struct Console {
@@ -65,7 +65,7 @@ struct Console {
 /// Serves until the gateway ends, which ends this process.
 ///
 /// # Errors
-/// Where it cannot serve, or holds too much to go on.
+/// Where it cannot serve, or holds too much to continue.
 pub fn run(settings: Settings) -> Result<()> {
     let address =
         settings.console.ok_or_else(|| StartError::Usage("FAAS_CONSOLE is empty: the console is off".into()))?;
@@ -74,13 +74,13 @@ pub fn run(settings: Settings) -> Result<()> {
     let subject = || format!("the console's address {address} (FAAS_CONSOLE)");
     let listener = TcpListener::bind(address).map_err(StartError::io("listen on", subject()))?;
     let address = listener.local_addr().map_err(StartError::io("ask for", subject()))?;
-    // The gateway takes this connection for our being ready.
+    // The gateway takes this connection as the sign that the console is ready.
     let (live, lines) = Live::connect(&settings.status_socket())?;
     write_address(&settings, address)?;
     sys::confine_own_program(DATA_BYTES_MAX)
         .map_err(|error| StartError::io(error.step, "in this program")(error.cause))?;
 
-    // From here on there may be threads.
+    // From here on the process may have threads.
     log::start(settings.log);
     log_file::reopen_at_hangup();
     std::panic::set_hook(Box::new(|panic| {
@@ -93,7 +93,7 @@ pub fn run(settings: Settings) -> Result<()> {
         subject: subject(),
         cause: std::io::Error::other(error),
     })?;
-    // Never dropped: its drop connects to itself, and would wait for that where nothing is accepted any more.
+    // Never dropped: its drop connects to itself, and would hang once the accept thread has ended.
     let server = ManuallyDrop::new(server);
     let access = Access::new(token.trim_end(), address.ip());
     let view = View::new(&settings);
@@ -114,7 +114,7 @@ pub fn run(settings: Settings) -> Result<()> {
     serve(&server, &console)
 }
 
-/// Whole or not at all, since somebody may read it at this moment.
+/// Writes the file whole or not at all, since another process may read it at this moment.
 fn write_address(settings: &Settings, address: SocketAddr) -> Result<()> {
     let path = settings.console_address_file();
     let draft = path.with_extension("address.new");
@@ -122,13 +122,13 @@ fn write_address(settings: &Settings, address: SocketAddr) -> Result<()> {
     written.map_err(StartError::io("write", path.display()))
 }
 
-/// Returns only with an error: then it is time to start anew.
+/// Returns only with an error: then the console must restart.
 fn serve(server: &Server, console: &Arc<Console>) -> Result<()> {
     loop {
         let request =
             server.recv_timeout(WATCH_PERIOD).map_err(StartError::io("accept", "a connection to the console"))?;
         let (threads, descriptors) = (entries("/proc/self/task")?, entries("/proc/self/fd")?);
-        // Not to be dropped on this thread: that answers it, and waits for the rest of its body.
+        // Must not be dropped on this thread: dropping answers it, and waits for the rest of its body.
         let request = request.map(ManuallyDrop::new);
         if threads > THREADS_MAX || descriptors > DESCRIPTORS_MAX {
             log!("console: {threads} threads and {descriptors} open files are too many; ending, to start anew");

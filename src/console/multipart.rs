@@ -1,10 +1,10 @@
-//! Forms with files (multipart/form-data, RFC 7578): the parts of a body that is in memory as a whole.
+//! Forms with files (multipart/form-data, RFC 7578): splits a body in memory into its parts.
 
 /// One field of the form.
 #[derive(Debug, PartialEq)]
 pub struct Part<'a> {
     pub name: &'a str,
-    /// Empty where it has none.
+    /// Empty where the part has none.
     pub file_name: &'a str,
     pub bytes: &'a [u8],
 }
@@ -13,7 +13,7 @@ pub struct Part<'a> {
 const PARTS_MAX: usize = 20_000;
 
 /// # Errors
-/// A sentence on what is wrong.
+/// A sentence that describes the fault.
 pub fn parts<'a>(content_type: &str, body: &'a [u8]) -> Result<Vec<Part<'a>>, &'static str> {
     const MALFORMED: &str = "the form is malformed";
     let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -51,7 +51,7 @@ pub fn parts<'a>(content_type: &str, body: &'a [u8]) -> Result<Vec<Part<'a>>, &'
     }
 }
 
-/// What comes before and after the first `delimiter`.
+/// The bytes before and after the first `delimiter`.
 fn after<'a>(bytes: &'a [u8], delimiter: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let (first, mut from) = (delimiter[0], 0);
     loop {
@@ -63,8 +63,8 @@ fn after<'a>(bytes: &'a [u8], delimiter: &[u8]) -> Option<(&'a [u8], &'a [u8])> 
     }
 }
 
-/// A parameter of a field: `name="value"` or `name=value`. Browsers and curl write a quote in a value as %22 or \"; names
-/// of modules have none, so a backslash stays as it is.
+/// A parameter of a field: `name="value"` or `name=value`. Browsers and curl write a quote in a value as %22 or \";
+/// module names have none, so a backslash stays as it is.
 fn parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
     parameters.split(';').map(str::trim).find_map(|parameter| {
         let (other, value) = parameter.split_once('=')?;

@@ -1,4 +1,4 @@
-//! The page's files, which are part of the program: it needs no folder, no network and no build step.
+//! The page's files, built into the program: it needs no folder, no network and no build step.
 
 use super::Console;
 use super::call::Call;
@@ -14,7 +14,7 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// Name, type, content.
 type File = (&'static str, &'static str, &'static str);
 
-/// What the form that logs in needs, and the page as well.
+/// Files for the login form, and for the page as well.
 const OPEN: &[File] = &[
     ("style.css", CSS, include_str!("page/style.css")),
     ("login.js", JAVASCRIPT, include_str!("page/login.js")),
@@ -45,7 +45,7 @@ pub fn login(_: &Console, _: &mut Call) -> Result<Reply, Reply> {
     Ok(Reply::new(200, HTML, include_str!("page/login.html").as_bytes()))
 }
 
-/// For those who have shown no token.
+/// A file for clients without a token.
 pub fn open_file(_: &Console, call: &mut Call) -> Result<Reply, Reply> {
     find(OPEN, &call.params[0])
 }

@@ -1,7 +1,7 @@
-//! What the console sends back, and how: head and body in one piece, and no second request on the connection.
+//! The console's replies, and their sending: head and body in one piece, and one request per connection.
 //!
-//! tiny_http queues a burst of new connections behind too few threads, where they wait until another one closes; so each
-//! connection has one request. Its own response code would write large bodies in pieces of 1 KiB.
+//! tiny_http queues a burst of new connections behind too few threads, where they wait until another one closes; so
+//! each connection carries one request. Its own response code would write large bodies in pieces of 1 KiB.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -18,7 +18,7 @@ pub struct Reply {
     body: Cow<'static, [u8]>,
 }
 
-/// For pages and API alike: no cache keeps it, no browser takes it for something else, no other site embeds it.
+/// For pages and API alike: no cache keeps the reply, no browser guesses another type, no other site embeds it.
 const FIELDS: [(&str, &str); 6] = [
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -55,10 +55,10 @@ impl Reply {
         self
     }
 
-    /// `is_read`: whether nothing is left of the request's body. Where something is, tiny_http first sends the reply and
-    /// then waits for the rest, which would be the other way round with a writer.
+    /// `is_read`: true if the request's body was read to its end. Otherwise tiny_http first sends the reply and then
+    /// waits for the rest; with a writer the order would be reversed.
     pub fn send(self, request: Request, is_read: bool) {
-        // A client that has left is no fault.
+        // A client that has left is not an error.
         let _ = match is_read {
             true => self.write(request),
             false => {

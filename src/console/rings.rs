@@ -18,7 +18,7 @@ impl<T: Copy + Default, const N: usize> Default for Ring<T, N> {
 }
 
 impl<T: Copy + Default, const N: usize> Ring<T, N> {
-    /// The slot of a period, which is emptied first where it held an older one.
+    /// The slot of a period; it is emptied first if it held an older one.
     fn slot(&mut self, period: u64) -> &mut T {
         let passed = period.saturating_sub(self.at).min(N as u64);
         for number in 0..passed {
@@ -64,7 +64,7 @@ pub struct Course {
 
 impl Course {
     const SECONDS: usize = 60;
-    /// Seconds that a rate is the average of.
+    /// Seconds over which a rate is averaged.
     const RATE_S: usize = 5;
 
     pub fn add(&mut self, now_s: u64, calls: u32, errors: u32, cpu_ms: u32) {
@@ -72,7 +72,7 @@ impl Course {
         self.minutes.slot(now_s / 60).add(calls, errors, cpu_ms);
     }
 
-    /// Adds what is known of an earlier minute, `ago` minutes back.
+    /// Adds the calls of an earlier minute, `ago` minutes back.
     pub fn add_minute(&mut self, now_s: u64, ago: u64, calls: u32, errors: u32) {
         self.minutes.slot(now_s / 60);
         if let Some(period) = (now_s / 60).checked_sub(ago).filter(|_| ago < 60) {
@@ -80,28 +80,28 @@ impl Course {
         }
     }
 
-    /// Calls and errors each second.
+    /// Calls and errors per second.
     pub fn rate(&self, now_s: u64) -> [f64; 2] {
         let (calls, errors) = self.recent(now_s).fold((0, 0), |sum, tally| (sum.0 + tally.calls, sum.1 + tally.errors));
         [calls, errors].map(|count| f64::from(count) / Course::RATE_S as f64)
     }
 
-    /// Cores that are busy with it.
+    /// Cores that the calls keep busy.
     pub fn cpu_share(&self, now_s: u64) -> f64 {
         f64::from(self.recent(now_s).map(|tally| tally.cpu_ms).sum::<u32>()) / 1000.0 / Course::RATE_S as f64
     }
 
-    /// Pairs of calls and errors, for each second that is over, the oldest first.
+    /// Pairs of calls and errors, for each complete second, the oldest first.
     pub fn seconds(&self, now_s: u64) -> Value {
         self.seconds.until(now_s.saturating_sub(1)).map(|tally| json!([tally.calls, tally.errors])).collect()
     }
 
-    /// The same for each minute, this one included.
+    /// Pairs of calls and errors for each minute, the present one included.
     pub fn minutes(&self, now_s: u64) -> Value {
         self.minutes.until(now_s / 60).map(|tally| json!([tally.calls, tally.errors])).collect()
     }
 
-    /// The last seconds that are over.
+    /// The last complete seconds.
     fn recent(&self, now_s: u64) -> impl Iterator<Item = Tally> {
         self.seconds.until(now_s.saturating_sub(1)).skip(Course::SECONDS - Course::RATE_S)
     }
@@ -120,7 +120,7 @@ impl Window {
     const STEP_S: u64 = 30;
     pub const SECONDS: u64 = Window::STEPS as u64 * Window::STEP_S;
 
-    /// Adds what came between two states of a histogram.
+    /// Adds the difference between two states of a histogram.
     pub fn add(&mut self, now_s: u64, new: &Histogram, old: &Histogram) {
         let slot = self.steps.slot(now_s / Window::STEP_S);
         for ((count, new), old) in slot.iter_mut().zip(new.counts).zip(old.counts) {
@@ -128,8 +128,8 @@ impl Window {
         }
     }
 
-    /// The time that `share` of the calls stay below, in milliseconds; `None` without calls. Within a bucket the calls are
-    /// taken to lie evenly, as Prometheus does.
+    /// The time that `share` of the calls do not exceed, in milliseconds; `None` without calls. Assumes that calls are
+    /// spread evenly within a bucket, as Prometheus does.
     pub fn quantile_ms(&self, now_s: u64, share: f64) -> Option<f64> {
         let mut counts = [0u64; BUCKETS];
         for step in self.steps.until(now_s / Window::STEP_S) {

@@ -1,4 +1,4 @@
-//! The console's routes: one table, which also says what each needs.
+//! The console's routes: one table, which also states the access that each needs.
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,8 @@ use super::{Console, calls, changes, functions, invoke, logs, metrics, page};
 
 type Answer = fn(&Console, &mut Call) -> Result<Reply, Reply>;
 
-/// Method, path with `{}` for a segment, who may ask, what answers. openapi.json describes those that begin with /api or
-/// are /metrics; a test compares the two.
+/// Method, path with `{}` for a segment, required access, function that answers. openapi.json describes those that
+/// begin with /api or are /metrics; a test compares the two.
 const ROUTES: &[(&str, &str, Need, Answer)] = &[
     ("GET", "/", Need::Cookie, page::index),
     ("GET", "/login", Need::Nothing, page::login),
@@ -50,7 +50,7 @@ pub fn serve(console: &Console, call: Call) {
 fn answer(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let of_path: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, params(route.1, call.path())?))).collect();
     let own = of_path.iter().find(|((method, ..), _)| *method == call.method());
-    // Who shows no token learns nothing of what is here, but for what needs none.
+    // Without a token, a client learns nothing about the routes, except those that need none.
     let need = own.map_or(Need::Token, |((_, _, need, _), _)| *need);
     if let Err(refusal) = console.access.check(&call.request, need) {
         return match refusal.status == 401 && need == Need::Cookie && call.path() == "/" {
@@ -75,7 +75,7 @@ fn answer(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     }
 }
 
-/// What stands for each `{}` of a pattern; `None` where the path does not match.
+/// The values for each `{}` of a pattern; `None` where the path does not match.
 fn params(pattern: &str, path: &str) -> Option<Vec<String>> {
     let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
     let mut params = Vec::new();
@@ -98,7 +98,7 @@ fn live(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     Ok(Reply::json(200, &console.live.show(minute)))
 }
 
-/// Makes a session for a browser that shows the token.
+/// Creates a session for a browser that shows the token.
 fn log_in(console: &Console, call: &mut Call) -> Result<Reply, Reply> {
     let asked: Value = call.json()?;
     console.access.check_token(asked["token"].as_str().unwrap_or("").trim())?;

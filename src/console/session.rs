@@ -1,12 +1,12 @@
-//! Sessions of browsers: a cookie, and a key that the page keeps and shows in a field of its own.
+//! Browser sessions: a cookie, and a key that the page keeps and sends in a field of its own.
 //!
-//! Browsers send a cookie to every port of an address, so also to functions on the public port. The cookie alone is
-//! therefore worth nothing but the page's files: the API wants the key as well, which the page keeps in localStorage,
-//! where only pages of the same address and port can read it. Scripts cannot read the cookie (HttpOnly), and other sites
-//! cannot have it sent (SameSite=Strict).
+//! Browsers send a cookie to every port of an address, and so also to functions on the public port. The cookie alone
+//! therefore opens only the page's files. The API wants the key as well, which the page keeps in localStorage, where
+//! only pages of the same address and port can read it. Scripts cannot read the cookie (HttpOnly), and other sites
+//! cannot make the browser send it (SameSite=Strict).
 //!
-//! Both are made of the operator's token and of when the session ends, so a restart of the console ends no session, and
-//! nothing is stored. A new token ends all.
+//! Both are derived from the operator's token and the session's end, so a restart of the console ends no session, and
+//! nothing is stored. A new token ends all sessions.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 use super::access::is_equal;
 
 pub const COOKIE: &str = "faas_console";
-/// The field of a request that has the key.
+/// The request field that carries the key.
 pub const KEY_FIELD: &str = "X-Faas-Key";
 
-/// How long a session lasts: a browser that is open all week asks once for the token.
+/// Lifetime of a session: a browser that is open all week asks once for the token.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub struct Session {
@@ -44,13 +44,13 @@ pub fn remove_cookie() -> String {
     format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0")
 }
 
-/// Whether a cookie is one of a session that has not ended.
+/// True if a cookie belongs to a session that has not ended.
 pub fn is_cookie(token: &str, cookie: &str) -> bool {
     let Some((ends_at, value)) = ended_and_value(cookie) else { return false };
     is_equal(value.as_bytes(), derived("cookie", token, ends_at).as_bytes()) && now_s() < ends_at
 }
 
-/// Whether a key belongs to a good cookie.
+/// True if a key belongs to a valid cookie.
 pub fn is_key(token: &str, cookie: &str, key: &str) -> bool {
     let Some((ends_at, _)) = ended_and_value(cookie) else { return false };
     is_equal(key.as_bytes(), derived("key", token, ends_at).as_bytes())
@@ -61,7 +61,8 @@ fn ended_and_value(cookie: &str) -> Option<(u64, &str)> {
     Some((ends_at.parse().ok()?, value))
 }
 
-/// The token comes last: what follows a secret in a hash of this kind could be added to by whoever knows the hash.
+/// The token comes last: with this kind of hash, an attacker who knows the hash could append to data that follows a
+/// secret.
 fn derived(purpose: &str, token: &str, ends_at: u64) -> String {
     let hash = Sha256::digest(format!("console {purpose}\n{ends_at}\n{token}"));
     hash.iter().map(|byte| format!("{byte:02x}")).collect()

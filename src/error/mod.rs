@@ -1,17 +1,17 @@
-//! Errors, by who has to deal with them.
+//! Errors, by their reader.
 //!
 //! | type | is dealt with by |
 //! |---|---|
 //! | [`RequestError`](request::RequestError) | a client: it becomes a response; its status comes from one exhaustive match |
 //! | [`StartError`](start::StartError) | whoever starts a program: it ends it; its exit code comes from one exhaustive match |
 //!
-//! Errors that one folder makes and deals with itself stand there. A variant is one true sentence about one step: the step,
-//! its subject, the cause, and the remedy where there is one.
+//! An error that one folder both makes and handles stays in that folder. A variant is one true sentence about one step:
+//! the step, its subject, the cause, and the remedy, if one exists.
 
 pub(crate) mod request;
 pub mod start;
 
-/// A path or another text as one word for a shell, for the command that a message names as the remedy.
+/// A path or another text as one word for a shell, for a command in an error message.
 pub fn shell_word(text: impl ToString) -> String {
     let text = text.to_string();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+=,".contains(&byte);

@@ -1,4 +1,4 @@
-//! What a request can end in besides a response of its function.
+//! Errors that end a request in place of a response of its function.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,12 @@ use crate::limits::RETRY_AFTER_S;
 
 pub type Result<T, E = RequestError> = std::result::Result<T, E>;
 
-/// Why a request has no response of its function. It becomes a problem+json response (http_handler/problem.rs), and the
-/// last field of the request's line in the log.
+/// The reason why a request has no response of its function. It becomes a problem+json response
+/// (http_handler/problem.rs), and the last field of the request's line in the log.
 #[derive(Debug)]
 pub enum RequestError {
     // ---- the request itself (http_handler) ----
-    /// The head or the framing breaks RFC 9112; the text says which rule.
+    /// The head or the framing breaks RFC 9112; the text names the rule.
     RequestMalformed(&'static str),
     /// The head or the body did not arrive in time.
     RequestTooSlow(&'static str),
@@ -26,7 +26,7 @@ pub enum RequestError {
     VersionUnsupported,
     /// CONNECT, which asks for a tunnel.
     NotAProxy,
-    /// The client closed its connection; no one reads the response.
+    /// The client closed its connection; the response has no reader.
     ClientGone,
 
     // ---- the route (registry) ----
@@ -34,11 +34,11 @@ pub enum RequestError {
     MethodNotAllowed {
         allow: String,
     },
-    /// The registry's row for this route cannot be used; the text says what is wrong with it.
+    /// The registry's row for this route cannot be used; the text names the fault.
     RowUnusable(String),
 
     // ---- the platform is full or not ready ----
-    /// No route is known yet: the registry has not been read, or not arrived.
+    /// No routes yet: the registry has not been read, or has not arrived.
     RegistryNotLoaded,
     TooManyConnections,
     TooManyRequests,
@@ -53,9 +53,9 @@ pub enum RequestError {
         retry_after_s: u64,
     },
     NoWorker,
-    /// The platform stops, and the time for what runs is over.
+    /// The platform stops, and the time for running requests is over.
     Stopping {
-        /// A worker has been sent the invocation.
+        /// A worker has received the invocation.
         has_begun: bool,
     },
     SpoolFull,
@@ -66,7 +66,7 @@ pub enum RequestError {
     },
 
     // ---- the function (the worker's verdict) ----
-    /// As Exhausted, on the worker's side.
+    /// Like Exhausted, on the worker's side.
     WorkerExhausted {
         step: String,
         cause: String,
@@ -83,7 +83,7 @@ pub enum RequestError {
         program: String,
         install: String,
     },
-    /// The module is being compiled, and that takes longer than a call waits.
+    /// The module is being compiled, which takes longer than a call may wait.
     Compiling,
     TimedOut {
         timeout_s: u64,
@@ -115,7 +115,7 @@ pub enum RequestError {
     },
     /// The fork server of the function's process died, and the process with it.
     ForkServerLost,
-    /// A spool file could not be written, though there is room.
+    /// A spool file could not be written, although the disk has room.
     SpoolBroken {
         cause: io::Error,
     },
@@ -173,13 +173,13 @@ impl RequestError {
         }
     }
 
-    /// What stands in `Retry-After`, in seconds, where trying again can help.
+    /// The value of `Retry-After` in seconds, if another try can help.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             RequestError::FunctionBusy { retry_after_s, .. }
             | RequestError::QueueFull { retry_after_s }
             | RequestError::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
-            // Somebody may be installing it right now; the build of faas-wasm takes minutes.
+            // An administrator may be installing it right now; the build of faas-wasm takes minutes.
             RequestError::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
             RequestError::Compiling => Some(COMPILING_RETRY_S),
             RequestError::RegistryNotLoaded
@@ -194,8 +194,8 @@ impl RequestError {
         }
     }
 
-    /// What clients learn: the field and the rule. Paths of this machine, values of a row, and what other programs have said
-    /// about them are for the log, which has all of [`Display`](fmt::Display).
+    /// The text for clients: the field and the rule. Paths of this machine, values of a row, and other programs'
+    /// messages about them go only to the log, which has all of [`Display`](fmt::Display).
     pub fn public(&self) -> String {
         match self {
             RequestError::RowUnusable(fault) => {
@@ -213,7 +213,7 @@ impl RequestError {
                 format!("the machine is short of something: a worker could not {step}")
             }
             RequestError::SpoolBroken { .. } => "could not write a spool file".into(),
-            // The others hold texts and numbers of our own.
+            // The others hold only texts and numbers of the platform.
             _ => self.to_string(),
         }
     }
@@ -347,8 +347,8 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-/// The parts of a fault of a row that hold nothing of it but a field's name: `memory is 5; it must be a whole number`. The
-/// value between the two may hold any text, so the rule is what follows its last mention.
+/// The parts of a row's fault that show nothing of it but a field's name: `memory is 5; it must be a whole number`. The
+/// value between them may hold any text, so the rule is the part after the last "it must be".
 fn field_and_rule(fault: &str) -> Option<(&str, &str)> {
     let (field_and_value, rule) = fault.rsplit_once("; it must be ")?;
     let field = field_and_value.split_once(" is ")?.0;

@@ -1,4 +1,4 @@
-//! What keeps a program from starting.
+//! Errors that keep a program from starting.
 
 use std::fmt;
 use std::io;
@@ -9,16 +9,17 @@ use crate::log;
 
 pub type Result<T, E = StartError> = std::result::Result<T, E>;
 
-/// Why a program ends before it has begun to serve. It is the last line on stderr, and decides the exit code.
+/// The reason why a program ends before it has begun to serve. It is the last line on stderr, and decides the exit
+/// code.
 #[derive(Debug)]
 pub enum StartError {
-    /// A setting's value cannot be used.
+    /// A setting has an unusable value.
     Setting {
         name: &'static str,
         value: String,
         want: String,
     },
-    /// The command line cannot be used.
+    /// The command line is wrong.
     Usage(String),
     /// The run dir, or the id of a worker in it, belongs to another process.
     AlreadyRuns {
@@ -46,7 +47,7 @@ pub enum StartError {
     SandboxWeak {
         not_kept: Vec<String>,
     },
-    /// The machine gives no further thread.
+    /// The system refuses another thread.
     Thread {
         cause: io::Error,
     },
@@ -80,7 +81,7 @@ impl StartError {
     }
 }
 
-/// Ends a program: writes what is left of its log, then its error, if any, and returns its exit code.
+/// Ends a program: writes the rest of its log, then its error, if any, and returns its exit code.
 pub fn end(program: &str, outcome: Result<ExitCode>) -> ExitCode {
     log::flush();
     outcome.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! The accept loop: a thread for each connection, and a 503 for those that get none.
+//! The accept loop: starts a thread for each connection, and sends a 503 to those that get none.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -27,7 +27,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     set_up(listener)
 }
 
-/// Takes a public port that another process has opened: a service manager, or the gateway that this one succeeds.
+/// Adopts a public port that another process has opened: a service manager, or the gateway that this one succeeds.
 pub fn adopt(socket: OwnedFd) -> Result<TcpListener, StartError> {
     let failed = |cause| StartError::Io { step: "listen on", subject: "the socket that was handed over".into(), cause };
     match sys::is_listening(&socket).map_err(failed)? {
@@ -63,7 +63,7 @@ impl<'service> Acceptor<'service> {
         Acceptor { service, handler, listener, rejected, is_starved: false }
     }
 
-    /// Waits for a connection or the end of service. Without descriptors it does not watch the listener, which would stay
+    /// Waits for a connection or the end of service. Without descriptors it ignores the listener, which would stay
     /// ready.
     pub fn wait(&mut self) {
         let drain = self.service.drain.as_fd();
@@ -76,7 +76,7 @@ impl<'service> Acceptor<'service> {
         }
     }
 
-    /// Accepts all that has arrived, up to one full backlog, so that a flood cannot delay the end of service.
+    /// Accepts all waiting connections, up to one full backlog, so that a flood cannot delay the end of service.
     pub fn accept(&mut self) {
         for _ in 0..limits::BACKLOG_MAX {
             match self.listener.accept() {
@@ -108,14 +108,14 @@ impl<'service> Acceptor<'service> {
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
-        // Where this fails, the client has gone already.
+        // If this fails, the client has left already.
         if client.set_nonblocking(true).and_then(|()| client.set_nodelay(true)).is_err() {
             return;
         }
         let Ok(local) = client.local_addr() else { return };
         let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let (peer, local) = (canonical(peer), canonical(local));
-        // Shared, because a thread that cannot be started drops its closure, and the client with it.
+        // Shared, because a failed thread start drops the closure, and the client with it.
         let client = Arc::new(client);
         if let Err(error) = start(self.service, self.handler.clone(), client.clone(), [peer, local]) {
             self.rejected.reject(client, peer, &error);
@@ -123,7 +123,7 @@ impl<'service> Acceptor<'service> {
     }
 }
 
-/// Starts a connection's thread. `addresses` are the client's and the one that it connected to.
+/// Starts a connection's thread. `addresses` are the client's address, and the one that it connected to.
 fn start(
     service: &Arc<Service>,
     handler: Arc<dyn Handler>,
@@ -136,7 +136,7 @@ fn start(
     thread.spawn(serve).map(drop).map_err(|cause| RequestError::Exhausted { step: "start a thread", cause })
 }
 
-/// Errors that accept(2) passes on from a connection that broke before it was accepted: the next one may be fine.
+/// Errors that accept(2) passes on from a connection that broke before it was accepted: the next one may work.
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,10 +1,10 @@
-//! The bounds of the server. Tests make them smaller; a low limit of open files does, too.
+//! The bounds of the server. Tests make them smaller, and so does a low limit of open files.
 
 use std::time::Duration;
 
 use crate::limits;
 
-/// The bounds of a server; their reasons stand in limits.rs.
+/// The bounds of a server; limits.rs gives their reasons.
 #[derive(Debug, Clone)]
 pub struct Bounds {
     pub connections_max: usize,
@@ -37,8 +37,8 @@ impl Default for Bounds {
 pub const DESCRIPTORS_PER_CONNECTION: usize = 1;
 
 impl Bounds {
-    /// Lowers the bounds to what the process may have open: half of the descriptors for requests, half for connections,
-    /// with an eighth of these for rejected ones.
+    /// Lowers the bounds to the process's limit of open files: half of the descriptors for requests, half for
+    /// connections, of which an eighth is for rejected ones.
     pub fn fit(mut self, descriptors: u64) -> Bounds {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let half = descriptors.saturating_sub(limits::DESCRIPTORS_RESERVED) / 2;

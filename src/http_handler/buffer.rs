@@ -1,4 +1,4 @@
-//! Bytes that were received and are not used yet. An idle connection costs no buffer.
+//! Received bytes that are not used yet. An idle connection costs no buffer.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled all the room.
+    /// True if the last read filled all the room.
     is_narrow: bool,
 }
 
@@ -36,15 +36,16 @@ impl Buffer {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Frees the memory, if no bytes are in it.
+    /// Frees the memory, if it holds no bytes.
     pub fn release(&mut self) {
         if self.is_empty() {
             *self = Buffer::default();
         }
     }
 
-    /// Reads once, behind the bytes that it holds, and returns the number of bytes read: 0 at the end of the stream. Grows
-    /// up to `bytes_max` when it is full, or when the last read took all the room. It must hold fewer bytes than that.
+    /// Reads once, behind the present bytes, and returns the number of bytes read: 0 at the end of the stream. Grows up
+    /// to `bytes_max` when it is full, or when the last read took all the room. It must hold fewer than `bytes_max`
+    /// bytes.
     pub fn fill(&mut self, mut source: impl Read, bytes_max: usize) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);

@@ -1,7 +1,7 @@
-//! Chunked bodies (RFC 9112, 7.1): a decoder that is fed pieces of any size. Knows bytes only.
+//! Chunked bodies (RFC 9112, 7.1): a decoder that accepts pieces of any size. Knows bytes only.
 //!
-//! It keeps one line at most, so its memory is bounded by [`CHUNK_LINE_BYTES_MAX`] and [`TRAILER_BYTES_MAX`]. It is as
-//! strict as the parser of heads, for the same reason:
+//! It keeps at most one line, so [`CHUNK_LINE_BYTES_MAX`] and [`TRAILER_BYTES_MAX`] bound its memory. It is as strict
+//! as the parser of heads, for the same reason:
 //!
 //! - A size is hexadecimal digits only.
 //! - Every line ends with CRLF, and so does a chunk's data.
@@ -48,7 +48,7 @@ impl ChunkDecoder {
         ChunkDecoder { expected: Expected::SizeLine, line: Vec::new(), after_cr: false, trailer_bytes: 0 }
     }
 
-    /// Takes bytes from the front of `input`; returns their number and what they are. Takes none behind the end of the
+    /// Takes bytes from the front of `input`; returns their number and their kind. Takes none after the end of the
     /// body.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Step<'a>)> {
         let mut used = 0;

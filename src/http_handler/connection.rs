@@ -45,7 +45,7 @@ pub struct Connection<'service> {
     asked_to_retry: bool,
 }
 
-/// Next step of the connection once a request is done.
+/// Next step of the connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
     NextRequest,
@@ -81,7 +81,7 @@ impl<'service> Connection<'service> {
         }
     }
 
-    /// Waits for a request's first byte; returns false where the connection is to be closed instead.
+    /// Waits for a request's first byte; false if the connection must be closed instead.
     fn wait_for_request(&mut self) -> bool {
         let since = Instant::now();
         let mut waiting = None;
@@ -114,18 +114,18 @@ impl<'service> Connection<'service> {
         true
     }
 
-    /// Delays the next request of a client that was told to retry later. Otherwise a few clients that retry at once, in a
-    /// loop, would take the processor from the work that keeps them waiting. The pause holds this thread only: the
+    /// Delays the next request of a client that was told to retry later. Otherwise a few clients that retry at once, in
+    /// a loop, would take the processor from the work that keeps them waiting. The pause blocks only this thread: the
     /// request's place is free again.
     fn pause_if_asked_to_retry(&mut self) {
         if std::mem::take(&mut self.asked_to_retry) {
-            // If the poll fails there is no pause.
+            // If the poll fails, the pause is skipped.
             let _ = poll(&mut [Watched::read(self.service.drain.as_fd())], Some(RETRY_PAUSE));
         }
     }
 
-    /// Time that this connection may be idle. At the end of service a connection that has served is closed at once. A new
-    /// one gets a moment, because its request is most likely on its way.
+    /// Time that this connection may be idle. At the end of service a connection that has served is closed at once. A
+    /// new one gets a moment, because its request is probably on its way.
     fn idle_max(&self) -> Duration {
         match (self.service.is_draining(), self.has_served) {
             (false, _) => self.service.bounds.idle_max,
@@ -157,7 +157,7 @@ impl<'service> Connection<'service> {
         let mut client = WaitingClient::new(self, &request);
         let reply = handler.handle(&request, &mut client);
         let stream = client.into_stream();
-        // A client that reads slowly holds its response, and nothing else.
+        // A client that reads slowly occupies its response, and nothing else.
         drop(place);
         match reply {
             Reply::Gone => After::Gone,
@@ -171,14 +171,14 @@ impl<'service> Connection<'service> {
         }
     }
 
-    /// True where the connection persists behind the response to this request. At the end of service it does while
+    /// True if the connection persists after the response to this request. At the end of service it persists while
     /// requests that have arrived wait on it.
     fn decide_keep_alive(&mut self, head: &Head) -> bool {
         if !head.keep_alive || !self.service.is_draining() {
             return head.keep_alive;
         }
         if !self.receiver.has_request() {
-            // For bytes that arrived while the handler worked. An end or an error counts like no bytes.
+            // Reads bytes that arrived while the handler worked. An end or an error counts as no bytes.
             let _ = self.receiver.read_once();
         }
         self.receiver.has_request()
@@ -193,20 +193,20 @@ impl<'service> Connection<'service> {
         }
     }
 
-    /// Responds with the error, and logs it: a request that is rejected here never reaches the gateway's own log.
+    /// Responds with the error, and logs it: a request rejected here never reaches the gateway's own log.
     fn reject(&mut self, error: &RequestError, head: Option<&Head>, keep_alive: bool) -> After {
         if matches!(error, RequestError::ClientGone) {
             return After::Gone;
         }
         let request_id = &request_id(head);
         log_rejected(request_id, self.peer, error);
-        // Of a head that breaks the rules, the method can be told all the same (RFC 9110, 9.3.2).
+        // Even in a head that breaks the rules, the method can be read (RFC 9110, 9.3.2).
         let unread = Asker { version: Version::Http11, is_head: self.receiver.begins_with(b"HEAD ") };
         let asker = head.map_or(unread, Asker::of);
         self.respond(&Response::of_error(error, request_id), asker, request_id, keep_alive)
     }
 
-    /// Ends a streamed body. Where the response is incomplete, the last chunk stays away, so that the client can tell.
+    /// Ends a streamed body. If the response is incomplete, the last chunk is omitted, so that the client can tell.
     fn end_stream(&mut self, stream: Option<Stream>, complete: bool) -> After {
         let Some(stream) = stream else { return After::Gone };
         let keep_alive = stream.keep_alive();

@@ -1,5 +1,5 @@
-//! The interface between HTTP and the gateway: this folder receives requests and sends responses, and calls a [`Handler`]
-//! in between. The gateway is one; the tests of this folder have another.
+//! The interface between HTTP and the gateway: this folder receives requests and sends responses, and calls a
+//! [`Handler`] in between. The gateway is one handler; the tests of this folder have another.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ pub trait Handler: Send + Sync {
 pub enum Reply {
     /// A whole response, not sent yet.
     Response(Response),
-    /// The response has been sent through [`Client`]; `complete` is false where the function failed on the way.
+    /// The response has been sent through [`Client`]; `complete` is false where the function failed before its end.
     Streamed { complete: bool },
     /// The client has left.
     Gone,
 }
 
-/// The client of one request, as a handler sees it: it may leave, and it takes a response piece by piece.
+/// The client of one request, as a handler sees it: it may leave, and it receives a response piece by piece.
 pub trait Client {
-    /// Whether the work goes on when the client leaves, which it does not from the start. While it does, no method here
-    /// fails because the client has left; what is sent is discarded then.
+    /// Sets if the work goes on when the client leaves; initially it does not. While it does, no method here fails
+    /// because the client has left: output is then discarded.
     fn keep_going(&mut self, keeps_going: bool);
 
-    /// True once the service is cut off: what has not begun is not to begin.
+    /// True once the service is cut off: new work must not begin.
     fn is_cut_off(&self) -> bool;
 
     /// Waits until `other` is ready (true) or `timeout` has passed (false).

@@ -1,5 +1,5 @@
-//! Connections that wait for a request and send none. When places run out, the one that has waited longest gives up its own:
-//! a few clients could else hold all of them, and say nothing.
+//! Connections that wait for a request and send none. When places run out, the server ends the one that has waited
+//! longest: otherwise a few silent clients could occupy all places.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -9,20 +9,20 @@ use std::time::Instant;
 
 #[derive(Default)]
 pub struct IdleConnections {
-    /// By when they began to wait; the number tells apart those that began at once. Guards the map; a shutdown under it does
-    /// not wait.
+    /// By the time when they began to wait; the number distinguishes those that began at once. Guards the map; a
+    /// shutdown under the lock does not wait.
     waiting: Mutex<BTreeMap<(Instant, u64), Arc<TcpStream>>>,
     next_number: AtomicU64,
 }
 
-/// A connection while it waits for a request; it leaves the list when this is dropped.
+/// A connection while it waits for a request. Dropping this removes it from the list.
 pub struct Waiting<'a> {
     connections: &'a IdleConnections,
     key: (Instant, u64),
 }
 
 impl IdleConnections {
-    /// Takes in a connection that has waited since then.
+    /// Adds a connection that has waited since then.
     pub fn enter(&self, since: Instant, client: &Arc<TcpStream>) -> Waiting<'_> {
         let key = (since, self.next_number.fetch_add(1, Ordering::Relaxed));
         self.waiting.lock().expect("nothing panics under this lock").insert(key, client.clone());

@@ -1,4 +1,4 @@
-//! The HTTP server: owns the public port, and lets in only HTTP/1.x requests that are well-formed, bounded and timely.
+//! The HTTP server: owns the public port, and accepts only HTTP/1.x requests that are well-formed, bounded and timely.
 //!
 //! A connection's thread receives a request whole, checks it, and calls the `Handler` (handler.rs) itself, which
 //! is the gateway.
@@ -6,7 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | acceptor.rs | the accept loop |
-//! | bounds.rs | how many connections and requests, and how long each wait |
+//! | bounds.rs | limits on connections and requests, and on each wait |
 //! | connection.rs | one client, one thread: request in, response out |
 //! | rejected.rs | connections that get a 503 instead of a thread |
 //! | parser/, chunked.rs | the parsers, pure functions over bytes |
@@ -16,12 +16,12 @@
 //! | time_allowance.rs, buffer.rs | time left for a client; bytes not used yet |
 //! | request_id.rs, port_holder.rs | ids of requests; the process that holds the port |
 //!
-//! Here are the server's start and end, and the counts of connections and requests. Invariants:
+//! This file has the server's start and end, and the counts of connections and requests. Invariants:
 //!
 //! - Each connection has one thread and at most one request in the handler.
-//! - Every accepted connection gets a response or is closed by its client, also over the limit of connections, and when
-//!   no thread can be started.
-//! - Accepting goes on whatever happens to one connection, until [`HttpServer::drain`].
+//! - Every accepted connection gets a response or is closed by its client, even above the limit of connections, and
+//!   when no thread can be started.
+//! - Accepting goes on after any failure of a single connection, until [`HttpServer::drain`].
 //!
 //! The C original accepted in main, started a thread per connection without a limit, and read once.
 
@@ -74,9 +74,9 @@ use crate::sys::{self, EventFd};
 pub struct HttpServer {
     service: Arc<Service>,
     address: SocketAddr,
-    /// Until `run` takes it.
+    /// Present until `run` takes it.
     listener: Mutex<Option<TcpListener>>,
-    /// The same socket, as long as it is accepted from: for a successor.
+    /// The same socket, for a successor; present while the server accepts from it.
     shared: Mutex<Option<TcpListener>>,
 }
 
@@ -97,7 +97,7 @@ struct Service {
     idle: IdleConnections,
     /// Guards the count of connections; never held across I/O.
     open: Mutex<Open>,
-    /// Notified when a connection has ended, and when accepting has.
+    /// Notified when a connection has ended, and when accepting has ended.
     ended: Condvar,
 }
 
@@ -107,8 +107,8 @@ struct Open {
 }
 
 impl HttpServer {
-    /// A server for an open port, of [`listen`] or [`adopt`]. Clients can connect already, and are served once
-    /// [`HttpServer::run`] is called.
+    /// A server for an open port from [`listen`] or [`adopt`]. Clients can connect already; the server answers them
+    /// once [`HttpServer::run`] is called.
     pub fn new(settings: &Settings, area: Arc<SpoolArea>, listener: TcpListener) -> Result<HttpServer, StartError> {
         let descriptors = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
@@ -146,7 +146,7 @@ impl HttpServer {
         Ok(HttpServer { service: Arc::new(service), address, listener, shared })
     }
 
-    /// The listening socket, for a successor; `None` where it is accepted from no more.
+    /// The listening socket, for a successor; `None` once the server accepts no more.
     pub fn listener(&self) -> Option<TcpListener> {
         self.shared.lock().expect("nothing panics under this lock").as_ref()?.try_clone().ok()
     }
@@ -156,12 +156,12 @@ impl HttpServer {
         self.service.under_way.load(Ordering::Relaxed)
     }
 
-    /// Address to which clients connect; with the port that the system chose where the settings say 0.
+    /// The address for clients; with the port that the system chose where the settings say 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts connections on the calling thread until [`HttpServer::drain`]. Call it once.
+    /// Accepts connections on the calling thread until [`HttpServer::drain`]. Must be called once.
     pub fn run(&self, handler: Arc<dyn Handler>) {
         let listener = self.listener.lock().expect("nothing panics under this lock").take();
         let Some(listener) = listener else { return };
@@ -170,7 +170,7 @@ impl HttpServer {
             acceptor.wait();
             acceptor.accept();
         }
-        // Once more, for connections that arrived before the end of service.
+        // Accepts once more, for connections that arrived before the end of service.
         acceptor.accept();
         // Closed, not shut down: a successor may accept from the same socket.
         *self.shared.lock().expect("nothing panics under this lock") = None;
@@ -179,9 +179,9 @@ impl HttpServer {
         self.service.ended.notify_all();
     }
 
-    /// Ends the service: accepts what has arrived, closes the port, answers the requests that have begun with
-    /// `Connection: close`, closes idle connections. Returns true when all connections have ended, false at `deadline`
-    /// or at [`HttpServer::cut_off`].
+    /// Ends the service: accepts the connections that have arrived, closes the port, answers the requests that have
+    /// begun with `Connection: close`, and closes idle connections. Returns true when all connections have ended, false
+    /// at `deadline` or at [`HttpServer::cut_off`].
     pub fn drain(&self, deadline: Instant) -> bool {
         self.service.draining.store(true, Ordering::SeqCst);
         self.service.drain.signal();
@@ -193,11 +193,11 @@ impl HttpServer {
         self.service.is_draining()
     }
 
-    /// Ends the waits of all handlers with [`RequestError::Stopping`], so that their clients get that as their response.
+    /// Ends the waits of all handlers with [`RequestError::Stopping`], which becomes their clients' response.
     pub fn cut_off(&self) {
         self.service.is_cut_off.store(true, Ordering::SeqCst);
         self.service.cut_off.signal();
-        // Under the lock, so that no thread is between its look at the flag and its wait.
+        // Under the lock, so that no thread is between its check of the flag and its wait.
         let _open = self.service.open();
         self.service.ended.notify_all();
     }
@@ -245,7 +245,7 @@ impl Service {
     }
 }
 
-/// The place of one request in the handler; frees it when dropped, also by a panic.
+/// The place of one request in the handler. Dropping it frees the place, also during a panic.
 struct UnderWay<'service>(&'service Service);
 
 impl Drop for UnderWay<'_> {
@@ -254,15 +254,15 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The place of one connection; frees it when dropped, also by a panic.
+/// The place of one connection. Dropping it frees the place, also during a panic.
 struct Place(Arc<Service>);
 
 impl Place {
     fn take(service: &Arc<Service>) -> Result<Place> {
         let mut open = service.open();
         let max = service.bounds.connections_max;
-        // The place of a connection that is ended here is free in a moment, and can be taken already. The second bound is for
-        // when many are ended at once.
+        // The connection that is ended here frees its place in a moment, so the place can be taken already. The second
+        // bound applies when many are ended at once.
         if open.connections >= max && (open.connections >= 2 * max || !service.idle.end_longest()) {
             return Err(RequestError::TooManyConnections);
         }

@@ -1,14 +1,14 @@
-//! The client behind trusted proxies: its address and its scheme, by X-Forwarded-For and X-Forwarded-Proto, or by Forwarded
-//! (RFC 7239).
+//! Finds the client behind trusted proxies: its address and its scheme, from X-Forwarded-For and X-Forwarded-Proto, or
+//! from Forwarded (RFC 7239).
 //!
-//! Each proxy appends to X-Forwarded-For the address that it was called from. So the list is read from its end, as long as
-//! the address before was that of a trusted proxy: beyond that, anybody can have written anything. Rules:
+//! Each proxy appends its caller's address to X-Forwarded-For. So the list is read from its end, while the address
+//! before is that of a trusted proxy; the entries beyond can be forged. Rules:
 //!
-//! 1. From a peer that is no trusted proxy, these fields are removed: a function that obeys them would obey its client.
+//! 1. These fields are removed if the peer is no trusted proxy: a function that trusts them would trust its client.
 //! 2. From a trusted proxy, the part that trusted proxies have added stays.
-//! 3. Where X-Forwarded-For is there, it counts, and Forwarded is removed: the usual proxies write the former, and pass the
-//!    latter on as their client has sent it.
-//! 4. The scheme is that of the client's own hop if each proxy has appended one, else the last.
+//! 3. If X-Forwarded-For is present, it counts, and Forwarded is removed: the usual proxies write the former, and pass
+//!    the latter on as their client has sent it.
+//! 4. The scheme is that of the client's own hop if each proxy has appended one, else the last one.
 //! 5. An entry that is no address ("unknown", "_hidden") ends the walk: the client is then the nearest known address.
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,9 +19,9 @@ use crate::networks::Networks;
 /// The origin of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// Port 0 where a proxy does not tell it.
+    /// Port 0 where the proxy does not state it.
     pub client: SocketAddr,
-    /// `None` where no trusted proxy tells it: then it is plain HTTP to our own port.
+    /// `None` where no trusted proxy states it: then it is plain HTTP to our own port.
     pub scheme: Option<Scheme>,
 }
 
@@ -35,7 +35,7 @@ const FOR: &str = "X-Forwarded-For";
 const PROTO: &str = "X-Forwarded-Proto";
 const FORWARDED: &str = "Forwarded";
 
-/// What one proxy has said of whom it was called by.
+/// One proxy's statement about its caller.
 struct Hop {
     client: Option<SocketAddr>,
     scheme: Option<Scheme>,
@@ -43,7 +43,7 @@ struct Hop {
     text: String,
 }
 
-/// Finds the origin of a request from `peer`, and leaves in its head only what trusted proxies have added.
+/// Finds the origin of a request from `peer`, and leaves in its head only the entries that trusted proxies have added.
 pub fn find(head: &mut Head, peer: SocketAddr, trusted: &Networks) -> Origin {
     let direct = Origin { client: peer, scheme: None };
     if !head.fields.iter().any(|field| is_of_proxy(&field.name)) {
@@ -95,7 +95,7 @@ impl Scheme {
     }
 }
 
-/// Fields by which a proxy tells of its client; X-Forwarded-Host and -Port are among them, and X-Real-IP.
+/// Fields by which a proxy describes its client, including X-Forwarded-Host, X-Forwarded-Port and X-Real-IP.
 fn is_of_proxy(name: &str) -> bool {
     const PREFIX: &str = "X-Forwarded-";
     let begins = name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
@@ -127,7 +127,7 @@ fn forwarded(head: &Head) -> Vec<Hop> {
     elements(head, FORWARDED).into_iter().map(hop).collect()
 }
 
-/// The elements of all fields of this name, which are one list (RFC 9110, 5.3).
+/// The elements of all fields of this name, which form one list (RFC 9110, 5.3).
 fn elements(head: &Head, name: &str) -> Vec<String> {
     let fields = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
     let lists = fields.map(|field| String::from_utf8_lossy(&field.value).into_owned());
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::http_handler::parser::parse_complete;
 
-    /// The origin as text, and the fields that are left.
+    /// The origin as text, and the remaining fields.
     fn found(peer: &str, fields: &str) -> (String, String) {
         let mut head = parse_complete(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes()).unwrap();
         let trusted = "10.0.0.0/8,::1".parse().unwrap();

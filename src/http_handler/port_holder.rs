@@ -1,7 +1,7 @@
-//! The process that holds a TCP port, for the error that the gateway cannot listen on it.
+//! Finds the process that holds a TCP port, for the error that the gateway cannot listen on it.
 //!
-//! /proc/net/tcp names the inode of each listening socket, and a link in /proc/PID/fd tells which process has it open. Only
-//! root sees the links of other users' processes; for others the holder stays unknown.
+//! /proc/net/tcp lists the inode of each listening socket, and a link in /proc/PID/fd shows which process has it open.
+//! Only root sees the links of other users' processes; for others the holder stays unknown.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ pub fn port_holder(port: u16) -> String {
     listening_inodes(port).iter().find_map(|inode| holder_of(inode)).unwrap_or_default()
 }
 
-/// Inodes of the sockets that listen on `port`, of both versions of IP (proc_pid_net(5)).
+/// Inodes of the sockets that listen on `port`, for both versions of IP (proc_pid_net(5)).
 fn listening_inodes(port: u16) -> Vec<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
     let lines = tables.iter().flat_map(|table| table.lines().skip(1));

@@ -1,4 +1,4 @@
-//! An [`Error`] as a response: problem details in JSON (RFC 9457), and the reason phrases.
+//! Turns an [`Error`] into a response: problem details in JSON (RFC 9457), and the reason phrases.
 
 use crate::error::request::RequestError;
 
@@ -19,7 +19,8 @@ pub fn body(error: &RequestError, detail: &str, request_id: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The kind of error as a few words, the same whenever it occurs (RFC 9457, 3.1.3): `module-missing` is "Module missing".
+/// The kind of error in a few words, the same for each occurrence (RFC 9457, 3.1.3): `module-missing` is "Module
+/// missing".
 fn title(kind: &str) -> String {
     let words = kind.replace('-', " ");
     words[..1].to_uppercase() + &words[1..]

@@ -1,7 +1,7 @@
-//! Rejected connections: they got a 503 instead of a thread.
+//! Rejected connections: they get a 503 instead of a thread.
 //!
-//! The accept loop cannot wait for any of them, and closing at once could destroy the response by a reset. So each stays
-//! for a moment, and what it sends is read and discarded. Their number is bounded: the oldest makes room for the newest.
+//! The accept loop cannot wait for any of them, and closing at once could destroy the response by a reset. So each
+//! stays for a moment, and its bytes are read and discarded. Their number is bounded: the newest replaces the oldest.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ use crate::sys::{Watched, poll};
 pub struct Rejected {
     count_max: usize,
     linger: Duration,
-    /// Ordered by the end of their time.
+    /// Ordered by the end of their linger time.
     lingering: VecDeque<Lingering>,
 }
 
@@ -63,7 +63,7 @@ impl Rejected {
         self.lingering.push_back(Lingering { client, until, bytes_left: LINGER_BYTES_MAX });
     }
 
-    /// Waits until one of `others` is readable, or a rejected connection has sent bytes or is due. Serves the latter.
+    /// Waits until one of `others` is readable, or a rejected connection has sent bytes or is due. Handles the latter.
     pub fn wait(&mut self, others: &[BorrowedFd<'_>]) {
         let left = self.lingering.front().map(|first| first.until.saturating_duration_since(Instant::now()));
         let clients = self.lingering.iter().map(|lingering| lingering.client.as_fd());
@@ -83,7 +83,7 @@ impl Rejected {
 }
 
 impl Lingering {
-    /// Reads once; returns false when the connection can be closed.
+    /// Reads once; false when the connection can be closed.
     fn discard(&mut self) -> bool {
         let mut buffer = [0; RELAY_BYTES];
         match (&*self.client).read(&mut buffer) {

@@ -8,9 +8,9 @@ use super::spool::Spool;
 
 pub struct Request {
     pub head: Head,
-    /// The client: the other end of the connection, or whom trusted proxies say.
+    /// The client: the other end of the connection, or the address that trusted proxies state.
     pub origin: Origin,
-    /// The address that the connection was made to.
+    /// The address that the client connected to.
     pub local: SocketAddr,
     /// The client's X-Request-Id where it is valid, else a new id (request_id.rs).
     pub id: String,

@@ -1,9 +1,9 @@
-//! The id that one request carries through log, response and function: the client's X-Request-Id where it is valid, else a
+//! The id that a request carries through log, response and function: the client's X-Request-Id if it is valid, else a
 //! new one.
 //!
-//! A valid id can stand in a log line, a header and an environment variable as it is, and has a bounded length. New ids
-//! are 16 hexadecimal digits: a counter, mixed so that neighbours look different. The counter starts at random, so that two
-//! runs of the gateway do not mint the same ids. They are no secret and need no cryptography.
+//! A valid id fits unchanged into a log line, a header and an environment variable, and has a bounded length. New ids
+//! are 16 hexadecimal digits: a counter, mixed so that neighbours look different. The counter starts at random, so that
+//! two runs of the gateway do not create the same ids. Ids are not secret and need no cryptography.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::parser::Head;
 use crate::limits::REQUEST_ID_BYTES_MAX;
 
-/// The id for the request with this head; for one whose head could not be read, a new id.
+/// The id for a request with this head; a new id if the head could not be read.
 pub fn request_id(head: Option<&Head>) -> String {
     head.and_then(|head| head.field("X-Request-Id")).and_then(valid).map_or_else(mint, str::to_string)
 }

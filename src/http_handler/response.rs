@@ -1,7 +1,7 @@
 //! Responses, from the status to the bytes on the connection.
 //!
-//! A response is composed once and never parsed again. Its maker gives status, fields and body. Framing, date, request id
-//! and the connection's persistence are added here, when the head is written.
+//! A response is composed once and never parsed again. Its maker gives status, fields and body. This file adds framing,
+//! date, request id and the connection's persistence when it writes the head.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -16,11 +16,11 @@ use crate::error::request::RequestError;
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    /// Empty for the standard phrase.
+    /// Empty to use the standard phrase.
     pub reason: String,
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Body,
-    /// For the response to HEAD: the length of the body that GET would get, where the maker has told it.
+    /// For the response to HEAD: the length of the body that GET would get, if the maker has stated it.
     pub content_length: Option<u64>,
 }
 
@@ -30,18 +30,18 @@ pub enum Body {
     Spool(Spool),
 }
 
-/// How the client finds the end of the body.
+/// The way for the client to find the end of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Length(u64),
     Chunked,
-    /// Nowhere: the response has no body, and does not say how long one would be.
+    /// None: the response has no body, and does not state the length that one would have.
     None,
-    /// The end of the connection, for a client of version 1.0.
+    /// The end of the connection, for an HTTP/1.0 client.
     Close,
 }
 
-/// What a response's head depends on besides the response.
+/// Facts besides the response that shape its head.
 #[derive(Debug, Clone, Copy)]
 pub struct Form<'a> {
     pub version: Version,
@@ -65,19 +65,19 @@ impl Response {
         self.fields.push((name.to_string(), value.as_bytes().to_vec()));
     }
 
-    /// The response to an OPTIONS request that no function takes.
+    /// The response to an OPTIONS request that no function handles.
     pub fn options(allow: &str) -> Response {
         let mut response = Response::new(204);
         response.add("Allow", allow);
         response
     }
 
-    /// The response to a failed request: problem details (RFC 9457), as far as they are for clients.
+    /// The response to a failed request: problem details (RFC 9457), limited to the part for clients.
     pub fn of_error(error: &RequestError, request_id: &str) -> Response {
         Response::of_problem(error, &error.public(), request_id)
     }
 
-    /// The same with another text for `detail`.
+    /// Like `of_error`, with another text for `detail`.
     pub fn of_problem(error: &RequestError, detail: &str, request_id: &str) -> Response {
         let mut response = Response::new(error.status());
         response.add("Content-Type", problem::CONTENT_TYPE);
@@ -103,11 +103,11 @@ impl Response {
         !matches!(self.status, 204 | 205 | 304)
     }
 
-    /// The framing of a whole response. That to HEAD names the length that the maker told, else that of the body which it
-    /// made all the same, else none (RFC 9110, 8.6).
+    /// The framing of a whole response. The response to HEAD states the length that the maker gave, else the length of
+    /// the body that it made anyway, else none (RFC 9110, 8.6).
     pub fn framing(&self, is_head: bool) -> Framing {
         match (self.status, is_head) {
-            // Reset Content has no content, and says so.
+            // Reset Content has no content, and must state it.
             (205, _) => Framing::Length(0),
             (204 | 304, _) => Framing::None,
             (_, false) => Framing::Length(self.length()),
@@ -118,7 +118,7 @@ impl Response {
         }
     }
 
-    /// True where the client is told to retry later.
+    /// True if the response tells the client to retry later.
     pub fn asks_to_retry_later(&self) -> bool {
         matches!(self.status, 429 | 503) && self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
     }

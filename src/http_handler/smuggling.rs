@@ -1,5 +1,5 @@
-//! Request smuggling: each row of the table is a first request that two readers could read differently, and a marker request
-//! follows it. Either both come out whole and unchanged, or the first is refused.
+//! Request smuggling: each row of the table is a first request that two readers could read differently; a marker
+//! request follows it. Either both come out whole and unchanged, or the first is rejected.
 
 use super::chunked::{ChunkDecoder, Step};
 use super::parser::{BodyFraming, parse_head};

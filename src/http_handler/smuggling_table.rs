@@ -1,5 +1,5 @@
-//! Request smuggling, as a table: requests that two readers could read differently, each with the status that it must get.
-//! 200 stands for a good one.
+//! Request smuggling, as a table: requests that two readers could read differently, each with its required status. 200
+//! means a valid request.
 
 /// `+` in front of fields stands for a POST of version 1.1 with a Host.
 #[rustfmt::skip]
@@ -50,7 +50,7 @@ pub(super) const TABLE: &[(&str, u16)] = &[
     ("+Content-Length: 5\r\r\n\r\nhello", 400),
     ("+X: y\nContent-Length: 5\r\n\r\nhello", 400),
     ("+X: y\rContent-Length: 5\r\n\r\nhello", 400),
-    // Under other names these say nothing about the body.
+    // Under other names these fields do not affect the body.
     ("+Content_Length: 5\r\n\r\n", 200),
     ("+X-Content-Length: 5\r\n\r\n", 200),
     ("+Connection: Content-Length\r\nContent-Length: 5\r\n\r\nhello", 200),

@@ -1,7 +1,8 @@
-//! Spools: where a body waits, in memory up to 64 KiB, beyond that in an unlinked file.
+//! Spools: they store a body, in memory up to 64 KiB, beyond that in an unlinked file.
 //!
-//! Why files: the gateway receives a request's body whole before it takes a slot, and a response's before it sends it. A
-//! thousand slow clients could otherwise fill the memory. Why unlinked: whatever ends this process, the space comes back.
+//! Why files: the gateway receives a whole request body before it takes a slot, and a whole response body before it
+//! sends it. Otherwise a thousand slow clients could fill the memory. Why unlinked: the file system frees the space
+//! however this process ends.
 //!
 //! All spools together take at most FAAS_SPOOL_MAX bytes of FAAS_SPOOL_DIR. Over that, or when the disk is full, writing
 //! fails with [`RequestError::SpoolFull`].
@@ -27,7 +28,7 @@ pub struct SpoolArea {
 }
 
 impl SpoolArea {
-    /// Fails where no file can be made in `folder`, so that a wrong FAAS_SPOOL_DIR is found at the start.
+    /// Fails where it cannot create a file in `folder`, so that the start finds a wrong FAAS_SPOOL_DIR.
     pub fn new(folder: &Path, bytes_max: u64) -> Result<Arc<SpoolArea>, StartError> {
         let area = SpoolArea { folder: folder.to_path_buf(), bytes_max, bytes_used: AtomicU64::new(0) };
         area.open_file().map_err(StartError::io("create a spool file in", folder.display()))?;
@@ -89,12 +90,12 @@ impl Spool {
         self.append_to_file(bytes)
     }
 
-    /// The bytes, where they are in memory.
+    /// The bytes, if they are in memory.
     pub fn memory(&self) -> Option<&[u8]> {
         self.file.is_none().then_some(&self.memory)
     }
 
-    /// The file, where the bytes are in one. Its offset moves with each write: read it with `read_at` or sendfile.
+    /// The file, if the bytes are in one. Its offset moves with each write: read it with `read_at` or sendfile.
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()
     }

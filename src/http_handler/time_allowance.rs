@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::sys::{Watched, poll};
 
-/// An account of waiting time. Waiting draws on it, and each byte that moves pays in. It is empty when the client has sent
-/// or read nothing for too long, or was slower than the least rate.
+/// An account of waiting time. Waiting draws on it, and each byte that moves pays in. It is empty when the client has
+/// sent or read nothing for too long, or was slower than the least rate.
 ///
-/// Only time spent waiting for the client counts. A function that works between two lines of an event stream takes nothing
-/// from its reader's account.
+/// Only time spent waiting for the client counts. A function that works between two lines of an event stream does not
+/// reduce its reader's account.
 #[derive(Debug)]
 pub struct TimeAllowance {
     left: Duration,
@@ -18,7 +18,7 @@ pub struct TimeAllowance {
 }
 
 impl TimeAllowance {
-    /// For bytes that must have moved within `time`, however many they are.
+    /// For bytes that must move within `time`, in any number.
     pub fn deadline(time: Duration) -> TimeAllowance {
         TimeAllowance { left: time, max: time, per_byte: Duration::ZERO }
     }

@@ -1,16 +1,16 @@
-//! Code on its way into the registry: one file, or a folder as a bundle.
+//! Code for the registry: one file, or a folder as a bundle.
 
 use super::{OperationError, Result};
 
-/// Names that are an entry of a folder, the first one that is there.
+/// Names of a folder's entry; the first that exists is taken.
 const ENTRIES: [&str; 3] = ["index.php", "main.wasm", "run"];
 
-/// Files and their contents, by the names that they get in the registry.
+/// Files and their contents, under their names in the registry.
 pub(crate) struct Code {
     pub files: Vec<(String, Vec<u8>)>,
-    /// The one that a row names.
+    /// The file that a row names.
     pub entry: String,
-    /// `php`, `wasm` or `native`, where the entry shows it.
+    /// `php`, `wasm` or `native`, if the entry shows it.
     pub runtime: Option<&'static str>,
 }
 
@@ -21,13 +21,13 @@ pub(crate) struct Bounds {
 }
 
 impl Code {
-    /// One file. A file that may be executed is native unless it shows something else.
+    /// One file. An executable file is native, unless it shows another runtime.
     pub fn file(name: &str, code: Vec<u8>, is_executable: bool) -> Code {
         let runtime = runtime_of(name, &code, is_executable);
         Code { files: vec![(name.to_string(), code)], entry: name.to_string(), runtime }
     }
 
-    /// A folder: all names begin with `name/`. `source` is what an error calls it.
+    /// A folder: all names begin with `name/`. Errors call it `source`.
     pub fn folder(source: &str, name: &str, mut files: Vec<(String, Vec<u8>)>) -> Result<Code> {
         files.sort();
         let names = ENTRIES.map(|entry| format!("{name}/{entry}"));

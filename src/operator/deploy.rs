@@ -1,4 +1,4 @@
-//! A deploy: code and its route into the registry, in one transaction.
+//! A deploy: writes code and its route into the registry, in one transaction.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use super::registry::{Registry, remove_modules, write_module, write_route};
 use super::{OperationError, Result};
 use crate::registry::config_loader::{self, FIELDS, Places};
 
-/// Fields of the descriptor that a deploy sets, and those that it removes (null). All others stay as they were.
+/// Fields of the descriptor that a deploy sets, and those that it removes (null). It keeps all others.
 pub(crate) type Fields = Map<String, Value>;
 
 /// A change of the registry.
 pub(crate) struct Done {
     pub generation: u64,
-    /// Whether it differs from what was there before.
+    /// True if the result differs from the state before.
     pub is_changed: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn describe(registry: &mut Registry, key: &str, descriptor: &Value) -
     Ok(Done { generation, is_changed: generation > before })
 }
 
-/// Fields that are not given stay as they were.
+/// Keeps the fields that are not given.
 fn descriptor(code: &Code, old: Option<&Value>, fields: &Fields, env: &[(String, String)]) -> Result<Value> {
     let mut descriptor: Fields = old.and_then(Value::as_object).cloned().unwrap_or_default();
     let runtime = match (fields.get("runtime"), code.runtime) {
@@ -78,7 +78,7 @@ fn descriptor(code: &Code, old: Option<&Value>, fields: &Fields, env: &[(String,
     Ok(Value::Object(descriptor))
 }
 
-/// What the gateway would say against the row, but for its module.
+/// Rejects a row that the gateway would reject, but ignores its module.
 pub(crate) fn check(key: &str, descriptor: &Value) -> Result<()> {
     let mut elsewhere = descriptor.clone();
     if let Some(fields) = elsewhere.as_object_mut()
@@ -97,13 +97,13 @@ pub(crate) fn check(key: &str, descriptor: &Value) -> Result<()> {
     }
 }
 
-/// A deploy must not change what another route runs.
+/// A deploy must not change the code of another route.
 fn refuse_foreign_code(registry: &Registry, key: &str, code: &Code) -> Result<()> {
     let names = |module: &str| module.strip_prefix("db:").is_some_and(|name| bundle_of(name) == code.bundle());
     let module = |descriptor: &Value| descriptor["module"].as_str().unwrap_or("").to_string();
     let routes = registry.routes()?;
     if routes.iter().any(|route| route.key == key && names(&module(&route.descriptor))) {
-        return Ok(()); // It shares the code already.
+        return Ok(()); // The route shares the code already.
     }
     let Some(other) = routes.iter().find(|route| names(&module(&route.descriptor))) else { return Ok(()) };
     let is_same = |(name, bytes): &(String, Vec<u8>)| registry.code(name).map(|code| code.as_ref() == Some(bytes));

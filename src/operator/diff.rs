@@ -1,4 +1,4 @@
-//! What differs between two generations: routes by field, code by line.
+//! The differences between two generations: routes by field, code by line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use super::registry::Registry;
 use super::{OperationError, Result, bytes};
 
-/// Code with more lines is compared by size alone: the work grows with the square.
+/// Code with more lines is compared by size alone: the work grows with the square of the lines.
 const LINES_MAX: usize = 2000;
 
-/// Kind and name of a route or module, and what it was.
+/// Kind and name of a route or module, and its content.
 type State = BTreeMap<(String, String), Vec<u8>>;
 
-/// A route or module that two generations hold differently.
+/// A route or module that differs between two generations.
 pub(crate) struct Difference {
     pub kind: String,
     pub name: String,
     pub change: &'static str,
-    /// Lines that went, with a minus, and that came, with a plus; the sizes where these are no text.
+    /// Removed lines with a minus, and added lines with a plus; the sizes where the content is no text.
     pub details: String,
 }
 
@@ -28,7 +28,7 @@ impl Difference {
     }
 }
 
-/// What differs between two generations, by kind and name.
+/// The differences between two generations, by kind and name.
 pub(crate) fn differences(registry: &Registry, from: u64, to: u64) -> Result<Vec<Difference>> {
     let [from, to] = [state(registry, from)?, state(registry, to)?];
     let keys: BTreeSet<_> = from.keys().chain(to.keys()).collect();
@@ -72,7 +72,7 @@ fn state(registry: &Registry, number: u64) -> Result<State> {
 fn details(kind: &str, old: Option<&Vec<u8>>, new: Option<&Vec<u8>>) -> String {
     let text = |code: Option<&Vec<u8>>| match code {
         None => Some(String::new()),
-        // A descriptor is one line in the registry, and shown by fields.
+        // A descriptor is one line in the registry; the diff shows it by fields.
         Some(code) if kind == "route" => {
             serde_json::from_slice::<Value>(code).ok().map(|descriptor| format!("{descriptor:#}\n"))
         }
@@ -90,10 +90,10 @@ fn details(kind: &str, old: Option<&Vec<u8>>, new: Option<&Vec<u8>>) -> String {
     }
 }
 
-/// Lines that went, with a minus, and that came, with a plus: by the longest common subsequence.
+/// Removed lines with a minus, and added lines with a plus, from the longest common subsequence.
 fn changed_lines(old: &[&str], new: &[&str]) -> String {
     let width = new.len() + 1;
-    // lengths[i * width + j]: of the common subsequence of old[i..] and new[j..].
+    // lengths[i * width + j]: length of the longest common subsequence of old[i..] and new[j..].
     let mut lengths = vec![0u16; (old.len() + 1) * width];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {

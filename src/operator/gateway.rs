@@ -1,4 +1,4 @@
-//! The running gateway, asked over HTTP at the address that it left in its run dir.
+//! A client of the running gateway, by HTTP at the address in its run dir.
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -13,26 +13,26 @@ use super::http_client::{Request, Response};
 use super::{OperationError, Result, failed};
 use crate::settings::Settings;
 
-/// How long one connection, read or write may take, but for `invoke`: a function may run an hour.
+/// Time limit for one connection, read or write, except for `invoke`: a function may run an hour.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 const INVOKE_WAIT_MAX: Duration = Duration::from_secs(3700);
 
-/// How long a change may take to come into service. A module of 50 MB takes a second.
+/// Time for a change to come into service. A module of 50 MB takes a second.
 const LIVE_WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// Time between two questions whether it has.
+/// Interval at which `wait_until_live` asks the gateway.
 const LIVE_ASK_PERIOD: Duration = Duration::from_millis(5);
 
 pub(crate) struct Gateway {
     address: SocketAddr,
     /// Bytes of an answer.
     answer_bytes_max: u64,
-    /// Where it tells its operator more than /healthz tells everybody (gateway/status.rs).
+    /// The socket on which it tells its operator more than /healthz tells everybody (gateway/status.rs).
     status_socket: PathBuf,
 }
 
 impl Gateway {
-    /// `None` where none runs in the run dir.
+    /// `None` where no gateway runs in the run dir.
     pub fn running(settings: &Settings) -> Option<Gateway> {
         let text = std::fs::read_to_string(settings.run_dir.join("gateway.address")).ok()?;
         let mut address: SocketAddr = text.trim().parse().ok()?;
@@ -46,7 +46,7 @@ impl Gateway {
         Some(Gateway { address, answer_bytes_max, status_socket: settings.status_socket() })
     }
 
-    /// As [`Gateway::running`], where it must.
+    /// Like [`Gateway::running`], but an error where none runs.
     pub fn required(settings: &Settings) -> Result<Gateway> {
         Gateway::running(settings).ok_or_else(|| {
             let run_dir = settings.run_dir.display();
@@ -56,7 +56,7 @@ impl Gateway {
         })
     }
 
-    /// The same with other bounds of an answer.
+    /// Sets another bound for answers.
     pub fn bounded(self, answer_bytes_max: u64) -> Gateway {
         Gateway { answer_bytes_max, ..self }
     }
@@ -70,7 +70,7 @@ impl Gateway {
         serde_json::from_slice(&response.body).map_err(failed("read the answer of /healthz"))
     }
 
-    /// What it says of itself and its workers.
+    /// The gateway's report on itself and its workers.
     pub fn status(&self) -> Result<Value> {
         let path = self.status_socket.display();
         let stream = UnixStream::connect(&self.status_socket).map_err(failed(format!("connect to {path}")))?;
@@ -117,7 +117,7 @@ impl Gateway {
     }
 }
 
-/// Waits until a change is in service where a gateway runs, and says so: as text, and as fields of a JSON object.
+/// If a gateway runs, waits until a change is in service. Reports it as text, and as fields of a JSON object.
 pub(crate) fn go_live(settings: &Settings, done: &Done) -> Result<(String, Value)> {
     let generation = done.generation;
     if !done.is_changed {

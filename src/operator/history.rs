@@ -12,7 +12,7 @@ pub(crate) struct Change {
     pub at: f64,
     pub kind: String,
     pub name: String,
-    /// What the change left, in bytes; `None` where it removed something.
+    /// Size of the changed entry in bytes; `None` where the change removed it.
     pub bytes: Option<u64>,
     is_first: bool,
 }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client for one request on a connection of its own, to servers of ours.
+//! An HTTP/1.1 client that sends one request on a connection of its own, to our own servers.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,13 +7,13 @@ use std::time::Duration;
 /// Time to connect.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of an answer's head and of the lengths in its chunked body, beside the body.
+/// Bytes of an answer's head and of its chunk framing, in addition to the body.
 const FRAMING_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) struct Request<'a> {
     pub method: &'a str,
     pub target: &'a str,
-    /// Host among them; Content-Length and Connection are added.
+    /// Includes Host; `send` adds Content-Length and Connection.
     pub fields: &'a [(String, String)],
     pub body: &'a [u8],
     /// Time for one read or write.
@@ -30,7 +30,7 @@ pub(crate) struct Response {
 
 impl Request<'_> {
     /// # Errors
-    /// Where nothing answers, or the answer is cut short or too large.
+    /// Where no server answers, or the answer is cut short or too large.
     pub fn send(&self, address: SocketAddr) -> Result<Response> {
         let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", self.method, self.target);
         if !self.body.is_empty() || self.method != "GET" {
@@ -41,7 +41,7 @@ impl Request<'_> {
         stream.set_read_timeout(Some(self.wait))?;
         stream.set_write_timeout(Some(self.wait))?;
         stream.write_all(format!("{head}\r\n").as_bytes())?;
-        // A server that refuses a body may not take all of it: its answer counts.
+        // A server that rejects a body may not read all of it: its answer counts.
         let _ = stream.write_all(self.body);
         let mut answer = Vec::new();
         let bytes_max = self.answer_bytes_max.saturating_add(FRAMING_BYTES_MAX);

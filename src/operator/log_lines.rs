@@ -19,7 +19,8 @@ pub(crate) struct Place {
     pub offset: u64,
 }
 
-/// Whole lines from a place on, or the log's end, and the place after them. A log that was rotated or cut is read anew.
+/// Whole lines from a place on, or the log's end, and the place after them. Reads a rotated or cut log from its
+/// beginning.
 pub(crate) fn read_from(path: &Path, place: Option<Place>) -> Result<(Vec<String>, Place)> {
     let step = format!("read {}", path.display());
     let mut log = File::open(path).map_err(|cause| match cause.kind() {
@@ -31,7 +32,7 @@ pub(crate) fn read_from(path: &Path, place: Option<Place>) -> Result<(Vec<String
     })?;
     let found = log.metadata().map_err(failed(&step))?;
     let known = place.filter(|place| place.inode == found.ino() && place.offset <= found.len());
-    // Where more has come than is read at once, the oldest lines are left out.
+    // If the log grew by more than one read takes, the oldest lines are left out.
     let newest = found.len().saturating_sub(READ_BYTES_MAX);
     let start = known.map_or(newest, |place| place.offset.max(newest));
     log.seek(SeekFrom::Start(start)).map_err(failed(&step))?;
@@ -45,7 +46,7 @@ pub(crate) fn read_from(path: &Path, place: Option<Place>) -> Result<(Vec<String
     Ok((text.lines().map(str::to_string).collect(), place))
 }
 
-/// Which lines are wanted.
+/// A filter for lines.
 pub(crate) struct Wanted {
     route: Option<String>,
     request: Option<String>,
@@ -65,7 +66,7 @@ impl Wanted {
             Some(object) => object[name] == value,
             None => has_word(&format!("{name}={value}")),
         };
-        // The registry names a row's route so.
+        // The registry names a row's route in this form.
         let is_route = |route: &String| has("route", route) || has_word(&format!("{route}:"));
         self.request.as_ref().is_none_or(|id| has("request", id)) && self.route.as_ref().is_none_or(is_route)
     }

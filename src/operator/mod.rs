@@ -1,4 +1,4 @@
-//! What the command `faas` and the console share: reading and changing the registry, and asking the running gateway.
+//! Shared by the command `faas` and the console: they read and change the registry, and ask the running gateway.
 //!
 //! ```text
 //! files on a disk (cli/code.rs) or an upload (console) → code → deploy ┐
@@ -23,14 +23,14 @@ pub(crate) mod view;
 
 use std::fmt;
 
-/// Why an operation could not be done. `faas` makes an exit code of it, the console an HTTP status.
+/// The reason why an operation failed. `faas` turns it into an exit code, the console into an HTTP status.
 #[derive(Debug)]
 pub enum OperationError {
     /// The arguments cannot be used.
     Usage(String),
     /// No such route, generation, file or registry.
     NotFound(String),
-    /// The registry, or a rule of deploys, refuses the change.
+    /// The registry, or a rule of deploys, rejects the change.
     Refused(String),
     /// Done, but the running gateway has not brought it into service in time.
     NotLive(String),

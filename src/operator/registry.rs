@@ -11,13 +11,13 @@ use super::{OperationError, Result, failed};
 use crate::settings::Settings;
 use crate::sys;
 
-/// A writer that holds the registry is waited for; then it is named.
+/// Time to wait for a writer that holds the registry; then the error names that writer.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Registry {
     pub connection: Connection,
     path: PathBuf,
-    /// Why it may not be changed.
+    /// The reason why the registry must not be changed.
     read_only_reason: Option<String>,
 }
 
@@ -48,12 +48,12 @@ impl Registry {
         Ok(Registry { connection, path, read_only_reason })
     }
 
-    /// A private copy of the registry at `path`, to read.
+    /// A private copy of the registry at `path`, for reading.
     pub fn from_copy(connection: Connection, path: PathBuf) -> Registry {
         Registry { connection, path, read_only_reason: None }
     }
 
-    /// The same, for verbs that need code and history.
+    /// Like `open`, for verbs that need code and history.
     pub fn open_with_history(settings: &Settings) -> Result<Registry> {
         let registry = Registry::open(settings)?;
         match registry.has_history()? {
@@ -96,7 +96,7 @@ impl Registry {
         Ok(self.routes()?.into_iter().find(|route| route.key == key))
     }
 
-    /// As [`Registry::route`], where it must exist.
+    /// Like [`Registry::route`], but an error where the route does not exist.
     pub fn existing_route(&self, key: &str) -> Result<Route> {
         self.route(key)?.ok_or_else(|| OperationError::NotFound(format!("no route is {key}; faas list shows them")))
     }
@@ -120,7 +120,7 @@ impl Registry {
         self.connection.query_row(sql, [name], |row| row.get(0)).map_err(|cause| self.error(cause))
     }
 
-    /// Makes a change, all of it or nothing, and returns the generation after it.
+    /// Makes a change, all of it or nothing, and returns the new generation.
     pub fn change(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<u64> {
         if let Some(reason) = &self.read_only_reason {
             return Err(OperationError::Refused(reason.clone()));
@@ -134,7 +134,7 @@ impl Registry {
         self.generation()
     }
 
-    /// What SQLite has against a statement, as a sentence.
+    /// SQLite's objection to a statement, as a sentence.
     pub fn error(&self, cause: rusqlite::Error) -> OperationError {
         let path = self.path.display();
         match &cause {
@@ -148,7 +148,7 @@ impl Registry {
                     "{holder} has held the registry {path} for {seconds} s; nothing was changed"
                 ))
             }
-            // The text of a trigger, or the name of a constraint: both are sentences of init.sql.
+            // The text of a trigger, or the name of a constraint: init.sql makes both a sentence.
             rusqlite::Error::SqliteFailure(code, Some(text)) if code.code == ErrorCode::ConstraintViolation => {
                 OperationError::Refused(text.trim_start_matches("CHECK constraint failed: ").to_string())
             }
@@ -168,8 +168,8 @@ impl Registry {
     }
 }
 
-/// Opens a file that another program replaces or writes to. As `immutable` SQLite puts no -wal and no lock beside it, which
-/// the next version of the file would meet.
+/// Opens a file that another program replaces or writes to. As `immutable`, SQLite leaves no -wal and no lock beside
+/// it, which would affect the next version of the file.
 fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
     let escaped: String = path.to_string_lossy().chars().fold(String::new(), |mut text, character| {
         match character {
@@ -198,7 +198,7 @@ pub(crate) fn write_route(transaction: &Transaction<'_>, key: &str, descriptor: 
     transaction.execute(sql, params![key, descriptor.to_string()]).map(drop)
 }
 
-/// Removes the modules of a bundle that `is_kept` does not keep and no row names.
+/// Removes the modules of a bundle, except those that `is_kept` keeps or a row names.
 pub(crate) fn remove_modules(
     transaction: &Transaction<'_>,
     bundle: &str,

@@ -5,7 +5,7 @@ use super::code::bundle_of;
 use super::deploy::Done;
 use super::registry::{Registry, remove_modules};
 
-/// Removes a route, and its code where no other route runs it.
+/// Removes a route, and its code if no other route runs it.
 pub(crate) fn remove_route(registry: &mut Registry, key: &str) -> Result<Done> {
     let route = registry.existing_route(key)?;
     let has_history = registry.has_history()?;

@@ -1,11 +1,11 @@
 //! The registry as the console reads it: by a private copy, like the gateway (registry/snapshot.rs), so that no writer
 //! ever meets a lock of a reader.
 //!
-//! The copy is made anew when the registry's files have moved, and has no name: it is open, and its files are unlinked.
+//! Each change of the registry's files makes a new copy. It has no name: it is open, and its files are unlinked.
 //!
-//! POSIX locks belong to a process: when it closes any descriptor of a file, all its locks on that file are gone. While
-//! SQLite writes to the registry on one thread, another one that copied it would take SQLite's lock away, and two writers
-//! could damage the file. Therefore either a writer or a reader has the files ([`View::claim`]).
+//! POSIX locks belong to a process: when it closes any descriptor of a file, it loses all its locks on that file. While
+//! SQLite writes to the registry on one thread, a copy on another thread would release SQLite's lock, and two writers
+//! could damage the file. Therefore either a writer or a reader holds the files ([`View::claim`]).
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,21 +19,21 @@ use crate::registry::stamps::Stamps;
 use crate::registry::tables::Tables;
 use crate::settings::Settings;
 
-/// How long the files are waited for; a writer may wait 5 s for another program's lock.
+/// Time to wait for the files; a writer may wait 5 s for another program's lock.
 const CLAIM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct View {
     db: PathBuf,
     copy: PathBuf,
-    /// Guards whether a thread has the registry's files.
+    /// True while a thread has the registry's files. Guards the flag.
     is_claimed: Mutex<bool>,
     released: Condvar,
-    /// Guards the newest copy. It is taken out while it is read, so that the lock is not held meanwhile.
+    /// Guards the newest copy. A reader takes it out, so that the lock is not held while it reads.
     newest: Mutex<Option<Copy>>,
 }
 
 struct Copy {
-    /// The files before they were copied; `None` where these may hide a second change.
+    /// The files' stamps before the copy; `None` where these may hide a second change.
     stamps: Option<Stamps>,
     registry: Registry,
 }
@@ -74,7 +74,7 @@ impl View {
     /// Takes the registry's files for a writer.
     ///
     /// # Errors
-    /// Where another thread keeps them too long.
+    /// Where another thread holds them too long.
     pub fn claim(&self) -> Result<Claim<'_>> {
         let guard = self.lock(&self.is_claimed);
         let waited = self.released.wait_timeout_while(guard, CLAIM_WAIT_MAX, |is_claimed| *is_claimed);
@@ -89,7 +89,8 @@ impl View {
 
     fn copy(&self, db: &std::path::Path) -> Result<Registry> {
         let step = format!("read the registry {}", self.db.display());
-        // Dropped, it removes the copy's files: what SQLite has open by then stays readable, and no later copy changes it.
+        // Dropping it removes the copy's files: files that SQLite has open stay readable, and no later copy changes
+        // them.
         let mut snapshot = Snapshot::new(self.copy.clone());
         if !snapshot.take(db).map_err(failed(&step))? {
             return Err(OperationError::Failed("the registry changes faster than it can be read; try again".into()));

@@ -1,4 +1,5 @@
-// Requests to the console. The cookie goes by itself; the key is the half of the session that only this page can read.
+// Requests to the console. The browser sends the cookie by itself; the key is the half of the session that only this
+// page can read.
 
 export class Fault extends Error {
   constructor(status, detail) {
@@ -47,7 +48,7 @@ export const api = {
   logs: (parameters) => ask('GET', '/api/v1/logs' + query(parameters)),
 };
 
-// Uploads files, a list of [name, File], and tells how far it is.
+// Uploads files, a list of [name, File], and reports its progress.
 export function upload(route, files, options, onProgress) {
   const form = new FormData();
   form.append('options', JSON.stringify(options));

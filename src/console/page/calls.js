@@ -1,4 +1,4 @@
-// Calls out of the ledger, filtered; each opens to its stderr.
+// Calls from the ledger, with filters; each opens to its stderr.
 
 import { api } from './api.js';
 import { bytes, el, ms, routeText, statusText, text, time } from './dom.js';
@@ -15,7 +15,7 @@ export function mount(root, app, _, search) {
   return { title: 'Calls', ...list };
 }
 
-// A list of calls of one route, or with a form of filters.
+// A list of calls of one route, or with a filter form.
 export function callList(panel, fixed, filters = null) {
   const rows = el('tbody');
   const notice = el('p.empty', { hidden: true });
@@ -127,7 +127,7 @@ export function callList(panel, fixed, filters = null) {
   load();
   return {
     update() {
-      // A list that somebody reads further down stays where it is.
+      // A list that the user has scrolled further stays where it is.
       ticks += 1;
       if (ticks % PERIOD_TICKS === 0 && calls.length <= PAGE) load();
     },

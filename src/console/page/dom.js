@@ -1,4 +1,4 @@
-// Elements and texts. Everything that comes from functions and clients is hostile: it becomes text, never markup.
+// Elements and texts. All data from functions and clients is hostile: it becomes text, never markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -30,7 +30,7 @@ function fill(node, rest) {
   return node;
 }
 
-// Writes only what differs: a page that is written each second must not lay itself out anew each second.
+// Writes only differences: a page that updates each second must not lay itself out again each time.
 export function text(node, value) {
   const wanted = value === null || value === undefined ? '' : String(value);
   if (node.textContent !== wanted) node.textContent = wanted;
@@ -45,7 +45,7 @@ export function toggle(node, name, is) {
   if (node.classList.contains(name) !== Boolean(is)) node.classList.toggle(name, Boolean(is));
 }
 
-// Makes the children of `parent` those of `items`, in their order. A node stays with its key.
+// Makes the children of `parent` match `items`, in order. A node stays with its key.
 export function sync(parent, items, keyOf, create, update) {
   const known = parent.nodesByKey ??= new Map();
   const wanted = new Set(items.map(keyOf));

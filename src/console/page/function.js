@@ -44,7 +44,7 @@ export function mount(root, app, [route, tab]) {
     tab,
     (which) => window.history.replaceState(null, '', here(which)),
   );
-  // What a change has made old is shown anew.
+  // Reloads the chosen tab, which a change has made old.
   shown.reload = () => shown.node.querySelector('[role=tab][aria-selected=true]')?.click();
 
   root.append(

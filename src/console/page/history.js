@@ -1,4 +1,4 @@
-// The registry's history: changes, what they changed, and the way back.
+// The registry's history: changes, their differences, and rollbacks.
 
 import { api } from './api.js';
 import { bytes, el, routeText, text, time } from './dom.js';
@@ -9,7 +9,7 @@ export function mount(root, app) {
   return { title: 'History', ...changeList(panel, app, null) };
 }
 
-// Changes of all, or of one route; each shows what it changed.
+// Changes of all routes, or of one; each shows its difference.
 export function changeList(panel, app, route) {
   const list = el('ol.changes');
   const notice = el('p.empty');

@@ -1,10 +1,10 @@
-// The form that logs in: sends the token once, keeps the session's key. The cookie comes with the answer.
+// The login form: sends the token once and keeps the session's key. The answer sets the cookie.
 
 const form = document.getElementById('form');
 const token = document.getElementById('token');
 const fault = document.getElementById('fault');
 
-// A link from another site arrives without the cookie (SameSite=Strict), though the session is good: ask from here.
+// A link from another site arrives without the cookie (SameSite=Strict), although the session is valid: ask from here.
 const key = localStorage.getItem('faas-key');
 if (key && !sessionStorage.getItem('faas-tried')) {
   sessionStorage.setItem('faas-tried', '1');

@@ -1,4 +1,4 @@
-// The page: which view is shown, and the state of the platform, asked for each second.
+// The page: chooses the view, and asks for the state of the platform each second.
 
 import { api, leave } from './api.js';
 import { attribute, duration, el, text, toggle } from './dom.js';
@@ -86,7 +86,7 @@ async function tick() {
     app.fault = null;
     view?.update?.(live);
   } catch (fault) {
-    // A console that starts anew is back in a second, and knows nothing of the minutes that were told.
+    // A restarted console answers again after a second, but does not know which minutes it had sent.
     minute = undefined;
     app.fault = fault.status ? fault.message : 'The console does not answer. Calls go on without it.';
   }
@@ -116,7 +116,7 @@ async function run() {
   show();
   window.addEventListener('hashchange', show);
   document.addEventListener('visibilitychange', () => tick());
-  // One after the other: a slow answer must not have others pile up.
+  // One at a time: slow answers must not pile up.
   const next = () => setTimeout(() => tick().finally(next), PERIOD_MS);
   next();
 }
@@ -129,7 +129,7 @@ function toast(message, isBad = false) {
   setTimeout(() => node.remove(), isBad ? 10000 : 5000);
 }
 
-// Resolves to whether the operator wants it.
+// Resolves to true if the operator agrees.
 function confirm(title, detail, action) {
   const dialog = byId('question');
   return new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// The overview: how much is going on, which worker does it and why, and all functions.
+// The overview: the load, the workers and the reasons for their choice, and all functions.
 
 import { bars } from './charts.js';
 import { el, ms, number, rate, routeText, sync, text, time, toggle } from './dom.js';

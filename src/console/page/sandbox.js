@@ -1,4 +1,4 @@
-// What the sandbox really holds on this machine: each promise was tried when the gateway started.
+// Shows the sandbox's promises on this machine: the gateway tried each of them at its start.
 
 import { el } from './dom.js';
 

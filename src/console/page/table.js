@@ -1,4 +1,4 @@
-// A table that is filtered, sorted and cut, and that writes only cells whose text has changed.
+// A table with a filter, an order and a maximum length, which writes only cells whose text has changed.
 
 import { el, sync, text } from './dom.js';
 

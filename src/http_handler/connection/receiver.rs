@@ -1,4 +1,4 @@
-//! Receiving one request: its head within a deadline, its body at the least rate and within its bound.
+//! Receives one request: its head within a deadline, its body at the least rate and within its bound.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::sys::Watched;
 pub struct Receiver<'service> {
     service: &'service Service,
     client: &'service TcpStream,
-    /// Received and not used yet.
+    /// Bytes received and not used yet.
     buffer: Buffer,
 }
 
@@ -33,12 +33,12 @@ impl<'service> Receiver<'service> {
         has_begun(self.buffer.bytes())
     }
 
-    /// True where the bytes of the next request begin with these.
+    /// True if the next request begins with these bytes.
     pub fn begins_with(&self, bytes: &[u8]) -> bool {
         self.buffer.bytes().starts_with(bytes)
     }
 
-    /// Reads once without waiting; 0 is the end of the connection.
+    /// Reads once without waiting; 0 means the end of the connection.
     pub fn read_once(&mut self) -> io::Result<usize> {
         self.buffer.fill(self.client, HEAD_BYTES_MAX)
     }
@@ -81,7 +81,7 @@ impl<'service> Receiver<'service> {
         Ok(body)
     }
 
-    /// Reads and discards what the client still sends, within bounds.
+    /// Reads and discards the client's remaining bytes, within bounds.
     pub fn discard(&mut self) {
         let mut allowance = TimeAllowance::deadline(self.service.bounds.linger_max);
         let mut discarded = 0;
@@ -94,7 +94,7 @@ impl<'service> Receiver<'service> {
         }
     }
 
-    /// Sends `100 Continue` to a client that waits for it. A client that has begun to send its body does not.
+    /// Sends `100 Continue` to a client that waits for it. A client that has begun to send its body does not wait.
     fn send_continue(&mut self, head: &Head) -> Result<()> {
         if head.expect_continue && self.buffer.is_empty() {
             send_all(self.client, b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.service.least_rate())?;
@@ -146,7 +146,7 @@ impl<'service> Receiver<'service> {
         }
     }
 
-    /// Waits for bytes of the client and reads once; returns 0 when it will not send any more.
+    /// Waits for bytes from the client and reads once; returns 0 when it sends no more.
     fn receive(&mut self, allowance: &mut TimeAllowance, too_slow: &'static str) -> Result<usize> {
         loop {
             match self.read_once() {

@@ -1,4 +1,4 @@
-//! Sending a response, whole or as a stream, to a client that may read slowly.
+//! Sends a response, whole or as a stream, to a client that may read slowly.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -22,7 +22,7 @@ pub struct Sender<'service> {
     outbound: Vec<u8>,
 }
 
-/// What the form of a response depends on in its request.
+/// Facts of the request that shape its response.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker {
     pub version: Version,
@@ -35,7 +35,7 @@ impl Asker {
     }
 }
 
-/// A response that is sent while its body is made.
+/// A response that is sent while its body is still being produced.
 pub struct Stream {
     framing: Framing,
     has_body: bool,
@@ -80,7 +80,7 @@ impl<'service> Sender<'service> {
     pub fn begin_stream(&self, response: &Response, request: &Request, keep_alive: bool) -> Result<Stream> {
         let head = &request.head;
         let has_body = response.has_body() && head.method != "HEAD";
-        // A 1.0 client knows no chunks: for it the end of the connection is the end of the body.
+        // An HTTP/1.0 client knows no chunks: for it the end of the connection is the end of the body.
         let framing = match (has_body, head.version) {
             (false, _) => response.framing(head.method == "HEAD"),
             (true, Version::Http10) => Framing::Close,
@@ -97,12 +97,12 @@ impl<'service> Sender<'service> {
 }
 
 impl Stream {
-    /// True where the connection persists behind this response.
+    /// True if the connection persists after this response.
     pub fn keep_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// Sends a piece of the body; returns false where there was nothing to send.
+    /// Sends a piece of the body; false if the piece was empty or the response has no body.
     pub fn send(&mut self, client: &TcpStream, piece: &[u8]) -> Result<bool> {
         if !self.has_body || piece.is_empty() {
             return Ok(false);
@@ -118,7 +118,7 @@ impl Stream {
         send_all(client, &chunk, &mut self.allowance).map(|()| true)
     }
 
-    /// Sends the last chunk, where the body has chunks.
+    /// Sends the last chunk, if the body has chunks.
     pub fn end(mut self, client: &TcpStream) -> Result<()> {
         match self.has_body && self.framing == Framing::Chunked {
             true => send_all(client, b"0\r\n\r\n", &mut self.allowance),
@@ -162,7 +162,7 @@ fn send_spool(client: &TcpStream, spool: &Spool, allowance: &mut TimeAllowance) 
     Ok(())
 }
 
-/// After a write that failed with `error`: waits until the client can take bytes, if it may yet.
+/// After a write that failed with `error`: waits until the client can take bytes, if it still may.
 fn wait_to_send(client: &TcpStream, error: &std::io::Error, allowance: &mut TimeAllowance) -> Result<()> {
     if error.kind() == ErrorKind::Interrupted {
         return Ok(());

@@ -1,9 +1,9 @@
 //! The client of one request while the handler works: the handler waits through it, and streams to it.
 //!
-//! Each wait also watches for the client's hang-up, so that an invocation whose response no client awaits is cancelled.
-//! A client closes its sending side when it leaves, or when it has sent all that it wants to send. The two look the same,
-//! so from then on the response has [`half_close_grace`](crate::http_handler::Bounds::half_close_grace) to come. Where the
-//! handler keeps going without its client, the hang-up is not watched for.
+//! Each wait also watches for the client's hang-up, so that an invocation is cancelled once no client awaits its
+//! response. A client closes its sending side when it leaves, or when it has sent everything. The two look the same, so
+//! from then on the response must come within [`half_close_grace`](crate::http_handler::Bounds::half_close_grace).
+//! Where the handler keeps going without its client, the wait ignores the hang-up.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -33,7 +33,7 @@ impl<'c, 'service> WaitingClient<'c, 'service> {
         WaitingClient { connection, request, gone_at: None, stream: None, keeps_going: false, is_lost: false }
     }
 
-    /// The stream, if the handler began one and the client takes it.
+    /// The stream, if the handler began one and the client still reads it.
     pub fn into_stream(self) -> Option<Stream> {
         self.stream.filter(|_| !self.is_lost)
     }
@@ -79,7 +79,7 @@ impl Client for WaitingClient<'_, '_> {
                 return Err(RequestError::Stopping { has_begun: false });
             }
             let now = Instant::now();
-            // The poll asks for no readable data of the client, so "readable" here means a reset, which leaves no doubt.
+            // The poll asks for no readable data of the client, so "readable" can only mean a reset.
             if watched[1].is_readable() || self.gone_at.is_some_and(|at| now >= at) {
                 return Err(RequestError::ClientGone);
             }
@@ -108,7 +108,7 @@ impl Client for WaitingClient<'_, '_> {
         let has_sent = *sent.as_ref().unwrap_or(&false);
         self.sent(sent.map(drop))?;
         if has_sent && self.gone_at.is_some() {
-            // The client's system took bytes. If the client has left, a reset says so before the new grace is over.
+            // The client's system took bytes. If the client has left, a reset arrives before the new grace ends.
             self.gone_at = Some(self.grace_end());
         }
         Ok(())

@@ -21,7 +21,7 @@ pub struct ControlFields<'a> {
 }
 
 impl<'a> ControlFields<'a> {
-    /// Takes note of a field, if it is one of these.
+    /// Notes a field, if it is one of these.
     pub fn note(&mut self, name: &str, value: &'a [u8]) -> Result<()> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("Host") {
@@ -43,14 +43,14 @@ impl<'a> ControlFields<'a> {
         } else if is("Connection") {
             self.connection.extend(elements(value).filter(|element| !element.is_empty()));
         } else if is("Expect") {
-            // A second, different expectation must not hide behind a first one that is known.
+            // A second, different expectation must not hide behind a known first one.
             let known = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
             self.expect = Some(self.expect.filter(|earlier| !known(earlier)).unwrap_or(value));
         }
         Ok(())
     }
 
-    /// An absolute target's authority goes before Host (3.2.2), which must be valid all the same.
+    /// An absolute target's authority overrides Host (3.2.2), which must still be valid.
     pub fn host(&self, version: Version, authority: Option<&'a str>) -> Result<&'a str> {
         let sent = match self.host {
             Some(value) if is_host(value) => std::str::from_utf8(value).unwrap_or_default(),
@@ -61,7 +61,7 @@ impl<'a> ControlFields<'a> {
         Ok(authority.unwrap_or(sent))
     }
 
-    /// How the end of the body is determined (6.3).
+    /// The way to find the end of the body (6.3).
     pub fn framing(&self, version: Version) -> Result<BodyFraming> {
         let Some(coding) = self.transfer_encoding else {
             return Ok(self.content_length.map_or(BodyFraming::None, BodyFraming::Length));
@@ -75,7 +75,7 @@ impl<'a> ControlFields<'a> {
         if coding.eq_ignore_ascii_case(b"chunked") {
             return Ok(BodyFraming::Chunked);
         }
-        // Unknown codings below a final chunked have an end, and are merely not supported. Anything else has no end.
+        // Unknown codings below a final chunked have an end, so they are only unsupported. All others have no end.
         let codings: Vec<&[u8]> = elements(coding).collect();
         let chunked = codings.iter().filter(|coding| coding.eq_ignore_ascii_case(b"chunked")).count();
         let last_is_chunked = codings.last().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
@@ -85,7 +85,7 @@ impl<'a> ControlFields<'a> {
         }
     }
 
-    /// Persistence is the default of 1.1, and an option of 1.0 (9.3).
+    /// Persistence is the default of HTTP/1.1, and an option of 1.0 (9.3).
     pub fn keep_alive(&self, version: Version) -> bool {
         let asks = |option: &[u8]| self.connection.iter().any(|element| element.eq_ignore_ascii_case(option));
         !asks(b"close") && (version == Version::Http11 || asks(b"keep-alive"))
@@ -102,15 +102,14 @@ impl<'a> ControlFields<'a> {
         }
     }
 
-    /// True for a field that Connection names. Host and Content-Length stay whatever it names: routing and framing rest on
-    /// them.
+    /// True for a field that Connection names. Host and Content-Length always stay: routing and framing rest on them.
     pub fn names_in_connection(&self, name: &str) -> bool {
         let named = self.connection.iter().any(|element| element.eq_ignore_ascii_case(name.as_bytes()));
         named && !name.eq_ignore_ascii_case("Host") && !name.eq_ignore_ascii_case("Content-Length")
     }
 }
 
-/// 1*DIGIT (RFC 9110, 8.6). Rust's own parse would take a `+`. Some parsers take a leading zero for octal.
+/// 1*DIGIT (RFC 9110, 8.6). Rust's own parse would accept a `+`. Some parsers read a leading zero as octal.
 fn parse_length(value: &[u8]) -> Result<u64> {
     let is_plain =
         |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit()) && (*text == "0" || !text.starts_with('0'));

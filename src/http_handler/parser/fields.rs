@@ -1,10 +1,10 @@
-//! Header lines one by one (RFC 9112, 5), and the fields that do not pass this connection.
+//! Header lines one by one (RFC 9112, 5), and the fields that stay on this connection.
 
 use super::head::Field;
 use super::syntax::{is_control, token, trim};
 use crate::error::request::{RequestError, Result};
 
-/// Name and value; the white space around the value is gone.
+/// Name and value, without the white space around the value.
 pub fn parse_field(line: &[u8]) -> Result<(&str, &[u8])> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(RequestError::RequestMalformed("a header line starts with white space"));
@@ -25,7 +25,7 @@ pub fn check_field(line: &[u8]) -> Result<()> {
 }
 
 /// True for fields that do not reach the handler: those that concern this connection alone (RFC 9110, 7.6.1), and the
-/// X-Faas- fields, with which only the platform speaks. The exception is X-Faas-Explain, which a client may send.
+/// X-Faas- fields, which only the platform may set. The exception is X-Faas-Explain, which a client may send.
 pub fn is_withheld(name: &str) -> bool {
     const NAMES: [&str; 8] =
         ["Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Expect"];

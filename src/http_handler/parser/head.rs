@@ -6,7 +6,7 @@ pub enum Version {
     Http11,
 }
 
-/// How the end of the body is determined.
+/// The way to find the end of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFraming {
     /// No body.
@@ -26,7 +26,7 @@ pub struct Field {
     pub value: Vec<u8>,
 }
 
-/// A request head that keeps all the rules (mod.rs).
+/// A request head that satisfies all the rules (mod.rs).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub method: String,
@@ -40,7 +40,7 @@ pub struct Head {
     pub keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the body.
     pub expect_continue: bool,
-    /// Host and port as sent: those of an absolute target, else those of Host; "" where a 1.0 client sent none.
+    /// Host and port as sent: those of an absolute target, else those of Host; "" where an HTTP/1.0 client sent none.
     pub host: String,
 }
 

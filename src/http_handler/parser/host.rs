@@ -1,9 +1,9 @@
-//! The grammar of a host, as Host and an absolute target carry it.
+//! The grammar of a host in Host and in an absolute target.
 
 use std::net::Ipv6Addr;
 
 /// `uri-host [":" port]` (RFC 9110, 7.2; RFC 3986, 3.2.2), the host not empty, the port empty or up to 65535. Of the IP
-/// literals in brackets it takes only those of version 6.
+/// literals in brackets it accepts only those of version 6.
 pub fn is_host(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else { return false };
     let (host_is_valid, port) = match value.strip_prefix('[').map(|rest| rest.split_once(']')) {

@@ -3,8 +3,8 @@
 //! A connection first finds the end of the head ([`HeadScan`]), then parses it whole ([`parse_complete`]).
 //!
 //! Why strict: request smuggling lives on two readers of the same bytes that disagree about where a request ends. What
-//! passes here has one reading. Anything else is refused with the rule that it breaks. Its connection is then closed,
-//! because behind a doubtful head the start of the next one is unknown.
+//! passes here has one reading. The parser rejects anything else, and names the broken rule. The connection is then
+//! closed, because the start of the next head behind a doubtful one is unknown.
 //!
 //! Rules, with their sections of RFC 9112 (where it permits two ways, the strict one):
 //!
@@ -19,9 +19,9 @@
 //! | Content-Length (6.3) | one line, digits only |
 //! | Transfer-Encoding (6.1) | one line, `chunked`, with 1.1 only, never beside Content-Length |
 //!
-//! The target stays as it was sent. Rewriting `//`, `/../` or `%00` would be one more reading.
+//! The target stays as it was sent. Rewriting `//`, `/../` or `%00` would create another reading.
 //!
-//! The C original (http_handler.c) read up to 4,095 bytes at once, took the words of the first line with sscanf and
+//! The C original (http_handler.c) read up to 4,095 bytes at once, split the first line into words with sscanf and
 //! looked for the body behind the first empty line.
 
 mod control_fields;

@@ -8,7 +8,7 @@ use crate::limits::{METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 pub const METHOD_RULE: &str = "the method is not a token of at most 32 bytes";
 
-/// Method, target and version; one space stands between them.
+/// Method, target and version, each separated by one space.
 pub fn parse_request_line(line: &[u8]) -> Result<(&str, &str, Version)> {
     let mut words = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
@@ -59,7 +59,7 @@ pub fn check_target<'a>(method: &str, target: &'a str) -> Result<Option<&'a str>
     }
 }
 
-/// True where a proxy may resolve the path before it decides what to let through, while routes are looked up as sent:
+/// True if a proxy may resolve the path before it applies its rules, while routes are looked up as sent:
 /// `/api/admin/../x` passes a rule against `/api/admin`. A client resolves these itself (RFC 3986, 5.2.4).
 fn has_two_readings(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();

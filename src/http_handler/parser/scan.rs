@@ -1,7 +1,7 @@
-//! Where a head ends, before its lines are parsed.
+//! Finds the end of a head, before its lines are parsed.
 //!
-//! The scan looks at each byte once, so that a client that sends them one by one costs no more than another. It refuses a
-//! broken line end, or a request line that is too long, without waiting for the rest.
+//! The scan looks at each byte once, so that a client that sends them one by one costs no more than another. It rejects
+//! a broken line end, or a request line that is too long, without waiting for the rest.
 
 use super::request_line::METHOD_RULE;
 use super::syntax::is_control;
@@ -18,7 +18,7 @@ pub fn has_begun(bytes: &[u8]) -> bool {
 /// The search for the end of a head whose bytes come in pieces.
 #[derive(Debug, Default)]
 pub struct HeadScan {
-    /// Bytes before this one have been looked at.
+    /// Number of bytes already scanned.
     at: usize,
     line_start: usize,
     lines: usize,
@@ -56,7 +56,7 @@ impl HeadScan {
                 }
             }
         }
-        // A head of the greatest length would have ended by now.
+        // A head of the maximum length would have ended by now.
         if bytes.len() >= HEAD_BYTES_MAX {
             return Err(RequestError::HeadTooLarge(HEAD_RULE));
         }
@@ -78,7 +78,7 @@ impl HeadScan {
         Ok(false)
     }
 
-    /// Refuses a request line as soon as it is too long for any method, target and version.
+    /// Rejects a request line as soon as it is too long for any method, target and version.
     fn check_request_line(&self, bytes: &[u8]) -> Result<()> {
         const LONGEST: usize = METHOD_BYTES_MAX + 1 + TARGET_BYTES_MAX + " HTTP/1.1".len();
         if self.lines > 0 || self.at - self.line_start <= LONGEST {

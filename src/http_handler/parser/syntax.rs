@@ -1,4 +1,4 @@
-//! The smallest parts of the grammar, which head and chunked bodies share.
+//! The smallest parts of the grammar, shared by heads and chunked bodies.
 
 /// The elements of a comma-separated list, without the white space around them.
 pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {

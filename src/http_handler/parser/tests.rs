@@ -121,7 +121,7 @@ fn other_versions_are_refused() {
     }
     assert_eq!(parse_head(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap_err().status(), 505);
     assert_eq!(status_of("GET /\r\nHost: h\r\n\r\n"), 400);
-    // The start of a TLS handshake: refused at its first byte.
+    // The start of a TLS handshake: rejected at its first byte.
     assert_eq!(parse_head(b"\x16\x03\x01").unwrap_err().status(), 400);
 }
 
@@ -185,9 +185,9 @@ fn heads_are_bounded_in_lines_and_bytes() {
         format!("{start}{}\r\n\r\n", "y".repeat(bytes - start.len() - 4))
     };
     assert_eq!((status_of(sized(HEAD_BYTES_MAX)), status_of(sized(HEAD_BYTES_MAX + 1))), (200, 431));
-    // As a connection sees it: a full buffer, and no end.
+    // As a connection sees it: a full buffer, without an end.
     assert_eq!(parse_head(&sized(1 << 20).as_bytes()[..HEAD_BYTES_MAX]).unwrap_err().status(), 431);
-    // An endless target is refused before it has filled the buffer.
+    // An endless target is rejected before it has filled the buffer.
     let endless = format!("GET /{}", "x".repeat(TARGET_BYTES_MAX + 100));
     assert_eq!(parse_head(endless.as_bytes()).unwrap_err().status(), 414);
 }

@@ -15,7 +15,7 @@ fn the_handler_learns_that_its_client_left() {
     assert_eq!(server.next_event(), "saw the client leave");
     wait_until("the connection ends", || server.connections() == 0);
     assert_eq!(server.under_way(), 0);
-    // The connection on which an answer was left unread is not used again.
+    // The connection on which an answer stayed unread is not used again.
     assert_eq!(server.connect().get("/next").read_response().1, "/next");
 }
 
@@ -41,7 +41,7 @@ fn drain_finishes_requests_and_closes_idle_connections() {
     busy.get("/gate");
     assert_eq!(server.next_event(), "waits at the gate");
     begun.send("GET /begun HT");
-    // A byte that was sent is not one that has arrived: the answer to a later connection's request shows that it has.
+    // A byte that was sent may not have arrived yet: the answer to a later connection's request shows that it has.
     server.connect().get("/a").read_response();
 
     assert!(!server.drain(Instant::now() + Duration::from_millis(1)), "a request is still under way");

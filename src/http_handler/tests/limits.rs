@@ -12,7 +12,7 @@ fn continue_is_sent_for_acceptable_bodies_only() {
     client.send("POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(client.read_through("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(client.send("ok").read_response().1, "ok");
-    // One that has begun to send waits for nothing.
+    // A client that has begun to send its body waits for nothing.
     client.send("POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nok");
     assert!(client.read_response().0.starts_with("HTTP/1.1 200 "));
     let length = BODY_MAX + 1;
@@ -85,7 +85,7 @@ fn slow_requests_and_idle_connections_end() {
     let slow_body = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhell";
     assert_eq!(server.connect().send(slow_body).read_problem()["status"], 408);
     assert_eq!(server.connect().read_to_end(), "");
-    // The empty line that some clients send behind a body is no request.
+    // The empty line that some clients send after a body is no request.
     assert_eq!(server.connect().send("\r\n").read_to_end(), "");
 }
 
@@ -137,7 +137,7 @@ fn a_connection_that_waits_longest_without_a_request_makes_room_for_a_new_one() 
     let mut busy = server.connect();
     busy.send("POST /echo HTTP/1.1\r\nHost: h\r\n");
     let mut silent: Vec<_> = (0..3).map(|_| server.connect()).collect();
-    // Each waits for a second before it can be ended.
+    // Each waits for a second before the server may end it.
     wait_until("a further client is served", || {
         let mut client = server.connect();
         client.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");

@@ -1,4 +1,4 @@
-//! What the tests share: a server on a port of its own, its handler, and a client that reads byte by byte.
+//! Shared by the tests: a server on a port of its own, its handler, and a client that reads byte by byte.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,14 +18,14 @@ use crate::http_handler::{Bounds, HttpServer};
 use crate::settings::Settings;
 use crate::sys::Watched;
 
-/// Longer than anything here takes; a test that waits for as long has failed.
+/// Longer than any step here takes; a test that waits this long has failed.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 pub const BODY_MAX: usize = 1 << 20;
 
 pub struct TestServer {
     server: Arc<HttpServer>,
     accepting: Option<JoinHandle<()>>,
-    /// A message lets one waiting handler go on.
+    /// A message releases one waiting handler.
     pub gate: Sender<()>,
     /// Phases that handlers have reached.
     events: Receiver<&'static str>,

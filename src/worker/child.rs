@@ -9,58 +9,58 @@ use std::time::{Duration, Instant};
 use super::fork_server::{ForkServer, Life};
 use crate::sys::{self, Ended, EndedHow, Pid, Spawned, Watched};
 
-/// What the bytes on the channel and on the report socket mean.
+/// First byte of a message on the channel or on the report socket.
 const THROUGH: u8 = b'X';
 const BY_EXEC: u8 = b'E';
 const STAYS: u8 = b'S';
 const END: u8 = b'D';
-/// Bytes of what a child has used: user and system time in microseconds, the peak of resident memory in KiB.
+/// Bytes of a child's usage: user and system time in microseconds, peak of resident memory in KiB.
 const USAGE_BYTES: usize = 24;
 /// Bytes of the report of an end: the letter, the wait status, the usage.
 const END_BYTES: usize = 5 + USAGE_BYTES;
 
-/// How long a child may take to take its invocation, which fits into its socket's buffer unless it is the largest.
+/// Time for a child to take its invocation, which fits into the socket's buffer unless it is of the largest size.
 const TAKES_MAX: Duration = Duration::from_secs(1);
-/// How long the fork server may take to report the end of a child that has ended; it has nothing else to do but to fork, and
-/// to load a module.
+/// Time for the fork server to report that a child has ended. The fork server only forks and loads modules, so it is
+/// never busy for longer.
 const REPORT_MAX: Duration = Duration::from_secs(5);
 
-/// A child that waits for its invocation, and then is the function's process. Dropped, it is killed.
+/// A child that waits for its invocation and then becomes the function's process. Dropping it kills the process.
 pub struct Child {
     process: Spawned,
-    /// `None` when all is heard that it had to say.
+    /// `None` after the child's last message.
     channel: Option<UnixStream>,
     report: OwnedFd,
-    /// Whether the process ended before it had read its invocation.
+    /// True if the process ended before it had read its invocation.
     is_unread: bool,
-    /// Whether its end was seen.
+    /// True once the worker has seen the process end.
     has_ended: bool,
     server: Arc<ForkServer>,
     _life: Life,
 }
 
-/// What a child says.
+/// A message from a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said {
-    /// Its function is through, and all output is written. What it has used is its own word.
+    /// The function is through, and all output is written. The child itself reports this usage.
     Through(Ended),
-    /// It cannot serve the invocation, and has run none of it.
+    /// The child cannot serve the invocation, and has run none of it.
     ByExec,
-    /// Whether it goes on when its client hangs up. It may say more.
+    /// True if the function goes on when its client hangs up. More messages may follow.
     Stays(bool),
-    /// Nothing, or nonsense: its end will tell.
+    /// No message, or a malformed one: the end of the process decides.
     Nothing,
 }
 
-/// How a child ended.
+/// The end of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildEnd {
     Ended(Ended),
-    /// It has said that its function is through.
+    /// The child has reported that its function is through.
     Through(Ended),
-    /// Before it had read its invocation.
+    /// The child ended before it had read its invocation.
     NotBegun,
-    /// Its fork server has died, and it with it.
+    /// The fork server died, and the child with it.
     Lost,
 }
 
@@ -78,7 +78,7 @@ impl Child {
         self.process.pidfd.as_fd()
     }
 
-    /// Readable when it says something; `None` when it has no more to say.
+    /// Readable when the child has sent a message; `None` after its last one.
     pub fn channel(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(UnixStream::as_fd)
     }
@@ -87,11 +87,11 @@ impl Child {
         &self.server
     }
 
-    /// Hands the invocation over: from here on this is the function's process. `message` is settings and environment, as the
-    /// protocol has them.
+    /// Hands the invocation over; from here on the child is the function's process. `message` holds settings and
+    /// environment in the format of the protocol.
     ///
     /// # Errors
-    /// Where it has died, or does not take it: it has run nothing of the function then.
+    /// If the child has died or does not take the invocation. It has run nothing of the function then.
     pub fn start(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let deadline = Instant::now() + TAKES_MAX;
         let channel = self.channel.as_ref().ok_or(ErrorKind::NotConnected)?;
@@ -113,14 +113,14 @@ impl Child {
         Ok(())
     }
 
-    /// Takes what it says, once the channel is readable. After anything but [`Said::Stays`] it says nothing more.
+    /// Reads one message once the channel is readable. After any message but [`Said::Stays`] the child sends no more.
     pub fn listen(&mut self) -> Said {
         let Some(channel) = self.channel.take() else { return Said::Nothing };
-        // Each word is written at once, so it arrives whole; one can follow another.
+        // The child writes each message at once, so it arrives whole; a second one can follow it.
         let mut bytes = [0; 2];
         match sys::receive_with_fd(channel.as_fd(), &mut bytes) {
             Ok((2, _)) if bytes[0] == THROUGH => {
-                // Without its usage it comes from a runtime that was built before there was one.
+                // A runtime built before usage was reported sends none.
                 let mut usage = [0; USAGE_BYTES];
                 let _ = sys::receive_with_fd(channel.as_fd(), &mut usage);
                 Said::Through(ended(EndedHow::Exited(i32::from(bytes[1])), &usage))
@@ -138,22 +138,23 @@ impl Child {
         }
     }
 
-    /// Kills it, unless its end was seen.
+    /// Kills the process, unless the worker has seen it end.
     pub fn kill(&self) {
         if self.has_ended {
             return;
         }
-        // Descendants in its session first: when it has ended, the group cannot be named any more.
+        // Kill the descendants in its session first: once the process has ended, nothing names its group any more.
         sys::kill_group_of(self.pidfd());
         sys::kill_process(self.pidfd());
     }
 
-    /// To be called when its pidfd is readable: then it is not signalled any more.
+    /// Call this when the pidfd is readable; from then on the worker does not signal the process.
     pub fn note_end(&mut self) {
         self.has_ended = true;
     }
 
-    /// How it ended, once it has. What it said last may still be unread: it says that it is through, and dies at once.
+    /// The end of the process, once it has ended. Its last message may still be unread: it reports that it is through,
+    /// and dies at once.
     pub fn end(&mut self) -> ChildEnd {
         loop {
             match self.listen() {

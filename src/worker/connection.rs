@@ -11,16 +11,16 @@ use crate::protocol::ProtocolError;
 use crate::protocol::worker_protocol::{self as wire, FRAME_HEAD_BYTES, Invocation, Kind};
 use crate::sys::{self, Watched};
 
-/// Output beyond this leaves at once; below, it may wait for company.
+/// The outbox is sent at once when it holds more than this; less may wait for more output.
 const OUTBOX_BYTES: usize = SPOOL_MEMORY_MAX;
 pub struct Connection {
     /// Non-blocking.
     stream: UnixStream,
-    /// What was read of the INVOKE frame that is coming.
+    /// The part of the next INVOKE frame that has been read.
     inbox: Vec<u8>,
-    /// A body that came as a descriptor.
+    /// The body, if it came as a descriptor.
     body: Option<OwnedFd>,
-    /// Frames that have not been sent, from `sent` on.
+    /// Frames; those from `sent` on have not been sent.
     outbox: Vec<u8>,
     sent: usize,
 }
@@ -35,11 +35,11 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    /// Waits for the next invocation and, where its body came as a descriptor, that; `None` when the gateway closed the
-    /// connection. The last byte of its frame stays unread: see [`Connection::begin`].
+    /// Waits for the next invocation and its body, if that came as a descriptor; `None` when the gateway closed the
+    /// connection. The last byte of the frame stays unread: see [`Connection::begin`].
     ///
     /// # Errors
-    /// [`InvocationError::Protocol`] for anything that is no INVOKE frame.
+    /// [`InvocationError::Protocol`] for anything but an INVOKE frame.
     pub fn receive(&mut self) -> Result<Option<(Invocation, Option<OwnedFd>)>> {
         loop {
             let missing = match wire::decode_head(&self.inbox)? {
@@ -54,7 +54,7 @@ impl Connection {
                 self.inbox.clear();
                 return Ok(Some((Invocation::decode(payload)?, self.body.take())));
             }
-            // Between two invocations no time is too long: the gateway keeps idle connections, and closes them by dying.
+            // No limit between two invocations: the gateway keeps idle connections, and its death closes them.
             let timeout = (!self.inbox.is_empty()).then_some(LINK_STALL_MAX);
             if !self.read(missing, timeout)? {
                 return Ok(None);
@@ -62,10 +62,11 @@ impl Connection {
         }
     }
 
-    /// Reads the last byte of the invocation's frame: from here on the gateway does not give it to another worker.
+    /// Reads the last byte of the invocation's frame. From here on the gateway does not give the invocation to another
+    /// worker.
     ///
     /// # Errors
-    /// [`InvocationError::GatewayGone`] where the gateway has closed the connection before it had sent that byte.
+    /// [`InvocationError::GatewayGone`] if the gateway closed the connection before it sent that byte.
     pub fn begin(&mut self) -> Result<()> {
         let has_come = self.read(1, Some(LINK_STALL_MAX))?;
         self.inbox.clear();
@@ -105,7 +106,7 @@ impl Connection {
         wire::encode(&mut self.outbox, kind, payload);
     }
 
-    /// Whether the outbox holds so much that nothing should be added before some of it has left.
+    /// True if the outbox is so full that nothing should be added before some of it has left.
     pub fn is_full(&self) -> bool {
         self.outbox.len() - self.sent >= OUTBOX_BYTES
     }
@@ -117,7 +118,7 @@ impl Connection {
     /// Sends as much of the outbox as the socket takes right now.
     ///
     /// # Errors
-    /// [`InvocationError::GatewayGone`] where the gateway has closed the connection, which is its way to cancel.
+    /// [`InvocationError::GatewayGone`] if the gateway has closed the connection, which is its way to cancel.
     pub fn send(&mut self) -> Result<()> {
         while !self.is_empty() {
             match sys::send_with_fds(self.stream.as_fd(), &self.outbox[self.sent..], &[]) {
@@ -132,8 +133,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends the whole outbox, waiting for the gateway to take it, at most [`LINK_STALL_MAX`] without progress or until
-    /// `give_up` is readable.
+    /// Sends the whole outbox. Waits for the gateway at most [`LINK_STALL_MAX`] without progress, or until `give_up` is
+    /// readable.
     pub fn send_all(&mut self, give_up: BorrowedFd<'_>) -> Result<()> {
         let mut last_progress = Instant::now();
         loop {
@@ -185,7 +186,8 @@ mod tests {
                 drop(connection);
                 let seen = gateway.read(&mut [0]).map_err(|error| error.kind());
                 let has_begun = begins && length == frame.len();
-                // All but the last byte was read, and that was never sent: the end of the stream, and a failed write.
+                // All but the last byte was read, and that byte was never sent: the gateway sees the end of the stream,
+                // and its write fails.
                 let is_unsent = length == frame.len() - 1;
                 let expected = if has_begun || is_unsent { Ok(0) } else { Err(ErrorKind::ConnectionReset) };
                 assert_eq!(seen, expected, "{length} {begins}");

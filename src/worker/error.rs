@@ -1,4 +1,4 @@
-//! What ends a connection from the gateway, and with it the invocation on it.
+//! Errors that end a connection from the gateway, and with it the invocation on it.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,12 @@ use crate::protocol::ProtocolError;
 
 pub type Result<T, E = InvocationError> = std::result::Result<T, E>;
 
-/// Why there is no END for an invocation. It is logged, and the connection is closed.
+/// Why an invocation has no END. The worker logs it and closes the connection.
 #[derive(Debug)]
 pub enum InvocationError {
-    /// The gateway has closed the connection: its way to cancel. Or it is gone, or this worker is to end.
+    /// The gateway has closed the connection, which is its way to cancel; or it is gone; or this worker is to end.
     GatewayGone,
-    /// A peer did nothing for too long; the text says who and what.
+    /// A peer did nothing for too long; the text names the peer and the step.
     Stalled(&'static str),
     Protocol(ProtocolError),
     Io {

@@ -1,10 +1,10 @@
-//! One fork server, seen from the worker: the sockets of runtimes/README.md, which has the protocol.
+//! One fork server, seen from the worker. runtimes/README.md describes the sockets and the protocol.
 //!
-//! Children are asked for ahead of time, over the control socket; each then waits on a channel of its own, and the fork
-//! server reports its birth and its end on a report socket of its own.
+//! The worker asks for children ahead of time, over the control socket. Each then waits on a channel of its own, and
+//! the fork server reports its birth and its end on a report socket of its own.
 //!
-//! What comes from a fork server is not trusted, since it reads what strangers have written: every wait has a bound, and a
-//! process is signalled by its descriptor only, and only where the kernel says that it is a child of the fork server.
+//! The worker does not trust a fork server, which reads data that strangers have written. So every wait has a bound.
+//! The worker signals a process only by its descriptor, and only if the kernel lists it as a child of the fork server.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use super::child::Child;
 use crate::procfs;
 use crate::sys::{self, Pid, Spawned, Watched};
 
-/// What the first byte of a packet means.
+/// First byte of a packet.
 const READY: u8 = b'R';
 const FORK: &[u8] = b"F";
 const PREPARE: u8 = b'P';
@@ -26,40 +26,40 @@ const PREPARED: u8 = b'p';
 const UNPREPARABLE: u8 = b'u';
 const RETIRE: &[u8] = b"Q";
 
-/// Bytes of a packet that the fork server sends: a version and a reason. What is longer is cut off.
+/// Bytes of a packet from the fork server: a version and a reason. The rest of a longer packet is cut off.
 const PACKET_BYTES_MAX: usize = 4096;
-/// Bytes of a packet that it takes: what the kernel holds of it at once has room for some of them.
+/// Bytes of a packet to the fork server. The kernel's buffer has room for several of this size.
 const PREPARE_BYTES_MAX: usize = 16 * 1024;
-/// Children that wait for an invocation, at least; at most as many as the worker has slots.
+/// Minimum number of children that wait for an invocation; the maximum is the worker's number of slots.
 const CHILDREN_AHEAD_MIN: usize = 2;
-/// Children that live at once. Each takes a descriptor of the fork server, which has as many as a function: the rest goes by
-/// exec.
+/// Children that live at once. Each takes a descriptor of the fork server, whose limit is that of a function. Further
+/// invocations go by exec.
 const CHILDREN_MAX: usize = 200;
-/// How long a child may take to be there once it is asked for. A fork takes under a millisecond; an invocation that would wait
-/// longer goes by exec.
+/// Time for a requested child to appear. A fork takes under a millisecond; an invocation that would wait longer goes by
+/// exec.
 const BIRTH_MAX: Duration = Duration::from_millis(500);
 
 pub struct ForkServer {
-    /// Packets; never waits.
+    /// Carries packets; never blocks.
     control: OwnedFd,
     process: Spawned,
-    /// Whether it has said that it is.
+    /// True once the fork server has reported that it is ready.
     ready: AtomicBool,
-    /// Set when it is to fork no more, or did not fork in time.
+    /// Set when the fork server is to fork no more, or did not fork in time.
     is_over: AtomicBool,
-    /// Children that wait, or are about to be there, the oldest first. Guards the list; held for a push or a pop.
+    /// Children that wait or are being born, the oldest first. Guards the list; held for a push or a pop.
     ahead: Mutex<VecDeque<Waiting>>,
-    /// Target number of waiting children: +1 when an invocation found none; the excess over the minimum halves after a quiet
-    /// period.
+    /// Target number of waiting children: +1 when an invocation found none; the excess over the minimum halves after a
+    /// quiet period.
     ahead_wanted: AtomicUsize,
     ahead_max: usize,
-    /// Whether an invocation found no child since this was last asked.
+    /// True if an invocation has found no child since the last check.
     has_run_dry: AtomicBool,
-    /// Children that are asked for and not over.
+    /// Children that were asked for and have not ended.
     living: Arc<AtomicUsize>,
 }
 
-/// A child that was asked for: our ends of its sockets.
+/// A requested child: the worker's ends of its sockets.
 struct Waiting {
     channel: UnixStream,
     report: OwnedFd,
@@ -75,7 +75,7 @@ impl Drop for Life {
     }
 }
 
-/// What a fork server says.
+/// A packet from a fork server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Word {
     Ready,
@@ -86,14 +86,14 @@ pub enum Word {
         version: String,
         reason: String,
     },
-    /// Nothing yet.
+    /// No packet has come.
     Nothing,
-    /// It has ended, or talks nonsense.
+    /// The fork server has ended, or sent a malformed packet.
     End,
 }
 
 impl Word {
-    /// What a packet says; [`Word::End`] where it makes no sense.
+    /// Decodes a packet; [`Word::End`] if it is malformed.
     pub fn parse(packet: &[u8]) -> Word {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match packet {
@@ -110,7 +110,7 @@ impl Word {
 }
 
 impl ForkServer {
-    /// `control` is our end of the control socket. `ahead_max` bounds the children that wait.
+    /// `control` is the worker's end of the control socket. `ahead_max` bounds the children that wait.
     pub fn new(control: OwnedFd, process: Spawned, ahead_max: usize) -> ForkServer {
         let ahead_max = ahead_max.clamp(1, CHILDREN_MAX);
         ForkServer {
@@ -126,7 +126,7 @@ impl ForkServer {
         }
     }
 
-    /// Readable when the fork server says something, or has ended.
+    /// Readable when the fork server has sent a packet, or has ended.
     pub fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
@@ -135,7 +135,7 @@ impl ForkServer {
         &self.process
     }
 
-    /// Takes one packet, where one has come.
+    /// Takes one packet, if one has come.
     pub fn listen(&self) -> Word {
         let mut packet = [0; PACKET_BYTES_MAX];
         let count = match sys::receive_with_fd(self.control.as_fd(), &mut packet) {
@@ -157,20 +157,20 @@ impl ForkServer {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// How many children are asked for and not over.
+    /// The number of children that were asked for and have not ended.
     pub fn living(&self) -> usize {
         self.living.load(Ordering::Relaxed)
     }
 
-    /// Whether it forks no more.
+    /// True if the fork server forks no more.
     pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// A child for one invocation, or `None` where none comes in time: then exec is faster.
+    /// A child for one invocation, or `None` if none comes in time: then exec is faster.
     pub fn take(self: &Arc<Self>) -> Option<Child> {
         let deadline = Instant::now() + BIRTH_MAX;
-        // A child that has died while it waited is left out; more than a few such mean that something is wrong.
+        // Skip a child that died while it waited; more than a few of them mean that something is wrong.
         for _ in 0..=self.ahead_max {
             let waiting = self.ahead.lock().expect("nothing panics under this lock").pop_front();
             let waiting = match waiting {
@@ -192,7 +192,7 @@ impl ForkServer {
         None
     }
 
-    /// Asks for as many children as shall wait.
+    /// Asks for children until the target number waits.
     pub fn replenish(&self) {
         let wanted = self.ahead_wanted.load(Ordering::Relaxed);
         while self.is_ready()
@@ -204,7 +204,7 @@ impl ForkServer {
         }
     }
 
-    /// To be called now and then: lets children go that have waited in vain since the last time.
+    /// Call this periodically: it dismisses children that have waited in vain since the last call.
     pub fn calm(&self) {
         let wanted = self.ahead_wanted.load(Ordering::Relaxed);
         if self.has_run_dry.swap(false, Ordering::Relaxed) || wanted <= CHILDREN_AHEAD_MIN {
@@ -220,25 +220,25 @@ impl ForkServer {
         drop(surplus);
     }
 
-    /// Asks for a module to be prepared; false where the fork server takes no more at the moment, or it is too long.
+    /// Asks the fork server to prepare a module. Returns false if its socket takes no more, or the request is too long.
     pub fn prepare(&self, settings: &[u8]) -> bool {
         let packet = [&[PREPARE], settings].concat();
         packet.len() <= PREPARE_BYTES_MAX && sys::send_with_fds(self.control.as_fd(), &packet, &[]).is_ok()
     }
 
-    /// Lets waiting children go, and has the fork server exit when the last child is reaped.
+    /// Dismisses waiting children, and has the fork server exit when its last child is reaped.
     pub fn retire(&self) {
         self.is_over.store(true, Ordering::Relaxed);
         let _ = sys::send_with_fds(self.control.as_fd(), RETIRE, &[]);
         self.dismiss();
     }
 
-    /// Lets waiting children go.
+    /// Dismisses waiting children.
     pub fn dismiss(&self) {
         drop(std::mem::take(&mut *self.ahead.lock().expect("nothing panics under this lock")));
     }
 
-    /// Asks for a child. `None` where there are enough, we are out of descriptors, or the fork server has ended.
+    /// Asks for a child. `None` if enough exist, the worker is out of descriptors, or the fork server has ended.
     fn fork(&self) -> Option<Waiting> {
         self.living.fetch_add(1, Ordering::Relaxed);
         let life = Life(self.living.clone());
@@ -252,17 +252,17 @@ impl ForkServer {
         Some(Waiting { channel, report, life })
     }
 
-    /// Whether the kernel says that `pid` is a child of the fork server.
+    /// True if the kernel names the fork server as the parent of `pid`.
     fn is_parent_of(&self, pid: Pid) -> bool {
         procfs::parent_of(pid) == Some(self.process.pid)
     }
 }
 
 impl Waiting {
-    /// The child, as soon as the fork server has reported it; `None` where it has died, or was never forked.
+    /// The child, as soon as the fork server has reported it; `None` if it has died, or was never forked.
     ///
     /// # Errors
-    /// Where nothing is reported until `deadline`.
+    /// If the fork server reports nothing until `deadline`.
     fn birth(self, server: &Arc<ForkServer>, deadline: Instant) -> io::Result<Option<Child>> {
         let mut packet = [0; 8];
         let received = loop {
@@ -279,8 +279,8 @@ impl Waiting {
         let Ok((5, Some(pidfd))) = received else { return Ok(None) };
         let [b'B', number @ ..] = packet.first_chunk::<5>().expect("it has eight bytes") else { return Ok(None) };
         let pid = Pid::from_le_bytes(*number);
-        // The descriptor has come before the look at its parent, and is of that process still after it: so the number was
-        // that process's all along.
+        // The descriptor arrived before the parent was checked, and still names the same process afterwards. So the
+        // number was that process's throughout.
         let is_own = pid > 0 && server.is_parent_of(pid) && procfs::pid_of(pidfd.as_fd()) == Some(pid);
         let process = Spawned { pid, pidfd };
         Ok(is_own.then(|| Child::new(process, self.channel, self.report, server.clone(), self.life)))
@@ -291,7 +291,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    /// A fork server that is this very process, and reports `child` for each child that it is asked for.
+    /// A fork server that is the test process itself, and reports `child` for each child that it is asked for.
     fn reporting(child: Pid) -> (Arc<ForkServer>, std::thread::JoinHandle<()>) {
         let (control, theirs) = sys::packet_pair().unwrap();
         let own = std::process::id() as Pid;
@@ -300,7 +300,7 @@ mod tests {
         let answering = std::thread::spawn(move || {
             let mut byte = [0];
             while sys::poll(&mut [Watched::read(theirs.as_fd())], None).is_ok() {
-                // Of the two descriptors the last is kept: the report socket.
+                // Of the two descriptors this keeps the last, the report socket.
                 let Ok((1, Some(report))) = sys::receive_with_fd(theirs.as_fd(), &mut byte) else { return };
                 assert_eq!(byte, FORK);
                 let packet = [&b"B"[..], &child.to_le_bytes()].concat();

@@ -1,11 +1,11 @@
-//! The fork servers of a worker, one per runtime: when one starts, when it is replaced, what it is asked to prepare.
+//! The fork servers of a worker, one per runtime: when one starts, when it is replaced, which modules it prepares.
 //!
-//! An invocation asks [`ForkServers::take`] for a child. Where no fork server is ready, the answer is `None`, the invocation
-//! goes by exec, and one thread, the keeper, starts a fork server meanwhile. So no invocation ever waits for one, and whatever
-//! goes wrong with one is no error, only slower.
+//! An invocation asks [`ForkServers::take`] for a child. If no fork server is ready, the answer is `None` and the
+//! invocation goes by exec; meanwhile one thread, the keeper, starts a fork server. So no invocation ever waits for
+//! one, and a failing fork server is no error, only slower.
 //!
-//! The keeper lives as long as the worker. It starts the fork servers, because they die with the thread that is their parent
-//! (PR_SET_PDEATHSIG, prctl(2)).
+//! The keeper lives as long as the worker. It starts the fork servers, because they die with the thread that is their
+//! parent (PR_SET_PDEATHSIG, prctl(2)).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, PipeReader, Read};
@@ -31,47 +31,47 @@ use crate::{log, procfs};
 /// The runtimes that have a fork server.
 const RUNTIMES: [Runtime; 2] = [Runtime::Php, Runtime::Wasm];
 
-/// From its start until it is ready; later it is ended.
+/// From its start until it is ready; the keeper kills a fork server that takes longer.
 const START_MAX: Duration = Duration::from_secs(30);
-/// After one was never ready, the next is started after this; after one that was, sooner.
+/// Pause before the next start after a fork server that never became ready; after one that did, the next starts sooner.
 const RETRY_UNREADY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
-/// How often fork servers are looked after when nothing happens.
+/// Time between two checks of the fork servers when nothing happens.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
-/// Resident memory of a fork server that has grown too much: with hundreds of prepared modules one has about 60 MiB. It is
-/// replaced, at the earliest after a while.
+/// Resident memory above which a fork server is replaced, at the earliest after a while. With hundreds of prepared
+/// modules one has about 60 MiB.
 const RESIDENT_MAX: u64 = 256 << 20;
 const GROWTH_MIN: Duration = Duration::from_secs(60);
-/// Replaced fork servers that wait for their last child; where there are more, none is replaced.
+/// Replaced fork servers that wait for their last child. At this number, the keeper replaces none.
 const RETIRED_MAX: usize = 8;
-/// A replaced fork server that has no child is ended after this, where it does not end by itself.
+/// A replaced fork server without children that has not exited after this time is killed.
 const RETIRED_IDLE_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a line that a fork server says.
+/// Bytes of a line that a fork server writes to its stdout or stderr.
 const LINE_BYTES_MAX: usize = 2048;
-/// Versions of modules that are remembered; then all are forgotten.
+/// Versions of modules that are remembered; at this number, all are forgotten.
 const MODULES_MAX: usize = 4096;
-/// A fork server keeps only so many modules prepared, the latest asked for: a module that is called is asked for again after
-/// this.
+/// Time after which a called module is asked for again, since a fork server keeps only a limited number of modules
+/// prepared, those asked for last.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct ForkServers {
     is_on: bool,
-    /// Whether modules are prepared.
+    /// False if fork servers prepare no modules.
     prepares: bool,
-    /// One for each of [`RUNTIMES`]. Held for a look or a change, never while anything is started, asked or waited for.
+    /// One for each of [`RUNTIMES`]. Held for a look or a change, never across a start, a request or a wait.
     places: [Mutex<Place>; RUNTIMES.len()],
     /// Wakes the keeper.
     wake: EventFd,
-    /// Children that may wait: as many as there are slots.
+    /// Children that may wait: the number of slots.
     ahead_max: usize,
 }
 
 #[derive(Default)]
 struct Place {
     state: State,
-    /// Versions of modules that the present fork server was asked to prepare, by their text, and when. `None`: it cannot.
+    /// Versions of modules, as text, that the present fork server was asked to prepare, and when. `None`: it cannot.
     modules: HashMap<String, Option<Instant>>,
-    /// Those of them that it has not answered, in the order of asking.
+    /// Those of them that it has not answered, in the order of the requests.
     unanswered: VecDeque<String>,
     /// Versions of modules that have ended a fork server while they were prepared.
     by_exec: Vec<String>,
@@ -79,7 +79,7 @@ struct Place {
 
 #[derive(Default)]
 enum State {
-    /// Not needed so far.
+    /// No invocation has needed it so far.
     #[default]
     Absent,
     /// The keeper shall start it.
@@ -87,7 +87,7 @@ enum State {
     /// It is starting.
     Coming,
     Ready(Arc<ForkServer>),
-    /// Not to be tried before.
+    /// Not to be started again before this time.
     Failed(Instant),
 }
 
@@ -107,7 +107,8 @@ impl ForkServers {
         Some(self.places[number].lock().expect("nothing panics under this lock"))
     }
 
-    /// A child for an invocation of this version of a module; `None` means exec. Has a fork server started where there is none.
+    /// A child for an invocation of this version of a module; `None` means exec. If no fork server runs, has the keeper
+    /// start one.
     pub fn take(&self, runtime: Runtime, version: &Version) -> Option<Child> {
         if !self.is_on {
             return None;
@@ -129,13 +130,13 @@ impl ForkServers {
         drop(place);
         let child = server.take();
         if server.is_over() {
-            // The keeper puts another one into its place.
+            // The keeper replaces it.
             self.wake.signal();
         }
         child
     }
 
-    /// Has a fork server prepare a module, where that was not asked for lately.
+    /// Has a fork server prepare a module, unless it was asked for that lately.
     pub fn prepare(&self, server: &Arc<ForkServer>, spec: &FunctionSpec, version: &Version, artifact: Option<&Path>) {
         if !self.prepares {
             return;
@@ -172,7 +173,8 @@ impl ForkServers {
     }
 }
 
-/// The keeper's life: starts what is wanted, hears what fork servers say, replaces those that are over.
+/// The keeper's life: starts the fork servers that are wanted, reads what fork servers send, replaces those that are
+/// over.
 pub(super) fn keep(worker: &Worker) {
     let mut kept: Vec<Kept> = Vec::new();
     let mut next_look = Instant::now();
@@ -229,24 +231,24 @@ fn start_if_wanted(worker: &Worker, runtime: Runtime) -> Option<Kept> {
     }
 }
 
-/// A fork server that runs. Dropped, it is ended.
+/// A fork server that runs. Dropping it ends it.
 struct Kept {
     runtime: Runtime,
     server: Arc<ForkServer>,
-    /// What it says: stdout and stderr. `None` at its end.
+    /// Its stdout and stderr. `None` at the end of the stream.
     said: Option<PipeReader>,
     line: Vec<u8>,
-    /// Its program and what it has read when it started, as they were then.
+    /// Its program and the files that it read when it started, as they were then.
     read: Vec<(PathBuf, Option<Version>)>,
     started: Instant,
-    /// Since when it forks no more, and lives until its last child is reaped.
+    /// The time since which it forks no more, and lives until its last child is reaped.
     retired: Option<Instant>,
     has_ended: bool,
 }
 
 impl Kept {
     /// # Errors
-    /// Why it could not be started, for the log; nothing, where the runtime's program is not there.
+    /// Why it could not be started, for the log; `None` if the runtime's program is missing.
     fn start(worker: &Worker, runtime: Runtime) -> std::result::Result<Kept, Option<String>> {
         let as_text = |step: &'static str| move |error: std::io::Error| Some(format!("could not {step}: {error}"));
         let command = runtime::server_command(worker, runtime).ok_or(None)?;
@@ -280,7 +282,7 @@ impl Kept {
         })
     }
 
-    /// Takes all that has come on the control socket.
+    /// Takes all packets that have come on the control socket.
     fn hear(&mut self, worker: &Worker) {
         loop {
             let word = self.server.listen();
@@ -310,7 +312,7 @@ impl Kept {
         }
     }
 
-    /// It has ended, or talks nonsense: ends what is left of it, and makes its place free.
+    /// For a fork server that has ended or sent a malformed packet: ends the rest of it, and frees its place.
     fn bury(&mut self, worker: &Worker) {
         self.log_what_it_said();
         self.has_ended = true;
@@ -340,11 +342,11 @@ impl Kept {
         }
     }
 
-    /// Has it retire where it is over, or what it has read has changed, or it has grown. `is_due` asks for what costs more
-    /// than a look.
+    /// Retires it if it is over, has grown, or read files that have changed since. `is_due` allows the checks that take
+    /// longer.
     fn look_after(&mut self, worker: &Worker, is_due: bool, may_retire: bool) {
         if let Some(since) = self.retired {
-            // It has no child any more, and yet does not end.
+            // It has no child any more, and yet has not exited.
             self.has_ended |= self.server.living() == 0 && since.elapsed() >= RETIRED_IDLE_MAX;
         }
         if self.has_ended || self.retired.is_some() {
@@ -383,7 +385,7 @@ impl Kept {
         self.started.elapsed() >= GROWTH_MIN && resident() > RESIDENT_MAX
     }
 
-    /// Logs the lines that it has said.
+    /// Logs the lines that it has written.
     fn log_what_it_said(&mut self) {
         let Some(said) = &mut self.said else { return };
         let mut buffer = [0; LINE_BYTES_MAX];
@@ -413,7 +415,7 @@ impl Drop for Kept {
         let _ = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(KILL_WAIT_MAX));
         let _ = orphans::reap(process.pid);
         self.server.dismiss();
-        // Its children have died with it, and are ours to reap.
+        // Its children have died with it, and this worker reaps them.
         orphans::end_all();
     }
 }

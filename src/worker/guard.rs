@@ -1,9 +1,10 @@
-//! Keeps this worker on a processor while a fork bomb goes off, where it may (as root).
+//! Keeps this worker running while a fork bomb goes off, if it may raise its priority (root may).
 //!
-//! A bomb has thousands of processes that are ready to run, and each gets as much of a processor as a thread of ours: it
-//! would be seconds until an invocation's thread wakes to count them, and minutes until it has killed them. So one thread,
-//! which does next to nothing, runs before all of ordinary priority. It looks at the number of threads on this machine; where
-//! that has jumped, it has all threads of this worker run like itself until the number falls or has become usual.
+//! A bomb has thousands of processes that are ready to run, and each gets as much of a processor as a thread of the
+//! worker. It would take seconds until an invocation's thread wakes to count them, and minutes until it has killed
+//! them. So one thread, which does next to nothing, runs before all of ordinary priority. It watches the number of
+//! threads on this machine. While that number is far above the usual one, it gives all threads of this worker the same
+//! priority.
 
 use std::fs;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use crate::sys::{self, Pid, Urgency};
 
 /// A bomb makes some 500 processes in this time.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
-/// As many looks after the last invocation has ended, there is nothing to guard against until the next one begins.
+/// The guard rests after this many looks without a running invocation, until the next one begins.
 const LOOKS_TO_REST: usize = 50;
-/// The usual number follows the real one by as much with each look: 300 in a second.
+/// The usual number rises by at most this much per look: 300 in a second.
 const STEP: u16 = 6;
 
-/// The thread's life. Returns at once where this user may not have such a thread.
+/// The thread's life. Returns at once if this user may not raise a thread's priority.
 pub(super) fn watch(worker: &Worker) {
     let Some(_urgency) = Urgency::try_begin() else { return };
     let (mut usual, mut is_alarmed, mut idle_looks) = (sys::threads_on_machine(), false, 0);
@@ -38,7 +39,7 @@ pub(super) fn watch(worker: &Worker) {
             log!("worker {}: the machine has {} threads more than a moment ago", worker.id, now - usual);
         }
         sys::alarm(has_jumped);
-        // Again after the end, for a thread that was just about to join.
+        // Repeated once after the alarm ends, for a thread that was just about to join.
         if has_jumped || is_alarmed {
             set_all_urgent(has_jumped);
         }

@@ -1,4 +1,4 @@
-//! One invocation: get the function its process, feed it, listen to it, end it in time, take note of its end.
+//! One invocation: start the function's process, feed it, read its output, end it in time, record its end.
 //!
 //! One thread does all of that with one poll loop, because each wait can be the one that matters: a function that
 //! writes while it is fed would block against a feeder that only writes, one that fills stderr against a reader of
@@ -30,14 +30,14 @@ use crate::protocol::worker_protocol::{End, Kind, Usage, Verdict};
 use crate::sandbox::orphans;
 use crate::sys::{self, Ended, EndedHow, Urgency, Watched};
 
-/// Time in which all threads of a killed worker have died, also where it has to wait for a processor.
+/// Time in which all threads of a killed worker die, even if they have to wait for a processor.
 const DYING_MAX: Duration = Duration::from_millis(50);
 
-/// Runs an invocation and sends what comes of it.
+/// Runs an invocation and sends its result.
 ///
 /// # Errors
-/// Where the gateway has closed the connection, or breaks the protocol: the invocation is over then, its processes are
-/// gone, and the connection is of no more use.
+/// If the gateway has closed the connection, or breaks the protocol. Then the invocation is over, its processes are
+/// gone, and the connection cannot be used any more.
 pub fn run(worker: &Worker, order: &Order, connection: &mut Connection) -> Result<()> {
     let begun = Instant::now();
     let start = Start::prepare(worker, order);
@@ -52,7 +52,7 @@ pub fn run(worker: &Worker, order: &Order, connection: &mut Connection) -> Resul
             Err(verdict) => return report(worker, connection, failed(verdict, begun)),
         };
         let spawned = Instant::now();
-        // `None`: a forked process has run nothing of the function. Then it is executed.
+        // `None`: a forked process has run nothing of the function. Then the function is started by exec.
         let Some(verdict) = execution.attend(connection)? else { continue };
         let end = End {
             verdict,
@@ -63,8 +63,8 @@ pub fn run(worker: &Worker, order: &Order, connection: &mut Connection) -> Resul
             stderr: execution.streams.stderr_end(),
         };
         return report(worker, connection, end);
-        // The execution ends only here: the process of a function that is through is taken apart by the kernel while the
-        // gateway has its response already.
+        // The execution ends only here: while the kernel takes the process of a finished function apart, the gateway
+        // already has its response.
     }
 }
 
@@ -73,7 +73,7 @@ fn report(worker: &Worker, connection: &mut Connection, end: End) -> Result<()> 
     connection.send_all(worker.dying())
 }
 
-/// The end of an invocation that had no process.
+/// The END of an invocation that had no process.
 fn failed(verdict: Verdict, begun: Instant) -> End {
     let spawn_us = micros(begun.elapsed());
     End { verdict, is_warm: false, spawn_us, exec_us: 0, usage: None, stderr: String::new() }
@@ -83,7 +83,7 @@ fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
 
-/// A function that has its process. Dropped, its processes do not stay.
+/// A function that has its process. Dropping it ends the function's processes.
 struct Execution<'a> {
     worker: &'a Worker,
     spec: &'a FunctionSpec,
@@ -92,12 +92,12 @@ struct Execution<'a> {
     process: Process,
     streams: Streams<'a>,
     state: State,
-    /// Until when only its end is of interest: what it says fits into the pipes, and most have ended by then. To be woken for
-    /// each of its words takes longer than many functions do.
+    /// Until then the loop waits only for the function's end. Its output fits into the pipes, and most functions have
+    /// ended by then; waking for each piece of output takes longer than many functions do.
     quiet_until: Instant,
-    /// Until when output that is already in the outbox may wait there for company.
+    /// Until then, output in the outbox may wait for more.
     hold_until: Option<Instant>,
-    /// What it has used, once it has ended.
+    /// Resources that it has used, once it has ended.
     usage: Option<Usage>,
 }
 
@@ -105,14 +105,14 @@ enum State {
     Running {
         deadline: Instant,
     },
-    /// We have killed it for this reason.
+    /// The worker has killed it for this reason.
     Killed {
         why: Verdict,
         give_up: Instant,
     },
-    /// It has said that its function is through. The process may still be there.
+    /// It has reported that its function is through. The process may still exist.
     Through(Ended),
-    /// Its end was taken note of.
+    /// The worker has recorded its end.
     Ended,
 }
 
@@ -140,12 +140,12 @@ impl<'a> Execution<'a> {
         })
     }
 
-    /// Stays with the function until it has ended and says how; its output is in the connection's outbox, or gone out. `None`
-    /// where it has not begun, and is to be executed.
+    /// Stays with the function until it has ended, and returns its verdict. Its output has been sent, or is in the
+    /// connection's outbox. `None` if the function has not begun and is to be started by exec.
     fn attend(&mut self, connection: &mut Connection) -> Result<Option<Verdict>> {
         loop {
             let has_ended = self.wait(connection)?;
-            // It has said that it cannot serve the invocation: whether its end was seen as well does not matter.
+            // The child has refused the invocation, so it does not matter whether its end was seen as well.
             if let State::Ended = self.state {
                 return Ok(None);
             }
@@ -169,10 +169,10 @@ impl<'a> Execution<'a> {
         if self.is_quiet() { wake.min(self.quiet_until) } else { wake }
     }
 
-    /// One turn: waits until something is to be done and does it. True when the main process has ended.
+    /// One turn: waits until something is due, and does it. Returns true when the main process has ended.
     fn wait(&mut self, connection: &mut Connection) -> Result<bool> {
         let wake = self.next_wake();
-        // A full outbox is not added to: then the function waits for the gateway, as it should.
+        // Nothing is added to a full outbox: then the function waits for the gateway, as it should.
         let is_quiet = self.is_quiet();
         let [stdin, stdout, stderr] = self.streams.watched(!connection.is_full() && !is_quiet, !is_quiet);
         let has_to_send = !connection.is_empty() && self.hold_until.is_none();
@@ -212,7 +212,7 @@ impl<'a> Execution<'a> {
         Ok(has_ended)
     }
 
-    /// Takes what a forked process says.
+    /// Reads a message from a forked process.
     fn listen(&mut self, connection: &mut Connection) -> Result<()> {
         let said = self.process.listen();
         match (&self.state, said) {
@@ -226,7 +226,7 @@ impl<'a> Execution<'a> {
                 connection.push(Kind::Stays, &[u8::from(stays)]);
                 connection.send()?;
             }
-            // One that is killed has no say any more.
+            // Ignore messages from a process that is being killed.
             _ => {}
         }
         Ok(())
@@ -239,7 +239,7 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// What is due by now: the hold on output, the deadline, a sample of what it uses, the next blow.
+    /// Does all that is due by now: end the hold on output, enforce the deadline, sample the usage, kill again.
     fn look_at_the_clock(&mut self, connection: &mut Connection) -> Result<()> {
         let now = Instant::now();
         if self.hold_until.is_some_and(|hold| now >= hold) {
@@ -258,10 +258,10 @@ impl<'a> Execution<'a> {
         }
         if let State::Killed { give_up, .. } = &self.state {
             let _urgency = Urgency::begin();
-            // Again and again: until the main process has had its turn to die, the others can go on forking.
+            // Repeated on every turn: until the main process has had its turn to die, the others can go on forking.
             self.process.kill_descendants();
             if now >= *give_up {
-                // In an uninterruptible wait of the kernel. It is reaped as an orphan when this thread has ended.
+                // The process is in an uninterruptible wait of the kernel. After this thread it is reaped as an orphan.
                 let (id, route) = (self.order.invocation.request_id(), self.spec.route.as_str());
                 let line =
                     Line::now().text("request", id).text("route", route).text("function", self.spec.name.as_str());
@@ -278,9 +278,10 @@ impl<'a> Execution<'a> {
         self.state = State::Killed { why, give_up: Instant::now() + KILL_WAIT_MAX };
     }
 
-    /// The main process has ended, or its function is through: takes what is left in the pipes, ends the others, judges.
+    /// The main process has ended, or its function is through: reads the rest in the pipes, ends the other processes,
+    /// judges.
     fn finish(&mut self, connection: &mut Connection) -> Result<Option<Verdict>> {
-        // Before the main process is waited for: then its descendants become ours, and any thread may end them.
+        // Before the main process is waited for: from then on its descendants are ours, and any thread may end them.
         self.sampler.seen.note_killed();
         let end = match self.state {
             State::Through(ended) => ChildEnd::Through(ended),
@@ -299,7 +300,8 @@ impl<'a> Execution<'a> {
             return Ok(None);
         }
         let mut taken = 0;
-        // No process writes any more, so this ends; the bound is for one that cannot be killed, or is about to be.
+        // No process writes any more, so this loop ends. The bound is for a process that is still to be killed, or
+        // cannot be.
         while taken < PIPE_BYTES_MAX {
             if connection.is_full() {
                 connection.send_all(self.worker.dying())?;
@@ -313,14 +315,14 @@ impl<'a> Execution<'a> {
         Ok(Some(match (before, end) {
             (State::Killed { why, .. }, _) => why,
             (_, ChildEnd::Ended(ended)) => self.judge(ended),
-            // Its resident memory is that of its fork server, to begin with.
+            // The resident memory of a forked process starts as that of its fork server, so it does not count.
             (_, ChildEnd::Through(ended)) => self.judge(Ended { resident_kib_max: 0, ..ended }),
             (_, ChildEnd::NotBegun | ChildEnd::Lost) => Verdict::ForkServerLost,
         }))
     }
 
-    /// What it has used. The word of a process that is through is a function's word: the kernel's own figure is taken where
-    /// that is higher, so that none can claim less than its main process used.
+    /// Resources that it has used. A process that is through reports its own figures, which the function can forge. So
+    /// the kernel's figure counts if it is higher: no function can claim less than its main process used.
     fn usage_of(&self, end: ChildEnd) -> Option<Usage> {
         let (cpu_us, resident_kib) = match end {
             ChildEnd::Ended(ended) => (ended.cpu_us, ended.resident_kib_max),
@@ -341,12 +343,14 @@ impl<'a> Execution<'a> {
         let over_limit = ended.resident_kib_max > self.spec.memory_mib * 1024;
         match ended.how {
             EndedHow::Exited(0) => Verdict::Exited { code: 0 },
-            // A process that failed after it had more than its share, or says that it got no more, failed for that.
+            // A process that exceeded its limit, or reported that it got no more memory, is taken to have failed for
+            // that.
             _ if over_limit || self.streams.says_out_of_memory() => Verdict::MemoryExceeded,
             EndedHow::Exited(code) => Verdict::Exited { code },
             EndedHow::Signaled(libc::SIGKILL) => {
-                // Not ours, so most likely this worker is being killed: its threads die one by one, and the function died
-                // with one of them. Then this one does not come back, and the gateway hears that its worker is lost.
+                // The worker did not send this signal, so most likely the worker itself is being killed: its threads
+                // die one by one, and the function died with one of them. Then this poll does not return, and the
+                // gateway sees that its worker is lost.
                 let _ = sys::poll(&mut [Watched::read(self.worker.dying())], Some(DYING_MAX));
                 Verdict::Signaled { signal: libc::SIGKILL }
             }
@@ -355,7 +359,7 @@ impl<'a> Execution<'a> {
     }
 }
 
-/// Whatever way an execution is left, its processes do not stay.
+/// However an execution ends, its processes end with it.
 impl Drop for Execution<'_> {
     fn drop(&mut self) {
         if let Process::Forked(child) = &self.process {

@@ -1,7 +1,7 @@
-//! How much one function may put into the log of one worker within an hour, over all its calls.
+//! Bounds the bytes that one function may write to the log of one worker within an hour, over all its calls.
 //!
-//! A call's stderr is bounded for itself (stderr_log.rs), but a function that is called ten times a second would still write
-//! gigabytes an hour. What is dropped is counted, and the count logged once in a while.
+//! Each call's stderr has a bound of its own (stderr_log.rs), but a function that is called ten times a second would
+//! still write gigabytes an hour. The worker counts the dropped bytes, and logs the count once in a while.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const HOUR: Duration = Duration::from_secs(3600);
 /// Bytes of the log, as written, that one function's stderr may take within an hour.
 const BYTES_PER_HOUR_MAX: usize = 16 << 20;
-/// Between two lines that tell how much was dropped.
+/// Time between two log lines that report dropped bytes.
 const TELL_PERIOD: Duration = Duration::from_secs(60);
 
 /// Guards the numbers; held for a look or an addition.
@@ -18,7 +18,7 @@ pub struct LogBudget(Mutex<State>);
 struct State {
     hour_began: Instant,
     written: usize,
-    /// Bytes that were dropped and not told yet.
+    /// Bytes that were dropped and not reported yet.
     dropped: usize,
     last_told: Option<Instant>,
 }
@@ -36,7 +36,7 @@ impl LogBudget {
         state
     }
 
-    /// Whether there is room in this hour.
+    /// True if the budget of this hour is not used up.
     pub fn has_room(&self) -> bool {
         self.state().written < BYTES_PER_HOUR_MAX
     }
@@ -45,7 +45,7 @@ impl LogBudget {
         self.state().written += bytes;
     }
 
-    /// Takes note of bytes that were dropped; returns how many are to be told of now.
+    /// Counts dropped bytes; returns the number to report now, if a report is due.
     pub fn note_dropped(&self, bytes: usize) -> Option<usize> {
         let mut state = self.state();
         state.dropped += bytes;

@@ -1,11 +1,11 @@
-//! Reads what this worker uses, out of /proc: the C original's metrics_reader.c.
+//! Reads this worker's usage out of /proc: the C original's metrics_reader.c.
 //!
 //! Unlike there, the figures are those of the worker and all its functions: their CPU, memory and I/O are the load; the
-//! worker's own is next to nothing. CPU time and I/O of functions that have ended are in the worker's own counters,
-//! because the kernel adds them to the parent that waits for a child.
+//! worker's own is next to nothing. The worker's own counters include the CPU time and I/O of functions that have
+//! ended, because the kernel adds them to the parent that waits for a child.
 //!
-//! The same look finds what has outlived its invocation (orphans.rs). It takes hundreds of system calls, so a worker at rest
-//! looks rarely: from then on nothing of its processes changes but by an invocation.
+//! The same look finds processes that have outlived their invocation (orphans.rs). It takes hundreds of system calls,
+//! so a worker at rest looks rarely: from then on only an invocation changes its processes.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use crate::sandbox::orphans;
 use crate::scheduler_config::{IO_FULL_KB_PER_S, MEM_FULL_MIB};
 use crate::sys::{self, Pid};
 
-/// What a call of [`MetricsReader::read`] tells.
+/// The result of [`MetricsReader::read`].
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
     pub reading: Reading,
-    /// Whether a process seems to have outlived its invocation.
+    /// True if a process seems to have outlived its invocation.
     pub has_orphans: bool,
 }
 
@@ -31,12 +31,12 @@ pub struct Reading {
     pub io: f64,
 }
 
-/// How often a worker at rest looks at its processes.
+/// Time between two looks of a worker at rest.
 const REST_PERIOD: Duration = Duration::from_secs(5);
-/// A worker is at rest after so many looks without an invocation that all found the same processes and no orphan. One look
-/// could miss a process whose parent ends meanwhile; then the next one finds other processes.
+/// A worker is at rest after this many looks without an invocation that all found the same processes and no orphan. One
+/// look could miss a process whose parent ends meanwhile; then the next one finds other processes.
 const LOOKS_TO_REST: u32 = 2;
-/// A look waits at least this many times what the one before it has cost: many processes are looked at less often.
+/// A look waits at least this many times the cost of the look before it: the more processes, the rarer the looks.
 const COST_INVERSE: u32 = 200;
 
 /// Remembers the last counters, since rates are differences.
@@ -45,14 +45,14 @@ pub struct MetricsReader {
     cores: f64,
     ticks_per_s: f64,
     last: Counters,
-    /// Looks so far that count for [`LOOKS_TO_REST`].
+    /// Consecutive looks that count for [`LOOKS_TO_REST`].
     quiet_looks: u32,
     last_reading: Reading,
     next_look: Instant,
 }
 
 struct Counters {
-    /// The worker and all that descends from it, and those of them that are its children.
+    /// `processes`: the worker and all its descendants; `children`: those of them that are its children.
     processes: Vec<Pid>,
     children: Vec<Pid>,
     at: Instant,
@@ -75,7 +75,7 @@ impl MetricsReader {
         }
     }
 
-    /// What was used since the last look. `is_busy` tells whether an invocation has run since the last call; at rest most
+    /// The usage since the last look. `is_busy` tells whether an invocation has run since the last call; at rest most
     /// calls do not look.
     pub fn read(&mut self, is_busy: bool) -> Look {
         if !is_busy && self.quiet_looks >= LOOKS_TO_REST && self.last.at.elapsed() < REST_PERIOD {
@@ -93,7 +93,8 @@ impl MetricsReader {
         let is_quiet = !is_busy && !has_orphans && now.processes == self.last.processes;
         self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
         let seconds = now.at.duration_since(self.last.at).as_secs_f64().max(0.001);
-        // A function's process can end between the two looks at it and at its parent; the sum then falls for a moment.
+        // A function's process can end between the look at it and the look at its parent; the sum then falls for a
+        // moment.
         let ticks = now.cpu_ticks.saturating_sub(self.last.cpu_ticks) as f64;
         let storage_kb = now.storage_bytes.saturating_sub(self.last.storage_bytes) as f64 / 1000.0;
         self.last = now;
@@ -101,7 +102,7 @@ impl MetricsReader {
         Look { reading: self.last_reading, has_orphans }
     }
 
-    /// With the memory of the last look.
+    /// Uses the memory of the last look.
     fn reading(&self, ticks: f64, storage_kb: f64, seconds: f64) -> Reading {
         let resident_mib = self.last.resident_bytes as f64 / f64::from(1 << 20);
         Reading {
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn a_reader_at_rest_looks_again_when_an_invocation_runs_and_after_a_while() {
         let mut reader = MetricsReader::new();
-        // As if nothing else ran in this process: its other tests start and end processes.
+        // Pretends that nothing else runs in this process: its other tests start and end processes.
         let mut at_rest = || {
             reader.quiet_looks = LOOKS_TO_REST;
             reader.last.at = Instant::now();

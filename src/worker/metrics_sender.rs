@@ -18,12 +18,12 @@ use crate::sys::{self, Watched};
 pub fn connect(worker: &Worker) -> Result<UnixStream> {
     let path = worker.settings.metrics_socket();
     let stream = UnixStream::connect(&path).map_err(StartError::io("reach a gateway at", path.display()))?;
-    // A gateway that is stopped, or hangs, must not stop this thread for good.
+    // A gateway that is stopped, or hangs, must not block this thread for good.
     stream.set_write_timeout(Some(LINK_STALL_MAX)).map_err(StartError::io("set a timeout on", path.display()))?;
     Ok(stream)
 }
 
-/// The thread's body: returns when the worker is to end, and how.
+/// The thread's life: returns how the worker is to end, when it is to end.
 pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
     let mut reader = MetricsReader::new();
     let mut smoother = MetricsSmoother::new(worker.settings.weights.ema);
@@ -39,7 +39,7 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
             id: worker.id,
             pid: std::process::id() as i32,
             socket: worker.settings.worker_socket(worker.id),
-            // A worker that is to end has none to offer, so it is not chosen any more.
+            // A worker that is to end offers no slots, so the gateway does not choose it any more.
             slots: if is_ending { 0 } else { worker.settings.worker_slots },
             cpu: reading.cpu,
             mem: reading.mem,
@@ -49,11 +49,11 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
         if (&stream).write_all(sample.to_line().as_bytes()).is_err() {
             return Ending::GatewayGone;
         }
-        // What a process left behind after its invocation had been cleaned up: see orphans.rs.
+        // Kill processes that were left behind after the clean-up of their invocation: see orphans.rs.
         if look.has_orphans {
             orphans::end_in_passing(METRICS_PERIOD);
         }
-        // A fixed beat; after a stall (the machine slept) it starts anew instead of catching up.
+        // A fixed beat; after a stall (the machine slept) it restarts instead of catching up.
         next = (next + METRICS_PERIOD).max(Instant::now());
         let stop = if is_ending { Watched::nothing() } else { Watched::read(worker.stop.as_fd()) };
         if let Some(ending) = wait_for_word(&stream, stop, next) {
@@ -62,7 +62,7 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
     }
 }
 
-/// Waits until `next`, until `stop`, or until the gateway says DRAIN or is gone.
+/// Waits until `next`, until `stop`, or until the gateway sends DRAIN or is gone.
 fn wait_for_word(stream: &UnixStream, stop: Watched<'_>, next: Instant) -> Option<Ending> {
     let mut watched = [Watched::read(stream.as_fd()), stop];
     let mut heard = [0; DRAIN_LINE.len()];
@@ -75,7 +75,7 @@ fn wait_for_word(stream: &UnixStream, stop: Watched<'_>, next: Instant) -> Optio
             Err(_) => return Some(Ending::GatewayGone),
         }
         match (&mut &*stream).read(&mut heard) {
-            // The line is six bytes on a local stream, written at once; any part of it can only be it.
+            // The line is six bytes on a local stream, written at once; any part of it can only be DRAIN.
             Ok(count) if count > 0 && DRAIN_LINE.starts_with(&heard[..count]) => return Some(Ending::Drain),
             Ok(count) if count > 0 && OTHER_LINE.starts_with(&heard[..count]) => return Some(Ending::OtherVersion),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

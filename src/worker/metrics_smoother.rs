@@ -14,7 +14,7 @@ impl MetricsSmoother {
         MetricsSmoother { factor, value: None }
     }
 
-    /// Takes a reading in and returns the smoothed value. The first reading is its own average.
+    /// Takes a reading in and returns the smoothed value. The first reading is returned as it is.
     pub fn smooth(&mut self, new: Reading) -> Reading {
         let old = self.value.unwrap_or(new);
         let mix = |old: f64, new: f64| self.factor * old + (1.0 - self.factor) * new;

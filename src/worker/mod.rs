@@ -6,14 +6,14 @@
 //!                    with a child of a fork server (fork_server.rs, child.rs)
 //! fork servers       starts and replaces fork servers: fork_servers.rs
 //! compiler (two)     compiles WASM modules in the background: runtime/compiled.rs
-//! guard              keeps us on a processor while a fork bomb goes off: guard.rs
+//! guard              keeps the worker running while a fork bomb goes off: guard.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
-//! signals            SIGTERM from somebody else than the gateway means DRAIN as well; SIGHUP reopens the log
+//! signals            SIGTERM from a sender other than the gateway means DRAIN as well; SIGHUP reopens the log
 //! ```
 //!
 //! A worker ends in one of two ways. DRAIN: it accepts nothing more, finishes what runs, exits. Gateway gone (the
-//! metrics stream ends without DRAIN): it kills what runs and exits at once, since nobody would take the answers.
+//! metrics stream ends without DRAIN): it kills what runs and exits at once, since its answers would reach no client.
 //!
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
@@ -63,10 +63,10 @@ use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
 use crate::{log, log_file};
 
-/// Modules that a worker compiles at once: a small one need not wait for a large one.
+/// Modules that a worker compiles at once, so that a small one need not wait for a large one.
 const COMPILERS: usize = 2;
 
-/// How often sessions are looked through.
+/// Time between two sweeps of the sessions.
 const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Why a worker ends.
@@ -85,31 +85,31 @@ struct Worker {
     runtimes: runtime::Runtimes,
     fork_servers: ForkServers,
     null: File,
-    /// The gateway's process id; nobody else may give us work.
+    /// The gateway's process id; the worker takes work from no other process.
     gateway: Pid,
-    /// What functions see of our own environment, PATH, LANG and TZ: `NAME=value` and a NUL, again and again.
+    /// The part of the worker's environment that functions see, PATH, LANG and TZ: `NAME=value` and a NUL, repeated.
     inherited_environment: Vec<u8>,
-    /// Where code out of the registry can lie.
+    /// Folders in which code out of the registry can lie.
     code_dirs: Vec<PathBuf>,
     functions: Functions,
     sessions: Sessions,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
-    /// Readable when the worker is to end, in whatever way: wakes the accept loop.
+    /// Readable when the worker is to end, for either reason: wakes the accept loop.
     stop: EventFd,
-    /// Readable when what runs is to be killed.
+    /// Readable when running invocations are to be killed.
     dying: EventFd,
     connections: AtomicUsize,
-    /// Invocations that run, and how many have ever begun.
+    /// The number of invocations that run, and of those that have ever begun.
     running: Mutex<(usize, u64)>,
-    /// Told when the first invocation begins to run.
+    /// Notified when the first invocation begins to run.
     first_running: Condvar,
-    /// Told when `running` falls.
+    /// Notified when `running` falls.
     fewer_running: Condvar,
 }
 
-/// Runs a worker until it is told to end. Without an id it takes the first one that is free above those that the
-/// gateway gives out itself, so that a further worker can be started by hand.
+/// Runs a worker until it is told to end. Without an id it takes the first free one above those that the gateway gives
+/// out itself, so that an operator can start a further worker by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     sandbox::confine_worker()?;
@@ -158,16 +158,16 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         }
     })?;
     start_thread("signals", &worker, |worker| {
-        // Without a log to reopen, the terminal of a worker that was started by hand has closed.
+        // A worker without a log to reopen was started by hand, and its terminal has closed.
         while sys::wait_for_signal(&Signal::ALL) == Signal::Hangup && log_file::reopen() {}
         worker.end(Ending::Drain);
     })?;
 
     worker.accept(&listener);
-    // Who was about to be accepted learns of it at once, and is served by another worker.
+    // Connections that were about to be accepted are closed at once, and another worker serves them.
     drop(listener);
     worker.wait_for_the_running();
-    // Only now may another worker take this id: the socket's path is ours until then.
+    // Only now may another worker take this id: until then the socket's path is ours.
     worker.scratch_area.remove();
     let _ = std::fs::remove_file(worker.settings.worker_socket(id));
     drop(lock);
@@ -179,7 +179,7 @@ impl Worker {
         self.dying.as_fd()
     }
 
-    /// How many invocations run, and how many have ever begun.
+    /// The number of invocations that run, and of those that have ever begun.
     fn load(&self) -> (usize, u64) {
         *self.running.lock().expect("nothing panics under this lock")
     }
@@ -218,13 +218,14 @@ impl Worker {
                 return;
             }
             match listener.accept() {
-                // A function that runs as our own user can find the socket. Said once: it could try without end.
+                // A function that runs as the worker's own user can find the socket. Logged once: it could try without
+                // end.
                 Ok((stream, _)) if !sys::peer(stream.as_fd()).is_ok_and(|(pid, _)| pid == self.gateway) => {
                     if !std::mem::replace(&mut has_strangers, true) {
                         log!("worker {}: somebody who is not the gateway wants to give it work; turned away", self.id);
                     }
                 }
-                // The gateway never needs that many; closing at once makes it try another worker.
+                // The gateway never needs that many; a closed connection makes it try another worker.
                 Ok(_) if self.connections.load(Ordering::Relaxed) >= connections_max => {}
                 Ok((stream, _)) => {
                     is_failing = false;
@@ -264,7 +265,7 @@ impl Worker {
     fn serve(&self, stream: UnixStream) -> Result<(), InvocationError> {
         let mut connection = Connection::new(stream)?;
         while let Some((invocation, body)) = connection.receive()? {
-            // The gateway gives what has not begun to another worker.
+            // The gateway gives an invocation that has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
             let function = self.functions.get(invocation.settings())?;
             let body = body.map(File::from);
@@ -273,8 +274,8 @@ impl Worker {
         Ok(())
     }
 
-    /// After DRAIN: until nothing runs, however long that takes, since the gateway bounds it: it kills us, or dies and so
-    /// turns the drain into an end at once. After the gateway's death: a grace for killing.
+    /// After DRAIN: waits until nothing runs. The gateway bounds that time: it kills the worker, or dies, which turns
+    /// the drain into an end at once. After the gateway's death: waits for a grace period of killing.
     fn wait_for_the_running(&self) {
         let mut deadline = None;
         let mut running = self.running.lock().expect("nothing panics under this lock");
@@ -295,7 +296,8 @@ impl Worker {
 struct Running<'a>(&'a Worker);
 
 impl<'a> Running<'a> {
-    /// `None` where the worker is to end. What is to be waited for is counted under the lock before that is.
+    /// `None` if the worker is to end. Counts under the lock, so that the end waits for every invocation that has
+    /// begun.
     fn begin(worker: &'a Worker) -> Option<Running<'a>> {
         let mut running = worker.running.lock().expect("nothing panics under this lock");
         if worker.ending.get().is_some() {
@@ -313,14 +315,14 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.lock().expect("nothing panics under this lock").0 -= 1;
-        // Only the end of the worker waits for it, and looks again after a moment where it began to wait just now.
+        // Only the end of the worker waits for this. A waiter that has just begun to wait looks again after a moment.
         if self.0.ending.get().is_some() {
             self.0.fewer_running.notify_all();
         }
     }
 }
 
-/// Locks the worker's id, which is byte 1 + id of the gateway's pid file, and thereby the path of its socket.
+/// Locks the worker's id, which is byte 1 + id of the gateway's pid file, and thereby its socket's path.
 fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
     let path = settings.pid_file();
     let lock = File::options()
@@ -343,7 +345,7 @@ fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
 
 fn listen(worker: &Worker) -> Result<UnixListener> {
     let path = worker.settings.worker_socket(worker.id);
-    // A socket that a killed worker left; nobody else can be using it, since we hold its id's lock.
+    // Remove the socket of a killed worker. No other process can use it, since this one holds the lock on the id.
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(StartError::io("open the socket", path.display()))?;
     listener.set_nonblocking(true).map_err(StartError::io("set up", path.display()))?;

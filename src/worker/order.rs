@@ -1,6 +1,7 @@
-//! An order: one call of a function, as the gateway has sent it, and what the worker knows of the function.
+//! An order: one call of a function, as the gateway has sent it, with the worker's own findings about the function.
 //!
-//! The gateway sends the same settings for a function each time, so they are decoded once and found again by their bytes.
+//! The gateway sends the same settings for a function each time, so the worker decodes them once and finds them by
+//! their bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,15 +13,16 @@ use super::log_budget::LogBudget;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Invocation;
 
-/// Functions whose settings are kept decoded, at about a kilobyte each. Then all are forgotten, and decoded anew.
+/// Functions whose settings are kept decoded, at about a kilobyte each. At this number, all are forgotten and decoded
+/// anew.
 const FUNCTIONS_MAX: usize = 4096;
-/// A function whose child has asked for exec is started by exec for this long: what stood in the way may have changed.
+/// Time for which a function whose child has asked for exec is started by exec. After it the obstacle may be gone.
 const BY_EXEC: Duration = Duration::from_secs(60);
 
 pub struct Order {
     pub invocation: Invocation,
     pub function: Arc<Function>,
-    /// The request body, where it came as a descriptor.
+    /// The request body, if it came as a descriptor.
     pub body: Option<File>,
 }
 
@@ -30,17 +32,17 @@ impl Order {
     }
 }
 
-/// A function's settings, decoded, and what the worker has found out about it.
+/// A function's settings, decoded, and the worker's findings about it.
 pub struct Function {
     pub spec: FunctionSpec,
-    /// When a child has last said that it cannot serve the function.
+    /// The last time a child reported that it cannot serve the function.
     refused: Mutex<Option<Instant>>,
-    /// For its stderr.
+    /// Bounds its stderr.
     pub log_budget: LogBudget,
 }
 
 impl Function {
-    /// Whether it is to be started by exec, since a forked process could not serve it.
+    /// True if it is to be started by exec, since a forked process could not serve it.
     pub fn is_by_exec(&self) -> bool {
         self.refused.lock().expect("nothing panics under this lock").is_some_and(|at| at.elapsed() < BY_EXEC)
     }
@@ -50,13 +52,13 @@ impl Function {
     }
 }
 
-/// The functions that the worker has been asked for. Guards the map; held for a look or an insertion.
+/// The functions that the gateway has asked for. Guards the map; held for a look or an insertion.
 #[derive(Default)]
 pub struct Functions(Mutex<HashMap<Vec<u8>, Arc<Function>>>);
 
 impl Functions {
     /// # Errors
-    /// [`InvocationError::Protocol`](super::error::InvocationError::Protocol) where the settings cannot be decoded.
+    /// [`InvocationError::Protocol`](super::error::InvocationError::Protocol) if the settings cannot be decoded.
     pub fn get(&self, settings: &[u8]) -> Result<Arc<Function>> {
         if let Some(function) = self.0.lock().expect("nothing panics under this lock").get(settings) {
             return Ok(function.clone());

@@ -1,4 +1,4 @@
-//! A function's main process, however it came to be: executed, and so our own child, or forked from a fork server.
+//! A function's main process: either the worker's own child, started by exec, or forked from a fork server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,7 +26,7 @@ impl Process {
         }
     }
 
-    /// Readable when it has ended.
+    /// Readable when the process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         match self {
             Process::Executed(process) => process.pidfd.as_fd(),
@@ -34,7 +34,7 @@ impl Process {
         }
     }
 
-    /// Readable when a forked process says something.
+    /// Readable when a forked process has sent a message.
     pub fn channel(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Process::Executed(_) => None,
@@ -49,11 +49,11 @@ impl Process {
         }
     }
 
-    /// Kills it and those in its process group.
+    /// Kills the process and its process group.
     pub fn kill(&self) {
         match self {
             Process::Executed(process) => {
-                // It has not been waited for, so neither id nor group can have been given away.
+                // It has not been waited for, so the kernel cannot have reused its id or its group.
                 sys::kill_group(process.pid);
                 sys::kill_process(process.pidfd.as_fd());
             }
@@ -70,11 +70,11 @@ impl Process {
         }
     }
 
-    /// How it ended, once its pidfd is readable. To be asked once.
+    /// The end of the process, once its pidfd is readable. Call it once.
     pub fn end(&mut self) -> io::Result<ChildEnd> {
         match self {
             Process::Executed(process) => {
-                // Before it is reaped, since then the group's id could be given away.
+                // Before it is reaped, since after that the kernel can reuse the group's id.
                 sys::kill_group(process.pid);
                 let ended = orphans::reap(process.pid)?;
                 Ok(ChildEnd::Ended(ended.expect("the pidfd was readable, so the process has ended")))
@@ -83,7 +83,7 @@ impl Process {
         }
     }
 
-    /// Kills it and waits until it is gone; for one whose [`Process::end`] was not asked.
+    /// Kills it and waits until it is gone. Only for a process whose [`Process::end`] was not called.
     pub fn end_now(&mut self) {
         self.kill();
         let has_ended = sys::poll(&mut [Watched::read(self.pidfd())], Some(KILL_WAIT_MAX)).is_ok_and(|ready| ready > 0);

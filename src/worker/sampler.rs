@@ -1,9 +1,10 @@
-//! Looks at what an invocation uses while it runs, against the limits that no kernel keeps for it: memory, processes and
-//! threads, scratch.
+//! Samples an invocation while it runs, for the limits that no kernel keeps for it: memory, processes and threads,
+//! scratch.
 //!
-//! It looks in two ways. Figures of processes (/proc/PID/status) are read often; files cost ten times that, so a look at many
-//! of them is taken less often. Neither takes more than a share of a processor ([`COST_INVERSE`]), whatever an invocation
-//! does to make the look at it dear; then it is looked at after [`PERIOD_MAX`] at the latest.
+//! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at files costs ten times
+//! that, so it looks at files less often the more of them exist. Neither takes more than a share of a processor
+//! ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In that case the next look comes after
+//! [`PERIOD_MAX`] at the latest.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,9 @@ use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sys::{self, Pid};
 
-/// A pause is at least this many times what the look before it has cost, for all invocations of a worker together.
+/// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
 const COST_INVERSE: u32 = 75;
-/// But not longer than this.
+/// Upper bound of a pause that the cost demands.
 const PERIOD_MAX: Duration = Duration::from_millis(500);
 
 pub struct Sampler<'a> {
@@ -25,19 +26,19 @@ pub struct Sampler<'a> {
     scratch: &'a Scratch<'a>,
     figures: Rhythm,
     files: Rhythm,
-    /// Files in memory that the last look at files has found.
+    /// Bytes of files in memory that the last look at files found.
     in_memory: u64,
     pub seen: Seen,
 }
 
-/// What the samples have seen of an invocation.
+/// The samples' findings about an invocation.
 #[derive(Default)]
 pub struct Seen {
     /// The highest sum over its processes.
     pub memory_bytes_max: u64,
-    /// Those of the last sample, without the main process.
+    /// The processes of the last sample, without the main process.
     descendants: Vec<Pid>,
-    /// CPU time of those that were killed.
+    /// CPU time of descendants that were killed.
     pub killed_cpu_us: u64,
 }
 
@@ -48,15 +49,15 @@ impl Seen {
         self.descendants.extend(processes.iter().skip(1));
     }
 
-    /// Adds up what descendants have used that are about to be killed: those of the last sample that are still there. What
-    /// the main process has waited for is gone, and part of its own usage.
+    /// Adds up the CPU time of descendants that are about to be killed: those of the last sample that still exist.
+    /// Descendants that the main process has waited for are gone, and part of its own usage.
     pub fn note_killed(&mut self) {
         let ticks: u64 = self.descendants.drain(..).filter_map(procfs::cpu_ticks).sum();
         self.killed_cpu_us += ticks * 1_000_000 / sys::clock_ticks_per_s();
     }
 }
 
-/// When to look next.
+/// The schedule of one kind of look.
 struct Rhythm {
     next: Instant,
     pause: Duration,
@@ -68,13 +69,13 @@ impl<'a> Sampler<'a> {
         Sampler { spec, scratch, figures: rhythm(), files: rhythm(), in_memory: 0, seen: Seen::default() }
     }
 
-    /// When [`Sampler::look`] is due.
+    /// The time at which [`Sampler::look`] is due.
     pub fn next(&self) -> Instant {
         self.figures.next
     }
 
-    /// What the invocation of this main process uses more of than it may. `running` invocations share the worker's time for
-    /// looks.
+    /// The limit that the invocation of this main process exceeds, if any. `running` invocations share the worker's
+    /// time for looks.
     pub fn look(&mut self, process: &Process, running: usize) -> Option<Verdict> {
         sys::join_alarm();
         let began = sys::own_thread_cpu_time();
@@ -83,7 +84,8 @@ impl<'a> Sampler<'a> {
         let before_files = sys::own_thread_cpu_time();
         let threads: usize = found.iter().map(|(_, figures)| figures.threads).sum();
         let is_bomb = threads > FUNCTION_PROCESSES_MAX;
-        // Of a bomb nothing else is read: for that the kernel waits until a process that forks has a turn at a processor.
+        // Of a bomb nothing else is read: the kernel would make each read wait until a forking process gets a turn at a
+        // processor.
         let holds_too_much = !is_bomb && self.files.is_due() && self.look_at_files(&processes);
         let after_files = sys::own_thread_cpu_time();
         let memory = if is_bomb { 0 } else { self.memory(&found) };
@@ -100,33 +102,33 @@ impl<'a> Sampler<'a> {
         if self.files.is_due() {
             self.files.go_on(of_files, running);
         }
-        // Where the main process has ended meanwhile, its id could be another's by now.
+        // If the main process has ended meanwhile, the kernel may have reused its id.
         let is_there = excess.is_none() || procfs::pid_of(process.pidfd()) == Some(process.pid());
         excess.filter(|_| is_there)
     }
 
-    /// Proportional memory is dear to read; the plain sum, which is never less, is asked first.
+    /// Proportional memory is expensive to read, so the plain sum, which is never less, is checked first.
     fn memory(&self, found: &[(Pid, Figures)]) -> u64 {
         let sum = |figures: &mut dyn Iterator<Item = Figures>| {
             let (anonymous, shared) =
                 figures.fold((0, 0), |sum, figures| (sum.0 + figures.anonymous, sum.1 + figures.shared));
-            // Of files in memory some pages are mapped, and so among the shared ones.
+            // Some pages of files in memory are mapped, and so counted among the shared ones.
             anonymous + shared.max(self.in_memory)
         };
         let plain = sum(&mut found.iter().map(|(_, figures)| *figures));
         if plain <= self.spec.memory_mib << 20 {
             return plain;
         }
-        // Where a process forbids the look, all of its memory counts.
+        // If a process forbids the look, all of its memory counts.
         sum(&mut found.iter().map(|(pid, figures)| figures.proportional(*pid).unwrap_or(*figures)))
     }
 
-    /// Whether there is more in the scratch folder than may be.
+    /// True if the scratch folder holds more than it may.
     fn look_at_files(&mut self, processes: &[Pid]) -> bool {
         let Unlinked { of_folder, in_memory } = procfs::unlinked(processes, self.scratch.path());
         // A WASM module cannot make files in memory; its engine has some, which it shares with its fork server.
         self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { in_memory };
-        // What was deleted but is still held lies on the disk as well.
+        // A deleted file that is still open also takes space on the disk.
         let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
         scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
     }
@@ -137,8 +139,8 @@ impl Rhythm {
         Instant::now() >= self.next
     }
 
-    /// Sets the next look. Pauses double from [`SAMPLE_FIRST`], which there is twice, to [`SAMPLE_PERIOD`], and are longer after
-    /// a dear look.
+    /// Sets the next look. Pauses double from [`SAMPLE_FIRST`], which comes twice, to [`SAMPLE_PERIOD`], and are longer
+    /// after an expensive look.
     fn go_on(&mut self, cost: Duration, running: usize) {
         let due_to_cost = (cost * COST_INVERSE * running.max(1) as u32).min(PERIOD_MAX);
         self.next = Instant::now() + self.pause.max(due_to_cost);

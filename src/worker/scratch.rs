@@ -1,10 +1,10 @@
-//! The scratch folder of an invocation: its TMPDIR, the one place where it may write without being asked to, removed
-//! with all that is in it when the invocation is over.
+//! The scratch folder of an invocation: its TMPDIR, and the only place where it may write without a `write` entry. It
+//! is removed with all its contents when the invocation is over.
 //!
-//! Removing must cope with what a hostile function leaves: folders nested a hundred thousand deep, against which recursion
-//! would run out of stack, names of any bytes, symbolic links to elsewhere, folders without permissions. So nothing is
-//! followed, and nested folders are moved up and emptied one after the other. By then the function's processes are dead,
-//! so nobody changes the folder meanwhile.
+//! Removal must cope with the leftovers of a hostile function: folders nested a hundred thousand deep, against which
+//! recursion would run out of stack, names of any bytes, symbolic links to elsewhere, folders without permissions. So
+//! it follows no link, and moves nested folders up and empties them one after the other. By then the function's
+//! processes are dead, so no process changes the folder meanwhile.
 
 use std::fs::{self, DirBuilder, DirEntry, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -20,33 +20,33 @@ use crate::log;
 use crate::sandbox::{Sandbox, User};
 use crate::sys;
 
-/// Where one worker makes the scratch folders of its invocations.
+/// The area in which one worker makes the scratch folders of its invocations.
 ///
-/// Most functions leave theirs empty. Such a folder serves the next invocation: making, giving away and removing one costs
-/// a quarter of a native invocation on ext4, looking whether it is empty next to nothing.
+/// Most functions leave their folder empty. An empty folder serves the next invocation: making, giving away and
+/// removing one costs a quarter of a native invocation on ext4; checking that it is empty costs next to nothing.
 pub struct ScratchArea {
     folder: PathBuf,
-    /// Empty folders. Guards the list; held for a push or a pop. There are never more than invocations at once.
+    /// Empty folders, never more than invocations at once. Guards the list; held for a push or a pop.
     empty: Mutex<Vec<Empty>>,
 }
 
-/// An empty folder, and a ruleset that lets somebody write there: it holds for the folder, whatever its name.
+/// An empty folder, and a ruleset that allows writing there: it holds for the folder, whatever its name.
 #[derive(Default)]
 struct Empty {
     path: PathBuf,
-    /// The last one, and what else it was made for: whether the network is allowed, and the folder for sessions.
+    /// The last ruleset, and the settings it was made for: network allowed or not, and the folder for sessions.
     ruleset: Option<(bool, Option<Arc<Path>>, Arc<OwnedFd>)>,
 }
 
 impl ScratchArea {
-    /// Makes the worker's folder anew, empty. `above` are the folders that it lies in, the outermost first, which the first
-    /// worker makes.
+    /// Makes the worker's folder anew, empty. `above` are the folders that it lies in, the outermost first, which the
+    /// first worker makes.
     ///
     /// # Errors
-    /// Where one of those is there but not ours: somebody could have made it beforehand, in a folder like /tmp.
+    /// If one of those exists but belongs to another user, who could have made it beforehand in a folder like /tmp.
     pub fn new(above: &[PathBuf], worker: u32) -> Result<ScratchArea> {
         let failed = |path: &Path| StartError::io("make the scratch folder", path.display().to_string());
-        // Others may pass through, to the folders that are theirs, but not look around.
+        // Other users may pass through, to their own folders, but not list it.
         let mut builder = DirBuilder::new();
         builder.mode(0o711);
         for folder in above {
@@ -64,18 +64,18 @@ impl ScratchArea {
         if folder.symlink_metadata().is_ok() {
             remove(&folder).map_err(failed(&folder))?;
         }
-        // Not even its owner may list it without privileges: that can be the user of functions, which could else find the
-        // folders of one another.
+        // Not even its owner may list it without privileges: functions may run as that user, and could otherwise find
+        // each other's folders.
         builder.mode(0o311).create(&folder).map_err(failed(&folder))?;
         Ok(ScratchArea { folder, empty: Mutex::default() })
     }
 
-    /// A folder for one invocation, empty, for its user alone, under a name that nobody can guess: other functions may be of
-    /// the same user, and Landlock keeps nobody from reading.
+    /// An empty folder for one invocation and its user alone, under a name that no function can guess: other functions
+    /// may run as the same user, and Landlock does not keep them from reading.
     pub fn take(&self, user: Option<&User>) -> io::Result<Scratch<'_>> {
         let path = self.folder.join(unguessable_name());
         let empty = self.empty.lock().expect("nothing panics under this lock").pop();
-        // The name of before is known to whoever had it.
+        // The previous invocation knows the previous name.
         if let Some(empty) = empty
             && fs::rename(&empty.path, &path).is_ok()
         {
@@ -102,7 +102,7 @@ fn unguessable_name() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-/// The scratch folder of one invocation; what is in it is removed when this is dropped.
+/// The scratch folder of one invocation. Dropping it removes its contents.
 pub struct Scratch<'a> {
     area: &'a ScratchArea,
     folder: Empty,
@@ -122,7 +122,7 @@ impl Scratch<'_> {
         sessions: Option<&Arc<Path>>,
         net: bool,
     ) -> io::Result<Option<Arc<OwnedFd>>> {
-        // What is listed may be made anew, or come to be, before the next invocation.
+        // A listed path may be replaced, or appear, before the next invocation.
         let is_lasting = write.is_empty();
         if is_lasting
             && let Some((last_net, last_sessions, ruleset)) = &self.folder.ruleset
@@ -139,9 +139,9 @@ impl Scratch<'_> {
         Ok(ruleset)
     }
 
-    /// Whether there is more in it than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders, or
-    /// folders nested so deep that no path leads there (PATH_MAX): what cannot be seen could be anything. A folder that its
-    /// owner, who is our user, has closed to us is opened again.
+    /// True if the folder holds more than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders,
+    /// or is nested so deep that no path leads to the end (PATH_MAX), since its contents cannot be checked then.
+    /// Reopens a folder that a function has closed, if it runs as the worker's own user.
     pub fn holds_more_than(&self, bytes_max: u64) -> bool {
         let mut folders = vec![self.folder.path.clone()];
         let (mut bytes, mut entries) = (0, 0);
@@ -155,7 +155,7 @@ impl Scratch<'_> {
             };
             let listed = match listed {
                 Ok(listed) => listed,
-                // Removed since.
+                // Removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(_) => return true,
             };
@@ -165,7 +165,8 @@ impl Scratch<'_> {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(_) => return true,
                 };
-                // Blocks of 512 bytes, whatever the file system's are: a sparse file counts what it takes.
+                // Blocks have 512 bytes, whatever the file system's size is. A sparse file counts for the blocks that
+                // it takes.
                 bytes += metadata.blocks() * 512;
                 entries += 1;
                 if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX {
@@ -191,20 +192,20 @@ impl Drop for Scratch<'_> {
     }
 }
 
-/// Lets a folder's owner enter it, unless it has become a link to something else meanwhile.
+/// Lets a folder's owner enter it, unless a link has replaced it meanwhile.
 fn reopen(folder: &Path) {
     if let Ok(folder) = sys::refer_to(folder, libc::O_NOFOLLOW | libc::O_DIRECTORY) {
         let _ = fs::set_permissions(format!("/proc/self/fd/{}", folder.as_raw_fd()), Permissions::from_mode(0o700));
     }
 }
 
-/// Whether a folder is empty, and still closed to everybody but its owner.
+/// True if a folder is empty, and still closed to all users but its owner.
 fn is_as_made(path: &Path) -> bool {
     let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.mode() & 0o7777 == 0o700);
     is_private && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Removes a folder and all that is in it, without recursion and without following a link.
+/// Removes a folder and its contents, without recursion and without following a link.
 fn remove(top: &Path) -> io::Result<()> {
     let mut moved_up = 0u64;
     for _ in 0..SCRATCH_LOOKS_MAX {
@@ -226,7 +227,7 @@ fn remove(top: &Path) -> io::Result<()> {
     Err(io::Error::other("there is no end to what is in it"))
 }
 
-/// Empties one folder within `top`: its files are removed, its folders move up into `top` under new names.
+/// Empties one folder within `top`: removes its files, and moves its folders up into `top` under new names.
 fn empty_into(top: &Path, folder: &DirEntry, moved_up: &mut u64) -> io::Result<()> {
     let _ = fs::set_permissions(folder.path(), Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder.path())? {
@@ -234,9 +235,10 @@ fn empty_into(top: &Path, folder: &DirEntry, moved_up: &mut u64) -> io::Result<(
         if !entry.file_type()?.is_dir() {
             fs::remove_file(entry.path())?;
         } else if fs::remove_dir(entry.path()).is_err() {
-            // To move a folder is to change its `..`, for which its own permissions are asked.
+            // To move a folder is to change its `..`, for which the kernel checks its own permissions.
             let _ = fs::set_permissions(entry.path(), Permissions::from_mode(0o700));
-            // A name that the function has given cannot be taken: rename replaces empty folders only, and fails else.
+            // A name that the function has given cannot be taken: rename replaces only empty folders, and fails
+            // otherwise.
             loop {
                 *moved_up += 1;
                 match fs::rename(entry.path(), top.join(format!("moved-{moved_up}"))) {
@@ -286,7 +288,7 @@ mod tests {
         let (all, area) = area("deep");
         let scratch = area.take(None).unwrap();
         let path = scratch.path().to_path_buf();
-        // From the innermost outwards, since a path to the innermost would be too long for any call.
+        // Starts with the innermost, since a path to it would be too long for any call.
         fs::create_dir(path.join("0")).unwrap();
         for depth in 1..3000 {
             let outer = path.join(depth.to_string());

@@ -1,11 +1,11 @@
-//! Where the sessions of PHP functions last: a folder per function, owned by the functions' user.
+//! The folders for sessions of PHP functions: one per function, owned by the functions' user.
 //!
-//! Other functions, which are of the same user, can neither write there, since no ruleset of theirs allows it, nor read, since
-//! they cannot know its name: that is made out of the function's route and a key in the run dir, and the folder above may be
-//! entered, but not listed. Every worker of the run dir finds the same names.
+//! Other functions run as the same user. They cannot write there, since no ruleset of theirs allows it. They cannot
+//! read there, since they cannot know the folder's name: it is made out of the function's route and a key in the run
+//! dir, and the folder above may be entered, but not listed. Every worker of the run dir computes the same names.
 //!
-//! A folder is bounded: now and then, files that have not been written for as long as PHP keeps a session go, and of what is
-//! too much the oldest. Functions make plain files there and nothing else, as far as the kernel has Landlock.
+//! A folder is bounded: a sweep removes files that have not been written for as long as PHP keeps a session, and then
+//! the oldest beyond the bound. As far as the kernel has Landlock, functions make only plain files there.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -24,20 +24,20 @@ use crate::settings::Settings;
 const KEPT: Duration = Duration::from_secs(24 * 60);
 /// Bytes of one function's sessions: some 100,000 logins.
 const BYTES_MAX: u64 = 64 << 20;
-/// Files of one function's sessions that a look counts; a folder with more loses what lies beyond.
+/// Files of one function's sessions that a sweep counts; it removes all further ones.
 const FILES_MAX: usize = 200_000;
-/// Functions whose folder is known to be there. Then all are forgotten, and looked for again.
+/// Functions whose folder is known to exist. At this number, all are forgotten and looked for again.
 const KNOWN_MAX: usize = 4096;
 
 pub struct Sessions {
     folder: PathBuf,
     key: String,
-    /// Routes whose folder is there. Guards the map; held for a look or an insertion.
+    /// Routes whose folder exists. Guards the map; held for a look or an insertion.
     known: Mutex<HashMap<String, Arc<Path>>>,
 }
 
 impl Sessions {
-    /// The folder of all sessions is made where it is missing; its parent must be ours.
+    /// Makes the folder of all sessions if it is missing; its parent must be the worker's own.
     pub fn new(settings: &Settings) -> Result<Sessions> {
         let folder = settings.sessions_dir();
         match DirBuilder::new().mode(0o711).create(&folder) {
@@ -71,7 +71,7 @@ impl Sessions {
         Ok(folder)
     }
 
-    /// Removes what is old, and what is too much.
+    /// Removes sessions that are old, or beyond the bound.
     pub fn sweep(&self) {
         for folder in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             sweep(&folder.path(), SystemTime::now());
@@ -79,7 +79,7 @@ impl Sessions {
     }
 }
 
-/// The key of this run dir: the first worker that asks makes it. A later one needs no room for it.
+/// The key of this run dir. The first worker that asks makes it; a later one needs no room on the disk for it.
 fn key(file: &Path) -> io::Result<String> {
     match fs::read_to_string(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -90,7 +90,7 @@ fn key(file: &Path) -> io::Result<String> {
     let mut options = OpenOptions::new();
     let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     new.write_all(format!("{:016x}{:016x}", random(), random()).as_bytes())?;
-    // In one step, and not over one that is there.
+    // In one step, and never over an existing key.
     let linked = fs::hard_link(&unfinished, file);
     fs::remove_file(&unfinished)?;
     match linked {
@@ -99,7 +99,7 @@ fn key(file: &Path) -> io::Result<String> {
     }
 }
 
-/// 128 bits out of key and route: a function that knows the name of its own folder does not know another's.
+/// 128 bits out of key and route. A function that knows the name of its own folder cannot derive another's.
 fn name_of(key: &str, route: &str) -> String {
     let half = |salt: u8| {
         let mut hasher = std::hash::DefaultHasher::new();
@@ -111,7 +111,7 @@ fn name_of(key: &str, route: &str) -> String {
     format!("{:016x}{:016x}", half(0), half(1))
 }
 
-/// Nothing is followed: what a function puts there may be links.
+/// Follows no link: a function may put links there.
 fn sweep(folder: &Path, now: SystemTime) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().enumerate();
     let mut files = Vec::new();
@@ -120,7 +120,8 @@ fn sweep(folder: &Path, now: SystemTime) {
         let is_file = metadata.is_file() && metadata.permissions().mode() & 0o7000 == 0;
         let age = metadata.modified().ok().and_then(|written| now.duration_since(written).ok()).unwrap_or_default();
         if metadata.is_dir() {
-            // Only where no Landlock forbids it. What is in it stays: a function that runs could lead us elsewhere meanwhile.
+            // A folder can exist only where no Landlock forbids it. A filled one stays: a running function could
+            // redirect the removal meanwhile.
             let _ = fs::remove_dir(entry.path());
         } else if !is_file || age > KEPT || number >= FILES_MAX {
             let _ = fs::remove_file(entry.path());

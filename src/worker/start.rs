@@ -1,4 +1,4 @@
-//! How a function's process comes to be: forked from a fork server where that can be, else by exec.
+//! Starts a function's process: forked from a fork server if one can, otherwise by exec.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,19 +24,19 @@ use crate::sys::{Spawn, SpawnError};
 
 type Result<T> = std::result::Result<T, Verdict>;
 
-/// All that can be found wrong before the function's process exists, found right.
+/// The results of all checks that come before the function's process exists.
 pub struct Start<'a> {
     worker: &'a Worker,
     order: &'a Order,
     version: Version,
-    /// A WASM module compiled for faas-wasm; `None` where something else runs it.
+    /// A WASM module compiled for faas-wasm; `None` if another program runs it.
     artifact: Option<PathBuf>,
-    /// Where a PHP function's sessions last.
+    /// The folder of a PHP function's sessions.
     sessions: Option<Arc<Path>>,
     pub scratch: Scratch<'a>,
-    /// What it may write, and what it may read.
+    /// The rulesets for writing and for reading.
     rulesets: (Option<Arc<OwnedFd>>, Option<Arc<readable::Ruleset>>),
-    /// `None` where it is to be executed.
+    /// `None` if it is to be started by exec.
     child: Option<Child>,
 }
 
@@ -65,13 +65,14 @@ impl<'a> Start<'a> {
             start.child = worker.fork_servers.take(spec.runtime, &start.version);
         }
         if start.child.is_none() {
-            // What is missing for the exec is found before the gateway hears that the function has begun.
+            // Errors of an exec are found before the gateway hears that the function has begun.
             start.command()?;
         }
         Ok(start)
     }
 
-    /// The process, with these streams. A forked one that dies before it has its invocation is replaced by an executed one.
+    /// Starts the process with these streams. If a forked one dies before it has its invocation, an executed one
+    /// replaces it.
     pub fn run(&mut self, ends: &Ends) -> Result<Process> {
         if let Some(child) = self.child.take() {
             let rulesets = self.rulesets().into_iter().flatten();
@@ -114,7 +115,7 @@ impl<'a> Start<'a> {
         spawned.map_err(|error| refused(spec, error))
     }
 
-    /// What a forked process is sent: two lengths, settings, environment (runtimes/README.md).
+    /// The message to a forked process: two lengths, settings, environment (runtimes/README.md).
     fn message(&self) -> Vec<u8> {
         let (given, spec) = (self.order.invocation.settings(), self.order.spec());
         let mut message = Vec::with_capacity(4096);
@@ -145,8 +146,8 @@ impl<'a> Start<'a> {
         [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|ruleset| ruleset.landlock.as_fd())]
     }
 
-    /// Appends what the gateway composed, and ours where that does not name it: the deadline, the scratch folder, the functions'
-    /// user, where its sessions last, PATH, LANG, TZ, and what the runtime needs.
+    /// Appends the gateway's variables, and then the worker's where the gateway does not set them: the deadline, the
+    /// scratch folder, the functions' user, the folder for its sessions, PATH, LANG, TZ, and the runtime's own.
     fn add_environment(&self, block: &mut Vec<u8>, of_runtime: &[CString]) {
         let deadline = SystemTime::now() + self.order.spec().timeout;
         let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -193,12 +194,12 @@ fn refused(spec: &FunctionSpec, error: SpawnError) -> Verdict {
         ("execute", Some(libc::ENOEXEC)) => {
             not_executable("it is neither a program for this machine nor a script that begins with #!".into())
         }
-        // The module is there and may be entered and read; both were looked at a moment ago.
+        // The module exists and may be entered and read; both were checked a moment ago.
         ("execute", Some(libc::ENOENT)) => {
             let missing = || "the interpreter that its first line names is not there".into();
             not_executable(shebang_fault(&spec.module).unwrap_or_else(missing))
         }
-        // These last until somebody mends the module.
+        // These errors last until somebody mends the module.
         ("execute", Some(libc::ETXTBSY)) => not_executable("another program has it open for writing".into()),
         ("execute", Some(libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR | libc::ENOTDIR | libc::EINVAL)) => {
             not_executable(error.cause.to_string())

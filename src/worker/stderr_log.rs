@@ -1,15 +1,15 @@
-//! A function's stderr on its way into the log: line by line, with the request id.
+//! Writes a function's stderr into the log: line by line, with the request id.
 //!
-//! What one call writes to the log is bounded, and what all calls of a function write within an hour (log_budget.rs). Both
-//! bounds count bytes as they are written: a line takes more than the function said, with its head, and with characters that
-//! are escaped.
+//! Two bounds apply: one to the bytes that one call writes to the log, one to those of all calls of a function within
+//! an hour (log_budget.rs). Both count bytes as they are written: a line in the log is longer than the function's own,
+//! by its head and its escaped characters.
 
 use super::log_budget::LogBudget;
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
 use crate::log::Line;
 use crate::protocol::function_spec::FunctionSpec;
 
-/// What programs say when they get no more memory: PHP, Python, the C library, C++, Rust, and most others.
+/// Messages of programs that get no more memory: PHP, Python, the C library, C++, Rust, and most others.
 const OUT_OF_MEMORY: [&str; 6] = [
     "Allowed memory size of",
     "MemoryError",
@@ -19,7 +19,7 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "out of memory",
 ];
 
-/// Bytes of the end of a function's stderr that the ledger keeps where the call failed.
+/// Bytes of the end of a function's stderr that the ledger keeps if the call failed.
 const END_BYTES_MAX: usize = 4096;
 
 pub struct StderrLog<'a> {
@@ -28,11 +28,11 @@ pub struct StderrLog<'a> {
     budget: &'a LogBudget,
     /// The last bytes that came, at least [`END_BYTES_MAX`] of them.
     end: Vec<u8>,
-    /// A line whose end has not come.
+    /// A line that is not complete yet.
     line: Vec<u8>,
     /// As written to the log.
     logged_bytes: usize,
-    /// Of what the function said.
+    /// Counted as the function wrote them.
     dropped_bytes: usize,
     says_out_of_memory: bool,
 }
@@ -71,7 +71,7 @@ impl<'a> StderrLog<'a> {
         }
     }
 
-    /// Logs what is left, and what was dropped.
+    /// Logs the rest, and the number of dropped bytes.
     pub fn finish(&mut self) {
         self.flush_line();
         let dropped = std::mem::take(&mut self.dropped_bytes);
@@ -100,7 +100,7 @@ impl<'a> StderrLog<'a> {
         self.budget.note_written(bytes);
     }
 
-    /// Whether the function has complained about memory. A guess, asked only of functions that failed.
+    /// True if the function has complained about memory. A guess, used only for functions that failed.
     pub fn says_out_of_memory(&self) -> bool {
         self.says_out_of_memory
     }

@@ -1,4 +1,4 @@
-//! A function's stdin, stdout and stderr: the ends that its process gets, and ours, which never wait.
+//! A function's stdin, stdout and stderr: the ends of its process, and the worker's, which never block.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Seek, Write};
@@ -13,13 +13,13 @@ use crate::protocol::worker_protocol::Kind;
 use crate::sandbox::User;
 use crate::sys::{self, Watched};
 
-/// Bytes that are read from a function at once, until one read has filled them: most say less in all, and to clear room for more
-/// takes longer than to read it.
+/// Bytes to read from a function at once, until one read has filled them. Most functions write less in all, and
+/// clearing a larger buffer takes longer than reading.
 const READ_BYTES_FIRST: usize = 4096;
 
-/// Our ends.
+/// The worker's ends.
 pub struct Streams<'a> {
-    /// `None` when all of the body is written.
+    /// `None` once all of the body is written.
     stdin: Option<Unfed<'a>>,
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
@@ -27,7 +27,7 @@ pub struct Streams<'a> {
     buffer: Vec<u8>,
 }
 
-/// What of the body is not written yet, and the pipe that takes it.
+/// The rest of the body, and the pipe that takes it.
 struct Unfed<'a> {
     pipe: PipeWriter,
     rest: &'a [u8],
@@ -43,14 +43,15 @@ impl Ends {
 }
 
 impl<'a> Streams<'a> {
-    /// Both sides of all three. The function's ends belong to `user`, so that it can open them by name: /dev/stdin.
+    /// Makes both sides of all three. The function's ends belong to `user`, so that it can open them by name:
+    /// /dev/stdin.
     pub fn new(order: &'a Order, user: Option<&User>, null: &File) -> io::Result<(Streams<'a>, Ends)> {
         let (stdin_for_child, stdin) = feed(order, null)?;
         let (stdout, stdout_for_child) = output_pipe()?;
         let (stderr, stderr_for_child) = output_pipe()?;
         let ends = Ends([stdin_for_child, stdout_for_child, stderr_for_child]);
         if let Some(user) = user {
-            // All but the worker's own /dev/null, which everybody may open.
+            // All but the worker's own /dev/null, which every user may open.
             let has_body = order.body.is_some() || !order.invocation.body().is_empty();
             for end in &ends.0[usize::from(!has_body)..] {
                 fchown(end, Some(user.uid), Some(user.gid))?;
@@ -66,8 +67,7 @@ impl<'a> Streams<'a> {
         Ok((streams, ends))
     }
 
-    /// For poll, in this order: stdin where there is something to write, stdout where `wants_stdout`, stderr where
-    /// `wants_stderr`.
+    /// For poll, in this order: stdin if the body has a rest, stdout if `wants_stdout`, stderr if `wants_stderr`.
     pub fn watched(&self, wants_stdout: bool, wants_stderr: bool) -> [Watched<'_>; 3] {
         let nothing = Watched::nothing;
         [
@@ -77,7 +77,7 @@ impl<'a> Streams<'a> {
         ]
     }
 
-    /// Writes on with the body.
+    /// Writes more of the body.
     pub fn feed_more(&mut self) {
         let Some(Unfed { pipe, rest }) = &mut self.stdin else { return };
         match pipe.write(rest) {
@@ -91,7 +91,7 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// Logs a piece of what it says on stderr; returns how much it was.
+    /// Logs a piece of the function's stderr; returns its length.
     pub fn read_stderr(&mut self) -> usize {
         let Some(pipe) = &mut self.stderr else { return 0 };
         match pipe.read(&mut self.buffer) {
@@ -107,7 +107,7 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// Moves a piece of output into the connection's outbox; returns how much it was.
+    /// Moves a piece of output into the connection's outbox; returns its length.
     pub fn read_stdout(&mut self, connection: &mut Connection) -> usize {
         let Some(pipe) = &mut self.stdout else { return 0 };
         match pipe.read(&mut self.buffer) {
@@ -126,7 +126,7 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// Logs what is left on stderr, and takes note of its end. The bound is for a process that writes on.
+    /// Logs the rest of stderr, and keeps its end. The bound is for a process that goes on writing.
     pub fn finish_stderr(&mut self) {
         let mut taken = 0;
         while taken < PIPE_BYTES_MAX {
@@ -138,18 +138,18 @@ impl<'a> Streams<'a> {
         self.stderr_log.finish();
     }
 
-    /// The end of what it has said on stderr.
+    /// The end of the function's stderr.
     pub fn stderr_end(&self) -> String {
         self.stderr_log.end()
     }
 
-    /// Whether the function has complained about memory.
+    /// True if the function has complained about memory.
     pub fn says_out_of_memory(&self) -> bool {
         self.stderr_log.says_out_of_memory()
     }
 }
 
-/// The function's stdin, and what is left to be written to it: nothing, where the body is a file or fits into the pipe.
+/// The function's stdin, and the rest of the body to write: none if the body is a file or fits into the pipe.
 fn feed<'a>(order: &'a Order, null: &File) -> io::Result<(OwnedFd, Option<Unfed<'a>>)> {
     if let Some(file) = &order.body {
         let mut file = file.try_clone()?;

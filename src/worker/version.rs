@@ -1,4 +1,4 @@
-//! Which version of a file lies at a path: what tells a module, a program or a setting's file from what lay there before.
+//! The version of a file at a path: it distinguishes a module, a program or a settings file from the one before it.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -11,14 +11,15 @@ use std::time::{Duration, SystemTime};
 
 use crate::sys;
 
-/// What changes within this time may change again without its times showing it, to a reader that counts in seconds, as PHP's
-/// opcache does.
+/// A file that changes within this time may change again without a visible change of its times, for a reader that
+/// counts in seconds, as PHP's opcache does.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
-/// A file as it is now: the path that it really has, device, inode, size, and the times of its last writing and its last
-/// change, which includes that of its permissions.
+/// A file as it is now: its real path, device, inode, size, and the times of its last writing and its last change,
+/// which includes a change of its permissions.
 ///
-/// The path counts, since a release can be a hard link of the one before, and what a script includes depends on its folder.
+/// The path counts, since a release can be a hard link of the one before, and a script includes files relative to its
+/// folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
     path_hash: u64,
@@ -32,9 +33,10 @@ pub struct Version {
 
 impl Version {
     /// # Errors
-    /// Where the path does not lead to a regular file.
+    /// If the path does not lead to a regular file.
     pub fn of_file(path: &Path) -> io::Result<Version> {
-        // Opened, so that the path and the rest are of the same file; without any right to it, so that nothing is waited for.
+        // Opened, so that the path and the rest are of the same file; without any right to it, so that the open never
+        // blocks.
         let file = sys::refer_to(path, 0)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -45,13 +47,13 @@ impl Version {
         Ok(Version { path_hash: hasher.finish(), ..Version::of(&metadata) })
     }
 
-    /// Of what a path leads to, a file or a folder, wherever that really lies; `None` where there is neither. Takes one system
-    /// call instead of four.
+    /// The version of the file or folder that a path leads to, without its real path; `None` if neither exists. Takes
+    /// one system call instead of four.
     pub fn of_path(path: &Path) -> Option<Version> {
         fs::metadata(path).ok().map(|metadata| Version::of(&metadata))
     }
 
-    /// Of a file whose real path does not matter.
+    /// The version of a file whose real path does not matter.
     pub fn of(metadata: &Metadata) -> Version {
         Version {
             path_hash: 0,
@@ -63,7 +65,7 @@ impl Version {
         }
     }
 
-    /// Whether the file has changed so lately that it may change once more and be taken for this version.
+    /// True if the file has changed so lately that a further change may not show in its version.
     pub fn is_young(&self) -> bool {
         let changed = Duration::new(self.changed.0.max(0) as u64, self.changed.1 as u32);
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
@@ -71,7 +73,7 @@ impl Version {
     }
 }
 
-/// As text without spaces, which can be part of a file's name.
+/// Text without spaces, which can be part of a file's name.
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Version { path_hash, device, inode, size, written, changed } = self;
@@ -100,7 +102,7 @@ mod tests {
         fs::write(&module, "other content").unwrap();
         let second = Version::of_file(&module).unwrap();
         assert_ne!(first, second);
-        // The same file under another path, by a link that is swapped.
+        // The same file under another path, as when a link is swapped.
         fs::hard_link(folder.join("1/module"), folder.join("2/module")).unwrap();
         let linked = Version::of_file(&module).unwrap();
         fs::remove_file(folder.join("current")).unwrap();

@@ -1,14 +1,15 @@
-//! Modules compiled ahead of their calls, in the background: once per version of module and engine, whichever worker of the
-//! run dir does it.
+//! Modules compiled ahead of their calls, in the background: once per version of module and engine, by one worker of
+//! the run dir.
 //!
 //! ```text
-//! VERSIONS.compiled   what runs; it appears whole
+//! VERSIONS.compiled   the program that runs; it appears whole
 //! VERSIONS.failed     why this version does not compile: no call tries it again
 //! VERSIONS.lock       locked by the worker that compiles it
 //! ```
 //!
-//! A call asks for a result and waits a little. Then it hears that the module is being compiled, and its slot is free for
-//! others. A large module takes a minute of a core, and a call that had to wait for that would hold a slot as long.
+//! A call asks for a result and waits a little. If the module is still being compiled then, the call ends with that
+//! answer, and its slot is free for others. A large module takes a minute of a core, and a call that waited for that
+//! would hold a slot as long.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
@@ -22,18 +23,18 @@ use crate::log;
 use crate::protocol::worker_protocol::Verdict;
 use crate::sys;
 
-/// How long a call waits for a result. Most modules compile in well under a second.
+/// Time that a call waits for a result. Most modules compile in well under a second.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// Modules that wait for their compilation; a further one is asked for again by its next call.
+/// Modules that wait for their compilation. The next call of a further one asks for it again.
 const QUEUE_MAX: usize = 64;
-/// Time after which a module that another worker compiles is looked at again.
+/// Time after which a worker looks again at a module that another worker compiles.
 const ELSEWHERE_PAUSE: Duration = Duration::from_millis(200);
 /// Results that are kept; the oldest goes first.
 const RESULTS_MAX: usize = 256;
-/// Bytes of a failure that are shown.
+/// Characters of a compiler's error that are kept.
 const FAILURE_CHARS_MAX: usize = 500;
 
-/// What compiles a module.
+/// The compiler of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compiler {
     /// faas-wasm.
@@ -46,7 +47,7 @@ pub enum Compiler {
 pub struct Job {
     pub module: PathBuf,
     pub compiler: Compiler,
-    /// Where the result goes.
+    /// Path of the result.
     target: PathBuf,
 }
 
@@ -55,21 +56,21 @@ pub struct Compiled {
     calls_waiting_max: usize,
     /// Never held while a module is compiled.
     state: Mutex<State>,
-    /// Told when a job comes or is over.
+    /// Notified when a job comes or is over.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
-    /// Targets in the queue, or being made.
+    /// Targets in the queue, or being compiled.
     pending: HashSet<PathBuf>,
-    /// Why the last try failed where the module is not to blame: its next call tries again.
+    /// Why the last try failed, if the module is not to blame: its next call tries again.
     passing: HashMap<PathBuf, String>,
     calls_waiting: usize,
 }
 
-/// How a try at a job went.
+/// The result of one try at a job.
 enum Try {
     Over(io::Result<()>),
     /// Another worker compiles the module.
@@ -83,7 +84,7 @@ impl Compiled {
         Compiled { folder, calls_waiting_max, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Where the compiled version of a module is. `versions` names module and engine.
+    /// The path of the compiled module. `versions` names the versions of module and engine.
     ///
     /// # Errors
     /// The verdict to send instead: the module does not compile, or its compilation takes longer.
@@ -103,12 +104,13 @@ impl Compiled {
             (true, ..) => Ok(target),
             (_, Some(cause), _) => Err(refused(cause)),
             (_, None, Some(cause)) => Err(Verdict::Exhausted { step: "compile a module".into(), cause }),
-            // Its result had to make room for others at once.
+            // Its result was removed at once to make room for others.
             (_, None, None) => Err(Verdict::Compiling),
         }
     }
 
-    /// Has a job done, unless it is already, and waits until it is over. Returns why it failed in passing, if it did.
+    /// Queues a job, unless it is pending already, and waits until it is over. Returns the cause of a failure that the
+    /// module is not to blame for.
     fn wait_for(&self, job: Job) -> Result<Option<String>, Verdict> {
         let target = job.target.clone();
         let mut state = self.lock();
@@ -134,7 +136,7 @@ impl Compiled {
         }
     }
 
-    /// The life of a thread that compiles. `compile` compiles the module of a job into the file that it is given.
+    /// The life of a thread that compiles. `compile` compiles the module of a job into the given file.
     pub fn work(&self, compile: impl Fn(&Job, &Path) -> io::Result<()>) -> ! {
         loop {
             let waited = self.changed.wait_while(self.lock(), |state| state.queue.is_empty());
@@ -187,7 +189,7 @@ impl Compiled {
         Ok(Try::Over(outcome))
     }
 
-    /// Removes the oldest results where there are too many. One that is in use stays readable until it is closed.
+    /// Removes the oldest results if too many exist. A result in use stays readable until it is closed.
     fn make_room(&self) {
         let is_result = |path: &Path| path.extension().is_some_and(|word| word == "compiled" || word == "failed");
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -205,7 +207,7 @@ impl Compiled {
     }
 }
 
-/// Whether the compiler refused the module, or took too long for it; an error of the system passes.
+/// True if the compiler rejected the module, or took too long for it. Any other error is the system's, and may pass.
 fn is_of_module(cause: &io::Error) -> bool {
     cause.raw_os_error().is_none() && matches!(cause.kind(), ErrorKind::Other | ErrorKind::TimedOut)
 }

@@ -1,4 +1,4 @@
-//! Compilations without a compiler: how often, how long a call waits, and what is remembered.
+//! Compilations without a compiler: their number, the time that a call waits, the results that are remembered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded as channel};
 
 use super::*;
 
-/// A folder, and a thread that compiles; a compilation ends when it is told how.
+/// A folder, and a thread that compiles; the test ends each compilation.
 struct World {
     _folder: tempfile::TempDir,
     compiled: Arc<Compiled>,

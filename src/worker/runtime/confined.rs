@@ -1,5 +1,5 @@
-//! Runs a program of a runtime to its end, confined as a function is: one that reads what somebody has made, or that has to be
-//! asked something.
+//! Runs a program of a runtime to its end, confined like a function: a program that reads a stranger's file, or one
+//! that answers a question of the worker.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -13,33 +13,33 @@ use crate::procfs;
 use crate::sandbox::{Sandbox, orphans};
 use crate::sys::{self, EndedHow, Spawn, Spawned, Watched};
 
-/// Bytes of what a program says on stderr that go into an error.
+/// Bytes of a program's stderr that go into an error.
 const SAYS_BYTES_MAX: u64 = 4096;
 
-/// How much longer than its CPU time a program may take.
+/// Longest time for a program, in multiples of its CPU time.
 const TIMES_CPU: u32 = 10;
-/// How often its CPU time is looked at.
+/// Time between two looks at its CPU time.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
-/// A program, and what it may.
+/// A program, and its rights.
 pub struct Confined<'a> {
-    /// As commands name it, and open.
+    /// Its path for the command, and the open file.
     pub program: (CString, File),
     pub arguments: &'a [CString],
-    /// `NAME=value` and a NUL, again and again.
+    /// `NAME=value` and a NUL, repeated.
     pub environment: &'a [u8],
-    /// The one folder that it may write to.
+    /// The only folder that it may write to.
     pub scratch: Option<&'a Path>,
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub memory_mib: u64,
-    /// CPU time; [`TIMES_CPU`] as much may pass on a busy machine.
+    /// CPU time; [`TIMES_CPU`] times as much may pass on a busy machine.
     pub time_max: Duration,
 }
 
 impl Confined<'_> {
     /// # Errors
-    /// Where it does not end with status 0 in time: what it said on stderr, or how it ended.
+    /// If it does not end with status 0 in time: its stderr, or how it ended.
     pub fn run(self, sandbox: &Sandbox) -> io::Result<()> {
         let (mut says, said) = io::pipe()?;
         let ruleset = sandbox.ruleset(self.scratch, &[], None, true)?;
@@ -71,7 +71,7 @@ impl Confined<'_> {
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
             how => {
-                // It has ended, so what it said is all there, unless it has left a process behind that holds the pipe.
+                // It has ended, so its stderr is complete, unless it left a process behind that holds the pipe.
                 sys::set_nonblocking(says.as_fd())?;
                 let mut bytes = Vec::new();
                 let _ = says.by_ref().take(SAYS_BYTES_MAX).read_to_end(&mut bytes);

@@ -1,7 +1,7 @@
-//! From a function to the command that runs it. One file per runtime; each answers: which program, with which arguments,
-//! under which memory limit? And for those that fork: which command is the fork server?
+//! From a function to the command that runs it. One file per runtime; each answers: which program, with which
+//! arguments, under which memory limit? And for those that fork: which command is the fork server?
 //!
-//! A command is only made where it can work: a missing module or program is found here, before the gateway hears that the
+//! A command is made only if it can work: a missing module or program is found here, before the gateway hears that the
 //! invocation has begun.
 
 mod compiled;
@@ -25,37 +25,37 @@ use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec, Runtime, Start};
 use crate::protocol::worker_protocol::Verdict;
 
-/// What comes instead of a command is the verdict to send.
+/// The error is the verdict to send instead of running a command.
 type Result<T, E = Verdict> = std::result::Result<T, E>;
 
 /// A program to execute.
 #[derive(Debug)]
 pub struct Command {
     pub program: CString,
-    /// The program of a runtime is opened by us: the functions' user need not be able to enter its folder, which may be
-    /// somebody's home.
+    /// The worker opens the program of a runtime itself: its folder may be somebody's home, which the functions' user
+    /// need not be able to enter.
     pub program_file: Option<File>,
     pub arguments: Vec<CString>,
-    /// What the kernel is told (RLIMIT_DATA), per process. The limit that answers clearly is the sampled sum.
+    /// The kernel's limit per process (RLIMIT_DATA). The limit with a clear error is the sampled sum.
     pub data_mib_max: u64,
-    /// Whether it may make files in memory.
+    /// True if it may make files in memory.
     pub memfd: bool,
     /// Variables that the runtime itself needs.
     pub environment: Vec<CString>,
 }
 
-/// What makes PHP send what it is told to echo at once, where php.ini has it wait for more.
+/// Makes PHP send echoed output at once, even if php.ini has it wait for more.
 pub const UNBUFFERED: &str = "output_buffering=0";
 
-/// The runtimes' programs, and what they keep in the folder that functions can read and only we write.
+/// The runtimes' programs, and their files in a folder that functions can read and only the worker writes.
 pub struct Runtimes {
     php: php::Php,
     wasm: wasm::Cache,
 }
 
 impl Runtimes {
-    /// `folder` is made where it is missing; its parent must be ours. It is shared by all workers of a run dir. `programs` is
-    /// where our own programs are, and so faas-php and faas-wasm, once they are built.
+    /// Makes `folder` if it is missing; its parent must be the worker's own. All workers of a run dir share it.
+    /// `programs` is the folder of the platform's programs, and so of faas-php and faas-wasm once they are built.
     pub fn new(folder: PathBuf, programs: &Path, slots: u32) -> start::Result<Runtimes> {
         let failed = || StartError::io("make the folder for the runtimes", folder.display().to_string());
         match fs::create_dir(&folder) {
@@ -67,10 +67,10 @@ impl Runtimes {
     }
 }
 
-/// The command for an invocation whose module is there. `artifact` is [`artifact`]'s.
+/// The command for an invocation whose module exists. `artifact` is the result of [`artifact`].
 ///
 /// # Errors
-/// The verdict to send instead, where the runtime's program is missing or does not take the module.
+/// The verdict to send instead, if the runtime's program is missing or does not take the module.
 pub fn command(
     worker: &Worker,
     spec: &FunctionSpec,
@@ -85,10 +85,10 @@ pub fn command(
     }
 }
 
-/// A WASM module compiled for faas-wasm; `None` where something else runs the function.
+/// A WASM module compiled for faas-wasm; `None` if another program runs the function.
 ///
 /// # Errors
-/// The verdict to send instead, where it is no module.
+/// The verdict to send instead, if the file is no module.
 pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Result<Option<PathBuf>> {
     match (spec.runtime, spec.engine) {
         (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module, version),
@@ -96,9 +96,9 @@ pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Resu
     }
 }
 
-/// Whether a function could have its process forked from a fork server, if there is one.
+/// True if a fork server could fork the function's process.
 pub fn can_fork(spec: &FunctionSpec) -> bool {
-    // What a fork server of PHP may not do, its children cannot do.
+    // A right that a fork server of PHP lacks, its children lack as well.
     let has_rights = spec.runtime != Runtime::Php || !spec.memfd;
     spec.start == Start::Auto && spec.runtime != Runtime::Native && spec.engine == Engine::Auto && has_rights
 }
@@ -108,7 +108,7 @@ pub fn data_mib_max(spec: &FunctionSpec) -> u64 {
     spec.memory_mib + if spec.runtime == Runtime::Wasm { MEMORY_FLOOR_WASM_MIB } else { MEMORY_GRACE_MIB }
 }
 
-/// The command of a runtime's fork server; `None` where its program is not there.
+/// The command of a runtime's fork server; `None` if its program is missing.
 pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
     let (name, found) = match runtime {
         Runtime::Php => ("faas-php", worker.runtimes.php.open()),
@@ -117,7 +117,7 @@ pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
     };
     let (program, file) = found?;
     let arguments = vec![c_string(name), c_string("serve")];
-    // The limit of a fork server is the sandbox's business. A WASM engine keeps images of memory in such files.
+    // The sandbox sets the limit of a fork server. A WASM engine keeps images of memory in such files.
     let memfd = runtime == Runtime::Wasm;
     Some(Command { program, program_file: Some(file), arguments, data_mib_max: 0, memfd, environment: Vec::new() })
 }
@@ -131,7 +131,7 @@ pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
     }
 }
 
-/// Whether the module is there, and which version of it.
+/// The version of a module that exists.
 pub fn version_of(module: &Path) -> Result<Version> {
     Version::of_file(module).map_err(|error| match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
@@ -141,7 +141,7 @@ pub fn version_of(module: &Path) -> Result<Version> {
     })
 }
 
-/// Whether the functions' user may read the module. Code out of the registry is there for it to read.
+/// Fails if the functions' user may not read the module. Code out of the registry is always readable for it.
 pub fn check_readable(worker: &Worker, module: &Path) -> Result<()> {
     if worker.code_dirs.iter().any(|folder| module.starts_with(folder)) {
         return Ok(());
@@ -153,15 +153,15 @@ fn missing(module: &Path, cause: String) -> Verdict {
     Verdict::ModuleMissing { path: module.display().to_string(), cause }
 }
 
-/// Where in PATH a program is, and the open file; looked up for each call, so that one that is installed later is found
-/// without a restart.
+/// The path of a program in PATH, and the open file. Looked up for each call, so that a program installed later is
+/// found without a restart.
 fn find_program(name: &str, install: &str) -> Result<(CString, File)> {
     let found = folders_of_path().iter().find_map(|folder| open_program(&folder.join(name)));
     found.ok_or_else(|| Verdict::RuntimeMissing { program: name.into(), install: install.into() })
 }
 
-/// Where a program of ours can be: beside our own, or in PATH. It is looked for in each call, since it may be built while we
-/// run.
+/// Paths at which a program of the platform can be: beside the worker's own, or in PATH. Looked up for each call, since
+/// it may be built while the worker runs.
 fn places_of(name: &str, programs: &Path) -> Vec<PathBuf> {
     let folders = std::iter::once(programs.to_path_buf()).chain(folders_of_path());
     folders.map(|folder| folder.join(name)).collect()
@@ -173,13 +173,13 @@ fn folders_of_path() -> Vec<PathBuf> {
     std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect()
 }
 
-/// A file that can be executed, as a command names it and open.
+/// The path of an executable file for the command, and the open file.
 fn open_program(path: &Path) -> Option<(CString, File)> {
     version_of_program(path)?;
     File::open(path).ok().map(|file| (c_string(path), file))
 }
 
-/// Which version of a program lies at `path`, if one does.
+/// The version of the program at `path`, if one lies there.
 fn version_of_program(path: &Path) -> Option<Version> {
     let metadata = fs::metadata(path).ok()?;
     let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;

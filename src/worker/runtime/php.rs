@@ -1,5 +1,6 @@
-//! PHP: the module is a script for faas-php (runtimes/php). Where that is not built, for php-cgi; where that is not installed,
-//! for the plain `php` program, which has the request on stdin and in the environment, and whose output is its response.
+//! PHP: the module is a script for faas-php (runtimes/php). If that is not built, php-cgi runs it. If that is not
+//! installed, the plain `php` program runs it: it gets the request on stdin and in the environment, and its output is
+//! the response.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -19,31 +20,31 @@ use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Verdict;
 use crate::worker::Worker;
 
-/// What the package manager has to be told, where no PHP is there at all.
+/// The command that installs PHP, for an error.
 const INSTALL: &str = "apt-get install libphp-embed php-dev, then ./start.sh, which builds faas-php";
 
-/// What asks PHP which files it reads when it starts: one a line, php.ini and the folders for it first.
+/// Asks PHP which files it reads when it starts: one a line, php.ini and the folders for it first.
 const QUESTION: &str = "<?php echo implode(\"\\n\", array_filter([php_ini_loaded_file(), PHP_CONFIG_FILE_PATH,
     PHP_CONFIG_FILE_SCAN_DIR, ini_get('extension_dir'), ...explode(\",\\n\", (string) php_ini_scanned_files())]));
 ";
-/// How long PHP may take to answer; it takes 20 ms. And with how much memory, in MiB.
+/// Time for PHP to answer, and its memory in MiB. It takes 20 ms.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MEMORY_MIB: u64 = 256;
 /// Bytes of the answer: php.ini and some hundred extensions.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Where faas-php can be, and the files that PHP is given.
+/// Paths at which faas-php can be, and the files that PHP is given.
 pub struct Php {
     programs: Vec<PathBuf>,
     question: PathBuf,
     /// The folder of the settings for php-cgi.
     cgi_folder: PathBuf,
-    /// Whether the log has said what runs functions instead of faas-php.
+    /// True once the log names the program that runs functions instead of faas-php.
     fallback_is_told: AtomicBool,
 }
 
 impl Php {
-    /// Writes the files into `folder`, where the other workers write the same.
+    /// Writes the files into `folder`; the other workers write the same ones.
     pub fn new(folder: &Path, programs: &Path) -> start::Result<Php> {
         let cgi_folder = folder.join("php-cgi.d");
         let failed = || StartError::io("make the folder", cgi_folder.display().to_string());
@@ -58,7 +59,7 @@ impl Php {
         })
     }
 
-    /// faas-php, as commands name it, and open.
+    /// The path of faas-php for the command, and the open file.
     pub fn open(&self) -> Option<(CString, File)> {
         self.programs.iter().find_map(|path| open_program(path))
     }
@@ -70,7 +71,7 @@ impl Php {
     }
 }
 
-/// In one step, so that nobody reads half of it.
+/// Writes in one step, so that no process reads half of the file.
 fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
     let path = folder.join(name);
     let failed = || StartError::io("write", path.display().to_string());
@@ -97,7 +98,7 @@ pub fn command(worker: &Worker, spec: &FunctionSpec) -> Result<Command, Verdict>
     Ok(cli_command(program, spec))
 }
 
-/// faas-php: `run`, with what a forked process would get as settings.
+/// faas-php: `run`, with the settings that a forked process would get.
 fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool) -> Command {
     let mut arguments = ["faas-php", "run"].map(c_string).to_vec();
     let mut add = |name: &str, value: &str| arguments.extend([c_string(name), c_string(value)]);
@@ -114,7 +115,8 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool)
     if spec.stream {
         add("--ini", UNBUFFERED);
     }
-    // Everybody can read the arguments of a process: the folder's name stands in the environment, which PHP looks into.
+    // Every user can read the arguments of a process. So the folder's name stands in the environment, which PHP
+    // expands.
     add("--session-dir", "${FAAS_SESSION_DIR}");
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
@@ -122,9 +124,9 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool)
     Command { program, program_file: Some(file), arguments, data_mib_max, memfd: spec.memfd, environment: Vec::new() }
 }
 
-/// php-cgi finds its script in the environment, and runs it only where it is told that a server has called it. Its settings
-/// come by a file, since it takes none from its arguments where the query string begins with a hyphen: it could be mistaken
-/// for arguments. So then the row's `ini` has no effect.
+/// php-cgi finds its script in the environment, and runs it only if a variable says that a server has called it. It
+/// takes no settings from its arguments if the query string begins with a hyphen, since that could be mistaken for
+/// arguments. So the platform's settings come in a file; the row's `ini` has no effect with such a query string.
 fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &Path) -> Command {
     let mut arguments = vec![c_string("php-cgi")];
     let own = spec.ini.iter().map(|(directive, value)| format!("{directive}={value}"));
@@ -133,7 +135,7 @@ fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &P
     }
     let environment = vec![
         c_string("REDIRECT_STATUS=200"),
-        // Before the colon stands the folder that php-cgi was built with.
+        // The folder before the colon is the one that php-cgi was built with.
         c_string(format!("PHP_INI_SCAN_DIR=:{}", folder.display())),
         c_string(format!("FAAS_MEMORY={}M", spec.memory_mib)),
     ];
@@ -147,12 +149,12 @@ fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &P
     }
 }
 
-/// What php-cgi is told; the variables are those of its environment.
+/// The settings of php-cgi; the variables are those of its environment.
 fn cgi_settings() -> String {
     let mut settings = settings("${FAAS_MEMORY}");
     settings.extend([
         "expose_php=0".into(),
-        // Its memory would end with the process, and it wants to write a lock file where functions cannot.
+        // Its memory would end with the process, and it writes a lock file to a folder that functions cannot write to.
         "opcache.enable=0".into(),
         "upload_tmp_dir=${TMPDIR}".into(),
         "session.save_path=${FAAS_SESSION_DIR}".into(),
@@ -160,7 +162,7 @@ fn cgi_settings() -> String {
     settings.join("\n") + "\n"
 }
 
-/// The plain program: nothing is imitated.
+/// The plain program, which imitates no server.
 fn cli_command((program, file): (CString, File), spec: &FunctionSpec) -> Command {
     let mut arguments = vec![c_string("php")];
     let own = spec.ini.iter().map(|(directive, value)| format!("{directive}={value}"));
@@ -175,11 +177,11 @@ fn cli_command((program, file): (CString, File), spec: &FunctionSpec) -> Command
 
 fn settings(memory: &str) -> Vec<String> {
     vec![
-        // PHP's own limit speaks first and clearly: it names file and line on stderr, and exits with 255.
+        // PHP's own limit applies first, with a clear error: it names file and line on stderr, and exits with 255.
         format!("memory_limit={memory}"),
-        // Time is the platform's business.
+        // The platform limits the time.
         "max_execution_time=0".into(),
-        // Faults go to stderr, and so into the log, never into the response.
+        // Errors go to stderr, and so into the log, never into the response.
         "display_errors=0".into(),
         "log_errors=1".into(),
         "error_log=".into(),
@@ -187,8 +189,8 @@ fn settings(memory: &str) -> Vec<String> {
     ]
 }
 
-/// faas-php, and what PHP says that it reads when it starts: php.ini, the folders that further settings and extensions come
-/// from, and the files with settings.
+/// faas-php, and the files that PHP reports to read when it starts: php.ini, the folders of further settings and
+/// extensions, and the files with settings.
 pub fn files_read_at_start(worker: &Worker) -> Vec<PathBuf> {
     let Some(program) = worker.runtimes.php.open() else { return Vec::new() };
     let mut files = vec![path_of(&program.0)];
@@ -218,6 +220,6 @@ fn ask(worker: &Worker, program: (CString, File)) -> io::Result<String> {
     drop(writer);
     let mut answer = String::new();
     reader.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    // PHP writes a header before what it says.
+    // PHP writes a header before its answer.
     Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_string()))
 }

@@ -1,6 +1,6 @@
 //! WASM: the module is a WASI preview 1 program, for faas-wasm (runtimes/wasm) or `wasmer run`.
 //!
-//! Either is given the module compiled (compiled.rs), in a folder that only we write to.
+//! Both run a compiled module (compiled.rs), which lies in a folder that only the worker writes to.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -20,10 +20,10 @@ use crate::sandbox::Sandbox;
 use crate::worker::Worker;
 use crate::worker::version::Version;
 
-/// Debian does not package wasmer; these features are enough to run modules, and build in about 12 minutes.
+/// Debian does not package wasmer. These features suffice to run modules, and build in about 12 minutes.
 const INSTALL_WASMER: &str =
     "cargo install wasmer-cli --version 7.4.2 --locked --no-default-features --features sys,wat,cranelift";
-/// What start.sh does in the background.
+/// The remedy when faas-wasm is missing: start.sh builds it in the background.
 const BUILD_RUNNER: &str = "./start.sh, which builds it (a few minutes; run/wasm-build.log tells)";
 
 /// CPU time that the compilation of a module may take; one of 16 MB takes about 40 s.
@@ -35,14 +35,14 @@ fn refused(module: &Path) -> impl FnOnce(io::Error) -> Verdict {
     move |error| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() }
 }
 
-/// The module compiled for faas-wasm; `None` where that is not there.
+/// The module compiled for faas-wasm; `None` if that is missing.
 pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<PathBuf>, Verdict> {
     let cache = &worker.runtimes.wasm;
     let Some(engine) = cache.runners.iter().find_map(|path| version_of_program(path)) else { return Ok(None) };
     cache.compiled.get(module, &format!("{version}-{engine}"), Compiler::Own).map(Some)
 }
 
-/// `artifact` is the module compiled for faas-wasm, where that runs it.
+/// `artifact` is the module compiled for faas-wasm, if that runs it.
 pub fn command(
     worker: &Worker,
     spec: &FunctionSpec,
@@ -65,7 +65,7 @@ pub fn command(
     let (program, file) = wasmer;
     let engine = file.metadata().map(|metadata| Version::of(&metadata)).map_err(refused(module))?;
     let compiled = worker.runtimes.wasm.compiled.get(module, &format!("{version}-{engine}"), Compiler::Wasmer)?;
-    // The environment of the wasmer process is the one that we make for the function, hence it is forwarded whole.
+    // The environment of the wasmer process is the one made for the function, so all of it is forwarded.
     let mut arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).to_vec();
     arguments.extend(spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display()))));
     arguments.push(c_string(compiled));
@@ -83,7 +83,7 @@ pub fn command(
     })
 }
 
-/// faas-wasm: `run`, with what a forked process would get as settings.
+/// faas-wasm: `run`, with the settings that a forked process would get.
 fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: &Path) -> Command {
     let mut arguments = ["faas-wasm", "run"].map(c_string).to_vec();
     arguments.extend([c_string("--memory-mib"), c_string(spec.memory_mib.to_string())]);
@@ -104,7 +104,7 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: 
 /// Compiled modules, and the program that compiles and runs them.
 pub struct Cache {
     compiled: Compiled,
-    /// Where faas-wasm can be. It is looked for in each call, since it may be built while we run.
+    /// Paths at which faas-wasm can be. Looked up for each call, since it may be built while the worker runs.
     runners: Vec<PathBuf>,
 }
 
@@ -113,7 +113,7 @@ impl Cache {
         Cache { compiled: Compiled::new(folder, slots), runners: places_of("faas-wasm", programs) }
     }
 
-    /// faas-wasm, as commands name it, and open.
+    /// The path of faas-wasm for the command, and the open file.
     pub fn open(&self) -> Option<(CString, File)> {
         self.runners.iter().find_map(|path| open_program(path))
     }
@@ -135,8 +135,8 @@ pub fn compile_modules(worker: &Worker) {
     })
 }
 
-/// Has faas-wasm compile a module: it reads its stdin, writes its stdout, and may do nothing else. A compiler is a large program
-/// that reads what somebody has made, so it is confined as a function is.
+/// Has faas-wasm compile a module: it reads its stdin, writes its stdout, and may do nothing else. A compiler is a
+/// large program that reads a stranger's file, so it is confined like a function.
 fn compile(sandbox: &Sandbox, runner: (CString, File), module: &Path, target: &Path) -> io::Result<()> {
     let source = File::open(module)?;
     let result = File::create(target)?;
@@ -153,7 +153,7 @@ fn compile(sandbox: &Sandbox, runner: (CString, File), module: &Path, target: &P
     compiler.run(sandbox)
 }
 
-/// Has wasmer compile a module. It writes to paths only, so it does that in a scratch folder.
+/// Has wasmer compile a module. It writes to paths only, so it writes into a scratch folder.
 fn compile_for_wasmer(
     sandbox: &Sandbox,
     wasmer: (CString, File),
@@ -177,7 +177,7 @@ fn compile_for_wasmer(
         time_max: COMPILE_MAX,
     };
     compiler.run(sandbox)?;
-    // What a compiler that was taken over has left there could be a link, or a pipe.
+    // A compiler that was taken over could have left a link there, or a pipe.
     let mut options = File::options();
     let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let mut compiled = options.open(&result)?;
@@ -189,7 +189,7 @@ fn compile_for_wasmer(
     fs::remove_file(&result)
 }
 
-/// Where wasmer keeps its settings; it does not start without a folder that it can write to.
+/// The folder of wasmer's settings. wasmer does not start without a folder that it can write to.
 fn wasmer_dir(scratch: &Path) -> CString {
     c_string(format!("WASMER_DIR={}", scratch.display()))
 }

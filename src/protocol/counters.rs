@@ -1,4 +1,5 @@
-//! The calls of one function since the gateway started: what status.sock tells the console, and /metrics the world.
+//! The calls of one function since the gateway started, as status.sock reports them to the console, and /metrics to
+//! others.
 //!
 //! Counters only grow. They live in the gateway and not in the ledger, whose retention would make them fall.
 
@@ -11,10 +12,10 @@ use serde_json::{Value, json};
 pub const BUCKETS_S: [f64; 15] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
-/// Statuses that are told apart for one function; all further ones count as 0. A function can answer with any.
+/// Statuses that are counted separately for one function; all further ones count as 0. A function can answer with any.
 const CODES_MAX: usize = 16;
 
-/// How a call's process came to be.
+/// The ways in which a call's process starts.
 pub const STARTS: [&str; 3] = ["prepared", "forked", "exec"];
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,21 +27,21 @@ pub struct Histogram {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FunctionCounters {
-    /// The row's key; empty for requests that met no route.
+    /// The row's key; empty for requests that matched no route.
     pub route: String,
     /// The function's name.
     pub name: String,
     pub in_flight: u64,
     /// Answers by status.
     pub codes: BTreeMap<u16, u64>,
-    /// From the request's arrival to its slot, or to the answer without one.
+    /// Time from the request's arrival to its slot, or to the answer without one.
     pub queued: Histogram,
-    /// From the slot to the response.
+    /// Time from the slot to the response.
     pub run: Histogram,
     pub cpu_s: f64,
-    /// The most that one call has taken, in bytes.
+    /// The most memory that one call has taken, in bytes.
     pub memory_bytes_max: u64,
-    /// Calls by how their process came to be, in the order of [`STARTS`].
+    /// Calls by the start of their process, in the order of [`STARTS`].
     pub starts: [u64; STARTS.len()],
 }
 
@@ -89,7 +90,7 @@ impl FunctionCounters {
         })
     }
 
-    /// `None` where it is none.
+    /// `None` if the value is malformed.
     pub fn parse(value: &Value) -> Option<FunctionCounters> {
         let text = |name: &str| value[name].as_str().map(str::to_string);
         let codes = value["codes"].as_object()?.iter();

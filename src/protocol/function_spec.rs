@@ -1,13 +1,13 @@
-//! A function's settings: all of its descriptor that a worker needs, and what becomes of them on the wire.
+//! A function's settings: the part of its descriptor that a worker needs, and its form on the wire.
 //!
 //! The list of fields stands once, in the table below. A row of the registry is parsed into a [`FunctionSpec`] when it
-//! arrives (config_loader.rs) and encoded at once; each INVOKE frame carries those bytes as they are, and the worker hands
-//! them on to a child of a fork server as they are (runtimes/README.md, "A child"). So a new field touches one line here,
-//! one line in config_loader.rs, and the code that uses it.
+//! arrives (config_loader.rs) and encoded at once. Each INVOKE frame carries those bytes unchanged, and the worker
+//! passes them unchanged to a child of a fork server (runtimes/README.md, "A child"). So a new field touches one line
+//! here, one line in config_loader.rs, and the code that uses it.
 //!
-//! A setting is `name=value` and a NUL. Texts and paths stand as they are, numbers in decimal, yes and no as 1 and 0. A list
-//! is its setting again and again; a list of pairs has `name=value` for values. An empty text is left out. Names that a
-//! reader does not know are ignored.
+//! A setting is `name=value` and a NUL. Texts and paths stand as they are, numbers in decimal, yes and no as 1 and 0. A
+//! list repeats its setting for each entry; a list of pairs has `name=value` for values. An empty text is left out. A
+//! reader ignores names that it does not know.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::ProtocolError;
 
-/// A word in a descriptor, out of a few.
+/// A word in a descriptor, out of a fixed list.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -26,7 +26,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Each with its word.
+            /// Each variant with its word.
             pub const WORDS: &[(&str, $name)] = &[$(($word, $name::$variant)),+];
 
             pub fn as_str(self) -> &'static str {
@@ -50,7 +50,7 @@ macro_rules! words {
 }
 
 words! {
-    /// What runs a function.
+    /// The runtime of a function.
     Runtime {
         /// A PHP script.
         Php = "php",
@@ -62,7 +62,7 @@ words! {
 }
 
 words! {
-    /// How a function's process comes to be.
+    /// The way in which a function's process starts.
     Start {
         /// Forked from a fork server where one is ready (runtimes/README.md), else by exec.
         Auto = "auto",
@@ -72,7 +72,7 @@ words! {
 }
 
 words! {
-    /// What runs a WASM function.
+    /// The program that runs a WASM function.
     Engine {
         /// faas-wasm of runtimes/wasm, where it is built, else wasmer.
         Auto = "auto",
@@ -82,11 +82,11 @@ words! {
 }
 
 words! {
-    /// How a function's stdout is read.
+    /// The way in which a function's stdout is read.
     Output {
-        /// A CGI response where it opens with a CGI header block, else all of it is the body.
+        /// A CGI response if it begins with a CGI header block; otherwise all of it is the body.
         Auto = "auto",
-        /// A CGI header block must open it.
+        /// It must begin with a CGI header block.
         Cgi = "cgi",
         /// All of it is the body.
         Raw = "raw",
@@ -94,13 +94,13 @@ words! {
 }
 
 words! {
-    /// Whether a call ends when its client hangs up.
+    /// The rule that ends a call, or lets it finish, when its client hangs up.
     OnHangup {
-        /// A GET, HEAD or OPTIONS does; any other method finishes.
+        /// A GET, HEAD or OPTIONS ends; any other method finishes.
         Auto = "auto",
-        /// It does, whatever its method.
+        /// The call ends, whatever its method.
         Kill = "kill",
-        /// It does not.
+        /// The call finishes.
         Finish = "finish",
     }
 }
@@ -123,7 +123,7 @@ macro_rules! function_spec {
             }
 
             /// # Errors
-            /// [`ProtocolError`] where a setting is missing, has no value that we know, or lacks its NUL.
+            /// [`ProtocolError`] if a setting is missing, has an unknown value, or lacks its NUL.
             pub fn decode(settings: &[u8]) -> Result<FunctionSpec, ProtocolError> {
                 let given = Given::split(settings).ok_or_else(|| malformed("a setting has no name, or no end"))?;
                 Ok(FunctionSpec {
@@ -138,33 +138,33 @@ macro_rules! function_spec {
 function_spec! {
     /// The row's key, such as `GET:/api/*`.
     route "route": String,
-    /// The descriptor's `name`, for the log; the key where it has none.
+    /// The descriptor's `name`, for the log; the key if it has none.
     name "name": String,
     runtime "runtime": Runtime,
     /// Absolute path.
     module "module": PathBuf,
-    /// Empty where the descriptor has none.
+    /// Empty if the descriptor has none.
     handler "handler": String,
     start "start": Start,
     engine "engine": Engine,
     output "output": Output,
     memory_mib "memory_mib": u64,
-    /// Of its scratch folder.
+    /// Bound of its scratch folder.
     scratch_mib "scratch_mib": u64,
-    /// From the spawn on.
+    /// Counts from the spawn on.
     timeout "timeout_ms": Duration,
-    /// Whether it may use the network.
+    /// True if it may use the network.
     net "net": bool,
-    /// Whether it may make files that lie in memory only (memfd_create(2)).
+    /// True if it may make files that lie in memory only (memfd_create(2)).
     memfd "memfd": bool,
-    /// Whether output is passed on as soon as it comes.
+    /// True if output is passed on as soon as it comes.
     stream "stream": bool,
     on_hangup "on_hangup": OnHangup,
     /// Absolute paths that it may write to, or beneath, besides its scratch folder.
     write "write": Vec<PathBuf>,
-    /// What stands behind the module in the function's arguments.
+    /// Arguments of the function after the module.
     args "arg": Vec<String>,
-    /// Folders that a WASM function finds: the name it knows, and the absolute path.
+    /// Folders that a WASM function can open: the name in the module, and the absolute path.
     dirs "dir": Vec<(String, PathBuf)>,
     /// Directives of a PHP function, and their values.
     ini "ini": Vec<(String, String)>,
@@ -173,7 +173,7 @@ function_spec! {
 /// A type that a field can have.
 trait Setting: Sized {
     fn encode(&self, name: &str, settings: &mut Vec<u8>);
-    /// `None` where it is missing, or makes no sense.
+    /// `None` if it is missing or malformed.
     fn decode(given: &Given<'_>, name: &str) -> Option<Self>;
 }
 
@@ -281,7 +281,7 @@ fn push_pair(settings: &mut Vec<u8>, name: &str, key: &str, value: &[u8]) {
     push(settings, name, &[key.as_bytes(), b"=", value].concat());
 }
 
-/// Settings that were received, each asked for by its name.
+/// Received settings, which are looked up by name.
 struct Given<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Given<'a> {
@@ -303,7 +303,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// The strings of a block, each without the NUL that ends it; `None` where the last one lacks its NUL.
+/// The strings of a block, each without the NUL that ends it; `None` if the last one lacks its NUL.
 pub fn strings(block: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let is_whole = block.last().is_none_or(|last| *last == 0);
     is_whole.then(|| block.split_inclusive(|byte| *byte == 0).map(|string| &string[..string.len() - 1]))
@@ -331,7 +331,7 @@ fn malformed(fault: &str) -> ProtocolError {
 pub mod tests {
     use super::*;
 
-    /// A function with something in every field.
+    /// A function with a value in every field.
     pub fn full() -> FunctionSpec {
         FunctionSpec {
             route: "GET:/api/*".into(),

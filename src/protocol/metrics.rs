@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The first line announces the worker: the gateway keeps no list of sockets. The end of the stream means that the
-//! worker is gone. In the other direction the gateway says one thing only: `DRAIN`, a line of its own, after which the
-//! worker finishes what runs and exits. If the stream ends without it, the gateway has died.
+//! worker is gone. In the other direction the gateway sends only `DRAIN`, a line of its own, after which the worker
+//! finishes what runs and exits. If the stream ends without it, the gateway has died.
 //!
 //! The C original sends a struct as it lies in memory; a line of text can be read with any tool, and can grow.
 
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use super::{ProtocolError, VERSION};
 use crate::limits::{METRICS_LINE_BYTES_MAX, WORKER_SLOTS, WORKERS};
 
-/// What the gateway writes to a worker that is to end.
+/// The gateway writes this line to a worker that is to end.
 pub const DRAIN_LINE: &[u8] = b"DRAIN\n";
-/// What it writes to a worker of another version.
+/// The gateway writes this line to a worker of another version.
 pub const OTHER_LINE: &[u8] = b"OTHER\n";
 
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Sample {
     pub id: u32,
     pub pid: i32,
     pub socket: PathBuf,
-    /// None, once the worker is to end: then it is not chosen any more.
+    /// Zero once the worker is to end: then the gateway does not choose it any more.
     pub slots: u32,
     /// Each smoothed and normalised: 0 is idle, 100 is full (scheduler_config.rs).
     pub cpu: f64,
@@ -58,7 +58,7 @@ impl Sample {
     /// Reads a line without its newline.
     ///
     /// # Errors
-    /// [`ProtocolError`] where it is too long, no JSON, or a field is missing or out of its range.
+    /// [`ProtocolError`] if it is too long, is not JSON, or a field is missing or out of its range.
     pub fn parse(line: &str) -> Result<Sample, ProtocolError> {
         let refuse = |what: &str| ProtocolError::malformed("a sample", what);
         if line.len() > METRICS_LINE_BYTES_MAX {

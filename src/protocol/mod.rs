@@ -1,5 +1,5 @@
-//! What gateway and worker have in common: a function's settings, the frames of an invocation and the metric sample.
-//! Nothing else is shared between the two, so each can be read, and replaced, alone.
+//! The formats that gateway and worker share: a function's settings, the frames of an invocation and the metric sample.
+//! They share nothing else, so each can be read, and replaced, alone.
 pub mod counters;
 pub mod function_spec;
 pub(crate) mod metrics;
@@ -8,18 +8,18 @@ pub mod worker_protocol;
 
 use std::fmt;
 
-/// The version of the protocol: the package's, and a number that grows with each change of a frame or a sample. Gateway and
-/// worker of different versions refuse each other.
+/// The version of the protocol: the package's version, and a number that grows with each change of a frame or a sample.
+/// Gateway and worker of different versions refuse each other.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
 
-/// What a peer on one of our own sockets did wrong. Whoever finds it closes the connection.
+/// A protocol error of a peer on one of the platform's own sockets. The side that finds it closes the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProtocolError {
     UnknownKind(u8),
     FrameTooLarge(usize),
-    /// A frame that this side does not take.
+    /// A frame that this side does not accept.
     Unexpected(&'static str),
-    /// A worker of this version, `None` where it names none.
+    /// The other version of a worker; `None` if it names none.
     OtherVersion(Option<String>),
     Malformed {
         message: &'static str,

@@ -1,4 +1,4 @@
-//! The frames on worker_N.sock: a request to run a function, and what comes back.
+//! The frames on worker_N.sock: a request to run a function, and its results.
 //!
 //! A connection carries one invocation at a time, and any number after one another:
 //!
@@ -11,10 +11,10 @@
 //!
 //! The gateway cancels by closing the connection.
 //!
-//! A worker leaves the last byte of an INVOKE frame unread until it lets the function have a process. The kernel tells the
-//! gateway the rest: where a worker dies, or closes the connection, with bytes unread, the gateway reads ECONNRESET; the
-//! function has not begun, so the gateway asks another worker. Where the worker has read all, the gateway reads end of file:
-//! the function may have run, so its client gets a 502.
+//! A worker leaves the last byte of an INVOKE frame unread until it lets the function have a process. The kernel tells
+//! the gateway the rest. If a worker dies, or closes the connection, with bytes unread, the gateway reads ECONNRESET:
+//! the function has not begun, so the gateway asks another worker. If the worker has read all bytes, the gateway reads
+//! end of file: the function may have run, so its client gets a 502.
 //!
 //! A frame is
 //!
@@ -31,19 +31,20 @@
 //! | 0 | 4 | s: length of the settings, little-endian |
 //! | 4 | 4 | e: length of the environment, little-endian |
 //! | 8 | 4 | r: length of the request id, little-endian |
-//! | 12 | s | the settings: `name=value` and a NUL, again and again (function_spec.rs) |
-//! | 12+s | e | the environment: `NAME=value` and a NUL, again and again, as in /proc/PID/environ; no name twice |
+//! | 12 | s | the settings: `name=value` and a NUL, repeated (function_spec.rs) |
+//! | 12+s | e | the environment: `NAME=value` and a NUL, repeated, as in /proc/PID/environ; no name twice |
 //! | 12+s+e | r | the request id, for the log |
 //! | 12+s+e+r | rest | the request body, where it did not come as a descriptor |
 //! | end-1 | 1 | a zero: the byte that is read last |
 //!
-//! That of OUTPUT is any bytes, that of END a JSON object with `verdict` and its particulars, `warm`, `spawn_us`, `exec_us`,
-//! where it had a process `cpu_us`, `memory` and `sampled`, and where it wrote to stderr its end, `stderr`. That of STAYS is
-//! one byte: 1 where the function has asked to go on when its client hangs up, as PHP's ignore_user_abort() does, and 0
-//! where it has taken that back.
+//! The payload of OUTPUT is any bytes. That of END is a JSON object with `verdict` and its details, `warm`, `spawn_us`
+//! and `exec_us`; if the function had a process, also `cpu_us`, `memory` and `sampled`; if it wrote to stderr, also
+//! `stderr`, the end of that. The payload of STAYS is one byte: 1 if the function has asked to go on when its client
+//! hangs up, as PHP's ignore_user_abort() does, and 0 if it has taken that back.
 //!
-//! A frame is refused when its kind is unknown or its length over the bound, and an INVOKE when a length points past its
-//! end or settings or environment do not end with a NUL. Whoever gets such a frame closes the connection.
+//! A frame is rejected if its kind is unknown or its length over the bound. An INVOKE is also rejected if a length
+//! points past its end, or if settings or environment do not end with a NUL. The side that gets such a frame closes the
+//! connection.
 
 use std::ops::Range;
 
@@ -63,7 +64,7 @@ pub enum Kind {
     Stays = 4,
 }
 
-/// What the head of a frame says: its kind, and how many bytes the payload has; `None` while it is not complete.
+/// The kind of a frame and the length of its payload, from its head; `None` while the head is not complete.
 ///
 /// # Errors
 /// [`ProtocolError`] for an unknown kind or a payload over the bound.
@@ -107,8 +108,8 @@ pub fn encode(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
 /// Bytes before the settings of an INVOKE: three lengths.
 const INVOKE_HEAD_BYTES: usize = 12;
 
-/// One call of a function, all but a body that travels as a descriptor: the payload of an INVOKE frame without its last byte,
-/// taken apart where it lies.
+/// One call of a function, except a body that travels as a descriptor: the payload of an INVOKE frame without its last
+/// byte, taken apart in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     payload: Vec<u8>,
@@ -118,7 +119,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// The INVOKE frame.
+    /// Encodes the INVOKE frame.
     ///
     /// # Errors
     /// [`ProtocolError::FrameTooLarge`].
@@ -143,10 +144,10 @@ impl Invocation {
         Ok(frame)
     }
 
-    /// Takes the payload of an INVOKE frame apart, which is all of it but the last byte.
+    /// Takes the payload of an INVOKE frame apart, without its last byte.
     ///
     /// # Errors
-    /// [`ProtocolError`] where a length points past its end, or a block does not end with a NUL.
+    /// [`ProtocolError`] if a length points past its end, or a block does not end with a NUL.
     pub fn decode(payload: Vec<u8>) -> Result<Invocation, ProtocolError> {
         let malformed = |what: &str| ProtocolError::malformed("INVOKE", what);
         let mut end = INVOKE_HEAD_BYTES;
@@ -169,12 +170,12 @@ impl Invocation {
         Ok(Invocation { payload, settings, environment, request_id })
     }
 
-    /// For [`FunctionSpec::decode`](super::function_spec::FunctionSpec::decode).
+    /// Input of [`FunctionSpec::decode`](super::function_spec::FunctionSpec::decode).
     pub fn settings(&self) -> &[u8] {
         &self.payload[self.settings.clone()]
     }
 
-    /// `NAME=value` and a NUL, again and again.
+    /// `NAME=value` and a NUL, repeated.
     pub fn environment(&self) -> &[u8] {
         &self.payload[self.environment.clone()]
     }
@@ -183,13 +184,13 @@ impl Invocation {
         std::str::from_utf8(&self.payload[self.request_id.clone()]).expect("decode has looked")
     }
 
-    /// Empty where the body came as a descriptor.
+    /// Empty if the body came as a descriptor.
     pub fn body(&self) -> &[u8] {
         &self.payload[self.request_id.end..]
     }
 }
 
-/// How an invocation went.
+/// The outcome of an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Exited {
@@ -200,13 +201,13 @@ pub enum Verdict {
     },
     TimedOut,
     MemoryExceeded,
-    /// Its scratch folder held more than it may.
+    /// Its scratch folder exceeded its bound.
     ScratchExceeded,
     /// It had more processes than any function needs.
     TooManyProcesses,
     /// The fork server of its process died, and the process with it.
     ForkServerLost,
-    /// The function's process was never there.
+    /// The function's process was never started.
     ModuleMissing {
         path: String,
         cause: String,
@@ -228,21 +229,21 @@ pub enum Verdict {
     },
 }
 
-/// What an invocation has used.
+/// Resources that an invocation has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time, user and system: of its main process and of what that waited for, and as far as a sample has seen them of
-    /// descendants that were killed.
+    /// User and system CPU time of its main process and of the children that it waited for. Descendants that were
+    /// killed count as far as a sample has seen them.
     pub cpu_us: u64,
-    /// Its memory at its peak.
+    /// Peak of its memory.
     pub memory_bytes: u64,
-    /// Whether it lasted until its memory was sampled: then `memory_bytes` is the highest sample, with the memory of its
-    /// descendants and without pages of files. Else it is the main process's ru_maxrss (getrusage(2)).
+    /// True if it lasted until its memory was sampled. Then `memory_bytes` is the highest sample, which includes its
+    /// descendants and excludes pages of files. Otherwise it is the main process's ru_maxrss (getrusage(2)).
     pub is_sampled: bool,
 }
 
 impl Usage {
-    /// How it was measured, in a word.
+    /// The way of measuring, in a word.
     pub fn measured(&self) -> &'static str {
         if self.is_sampled { "samples" } else { "rusage" }
     }
@@ -252,15 +253,15 @@ impl Usage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     pub verdict: Verdict,
-    /// Whether its process was forked from a fork server.
+    /// True if its process was forked from a fork server.
     pub is_warm: bool,
-    /// From the decision to spawn until the exec was done.
+    /// Time from the decision to spawn until the exec was done.
     pub spawn_us: u64,
-    /// From there until the end.
+    /// Time from there until the end.
     pub exec_us: u64,
-    /// `None` where it had no process.
+    /// `None` if it had no process.
     pub usage: Option<Usage>,
-    /// The end of what it wrote to stderr.
+    /// The end of its stderr.
     pub stderr: String,
 }
 

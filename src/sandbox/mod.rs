@@ -1,4 +1,5 @@
-//! The function's box: as which user functions run, what they may write, and what of that this machine can enforce.
+//! The sandbox of functions: the user that they run as, the files that they may write, and the rules that this machine
+//! can enforce.
 //!
 //! | what | how |
 //! |---|---|
@@ -8,11 +9,11 @@
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
 //! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation; no process whose parent is not its maker, no namespaces |
 //! | memory | seccomp: no files that lie in memory only, unless the row has `"memfd": true` |
-//! | permissions | seccomp: no chmod, chown and their like where the user is our own, whose files Landlock does not keep from that |
+//! | permissions | seccomp: no chmod, chown and the like if functions run as our own user: Landlock does not restrict these calls |
 //!
-//! Gateway and workers find out the same on their own, from the same settings: the workers to do it, the gateway to say it
-//! in the log and in the console (promises.rs). What the kernel lacks is left out and named there; it is no reason not to run,
-//! unless FAAS_REQUIRE_SANDBOX says so.
+//! Gateway and workers find out the same on their own, from the same settings: the workers to apply it, the gateway to
+//! report it in the log and in the console (promises.rs). A feature that the kernel lacks is left out and reported
+//! there. The platform runs all the same, unless FAAS_REQUIRE_SANDBOX forbids that.
 
 pub(crate) mod orphans;
 pub mod probe;
@@ -42,23 +43,23 @@ use crate::sys::{self, Confinement, SystemCalls};
 const LANDLOCK_TRUNCATES: u32 = 3;
 
 pub struct Sandbox {
-    /// Whom functions run as; `None`: as we do.
+    /// The user that functions run as; `None`: this process's own.
     pub user: Option<User>,
-    /// Our own user's name.
+    /// The name of this process's own user.
     own_name: String,
-    /// How many processes and threads that user may have (RLIMIT_NPROC). Where it is our own, what there is of it already
-    /// counts as well. Root has no such limit.
+    /// Number of processes and threads that the functions' user may have (RLIMIT_NPROC). If functions run as our own
+    /// user, its present processes count as well. Root has no such limit.
     pub processes_max: Option<u64>,
     landlock_version: u32,
-    /// Devices that everybody may write to.
+    /// Devices that every user may write to.
     devices: Vec<File>,
     readable: Readable,
-    /// When permissions were last seen to hide what is to be hidden. Held to read or write that.
+    /// The last time that permissions were seen to hide the protected files. Held to read or write that time.
     seen_hidden: Mutex<Option<Instant>>,
-    /// What functions give up beyond the common filter: without network, and with it; each without files in memory, and with
-    /// them.
+    /// System calls that functions give up beyond the common filter: without network, and with it; each without files
+    /// in memory, and with them.
     system_calls: [[SystemCalls; 2]; 2],
-    /// What is not as one would wish, in sentences for log and console.
+    /// Warnings shown in the log and in the console.
     pub remarks: Vec<String>,
 }
 
@@ -68,13 +69,13 @@ pub struct User {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
-    /// Whether FAAS_USER named it.
+    /// True if FAAS_USER named it.
     pub is_explicit: bool,
 }
 
 impl Sandbox {
     /// # Errors
-    /// [`StartError::Setting`] where FAAS_USER is unknown, or names another user than our own and we are not root.
+    /// [`StartError::Setting`] if FAAS_USER is unknown, or names another user than our own and we are not root.
     pub fn new(settings: &Settings) -> Result<Sandbox> {
         let mut remarks = Vec::new();
         let user = functions_user(settings, &mut remarks)?;
@@ -102,20 +103,20 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// The name of whom functions run as, for USER.
+    /// The name of the user that functions run as, for USER.
     pub fn user_name(&self) -> &str {
         self.user.as_ref().map_or(&self.own_name, |user| &user.name)
     }
 
-    /// For the operator: who functions run as, Landlock's version, the remarks, and the table of promises (promises.rs).
+    /// For the operator: the functions' user, Landlock's version, the remarks, and the table of promises (promises.rs).
     pub fn describe(&self, promises: serde_json::Value) -> serde_json::Value {
         let user = self.user.as_ref().map_or("the gateway's own", |user| &user.name);
         serde_json::json!({"user": user, "landlock": self.landlock_version, "remarks": self.remarks, "promises": promises})
     }
 
-    /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`, and plain files in `sessions`;
-    /// `None` where the kernel has no Landlock. A listed path that is not there is left out: nothing can be written to it. So is one that leads to what is off
-    /// limits, by a link that was laid after its row was checked.
+    /// The Landlock ruleset for an invocation that may write beneath `scratch` and `listed`, and plain files in
+    /// `sessions`; `None` if the kernel has no Landlock. Skips a listed path that does not exist, since nothing can be
+    /// written to it. Also skips one that leads to a protected path, by a link that was made after its row was checked.
     pub fn ruleset(
         &self,
         scratch: Option<&Path>,
@@ -131,13 +132,13 @@ impl Sandbox {
             folders.push(File::open(scratch)?);
         }
         for path in listed {
-            // Without a right to it: to open a pipe for reading would wait for who writes.
+            // Opened without any right: to open a pipe for reading would block until a process writes to it.
             let file = match sys::refer_to(path, 0) {
                 Ok(file) => file,
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return Err(error),
                 Err(_) => continue,
             };
-            // Of what is open, so that no link can be laid in between.
+            // The path of the open file, so that no link can be put in between.
             let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
             if self.readable.protected.overlaps(&real) {
                 continue;
@@ -152,8 +153,8 @@ impl Sandbox {
         sys::landlock_ruleset(self.landlock_version, &folders, sessions, &files, cut_network).map(Some)
     }
 
-    /// What an invocation may read, as a Landlock ruleset beside [`Sandbox::ruleset`]'s; `None` where permissions hide already
-    /// what is to be hidden, which takes less time and keeps nobody from reading a file that is a moment old.
+    /// The Landlock ruleset for reading, beside that of [`Sandbox::ruleset`]. `None` if permissions already hide the
+    /// protected files: that takes less time, and a file made a moment ago can be read.
     pub fn readable(&self) -> std::io::Result<Option<Arc<readable::Ruleset>>> {
         if self.landlock_version == 0 || self.user.as_ref().is_some_and(|user| self.is_hidden_from(user)) {
             return Ok(None);
@@ -161,7 +162,7 @@ impl Sandbox {
         self.readable.ruleset().map(Some)
     }
 
-    /// Whether permissions keep `user` from registry and run dir.
+    /// True if permissions keep `user` from registry and run dir.
     fn is_hidden_from(&self, user: &User) -> bool {
         let seen_hidden = || self.seen_hidden.lock().expect("nothing panics under this lock");
         let last = *seen_hidden();
@@ -174,8 +175,8 @@ impl Sandbox {
         is_hidden
     }
 
-    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`]. `memfd` allows files
-    /// in memory.
+    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`]. `memfd`
+    /// allows files in memory.
     pub fn confinement<'a>(
         &'a self,
         program_file: Option<&'a File>,
@@ -196,16 +197,17 @@ impl Sandbox {
         }
     }
 
-    /// The same for a fork server, whose children take limits and rulesets upon themselves. Their orphans are for us to end.
+    /// The same for a fork server, whose children apply limits and rulesets to themselves. This process ends their
+    /// orphans.
     pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>, memfd: bool) -> Confinement<'a> {
         let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, memfd, [None, None]);
         Confinement { collects_orphans: false, ..confinement }
     }
 
-    /// Whether the functions' user may read `path`.
+    /// Checks that the functions' user may read `path`.
     ///
     /// # Errors
-    /// What stands in the way and how to remove it, in one sentence.
+    /// The obstacle and its remedy, in one sentence.
     pub fn may_read(&self, path: &Path) -> std::result::Result<(), String> {
         let Some(user) = &self.user else { return Ok(()) };
         let refuse = |path: &Path, what: &str, mode: &str| {
@@ -221,11 +223,11 @@ impl Sandbox {
     }
 }
 
-/// Whether functions, which run as `user` or else as our own, may write to or beneath `path`, as far as its permission bits
-/// tell.
+/// Checks, as far as permission bits tell, that functions may write to or beneath `path`. They run as `user`, or else
+/// as our own user.
 ///
 /// # Errors
-/// What stands in the way and how to remove it, in one sentence.
+/// The obstacle and its remedy, in one sentence.
 pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), String> {
     let (shown, word) = (path.display(), shell_word(path.display()));
     if !path.exists() {
@@ -255,19 +257,19 @@ pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), St
 }
 
 impl User {
-    /// Whether there is something at `path` that this user could read, or enter.
+    /// True if a file or folder exists at `path` that this user could read, or enter.
     fn can_look_at(&self, path: &Path) -> bool {
         self.has(path, |bits| bits & 0o5 != 0).unwrap_or(false)
             && path.ancestors().skip(1).all(|folder| self.may(folder, 0o1))
     }
 
-    /// Whether the permission bits of `path` let this user do `what`: 4 read, 2 write, 1 execute or enter. What is not
-    /// there stands in nobody's way.
+    /// True if the permission bits of `path` let this user do `what`: 4 read, 2 write, 1 execute or enter. A missing
+    /// path is no obstacle.
     fn may(&self, path: &Path, what: u32) -> bool {
         self.has(path, |bits| bits & what == what).unwrap_or(true)
     }
 
-    /// Whether this user's permission bits of `path` are `as_wanted`; `None` where there is no such path.
+    /// True if this user's permission bits of `path` are `as_wanted`; `None` if the path does not exist.
     fn has(&self, path: &Path, as_wanted: impl Fn(u32) -> bool) -> Option<bool> {
         let metadata = fs::metadata(path).ok()?;
         let mode = metadata.permissions().mode();
@@ -279,11 +281,12 @@ impl User {
     }
 }
 
-/// Has a worker, which calls this before it starts anything, take upon itself what all of its functions inherit: a /proc that
-/// shows them no process but their own, and the common filter of system calls (seccomp.rs). Returns whether processes are hidden.
+/// A worker calls this before it starts anything. It applies to the worker all that its functions inherit: a /proc that
+/// shows them no process but their own, and the common filter of system calls (seccomp.rs). Returns true if processes
+/// are hidden.
 ///
 /// # Errors
-/// Where the kernel does not take the filter.
+/// If the kernel does not take the filter.
 pub fn confine_worker() -> Result<bool> {
     let hides_processes = hide_processes();
     let restricted = sys::restrict_own_system_calls(&SystemCalls::common());
@@ -291,8 +294,8 @@ pub fn confine_worker() -> Result<bool> {
     Ok(hides_processes)
 }
 
-/// Whether functions see no process but their own: for that the worker must be root, and able to look into the processes of its
-/// functions itself.
+/// Makes functions see no process but their own, and returns true if that works. The worker must be root for it, and
+/// able to look into the processes of its functions itself.
 fn hide_processes() -> bool {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -301,8 +304,8 @@ fn hide_processes() -> bool {
     capabilities.is_some_and(|set| set & CAP_SYS_PTRACE != 0) && sys::hide_processes().is_ok()
 }
 
-/// The user that functions run as; `None`: our own. Where we are root it is nobody, or the one that FAAS_USER names: never
-/// root, unless FAAS_USER says so.
+/// The user that functions run as; `None`: our own. If we are root, it is the user "nobody" or the one that FAAS_USER
+/// names: never root, unless FAAS_USER names root.
 fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Option<User>> {
     match (sys::own_uid(), &settings.user) {
         (0, Some(name)) if user_named(name)?.uid == 0 => {
@@ -334,11 +337,11 @@ fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Opti
     }
 }
 
-/// The number of the user nobody, where /etc/passwd does not have it.
+/// The number of the user "nobody" if /etc/passwd does not have it.
 const NOBODY: u32 = 65_534;
 
-/// RLIMIT_NPROC of functions, which counts by user: room for as many at their limit as there are slots, for a bomb among them,
-/// and for the fork servers and their waiting children.
+/// RLIMIT_NPROC of functions, which counts by user. It has room for one function at its limit per slot, for a bomb
+/// among them, and for the fork servers and their waiting children.
 fn processes_max(settings: &Settings, user: Option<&User>) -> Option<u64> {
     let slots = u64::from(settings.workers) * u64::from(settings.worker_slots);
     let servers = u64::from(settings.workers) * FORK_SERVERS_PER_WORKER;
@@ -350,7 +353,7 @@ fn processes_max(settings: &Settings, user: Option<&User>) -> Option<u64> {
     }
 }
 
-/// A user by name or number, from /etc/passwd. A number need not stand there; its group is then the same number.
+/// A user by name or number, from /etc/passwd. A number need not be listed there; its group is then the same number.
 fn user_named(name: &str) -> Result<User> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let entry = passwd

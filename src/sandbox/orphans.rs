@@ -1,15 +1,15 @@
-//! Ends what a dead process has left behind.
+//! Ends the processes that a dead process has left behind.
 //!
-//! Gateway and workers are child subreapers, and so is the main process of every invocation. While a main process lives,
-//! whatever its descendants do (daemonise, call setsid, fork twice), their orphans land on it. When it has died, they
-//! land on us: on our first thread, which therefore never starts a process. So a child of our first thread is a leftover of
-//! an invocation that is over, and is killed on sight.
+//! Gateway and workers are child subreapers, and so is the main process of every invocation. While a main process
+//! lives, its descendants' orphans land on it, even if they daemonise, call setsid or fork twice. After its death they
+//! land on the first thread of gateway or worker, which therefore never starts a process. So a child of that thread is
+//! a leftover of an invocation that is over, and is killed on sight.
 //!
-//! A worker also looks under all its threads, every 500 ms and rarely at rest (metrics_reader.rs): there a leftover is a
-//! child that it has not started itself.
-//! Hence it starts and waits for processes by [`spawn`] and [`reap`], which keep the list.
+//! A worker also looks under all its threads, every 500 ms and rarely at rest (metrics_reader.rs). There a leftover is
+//! a child that the worker has not started itself. Hence it starts and waits for processes by [`spawn`] and [`reap`],
+//! which keep the list.
 //!
-//! The orphan's own children land on us in turn; therefore this goes round until no process is left.
+//! The orphan's own children land on the same thread in turn; therefore this repeats until no process is left.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,16 +23,16 @@ use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, TREE_PROCESSES_MAX};
 use crate::sys::{self, Ended, Pid, Spawn, SpawnError, Spawned, Urgency, Watched};
 use crate::{log, procfs};
 
-/// Processes that are killed in one go: more than RLIMIT_NPROC lets a bomb have on a usual machine. What is beyond is found by
-/// the next look.
+/// Processes that are killed in one go: more than RLIMIT_NPROC lets a bomb have on a usual machine. The next look finds
+/// any further ones.
 const KILL_PROCESSES_MAX: usize = 16_384;
 
-/// Held while orphans are listed, killed and waited for: only under it are they reaped, so that an id on the list cannot
-/// have been given to another process meanwhile. What happens under it is bounded by [`KILL_WAIT_MAX`].
+/// Held while orphans are listed, killed and waited for. Orphans are reaped only under this lock, so the kernel cannot
+/// have reused an id on the list meanwhile. [`KILL_WAIT_MAX`] bounds the time under it.
 static REAPING: Mutex<()> = Mutex::new(());
 
-/// Read-locked from before a process is started, or waited for, until that stands in [`STARTED`]; write-locked for a look at
-/// our children, which then are all on the list but orphans.
+/// Read-locked from before a process is started, or waited for, until [`STARTED`] records that. Write-locked for a look
+/// at our children: all but orphans are on the list then.
 static STARTING: RwLock<()> = RwLock::new(());
 /// The processes that we have started and not waited for.
 static STARTED: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
@@ -41,7 +41,7 @@ fn started() -> MutexGuard<'static, BTreeSet<Pid>> {
     STARTED.lock().expect("nothing panics under this lock")
 }
 
-/// As [`sys::spawn`], of a process that is no orphan.
+/// Like [`sys::spawn`], for a process that is no orphan.
 pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
     let _starting = STARTING.read().expect("nothing panics under this lock");
     let spawned = sys::spawn(plan)?;
@@ -49,7 +49,7 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
     Ok(spawned)
 }
 
-/// As [`sys::reap`], of a process that [`spawn`] has started.
+/// Like [`sys::reap`], for a process that [`spawn`] has started.
 pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     let _starting = STARTING.read().expect("nothing panics under this lock");
     let ended = sys::reap(pid)?;
@@ -59,7 +59,7 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     Ok(ended)
 }
 
-/// Whether these children of ours, listed a moment ago, hold some that we have not started. It may mistake one that is being
+/// True if these children, listed a moment ago, include some that we have not started. It may mistake one that is being
 /// started for an orphan; [`end_in_passing`] does not.
 pub fn may_be_among(children: &[Pid]) -> bool {
     let started = started();
@@ -73,11 +73,11 @@ fn strangers() -> Vec<Pid> {
     procfs::children(std::process::id() as Pid).into_iter().filter(|pid| !started.contains(pid)).collect()
 }
 
-/// Kills all orphans that have landed on this process and waits until they are gone. Returns how many there were.
+/// Kills all orphans that have landed on this process and waits until they are gone. Returns their number.
 ///
-/// None is reaped before all have ended: a dead process that was not reaped still counts for its user (RLIMIT_NPROC), so
-/// what forks without end cannot start more in the place of those that were killed. Nor is any waited for before all are
-/// killed: to die, a process needs its turn at a processor, and a fork bomb takes nearly all of them.
+/// It reaps none before all have ended: a dead process that was not reaped still counts for its user (RLIMIT_NPROC), so
+/// a fork bomb cannot replace the killed processes. Nor does it wait for any before all are killed: to die, a process
+/// needs its turn at a processor, and a fork bomb takes nearly all of them.
 pub fn end_all() -> usize {
     let reaping = REAPING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     end_within(KILL_WAIT_MAX, children, &reaping).unwrap_or_else(|left| {
@@ -86,20 +86,20 @@ pub fn end_all() -> usize {
     })
 }
 
-/// Like [`end_all`], under all our threads, but never blocks: returns at once if another thread holds the lock, and gives up
-/// after `timeout`.
+/// Like [`end_all`], under all our threads, but never blocks: returns at once if another thread holds the lock, and
+/// gives up after `timeout`.
 pub fn end_in_passing(timeout: Duration) {
     let reaping = match REAPING.try_lock() {
         Ok(reaping) => reaping,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => return,
     };
-    // Without the list an orphan cannot be told from a function that runs; then none is looked for (sandbox.rs says so).
+    // Without the list an orphan looks like a running function, so none is looked for (sandbox.rs reports that).
     let listed = if procfs::lists_children() { strangers } else { children };
     let _ = end_within(timeout, listed, &reaping);
 }
 
-/// How many there were of those that `list` names; `Err`: how many are left when the time is up.
+/// Ends the orphans in `list` and returns their number; `Err`: the number of those still alive when the time is up.
 fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let deadline = Instant::now() + timeout;
     let mut before = Vec::new();
@@ -110,7 +110,8 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
             urgency.get_or_insert_with(Urgency::begin);
         }
         let living: Vec<Pid> = orphans.iter().copied().filter(|orphan| !has_ended(*orphan)).collect();
-        // The children of one that ended since the list was made are ours now, but not on it; hence a second look.
+        // If an orphan has ended since the list was made, its children are ours now, but not on the list. Hence a
+        // second look.
         if living.is_empty() && orphans == before {
             return Ok(orphans.into_iter().filter(|orphan| matches!(reap(*orphan), Ok(Some(_)))).count());
         }
@@ -129,8 +130,8 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
     }
 }
 
-/// The children of our first thread. The list is kept open, because this is asked after every invocation and opening it
-/// takes longer than reading it.
+/// The children of our first thread. The list stays open, because every invocation reads it, and opening it takes
+/// longer than reading it.
 fn children() -> Vec<Pid> {
     static LIST: OnceLock<Option<File>> = OnceLock::new();
     let list = LIST.get_or_init(|| {
@@ -140,9 +141,9 @@ fn children() -> Vec<Pid> {
     let mut bytes = [0; 16];
     match list.as_ref().map(|list| list.read_at(&mut bytes, 0)) {
         Some(Ok(0)) => Vec::new(),
-        // Without the list an orphan cannot be told from a function that runs; then none is looked for (sandbox.rs says so).
+        // Without the list an orphan looks like a running function, so none is looked for (sandbox.rs reports that).
         None if !procfs::lists_children() => Vec::new(),
-        // Somebody is on it, or it could not be opened: now it is worth more than one system call.
+        // A child is listed, or the list could not be opened: now more than one system call is worth it.
         _ => {
             let own = std::process::id() as Pid;
             procfs::children_of_thread(own, own)
@@ -150,13 +151,13 @@ fn children() -> Vec<Pid> {
     }
 }
 
-/// Whether a child has ended. One that is none of ours any more has.
+/// True if a child has ended. A process that is no longer our child has ended.
 fn has_ended(orphan: Pid) -> bool {
     sys::has_ended(orphan).unwrap_or(true)
 }
 
 fn kill(orphan: Pid) {
-    // A group at once cannot fork while it is killed, as one process after the other can.
+    // A group killed at once cannot fork meanwhile; processes killed one after the other can.
     if let Ok(group) = sys::group_of(orphan)
         && sys::group_of(std::process::id() as Pid).is_ok_and(|ours| ours != group)
     {
@@ -164,18 +165,18 @@ fn kill(orphan: Pid) {
     }
     sys::hasten_end(orphan);
     sys::kill_child(orphan);
-    // Only we wait for it, so its id stays its own.
+    // Only we wait for it, so the kernel cannot reuse its id.
     kill_descendants(orphan, || true);
 }
 
-/// Kills all that descend from a process at once. Left to itself, a tree would die level by level, each of which must get
-/// its turn at a processor first, while those below go on forking.
+/// Kills all descendants of a process at once. Left to itself, a tree would die level by level. Each level must get its
+/// turn at a processor first, while those below go on forking.
 ///
-/// `root_is_there` says whether `root` is still the process that is meant: where somebody else can wait for it at any time, its
-/// id can be given to another one.
+/// `root_is_there` returns true while `root` is still the intended process. If other code can wait for it at any time,
+/// the kernel can reuse its id.
 pub fn kill_descendants(root: Pid, root_is_there: impl Fn() -> bool) {
     for (pid, parent) in procfs::descendants(root, KILL_PROCESSES_MAX) {
-        // Its id may have been given to another process since it was listed; that one would have another parent. Where its
+        // The kernel may have reused its id since it was listed; the new process would have another parent. If its
         // parent has died meanwhile, it is an orphan, and found as such.
         if let Ok(pidfd) = sys::open_process(pid)
             && procfs::parent_of(pid) == Some(parent)
@@ -187,11 +188,11 @@ pub fn kill_descendants(root: Pid, root_is_there: impl Fn() -> bool) {
     }
 }
 
-/// Waits a moment for a killed child to end.
+/// Waits for a killed child to end, for at most `time`.
 fn wait_for_end(orphan: Pid, time: Duration) {
     let _ = match sys::open_process(orphan) {
         Ok(pidfd) => sys::poll(&mut [Watched::read(pidfd.as_fd())], Some(time)),
-        // Without a descriptor to wait on, which means that we are out of them.
+        // Without a descriptor to wait on: the process is out of them.
         Err(_) => sys::poll(&mut [], Some(time)),
     };
 }

@@ -1,4 +1,5 @@
-//! Tries, from inside of the sandbox, what a function must not be able to do: once, when the gateway starts.
+//! Attempts, from inside of the sandbox, everything that a function must not be able to do: once, when the gateway
+//! starts.
 //!
 //! ```text
 //! gateway ── worker --sandbox          a worker's view of the machine, unconfined; prints the table of promises
@@ -18,14 +19,14 @@ use super::Sandbox;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Spawn, Spawned, Watched};
 
-/// Time that the attempts may take; they take some milliseconds.
+/// Time for the attempts; they take some milliseconds.
 const ATTEMPTS_MAX: Duration = Duration::from_secs(10);
 /// MiB of a process that makes attempts.
 const MEMORY_MIB: u64 = 64;
-/// Bytes of what it says.
+/// Bytes of its output.
 const SAYS_BYTES_MAX: u64 = 4096;
 
-/// What a confined process could do.
+/// The attempts that succeeded in a confined process.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Attempts(Vec<String>);
 
@@ -34,10 +35,10 @@ impl Attempts {
         self.0.iter().any(|other| other == attempt)
     }
 
-    /// Has confined processes make their attempts.
+    /// Lets confined processes make their attempts.
     ///
     /// # Errors
-    /// Where a step of confining fails, or the attempts take too long.
+    /// If a step of confining fails, or the attempts take too long.
     pub fn make(sandbox: &Sandbox, settings: &Settings) -> io::Result<Attempts> {
         let (mut release, wait) = (io::pipe()?, io::pipe()?);
         let sibling = confined(sandbox, &[], &release.0, &wait.1)?;
@@ -64,7 +65,7 @@ impl Attempts {
     }
 }
 
-/// Waits for a process, and kills it where that takes too long.
+/// Waits for a process, and kills it if that takes too long.
 fn finish(process: &Spawned) -> io::Result<()> {
     let has_ended = sys::poll(&mut [Watched::read(process.pidfd.as_fd())], Some(ATTEMPTS_MAX))? > 0;
     if !has_ended {
@@ -97,7 +98,8 @@ fn confined(sandbox: &Sandbox, arguments: &[OsString], stdin: &impl AsFd, stdout
     .map_err(|error| io::Error::other(format!("could not {}: {}", error.step, error.cause)))
 }
 
-/// The life of a confined process: prints the names of the attempts that succeeded. Without arguments it waits for a line.
+/// The life of a confined process: prints the names of the attempts that succeeded. Without arguments it waits for a
+/// line.
 pub fn attempt(arguments: &[String]) {
     let [outside, sibling, run_dir, db, spool_dir] = arguments else {
         let _ = io::stdin().read(&mut [0]);
@@ -135,7 +137,7 @@ pub fn attempt(arguments: &[String]) {
     println!("done");
 }
 
-/// Whether a file could be made in this folder; it is removed again.
+/// True if a file could be made in this folder; the file is removed again.
 fn write(folder: PathBuf) -> bool {
     let mut name = b".faas-probe-".to_vec();
     name.extend_from_slice(std::process::id().to_string().as_bytes());

@@ -1,7 +1,7 @@
-//! The promises of the sandbox, and what keeps each of them on this machine: one table, for the log, for the operator, and for
-//! FAAS_REQUIRE_SANDBOX. docs/SECURITY.md explains them.
+//! The promises of the sandbox, and the mechanism that keeps each of them on this machine: one table, for the log, for
+//! the operator, and for FAAS_REQUIRE_SANDBOX. docs/SECURITY.md explains them.
 //!
-//! Nothing in it is assumed: a confined process has tried to break each promise that can be tried (probe.rs).
+//! The table assumes nothing: a confined process has tried to break each promise that can be tried (probe.rs).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,12 +15,12 @@ use crate::limits::{FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX};
 use crate::settings::Settings;
 use crate::{log, procfs};
 
-/// How well a promise is kept, from the best to the worst.
+/// The level at which a promise is kept, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
-    /// The kernel refuses what would break it.
+    /// The kernel refuses a call that would break it.
     Kernel,
-    /// A worker looks, and kills the invocation that breaks it.
+    /// A worker watches, and kills an invocation that breaks it.
     Watched,
     NotKept,
 }
@@ -41,7 +41,7 @@ struct Row {
     kept_by: String,
 }
 
-/// The table, as JSON: a list of objects with `promise`, `level` and `kept_by`. To be called as a worker.
+/// The table, as JSON: a list of objects with `promise`, `level` and `kept_by`. Only a worker may call it.
 pub fn table(sandbox: &Sandbox, settings: &Settings, hides_processes: bool) -> Value {
     let rows = match Attempts::make(sandbox, settings) {
         Ok(attempts) => rows(sandbox, &attempts, hides_processes),
@@ -145,7 +145,7 @@ fn rows(sandbox: &Sandbox, attempts: &Attempts, hides_processes: bool) -> Vec<Ro
 /// Has a worker make the table, writes it to the log, and compares it with FAAS_REQUIRE_SANDBOX.
 ///
 /// # Errors
-/// [`StartError::SandboxWeak`] where that demands more than this machine keeps.
+/// [`StartError::SandboxWeak`] if that demands more than this machine keeps.
 pub fn ask(worker: &Path, settings: &Settings) -> Result<Value> {
     let output = Command::new(worker).arg("--sandbox").stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(StartError::io("ask for the sandbox", worker.display()))?;

@@ -1,7 +1,7 @@
-//! What is not for functions, whether it is there or not: the registry, the ledger, the run dir, the files of the runtimes.
+//! Protected paths, existing or not: the registry, the ledger, the run dir, the files of the runtimes.
 //!
-//! The gateway refuses rows that would let a function write there (config_loader.rs); the worker sees to it that none can, and
-//! that what is secret cannot be read (sandbox.rs, readable.rs).
+//! The gateway rejects rows that would let a function write there (config_loader.rs). The worker ensures that no
+//! function can, and that none can read the secret ones (sandbox.rs, readable.rs).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use crate::ledger::FILE_SUFFIXES;
 use crate::settings::Settings;
 
-/// Paths, absolute and free of symbolic links as far as they lead anywhere when the platform starts.
+/// Absolute paths. They hold no symbolic link, as far as they exist when the platform starts.
 #[derive(Debug, Default)]
 pub struct ProtectedPaths {
-    /// The files of the registry and of the ledger, and the run dir: neither to read nor to write.
+    /// The files of the registry and of the ledger, and the run dir: no reading, no writing.
     pub hidden: Vec<PathBuf>,
-    /// Where the runtimes' files, all scratch folders, and code out of the registry lie: to read, but not to write.
+    /// The folders of the runtimes' files, all scratch folders, and code out of the registry: reading, but no writing.
     kept: Vec<PathBuf>,
 }
 
@@ -31,13 +31,13 @@ impl ProtectedPaths {
         ProtectedPaths { hidden, kept }
     }
 
-    /// Whether `path`, which is absolute and free of symbolic links, holds something of it, or lies in it.
+    /// True if `path`, which is absolute and free of symbolic links, contains a protected path, or lies in one.
     pub fn overlaps(&self, path: &Path) -> bool {
         self.hidden.iter().chain(&self.kept).any(|other| other.starts_with(path) || path.starts_with(other))
     }
 }
 
-/// The files of a database: of the link, where there is one, and of what it leads to.
+/// The files of a database: those beside the link, if the path is one, and those beside its target.
 fn with_suffixes(path: &Path, suffixes: &[&str]) -> Vec<PathBuf> {
     let named = |path: &PathBuf, suffix: &str| {
         let mut path = path.clone().into_os_string();
@@ -48,12 +48,12 @@ fn with_suffixes(path: &Path, suffixes: &[&str]) -> Vec<PathBuf> {
     both.iter().flat_map(|path| suffixes.iter().map(|suffix| named(path, suffix))).collect()
 }
 
-/// Where a path leads; if it is not there, where it would be.
+/// The target of a path; if it does not exist, the place where it would be.
 fn resolved(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| beside(path))
 }
 
-/// A path with its folder resolved, but not itself.
+/// A path whose folder is resolved, but not the path itself.
 fn beside(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
     folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))

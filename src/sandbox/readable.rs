@@ -1,10 +1,11 @@
-//! What functions may read: everything that their user may, but the run dir and the registry.
+//! The files that functions may read: all that their user may read, except the run dir and the registry.
 //!
-//! Landlock knows no exceptions: what lies beneath a path that is allowed is allowed. So all is allowed that lies beside the
-//! way to what is hidden: for `/srv/faas/run` all entries of `/` but `srv`, all of `/srv` but `faas`, all of `/srv/faas` but
-//! `run`. That takes a microsecond or two for each entry, hence it is kept until one of the folders on the way changes.
+//! Landlock knows no exceptions: it allows everything beneath an allowed path. So this allows all siblings along the
+//! path to a hidden file: for `/srv/faas/run` all entries of `/` but `srv`, all of `/srv` but `faas`, all of
+//! `/srv/faas` but `run`. That takes a microsecond or two for each entry, so the ruleset is kept until one of the
+//! folders on the path changes.
 //!
-//! A file that appears in such a folder while a function runs cannot be read by that function; by the next one it can.
+//! A running function cannot read a file that appears in such a folder meanwhile; the next one can.
 
 use std::fs;
 use std::io;
@@ -21,7 +22,7 @@ use crate::sys;
 
 pub struct Readable {
     pub protected: ProtectedPaths,
-    /// Guards the last ruleset; held while a new one is made, which others then need not make.
+    /// Guards the last ruleset. Held while a new one is made, so that other threads need not make it too.
     last: Mutex<Option<Arc<Ruleset>>>,
 }
 
@@ -30,7 +31,8 @@ pub struct Ruleset {
     /// The folders whose entries were listed, as they were then.
     listed: Vec<(PathBuf, Stamp)>,
     entries: usize,
-    /// Whether one of them had changed so shortly before that a further change could hide in the same tick of the clock.
+    /// True if one of them had changed so shortly before that a further change could fall into the same tick of the
+    /// clock.
     is_young: bool,
 }
 
@@ -60,14 +62,16 @@ impl Ruleset {
         !self.is_young && self.listed.iter().all(|(folder, then)| stamp(folder).is_some_and(|(now, _)| now == *then))
     }
 
-    /// Allows what is in `folder`, except for what is hidden and the way to it; goes on in the folders on that way.
+    /// Allows the entries of `folder`, except the hidden ones and the path to them; continues in the folders on that
+    /// path.
     fn allow_beside(&mut self, hidden: &[PathBuf], folder: &Path) -> io::Result<()> {
         let Some((stamp, age_is_young)) = stamp(folder) else { return Ok(()) };
         self.listed.push((folder.to_path_buf(), stamp));
         self.is_young |= age_is_young;
         let entries = match fs::read_dir(folder) {
             Err(error) if is_exhausted(&error) => return Err(error),
-            // A folder that we may not list holds nothing for functions either, which have no more rights than we.
+            // Functions have no more rights than this process, so they can use nothing in a folder that it may not
+            // list.
             entries => entries.into_iter().flatten().flatten(),
         };
         for entry in entries {
@@ -86,7 +90,7 @@ impl Ruleset {
             }
             match sys::allow_reading(&self.landlock, &path) {
                 Err(error) if is_exhausted(&error) => return Err(error),
-                // Gone meanwhile, or not for us to look at.
+                // Gone meanwhile, or not accessible to this process.
                 _ => {}
             }
         }
@@ -94,12 +98,12 @@ impl Ruleset {
     }
 }
 
-/// Out of descriptors or memory: what is left out for that would be missed by the function.
+/// True if descriptors or memory have run out: an entry left out for that would be missing for the function.
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// The stamp of a folder, and whether its last change is younger than the clock's grain.
+/// The stamp of a folder, and true if its last change is younger than the clock's grain.
 fn stamp(folder: &Path) -> Option<(Stamp, bool)> {
     let metadata = fs::metadata(folder).ok()?;
     let is_young = match SystemTime::now().duration_since(metadata.modified().ok()?) {
@@ -124,7 +128,7 @@ mod tests {
         let build = || {
             let landlock = sys::landlock_readable(sys::landlock_version()).unwrap();
             let mut ruleset = Ruleset { landlock, listed: Vec::new(), entries: 0, is_young: false };
-            // Not from the root on: others work in the folder of temporary files meanwhile.
+            // Not from the root on: other processes work in the folder of temporary files meanwhile.
             ruleset.allow_beside(&hidden, &top).unwrap();
             ruleset
         };

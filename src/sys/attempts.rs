@@ -1,4 +1,4 @@
-//! What a function must not be able to do, tried from inside of the sandbox (sandbox/probe.rs).
+//! Attempts at actions that a function must not be able to do, from inside of the sandbox (sandbox/probe.rs).
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -30,7 +30,7 @@ pub fn try_internet_socket() -> io::Result<()> {
     Ok(())
 }
 
-/// Asks whether this process may signal another one; sends nothing.
+/// Checks that this process may signal another one; sends nothing.
 pub fn try_signal(pid: Pid) -> io::Result<()> {
     // SAFETY: kill takes integers.
     check(unsafe { libc::kill(pid, 0) }).map(drop)

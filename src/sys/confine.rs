@@ -1,6 +1,8 @@
-//! Confinement of a function: what its process gives up before its exec. All of it runs by the rules of spawn.rs.
+//! Confinement of a function: the rights that its process gives up before its exec. All of it runs by the rules of
+//! spawn.rs.
 //!
-//! Every confined process also dies with the thread that spawned it, gains no privileges by executing anything, and dumps no core.
+//! Every confined process also dies with the thread that spawned it, gains no privileges by executing anything, and
+//! dumps no core.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,7 +15,7 @@ use super::spawn::{SpawnError, Step, try_step};
 
 /// The bounds of a function's process.
 pub struct Confinement<'a> {
-    /// The program to execute, already open, where its path may lie in a folder that the new user cannot enter. It must
+    /// The program to execute, already open, since its path may lie in a folder that the new user cannot enter. It must
     /// be a binary, not a script.
     pub program_file: Option<BorrowedFd<'a>>,
     /// RLIMIT_DATA in bytes: writable private memory (setrlimit(2)).
@@ -23,11 +25,11 @@ pub struct Confinement<'a> {
     pub processes_max: Option<u64>,
     /// User and group to become, without any other group. Without one the process keeps its user, but no privilege.
     pub user: Option<(u32, u32)>,
-    /// Landlock rulesets (landlock.rs). What one of them forbids is forbidden.
+    /// Landlock rulesets (landlock.rs). Each may forbid, and none can allow what another forbids.
     pub landlock: [Option<BorrowedFd<'a>>; 2],
-    /// What it gives up beyond what this process has given up ([`restrict_own_system_calls`]).
+    /// System calls that it gives up beyond those of this process ([`restrict_own_system_calls`]).
     pub system_calls: &'a SystemCalls,
-    /// Orphans among its descendants become its children (sandbox/orphans.rs); else they become ours.
+    /// If true, orphans among its descendants become its children (sandbox/orphans.rs); otherwise they become ours.
     pub collects_orphans: bool,
 }
 
@@ -45,8 +47,8 @@ pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> 
     confinement.system_calls.restrict_self().or(Err("restrict its system calls"))
 }
 
-/// Makes the process the first that the kernel ends when the machine runs out of memory (proc(5), oom_score_adj). Where /proc
-/// is not there, nothing changes.
+/// Makes the process the first that the kernel ends when the machine runs out of memory (proc(5), oom_score_adj).
+/// Without /proc nothing changes.
 fn offer_to_the_oom_killer() {
     let (path, most) = (c"/proc/self/oom_score_adj", b"1000");
     // SAFETY: open reads a C string.

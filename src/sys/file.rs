@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::check;
 
-/// True where programs cannot be started from the file system of `path` (mount option noexec).
+/// True if programs cannot be started from the file system of `path` (mount option noexec).
 pub fn is_noexec(path: &Path) -> io::Result<bool> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut found = MaybeUninit::<libc::statvfs>::uninit();
@@ -22,7 +22,7 @@ pub fn is_noexec(path: &Path) -> io::Result<bool> {
     Ok(found.f_flag & libc::ST_NOEXEC != 0)
 }
 
-/// True where a file's contents lie in memory: on a tmpfs, or in what memfd_create(2) and shared mappings are made of.
+/// True if a file's contents lie in memory: on a tmpfs, in a file of memfd_create(2), or in a shared mapping.
 pub fn is_in_memory(path: &Path) -> io::Result<bool> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut found = MaybeUninit::<libc::statfs>::uninit();
@@ -34,12 +34,13 @@ pub fn is_in_memory(path: &Path) -> io::Result<bool> {
 }
 
 /// Refers to a file or folder without access to its contents (O_PATH). Opening it needs no permission on it and never
-/// blocks. `flags` are those of open(2): with O_NOFOLLOW a symbolic link stands for itself, O_DIRECTORY demands a folder.
+/// blocks. `flags` are those of open(2): with O_NOFOLLOW a symbolic link stands for itself, O_DIRECTORY demands a
+/// folder.
 pub fn refer_to(path: &Path, flags: c_int) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
 }
 
-/// Makes `file` this process's stdout, and its stderr where `is_stderr_too` says so.
+/// Makes `file` this process's stdout, and also its stderr if `is_stderr_too` is set.
 pub fn replace_output(file: BorrowedFd<'_>, is_stderr_too: bool) -> io::Result<()> {
     let streams = if is_stderr_too { &[libc::STDOUT_FILENO, libc::STDERR_FILENO][..] } else { &[libc::STDOUT_FILENO] };
     for stream in streams {

@@ -15,7 +15,7 @@ const READ_FILE: u64 = 1 << 2;
 const REMOVE_FILE: u64 = 1 << 5;
 const MAKE_FILE: u64 = 1 << 8;
 const TRUNCATE: u64 = 1 << 14;
-/// Link and rename from folder to folder. Since version 2; a ruleset that does not handle it forbids it.
+/// Link and rename from folder to folder, since version 2. A ruleset that does not handle it forbids it.
 const REFER: u64 = 1 << 13;
 /// Remove, make and rename in a folder: bits 4 (REMOVE_DIR) to 13 (REFER).
 const IN_FOLDER: u64 = ((1 << 14) - 1) & !((1 << 4) - 1);
@@ -23,7 +23,7 @@ const BIND_AND_CONNECT_TCP: u64 = 0b11;
 /// Abstract Unix sockets and signals stay within the confined processes.
 const SCOPES: u64 = 0b11;
 
-/// The version of Landlock that the kernel has; 0 where it has none or has it switched off.
+/// The version of Landlock that the kernel has; 0 if it has none or has it switched off.
 pub fn landlock_version() -> u32 {
     const VERSION_ONLY: u32 = 1;
     let call = libc::SYS_landlock_create_ruleset;

@@ -10,8 +10,9 @@ use super::process::Pid;
 /// Set while all threads of this process are to be urgent ([`alarm`]).
 static ALARM: AtomicBool = AtomicBool::new(false);
 
-/// While it lives, its thread runs before all threads of ordinary priority, if the user may (root may). For short work
-/// that must not wait for a share of the processor: a fork bomb grows faster than a share of it can be killed.
+/// While it lives, its thread runs before all threads of ordinary priority, if the user may do that (root may). For
+/// short work that must not wait for a share of the processor: a fork bomb grows faster than a share of it can be
+/// killed.
 pub struct Urgency(());
 
 impl Urgency {
@@ -20,7 +21,7 @@ impl Urgency {
         Urgency(())
     }
 
-    /// `None` where this user may not.
+    /// `None` if this user may not raise a thread's priority.
     pub fn try_begin() -> Option<Urgency> {
         set_urgent(0, true);
         // SAFETY: sched_getscheduler takes an integer; 0 is the calling thread.
@@ -35,20 +36,21 @@ impl Drop for Urgency {
     }
 }
 
-/// Says whether threads that were urgent for a while stay so, and whether [`join_alarm`] makes others urgent.
+/// Sets the alarm. While it is on, urgent threads stay so, and [`join_alarm`] makes others urgent.
 pub fn alarm(is_on: bool) {
     ALARM.store(is_on, Ordering::Relaxed);
 }
 
-/// Makes the calling thread urgent where there is an alarm.
+/// Makes the calling thread urgent while the alarm is on.
 pub fn join_alarm() {
     if ALARM.load(Ordering::Relaxed) {
         set_urgent(0, true);
     }
 }
 
-/// Lets a process that is about to be killed run before all of ordinary priority, if the user may: to die, it needs a turn at
-/// a processor, and a fork bomb takes thousands of turns between two of its own. Its children do not inherit that.
+/// Lets a process that is about to be killed run before all of ordinary priority, if the user may do that. To die, it
+/// needs a turn at a processor, and a fork bomb takes thousands of turns between two of its own. Its children do not
+/// inherit the priority.
 pub fn hasten_end(pid: Pid) {
     set_urgent(pid, true);
 }
@@ -68,8 +70,8 @@ pub fn threads_on_machine() -> u16 {
     info.procs
 }
 
-/// Has a thread run before all threads of ordinary priority, or no more; 0 is the calling one. What it forks has ordinary
-/// priority. Where this user may not, nothing changes.
+/// Has a thread run before all threads of ordinary priority, or no longer; 0 is the calling one. Its children have
+/// ordinary priority. If this user may not do that, nothing changes.
 pub fn set_urgent(thread: Pid, is_urgent: bool) {
     let (policy, priority) =
         if is_urgent { (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1) } else { (libc::SCHED_OTHER, 0) };
@@ -101,8 +103,8 @@ pub fn own_thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Where the address space is limited (RLIMIT_AS), has the allocator share few arenas among all threads. By itself it reserves
-/// 64 MiB of addresses for each of eight arenas a processor, and aborts where none are left. To be called first.
+/// If the address space is limited (RLIMIT_AS), makes all threads of the allocator share few arenas. Otherwise it
+/// reserves 64 MiB of addresses for each of eight arenas a processor, and aborts when none are left. Call it first.
 pub fn fit_address_space() {
     #[cfg(target_env = "gnu")]
     if limit_of(libc::RLIMIT_AS).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
@@ -123,8 +125,9 @@ pub fn page_bytes() -> u64 {
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64
 }
 
-/// Lowers a limit of this process for good. A limit that is lower already stays: raising it takes a privilege, and would
-/// exceed what the machine's owner has set. Allocates nothing, so that it can run between vfork and exec.
+/// Lowers a limit of this process for good. A limit that is lower already stays: raising it takes a privilege, and
+/// would exceed the limit that the machine's owner has set. Allocates nothing, so that it can run between vfork and
+/// exec.
 pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, max: u64) -> io::Result<()> {
     let mut limit = limit_of(resource)?;
     limit.rlim_max = limit.rlim_max.min(max);

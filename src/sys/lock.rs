@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 
 use super::{Pid, check};
 
-/// Locks one byte of `file` for this process, as long as it lives and keeps the file open. Returns false where another
+/// Locks one byte of `file` for this process, as long as it lives and keeps the file open. Returns false if another
 /// process holds the lock.
 pub fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
     let range = byte_range(byte);

@@ -3,20 +3,20 @@
 //! | file | holds |
 //! |---|---|
 //! | [`poll`](mod@poll) | waiting for descriptors: poll(2), eventfd(2), non-blocking mode |
-//! | [`socket`] | what std's sockets lack: descriptor passing, peer credentials, sendfile(2) |
+//! | [`socket`] | additions to std's sockets: descriptor passing, peer credentials, sendfile(2) |
 //! | [`file`](mod@file) | descriptors without rights, mount options, another stdout |
 //! | [`lock`] | byte-range locks that name their holder |
 //! | [`signal`] | signal sets and masks, SIGHUP, SIGINT and SIGTERM |
 //! | [`process`] | pidfds, kill, wait |
 //! | [`limits`] | resource limits, units of /proc, scheduling priority |
 //! | [`spawn`](mod@spawn) | starting a process by vfork |
-//! | [`confine`] | what the new process gives up before its exec |
+//! | [`confine`] | the rights that the new process gives up before its exec |
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
 //! | [`mounts`] | a /proc of its own |
-//! | [`attempts`] | what must fail in the sandbox |
-//! | [`activation`] | what a service manager hands over: sockets, and the socket for notes to it |
-//! | [`terminal`] | the width of a terminal, and whether there is one |
+//! | [`attempts`] | actions that must fail in the sandbox |
+//! | [`activation`] | descriptors from a service manager: sockets, and the socket for notes to it |
+//! | [`terminal`] | the width of a terminal, and a test for one |
 //!
 //! Rules for every function here:
 //!

@@ -4,8 +4,9 @@ use std::io;
 
 use super::check;
 
-/// Gives the calling thread, and all threads and processes that it starts from now on, a /proc in which a process sees only
-/// those that it could trace (hidepid=ptraceable, proc(5)). What the machine's owner mounts later appears here as well.
+/// Gives the calling thread, and all threads and processes that it starts from now on, a /proc of its own. There a
+/// process sees only the processes that it could trace (hidepid=ptraceable, proc(5)). Later mounts of the machine's
+/// owner appear here as well.
 pub fn hide_processes() -> io::Result<()> {
     // SAFETY: unshare takes an integer.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::check;
 
-/// One descriptor to wait for, and after [`poll`] what it is ready for.
+/// One descriptor to wait for, and after [`poll`] its readiness.
 #[repr(transparent)]
 pub struct Watched<'fd> {
     inner: libc::pollfd,
@@ -86,7 +86,7 @@ pub struct EventFd(OwnedFd);
 
 impl EventFd {
     /// # Errors
-    /// Where no descriptor is left.
+    /// If no descriptor is left.
     pub fn new() -> io::Result<EventFd> {
         // SAFETY: eventfd takes two integers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
@@ -114,8 +114,8 @@ impl EventFd {
     }
 }
 
-/// From now on reads and writes on a pipe or socket return `WouldBlock` instead of waiting. The call replaces all status
-/// flags; a pipe or socket has no other.
+/// From now on reads and writes on a pipe or socket return `WouldBlock` instead of waiting. The call replaces all
+/// status flags; a pipe or socket has no other.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_SETFL takes an integer.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)

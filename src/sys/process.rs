@@ -1,7 +1,8 @@
 //! Processes by pidfd and by id: open, kill, wait.
 //!
-//! A process id may name another process once the first has been reaped; a pidfd never does. Functions that take an id
-//! therefore say what must hold, and the callers keep it: a child's id is free for reuse only after [`reap`].
+//! The kernel can reuse a process id once the process has been reaped; a pidfd never names another process. Functions
+//! that take an id therefore state a condition, and the callers keep it: a child's id is free for reuse only after
+//! [`reap`].
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -13,7 +14,7 @@ use super::check;
 /// A process id.
 pub type Pid = libc::pid_t;
 
-/// How a process ended, and what it has used (getrusage(2)).
+/// The end of a process, and its usage (getrusage(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub how: EndedHow,
@@ -119,8 +120,8 @@ pub fn reap(pid: Pid) -> io::Result<Option<Ended>> {
     Ok(Some(Ended { how, cpu_us, resident_kib_max: usage.ru_maxrss.max(0) as u64 }))
 }
 
-/// CPU time of a process and all its threads, without its children; zero where it has been waited for. Unlike /proc it costs
-/// one system call, and unlike clock ticks it is exact.
+/// CPU time of a process and all its threads, without its children; zero after it has been waited for. Unlike a read of
+/// /proc it costs one system call, and unlike clock ticks it is exact.
 pub fn cpu_time(pid: Pid) -> Duration {
     const CPUCLOCK_SCHED: libc::clockid_t = 2;
     // The number of a process's CPU clock, as clock_getcpuclockid(3) composes it.

@@ -1,13 +1,13 @@
 //! The seccomp(2) filter of functions, fork servers and compilers: system calls that they cannot make.
 //!
 //! It denies no less than Docker's default profile does (docs/SECURITY.md has the difference), and one thing more: a
-//! process whose parent is not its maker, which could outlive its invocation. A denied call fails with EPERM; those that C
-//! libraries can do without fail with ENOSYS, so that they fall back.
+//! process whose parent is not its maker, which could outlive its invocation. A denied call fails with EPERM. Calls
+//! that C libraries can do without fail with ENOSYS, so that the libraries fall back.
 //!
-//! A filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. To install one takes the
-//! kernel about 0.1 ms: it translates the program, and runs it for every number to keep the answers (since 5.11). So a worker
-//! takes the common filter upon itself when it starts, and its functions inherit that. Where a row or the user asks for more, a
-//! process installs a second, small one. The strictest answer holds (seccomp(2)).
+//! A filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. The kernel takes
+//! about 0.1 ms to install one: it translates the program, and runs it for every number to keep the answers (since
+//! 5.11). So a worker installs the common filter for itself when it starts, and its functions inherit it. If a row or
+//! the user asks for more, a process installs a second, small one. The strictest answer holds (seccomp(2)).
 
 use std::ffi::{c_int, c_long};
 use std::io;
@@ -21,8 +21,8 @@ pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", tar
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
-    /// The common filter: what neither a function nor a worker needs. Calls by another machine's numbers are denied as well,
-    /// since they would bypass the filter.
+    /// The common filter: calls that neither a function nor a worker needs. Calls by another machine's numbers are
+    /// denied as well, since they would bypass the filter.
     pub fn common() -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
@@ -46,8 +46,8 @@ impl SystemCalls {
         SystemCalls(program.finish())
     }
 
-    /// For a process that inherits the common filter, and shall do less: `cut_network` leaves Unix sockets only,
-    /// `keep_permissions` denies chmod and its like, `memfd` allows files that lie in memory and nowhere else.
+    /// The filter of a process that inherits the common one and gives up more: `cut_network` leaves only Unix sockets,
+    /// `keep_permissions` denies chmod and the like, `memfd` allows files that lie in memory and nowhere else.
     pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS || !(cut_network || keep_permissions || !memfd) {
             return SystemCalls(Vec::new());
@@ -68,8 +68,8 @@ impl SystemCalls {
         SystemCalls(program.finish())
     }
 
-    /// Restricts the calling thread, and so the threads and processes that it starts from now on. Allocates nothing, so that it
-    /// can run between vfork and exec. Without privileges it demands no_new_privs.
+    /// Restricts the calling thread, and so the threads and processes that it starts from now on. Allocates nothing, so
+    /// that it can run between vfork and exec. Without privileges it demands no_new_privs.
     pub(super) fn restrict_self(&self) -> io::Result<()> {
         if self.0.is_empty() {
             return Ok(());
@@ -93,8 +93,8 @@ const PERSISTENT_OBJECT_CALLS: &[c_long] = &[
     libc::SYS_keyctl,
 ];
 
-/// Calls that reach parts of the kernel which no function needs, and in which its faults are found. Most need a privilege
-/// that functions lack; they are denied all the same, as a privilege can be had in a user namespace.
+/// Calls that reach parts of the kernel which no function needs, and in which faults are found. Most need a privilege
+/// that functions lack. They are denied all the same, since a user namespace can give that privilege.
 const KERNEL_CALLS: &[c_long] = &[
     // Namespaces and mounts.
     libc::SYS_unshare,
@@ -166,14 +166,15 @@ const KERNEL_CALLS: &[c_long] = &[
     libc::SYS__sysctl,
 ];
 
-/// Files without a name that lie in memory. What a process writes there counts nowhere as its memory before it maps it.
+/// Calls that make files without a name in memory. Their contents count as a process's memory only once it maps them.
 const MEMORY_FILE_CALLS: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_memfd_secret];
 
-/// libc lacks it. Numbers from 424 up are the same on all machines.
+/// The call that libc lacks. Numbers from 424 up are the same on all machines.
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
 
-/// Calls that change who may use a file, which Landlock does not restrict (landlock(7), "Filesystem actions"). libc lacks
-/// those above 450, whose numbers are the same on all machines: fchmodat2, setxattrat, removexattrat, file_setattr.
+/// Calls that change who may use a file, which Landlock does not restrict (landlock(7), "Filesystem actions"). libc
+/// lacks those above 450, whose numbers are the same on all machines: fchmodat2, setxattrat, removexattrat,
+/// file_setattr.
 const PERMISSION_CALLS: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
@@ -232,7 +233,7 @@ const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const SKIP: u32 = libc::BPF_JMP | libc::BPF_JA;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-/// What becomes of a call that is not allowed.
+/// The answer to a call that is not allowed.
 #[derive(Clone, Copy)]
 enum Answer {
     /// EPERM.
@@ -246,7 +247,7 @@ enum Answer {
 struct Program(Vec<libc::sock_filter>);
 
 impl Program {
-    /// Denies calls by another machine's numbers; behind it the number is loaded.
+    /// Denies calls by another machine's numbers, then loads the call's number.
     fn begin() -> Program {
         let mut program = Program::default();
         program.load(MACHINE);
@@ -283,13 +284,13 @@ impl Program {
 
     fn unless_one_of(&mut self, values: &[u32], answer: Answer) {
         for (at, value) in values.iter().enumerate() {
-            // Over the comparisons that are left, and the answer.
+            // Jumps over the remaining comparisons, and the answer.
             self.push(IF_EQUAL, *value, (values.len() - at) as u8, 0);
         }
         self.answer(answer);
     }
 
-    /// Answers the calls. The program goes on where the number is another.
+    /// Answers the calls. For any other number the program goes on.
     fn answer_calls(&mut self, calls: &[c_long], answer: Answer) {
         let mut calls = calls.to_vec();
         calls.sort_unstable();
@@ -312,13 +313,13 @@ impl Program {
         }
         for (at, call) in calls.iter().enumerate() {
             let comparisons_left = calls.len() - 1 - at;
-            // To the answer; the last comparison goes over it.
+            // Jumps to the answer; the last comparison jumps over it.
             self.push(IF_EQUAL, *call as u32, comparisons_left as u8, u8::from(comparisons_left == 0));
         }
         self.answer(answer);
     }
 
-    /// What `rules` do for one call; it is allowed where they do not answer.
+    /// Applies `rules` to one call; it is allowed if they give no answer.
     fn for_call(&mut self, call: c_long, rules: impl FnOnce(&mut Program)) {
         let mut own = Program::default();
         rules(&mut own);
@@ -327,8 +328,8 @@ impl Program {
         self.0.extend(own.0);
     }
 
-    /// Families that programs use: Unix, IPv4, IPv6, and netlink for the question for addresses and routes, which
-    /// getaddrinfo asks. Others, such as AF_VSOCK, AF_ALG and AF_PACKET, lead to rarely used parts of the kernel.
+    /// Allows the families that programs use: Unix, IPv4, IPv6, and netlink, through which getaddrinfo asks for
+    /// addresses and routes. Others, such as AF_VSOCK, AF_ALG and AF_PACKET, lead to rarely used parts of the kernel.
     fn check_family(&mut self) {
         self.push(IF_EQUAL, libc::AF_UNIX as u32, 6, 0);
         self.push(IF_EQUAL, libc::AF_INET as u32, 5, 0);
@@ -349,7 +350,7 @@ impl Program {
 mod tests {
     use super::*;
 
-    /// The answer of several filters, of which the strictest holds: here all but one answer are ALLOW.
+    /// The strictest answer of several filters: here all but one answer are ALLOW.
     fn run(filters: &[&SystemCalls], call: c_long, arguments: [u32; 3]) -> u32 {
         let answers = filters.iter().map(|filter| run_one(&filter.0, call, arguments));
         answers.min_by_key(|answer| answer & 0xffff_0000).unwrap()

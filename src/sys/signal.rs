@@ -1,5 +1,5 @@
-//! Signal sets and masks. A program here has no signal handler: main blocks the signals that it takes before it starts a
-//! thread, and one thread waits for them.
+//! Signal sets and masks. A program here has no signal handler: main blocks the signals that it takes before it starts
+//! a thread, and one thread waits for them.
 
 use std::ffi::c_int;
 use std::fmt;

@@ -1,8 +1,8 @@
-//! What std's sockets lack: descriptors and credentials as ancillary data (unix(7), cmsg(3)), the peer of a Unix socket,
-//! the backlog of a listener, and sendfile(2).
+//! Additions to std's sockets: descriptors and credentials as ancillary data (unix(7), cmsg(3)), the peer of a Unix
+//! socket, the backlog of a listener, and sendfile(2).
 //!
 //! The gateway hands a client's descriptors to a worker, and a worker hands a function's pipes to a fork server. Both
-//! check by the kernel's word, not by the peer's, which process is at the other end.
+//! ask the kernel, not the peer, which process is at the other end.
 
 use std::ffi::c_int;
 use std::io;
@@ -19,8 +19,8 @@ const ANCILLARY_BYTES: usize = 64;
 #[repr(C, align(8))]
 struct Ancillary([u8; ANCILLARY_BYTES]);
 
-/// Sends `bytes` on a stream socket, and `fds` with the first of them. Returns the number of bytes sent, or `WouldBlock`
-/// where it would have to wait, whatever the socket's own mode.
+/// Sends `bytes` on a stream socket, and `fds` with the first of them. Returns the number of bytes sent, or
+/// `WouldBlock` if it would have to wait, whatever the socket's own mode.
 pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     assert!(fds.len() <= DESCRIPTORS_SENT_MAX, "no message of ours has more");
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -72,7 +72,7 @@ pub fn receive_with_fd(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
     let mut fd = None;
     let count = receive_with(socket, buffer, |kind, data| {
         if kind == libc::SCM_RIGHTS {
-            // Each gets an owner, so that none stays open; the last one is kept.
+            // Each gets an owner, so that none leaks; the last one is kept.
             for bytes in data.as_chunks::<4>().0 {
                 // SAFETY: the kernel has just opened this descriptor for us, so it has no other owner.
                 fd = Some(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*bytes)) });

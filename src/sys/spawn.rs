@@ -25,7 +25,7 @@ use super::signal;
 pub struct Spawn<'a> {
     pub program: &'a CStr,
     pub arguments: &'a [CString],
-    /// `NAME=value` and a NUL, again and again. What stands behind the last NUL is left out.
+    /// `NAME=value` and a NUL, repeated. Bytes after the last NUL are left out.
     pub environment: &'a [u8],
     pub folder: Option<&'a CStr>,
     pub stdin: BorrowedFd<'a>,
@@ -44,7 +44,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// Why a process could not be spawned: the step that failed, and the system's error.
+/// A failed spawn: the step, and the system's error.
 #[derive(Debug)]
 pub struct SpawnError {
     pub step: &'static str,
@@ -63,7 +63,7 @@ const CONTROL_FD: c_int = 3;
 const PROGRAM_FD: c_int = 4;
 
 /// Signals that a shell or nohup may have set to ignored, or that Rust ignores (SIGPIPE). An exec keeps that, so the
-/// child resets them to the system's default. Handlers it resets itself.
+/// child resets them to the system's default. An exec resets handlers itself.
 const SIGNALS_TO_DEFAULT: [c_int; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -138,8 +138,8 @@ fn vfork(birth: &mut Birth<'_>) -> io::Result<(Pid, OwnedFd)> {
 /// Makes one system call of the child; a failure returns the step's name.
 macro_rules! try_step {
     ($step:literal, $call:expr) => {
-        // SAFETY: every call in this macro takes integers, or pointers to memory that the parent keeps alive, and may be
-        // made between vfork and exec (see the top of spawn.rs).
+        // SAFETY: every call in this macro takes integers, or pointers to memory that the parent keeps alive, and may
+        // be made between vfork and exec (see the top of spawn.rs).
         if unsafe { $call } < 0 {
             return Err($step);
         }
@@ -159,7 +159,7 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
     unsafe { libc::_exit(127) }
 }
 
-/// Returns only where a step failed.
+/// Returns only if a step failed.
 fn child_steps(birth: &Birth<'_>) -> Step<Infallible> {
     let plan = birth.plan;
     try_step!("start a session", libc::setsid());
@@ -171,7 +171,7 @@ fn child_steps(birth: &Birth<'_>) -> Step<Infallible> {
     if let Some(confinement) = &plan.confinement {
         restrict_limits_and_user(confinement, birth.parent)?;
     }
-    // As the function's user, so that it does not stand in a folder that it cannot enter.
+    // As the function's user, so that the process does not start in a folder that it cannot enter.
     if let Some(folder) = plan.folder {
         try_step!("enter the working folder", libc::chdir(folder.as_ptr()));
     }
@@ -235,7 +235,7 @@ fn is_ignored(signal: c_int) -> bool {
     found == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Default actions and no blocked signal, as a program expects.
+/// Restores default actions and blocks no signal, as a program expects.
 fn reset_signals(ignored: &[c_int]) {
     // SAFETY: a sigaction is integers and an optional pointer, for which all-zero is valid; it means SIG_DFL.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -1,9 +1,9 @@
-//! The terminal that stdout may be, and the one that this process may belong to.
+//! The terminal that stdout may be, and the controlling terminal of this process.
 
 use std::fs::File;
 use std::io::IsTerminal;
 
-/// The width of the terminal that stdout is; `None` where it is none, or does not say.
+/// The width of the terminal on stdout; `None` if stdout is no terminal, or its width is unknown.
 pub fn terminal_columns() -> Option<usize> {
     if !std::io::stdout().is_terminal() {
         return None;

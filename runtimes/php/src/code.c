@@ -1,4 +1,4 @@
-/* How PHP code is compiled; code.h has the interface. */
+/* The compiling of PHP code; code.h has the interface. */
 
 #define _GNU_SOURCE
 #include "code.h"
@@ -17,23 +17,23 @@
 #include "ext/standard/basic_functions.h"
 #include "ext/standard/file.h"
 
-/* What a prepared module was compiled from. */
+/* The file that a prepared module was compiled from. */
 struct prepared {
     char *version;
     struct stat file;
-    /* PHP numbers what has no name of its own, and goes on from there. */
+    /* PHP numbers code without a name of its own, and continues from here. */
     uint32_t next_key;
 };
 
-/* More than these are not kept: each costs every fork a little. */
+/* Maximum number of prepared modules: each costs every fork a little. */
 #define PREPARED_MAX 256
-/* With less of opcache's memory left, nothing more is prepared. One module takes some ten times the size of its file. */
+/* Memory of opcache below which nothing more is prepared. One module takes some ten times the size of its file. */
 #define BYTES_FREE_MIN (2 << 20)
 
 static HashTable prepared;
 static zend_long bytes_free = BYTES_FREE_MIN;
 
-/* ---- Who compiles ------------------------------------------------------------------------------------------------------ */
+/* ---- The compiler ------------------------------------------------------------------------------------------------ */
 
 static zend_op_array *(*compile_cached)(zend_file_handle *handle, int type);
 static zend_op_array *(*compile_plainly)(zend_file_handle *handle, int type);
@@ -43,7 +43,7 @@ static zend_op_array *compile(zend_file_handle *handle, int type)
 {
     if (handle->primary_script)
         return compile_cached(handle, type);
-    /* Opcache's way to open a file opens nothing where it has the code. */
+    /* Opcache's way to open a file opens nothing if it has the code. */
     if (handle->type == ZEND_HANDLE_FILENAME
         && php_stream_open_for_zend_ex(handle, USE_PATH | REPORT_ERRORS | STREAM_OPEN_FOR_INCLUDE) != SUCCESS) {
         if (!EG(exception)) {
@@ -55,7 +55,7 @@ static zend_op_array *compile(zend_file_handle *handle, int type)
     return compile_plainly(handle, type);
 }
 
-/* PHP calls this right before opcache takes its place among the compilers. */
+/* PHP calls this right before opcache joins the compilers. */
 static zend_result note_compiler(void)
 {
     compile_plainly = zend_compile_file;
@@ -67,11 +67,11 @@ static int take_turn(zend_extension *extension)
     (void)extension;
     start_opcache = zend_post_startup_cb;
     zend_post_startup_cb = note_compiler;
-    /* PHP then forgets this extension without a word. */
+    /* PHP then forgets this extension silently. */
     return FAILURE;
 }
 
-/* The only way to be called between the start of opcache and its taking of the compiler is to be an extension, too. */
+/* Only an extension is called between opcache's start and the moment when opcache takes the compiler. */
 void code_take_turn(void)
 {
     static zend_extension turn = {.name = "faas-php", .startup = take_turn};
@@ -90,9 +90,9 @@ static bool has_opcache(void)
     return zend_hash_str_exists(CG(function_table), "opcache_invalidate", 18);
 }
 
-/* ---- Preparing ---------------------------------------------------------------------------------------------------------- */
+/* ---- Preparing --------------------------------------------------------------------------------------------------- */
 
-/* A function of opcache's, by its name. `result` is to be freed. */
+/* Calls a function of opcache by its name. The caller frees `result`. */
 static void ask_opcache(const char *name, zval *arguments, uint32_t count, zval *result)
 {
     zend_function *function = zend_hash_str_find_ptr(CG(function_table), name, strlen(name));
@@ -183,7 +183,7 @@ const char *code_compile(const char *module)
     } zend_end_try();
     if (!is_through)
         snprintf(reason, sizeof reason, "%s", PG(last_error_message) ? ZSTR_VAL(PG(last_error_message)) : "a fatal error");
-    /* Children find nothing of this but the code. */
+    /* Of all this, children find only the code. */
     php_clear_stat_cache(1, NULL, 0);
     php_request_shutdown(NULL);
     realpath_cache_clean();
@@ -265,6 +265,6 @@ void code_check(zend_string *path, const char *version, bool is_usable)
         return;
     }
     drop(path);
-    /* Opcache has noted the code that it found when the path was looked up; looking again makes it forget. */
+    /* Opcache noted the code that it found when the path was looked up; a second look-up makes it forget. */
     zend_string_release(zend_resolve_path(path));
 }

@@ -14,8 +14,8 @@
 #include "zend_ini_scanner.h"
 #include "zend_smart_str.h"
 
-/* Against php.ini. Opcache holds main scripts only, for the length of one invocation or as prepared: little memory does.
-   Its paths are resolved anew each time, and files compared each time, however young they are. */
+/* Override php.ini. Opcache holds main scripts only, for one invocation or as prepared, so little memory suffices.
+   It resolves its paths anew and compares files each time, however young they are. */
 static const char PLATFORM[] =
     "html_errors=0\ndisplay_errors=0\ndisplay_startup_errors=0\nlog_errors=1\nerror_log=\nexpose_php=0\n"
     "max_execution_time=0\nmax_input_time=-1\nregister_argc_argv=1\nupload_tmp_dir=\nffi.enable=0\nffi.preload=\n"
@@ -25,14 +25,15 @@ static const char PLATFORM[] =
     "opcache.protect_memory=0\nopcache.preload=\nopcache.file_cache=\nopcache.restrict_api=\n"
     "opcache.max_accelerated_files=1000\nopcache.huge_code_pages=0\nopcache.error_log=\nopcache.log_verbosity_level=0\n";
 
-/* What the compiler goes by, by the beginnings of names. */
+/* Directives that the compiler reads, by the beginnings of their names. */
 static const char *const COMPILER[] = {"zend.", "opcache.", "short_open_tag", "precision", "auto_globals_jit", "mbstring.",
     "internal_encoding", "input_encoding", "output_encoding", "default_charset", "open_basedir"};
 
 static HashTable user_ini;
 static bool has_user_ini;
 
-/* As php-cgi reads -d: quotes around what does not begin with a letter or digit, and "1" where there is no value. */
+/* Reads -d as php-cgi does: quotes a value that does not begin with a letter or digit, and uses "1" if there is no
+   value. */
 static void append_line(smart_str *text, const char *directive)
 {
     const char *equals = strchr(directive, '=');
@@ -91,7 +92,7 @@ char *directives_text(const struct settings *settings)
     return strdup(ZSTR_VAL(text.s));
 }
 
-/* ---- In a forked child ---------------------------------------------------------------------------------------------- */
+/* ---- In a forked child ------------------------------------------------------------------------------------------- */
 
 static bool alter(zend_string *name, zend_string *value)
 {
@@ -101,7 +102,7 @@ static bool alter(zend_string *name, zend_string *value)
     bool is_same = entry->value ? zend_string_equals(entry->value, value) : ZSTR_LEN(value) == 0;
     if (is_same)
         return true;
-    /* Opcache takes all of its own for good as it starts, whatever it says. */
+    /* Opcache fixes all of its own for good when it starts, whatever they declare. */
     if (!(entry->modifiable & (ZEND_INI_USER | ZEND_INI_PERDIR)) || strncmp(ZSTR_VAL(name), "opcache.", 8) == 0)
         return false;
     zend_string *copy = zend_string_init(ZSTR_VAL(value), ZSTR_LEN(value), 1);
@@ -109,7 +110,7 @@ static bool alter(zend_string *name, zend_string *value)
         && entry->on_modify(entry, copy, entry->mh_arg1, entry->mh_arg2, entry->mh_arg3, ZEND_INI_STAGE_ACTIVATE) != SUCCESS)
         return false;
     entry->value = copy;
-    /* Where get_cfg_var() looks. */
+    /* get_cfg_var() looks here. */
     zval text;
     zend_string *key = zend_string_init(ZSTR_VAL(name), ZSTR_LEN(name), 1);
     ZVAL_STR(&text, zend_string_init(ZSTR_VAL(value), ZSTR_LEN(value), 1));
@@ -130,7 +131,7 @@ bool directives_alter(const struct settings *settings)
     smart_str text = {0};
     bool is_altered = append_all(&text, settings);
     int reporting = EG(error_reporting);
-    /* What cannot be altered is tried again by exec: no word of it. */
+    /* A directive that cannot be altered is tried again by exec, so nothing is reported. */
     EG(error_reporting) = 0;
     if (is_altered && text.s) {
         smart_str_0(&text);
@@ -173,7 +174,7 @@ bool directives_shape_code(const struct settings *settings)
     return php_ini_has_per_dir_config() || php_ini_has_per_host_config();
 }
 
-/* ---- .user.ini, as php-cgi does: php_cgi_ini_activate_user_config() ------------------------------------------------- */
+/* ---- .user.ini, as php-cgi does: php_cgi_ini_activate_user_config() ---------------------------------------------- */
 
 void directives_read_user_ini(const char *module)
 {

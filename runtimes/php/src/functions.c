@@ -1,5 +1,5 @@
 /*
- * Functions that php-cgi and php-fpm have and libphp has not, and two of PHP's own that are looked at in passing.
+ * Functions that php-cgi and php-fpm have and libphp lacks, and two of PHP's own that the platform observes.
  *
  *   getallheaders, apache_request_headers, apache_response_headers   as sapi/cgi/cgi_main.c
  *   fastcgi_finish_request                                           as sapi/fpm: ends the response, not the script

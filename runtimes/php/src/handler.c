@@ -15,10 +15,10 @@
 #include "ext/json/php_json.h"
 #include "ext/standard/basic_functions.h"
 
-/* The JSON of an answer is written as people write it. */
+/* Writes the JSON of an answer as people write it. */
 #define JSON_OPTIONS (PHP_JSON_UNESCAPED_UNICODE | PHP_JSON_UNESCAPED_SLASHES | PHP_JSON_PRESERVE_ZERO_FRACTION)
 
-/* ---- What it gets ------------------------------------------------------------------------------------------------------ */
+/* ---- Event and context ------------------------------------------------------------------------------------------- */
 
 static void add_all(zval *to, int source)
 {
@@ -88,8 +88,8 @@ static void add_headers(zval *context)
     add_assoc_zval(context, "headers", &headers);
 }
 
-/* The values of the route's {name} segments, by name: the route has the names as they are written, and the variable of each
-   its value. */
+/* The values of the route's {name} segments, by name: the route holds the names as written, and one variable per
+   name holds its value. */
 static void add_params(zval *context)
 {
     zval params;
@@ -129,9 +129,9 @@ static void make_context(zval *context)
     add_text(context, "remote_addr", "REMOTE_ADDR");
 }
 
-/* ---- What is called ---------------------------------------------------------------------------------------------------- */
+/* ---- The handler ------------------------------------------------------------------------------------------------- */
 
-/* A public method that is not static takes an object of its class, made without arguments. */
+/* A public method that is not static needs an object of its class, made without arguments. */
 static bool find_method(zval *callable, const char *name, const char *colons)
 {
     zend_string *class_name = zend_string_init(name, (size_t)(colons - name), 0);
@@ -186,7 +186,7 @@ static bool find(zval *callable, const char *name, zval *returned)
     return false;
 }
 
-/* ---- What it returns --------------------------------------------------------------------------------------------------- */
+/* ---- The answer -------------------------------------------------------------------------------------------------- */
 
 static bool has_content_type(void)
 {
@@ -196,7 +196,7 @@ static bool has_content_type(void)
 static void send_json(const char *name, zval *answer)
 {
     smart_str text = {0};
-    /* Not every fault is in what it returns: not that of NAN. */
+    /* Some faults are not in the returned value, such as that of NAN. */
     if (php_json_encode(&text, answer, JSON_OPTIONS) != SUCCESS || JSON_G(error_code) != PHP_JSON_ERROR_NONE) {
         if (!EG(exception))
             zend_throw_error(NULL, "what the handler %s returned cannot be sent as JSON", name);
@@ -214,7 +214,8 @@ static void send_json(const char *name, zval *answer)
 void handler_call(const char *name, zval *returned)
 {
     zval callable, arguments[2], answer;
-    /* A frame for what is called to return to: else an exception would end PHP here, past a handler of exceptions. */
+    /* A frame to which the handler returns. Without it an exception would end PHP here, past a handler of
+       exceptions. */
     zend_execute_data frame = {.func = (zend_function *)&zend_pass_function};
     EG(current_execute_data) = &frame;
     ZVAL_UNDEF(&answer);

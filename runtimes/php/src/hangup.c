@@ -13,7 +13,7 @@
 
 static ZEND_INI_MH((*modify));
 static int channel = -1;
-/* A process that the script has forked must not speak for it. */
+/* The process that may use the channel; processes that the script has forked must not. */
 static pid_t speaker;
 static bool is_told;
 
@@ -22,7 +22,7 @@ static void tell(void)
     char word[2] = {'S', PG(ignore_user_abort) ? 1 : 0};
     if (channel < 0 || is_told == (word[1] == 1) || getpid() != speaker)
         return;
-    /* Where the worker has gone, this process ends in any case. */
+    /* If the worker is gone, this process ends in any case. */
     if (send(channel, word, sizeof word, MSG_NOSIGNAL) == sizeof word)
         is_told = word[1] == 1;
 }

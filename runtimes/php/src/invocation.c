@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* As much as Linux gives to arguments and environment of a program. */
+/* The size that Linux allows for arguments and environment of a program. */
 #define INVOCATION_BYTES_MAX (8u << 20)
 /* stdin, stdout, stderr, and up to two rulesets. */
 #define DESCRIPTORS_MAX 5
@@ -36,9 +36,9 @@ struct invocation {
     int descriptor_count;
 };
 
-/* ---- Receiving --------------------------------------------------------------------------------------------------------- */
+/* ---- Receiving --------------------------------------------------------------------------------------------------- */
 
-/* Receives up to `length` bytes, and what descriptors come with them. */
+/* Receives up to `length` bytes, and the descriptors that come with them. */
 static ssize_t receive(int channel, char *bytes, size_t length, struct invocation *invocation)
 {
     union {
@@ -63,7 +63,7 @@ static ssize_t receive(int channel, char *bytes, size_t length, struct invocatio
     return count;
 }
 
-/* False at the end of file, or where it is no invocation: the child then ends without a word. */
+/* False at the end of file, or if the bytes are no invocation: the child then ends silently. */
 static bool receive_invocation(int channel, struct invocation *invocation)
 {
     static char first[16384];
@@ -95,7 +95,7 @@ static bool receive_invocation(int channel, struct invocation *invocation)
     return are_ended && invocation->descriptor_count >= 3;
 }
 
-/* ---- Becoming the function's process ----------------------------------------------------------------------------------- */
+/* ---- Becoming the function's process ----------------------------------------------------------------------------- */
 
 static _Noreturn void fail(const char *step)
 {
@@ -112,7 +112,7 @@ static bool take_streams(const struct invocation *invocation)
     return true;
 }
 
-/* The fork server's own time zone has been read already; another one must be read anew. */
+/* The fork server's own time zone has been read already; a different one must be read anew. */
 static void take_time_zone(const char *before)
 {
     const char *now = getenv("TZ");
@@ -170,7 +170,7 @@ static uint64_t microseconds(struct timeval time)
     return (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_usec;
 }
 
-/* `X`, the exit status, and what this process and the children that it has waited for have used. */
+/* Sends `X`, the exit status, and the usage of this process and the children that it has waited for. */
 static _Noreturn void say_through(int channel, int status)
 {
     char bytes[26] = {'X', (char)status};
@@ -209,7 +209,7 @@ _Noreturn void invocation_serve(int channel, pid_t server)
         say_and_end(channel, "E", 1, EXIT_NOT_BEGUN);
     hangup_tell(channel);
     int status = request_serve(&settings);
-    /* A process that the script has forked has no business on our channel. */
+    /* A process that the script has forked must not use the channel. */
     if (getpid() != self)
         _exit((unsigned char)status);
     say_through(channel, status);

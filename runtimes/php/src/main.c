@@ -59,7 +59,7 @@ static bool start_php(const struct settings *settings)
     return version && Z_LVAL_P(version) / 100 == PHP_VERSION_ID / 100;
 }
 
-/* --memory-mib becomes memory_mib. False where it is none. */
+/* Translates an option such as --memory-mib to a setting such as memory_mib. False if it is none. */
 static bool take_option(struct settings *settings, char *option, char *value, const char **why)
 {
     for (char *at = option + 2; *at; at++) {
@@ -96,8 +96,8 @@ static int run(char **arguments)
     _exit(status);
 }
 
-/* Starts this program anew, so that the loader finds all functions now, and not in each child again. The environment that it
-   starts with is long enough for a title. */
+/* Starts this program anew, so that the loader finds all functions now, and not in each child again. The environment
+   that it starts with is long enough for a title. */
 static void start_bound(char **arguments)
 {
     static char room[] = "FAAS_TITLE=................................................................................";

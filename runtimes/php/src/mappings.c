@@ -34,7 +34,8 @@ static int read_all(struct mapping *all)
     return count;
 }
 
-/* Of pagemap (the kernel's Documentation/admin-guide/mm/pagemap.rst): the page is in place; it is a file's. */
+/* Bits of pagemap (the kernel's Documentation/admin-guide/mm/pagemap.rst): the page is present; it belongs to a
+   file. */
 #define PAGE_IS_PRESENT (1ULL << 63)
 #define PAGE_IS_FILES (1ULL << 61)
 
@@ -61,12 +62,13 @@ void mappings_join(void)
     }
 }
 
-/* A huge page on x86_64, and on aarch64 with pages of 4 KiB; elsewhere the kernel refuses. */
+/* Size of a huge page on x86_64, and on aarch64 with pages of 4 KiB. Elsewhere the kernel refuses. */
 #define HUGE_BYTES (2ul << 20)
-/* Pages in place that a huge page is worth: fewer would waste memory, as in the chunk of requests, which children write to. */
+/* Minimum number of present pages for a huge page. With fewer it would waste memory, as in the chunk of requests,
+   which children write to. */
 #define COLLAPSE_PAGES_MIN 128
 
-/* Of linux/mman.h, since 6.1; Debian's C library lacks it. */
+/* From linux/mman.h, since 6.1; Debian's C library lacks it. */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -112,7 +114,7 @@ void mappings_collapse(void)
         close(pagemap);
 }
 
-/* Drops a mapping's pages that are the file's, where `is_to_be_dropped`. Returns how many were in place. */
+/* Drops a mapping's pages that belong to the file if `is_to_be_dropped`. Returns the number that were present. */
 static int count_pages(const struct mapping *mapping, int pagemap, bool is_to_be_dropped)
 {
     unsigned long size = (unsigned long)getpagesize();
@@ -130,7 +132,7 @@ static int count_pages(const struct mapping *mapping, int pagemap, bool is_to_be
     return count;
 }
 
-/* What is written is what stands there. */
+/* Writes the bytes that are there already. */
 static void own_a_page(const struct mapping *mapping)
 {
     void *start = (void *)mapping->from;

@@ -38,7 +38,7 @@ static bool copy_to_private(char *from, size_t size)
     return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, from) == from;
 }
 
-/* The name that Linux gives to anonymous memory that is shared. */
+/* The name that Linux shows for shared anonymous memory. */
 static const char SHARED[] = "/dev/zero";
 
 static bool make_private(const char **why)
@@ -58,7 +58,7 @@ static bool make_private(const char **why)
     return is_good;
 }
 
-/* The lock file has been removed, and is empty. */
+/* Looks for an empty file that has been removed: the lock file. */
 static int find_lock(void)
 {
     DIR *folder = opendir("/proc/self/fd");
@@ -90,7 +90,7 @@ bool opcache_replace_lock(void)
 {
     if (lock_descriptor < 0)
         return true;
-    /* A socket takes locks as a file does, is nobody else's, and holds nothing. */
+    /* A socket takes locks as a file does, is shared with no other process, and holds nothing. */
     int file = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     bool is_good = file >= 0 && dup3(file, lock_descriptor, O_CLOEXEC) >= 0;
     if (file >= 0)

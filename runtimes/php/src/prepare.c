@@ -1,4 +1,4 @@
-/* Modules that are to be prepared; prepare.h has the interface. */
+/* Modules to prepare; prepare.h has the interface. */
 
 #define _GNU_SOURCE
 #include "prepare.h"
@@ -19,25 +19,25 @@
 #include <unistd.h>
 
 #define CONTROL 3
-/* As many as are kept; what comes in beyond is told to be unpreparable. */
+/* Equals the number that is kept; further ones are reported as unpreparable. */
 #define WAITING_MAX 256
 /* The largest PHP file of a big application, 500 KB of Adminer, takes 0.1 s. */
 #define TRIAL_CPU_S_MAX 1
 #define TRIAL_S_MAX 10
-/* Beyond what the fork server has. */
+/* In addition to the fork server's own. */
 #define TRIAL_MIB_MAX 256
 
 struct module {
     char *path;
     char *version;
-    /* The worker knows it as prepared already. */
+    /* The worker knows already that it is prepared. */
     bool is_known;
 };
 
-/* Those that wait, the first first. */
+/* Waiting modules, the first first. */
 static struct module waiting[WAITING_MAX];
 static int waiting_count;
-/* Those that are prepared, the oldest first. */
+/* Prepared modules, the oldest first. */
 static struct module done[WAITING_MAX];
 static int done_count;
 
@@ -103,7 +103,7 @@ bool prepare_has_work(void)
     return !is_stopped && trial == 0 && waiting_count > 0;
 }
 
-/* ---- The trial ---------------------------------------------------------------------------------------------------------- */
+/* ---- The trial --------------------------------------------------------------------------------------------------- */
 
 static unsigned long data_mib(void)
 {
@@ -188,9 +188,9 @@ void prepare_take_trial(pid_t process, int status)
     finish_first(reason[0] ? reason : "it cannot be compiled");
 }
 
-/* ---- The work ----------------------------------------------------------------------------------------------------------- */
+/* ---- The work ---------------------------------------------------------------------------------------------------- */
 
-/* Forgets all, and has the younger half of it prepared again, before what waits. */
+/* Forgets all, and queues the younger half to be prepared again, before the waiting modules. */
 static void make_room(void)
 {
     int kept = done_count / 2 < WAITING_MAX - waiting_count ? done_count / 2 : WAITING_MAX - waiting_count;

@@ -21,16 +21,16 @@
 #include "zend_observer.h"
 #include "zend_exceptions.h"
 
-/* A module that is not there, or may not be read. */
+/* Exit status for a module that is missing, or may not be read. */
 #define EXIT_NO_MODULE 127
 
-/* ---- Beginning --------------------------------------------------------------------------------------------------------- */
+/* ---- Beginning --------------------------------------------------------------------------------------------------- */
 
 static bool is_begun;
 
 void request_begin_ahead(void)
 {
-    /* Both look at the request as soon as one begins. */
+    /* Both examine the request as soon as one begins. */
     if (zend_ini_long("session.auto_start", 18, 0) || zend_ini_long("zlib.output_compression", 23, 0))
         return;
     is_begun = php_request_startup() == SUCCESS;
@@ -51,7 +51,8 @@ bool request_can_serve(const struct settings *settings)
     return directives_alter(settings);
 }
 
-/* $argv is there as in the command line program, unless `ini` says register_argc_argv: then it is PHP's own, of the query. */
+/* Sets $argv as in the command line program, unless `ini` sets register_argc_argv: then it is PHP's own, of the
+   query. */
 static void set_arguments(const struct settings *settings)
 {
     static struct strings arguments;
@@ -67,7 +68,8 @@ static void set_arguments(const struct settings *settings)
     SG(request_info).argv = arguments.items;
 }
 
-/* Reads the request into one that has begun. PHP would leave the arrays of the unknown request to its garbage collector. */
+/* Reads the request into one that has begun. PHP would leave the arrays of the unknown request to its garbage
+   collector. */
 static bool take_up(void)
 {
     volatile bool is_good = false;
@@ -108,7 +110,7 @@ static void define_stream(const char *name, int descriptor, const char *mode)
     zend_register_constant(&constant);
 }
 
-/* ---- Running ----------------------------------------------------------------------------------------------------------- */
+/* ---- Running ----------------------------------------------------------------------------------------------------- */
 
 static bool open_module(zend_file_handle *handle, const struct settings *settings)
 {
@@ -123,17 +125,17 @@ static bool open_module(zend_file_handle *handle, const struct settings *setting
     zend_string_release(path);
     if (zend_stream_open(handle) != SUCCESS)
         return false;
-    /* Opening forgets it. */
+    /* Opening a file resets this. */
     handle->primary_script = 1;
     if (handle->type == ZEND_HANDLE_FILENAME) {
-        /* Nothing was opened, since the code is there. Resources are numbered as if it had been. */
+        /* Nothing was opened, since the code is present. Resources are numbered as if it had been opened. */
         zend_resource *place = zend_register_resource(NULL, -1);
         zend_hash_index_del(&EG(regular_list), place->handle);
     }
     return true;
 }
 
-/* What php.ini names to run before or after the module. False if nothing more is to be run. */
+/* Runs a file that php.ini names to run before or after the module. False if nothing more is to be run. */
 static bool run_file(const char *path)
 {
     zend_file_handle handle;
@@ -145,8 +147,8 @@ static bool run_file(const char *path)
     return is_good;
 }
 
-/* An exception that the module has not caught goes to its handler of exceptions, or to the log; exit() is one, too. False if
-   nothing more is to be run. */
+/* Passes an exception that the module has not caught to its handler of exceptions, or to the log; exit() is one,
+   too. False if nothing more is to be run. */
 static bool end_exception(void)
 {
     zend_exception_restore();
@@ -165,7 +167,7 @@ static zend_op_array *compile_module(zend_file_handle *handle)
     return code;
 }
 
-/* As php_execute_script(), which does not tell what the module returns. */
+/* Like php_execute_script(), which does not return the module's return value. */
 static void run_module(zend_file_handle *handle, const struct settings *settings)
 {
     zval returned;
@@ -187,10 +189,10 @@ static void run_module(zend_file_handle *handle, const struct settings *settings
         run_file(PG(auto_append_file));
 }
 
-/* ---- Ending ------------------------------------------------------------------------------------------------------------ */
+/* ---- Ending ------------------------------------------------------------------------------------------------------ */
 
-/* The part of php_request_shutdown() that others can see: PHP code that is still to run, output, sessions, what closing a
-   stream or freeing an object writes, and files of uploads. Memory goes with the process. */
+/* The part of php_request_shutdown() with visible effects: remaining PHP code, output, sessions, writes on closing a
+   stream or freeing an object, and files of uploads. Memory is freed with the process. */
 static void end_request(void)
 {
     EG(flags) |= EG_FLAGS_IN_SHUTDOWN;
@@ -212,7 +214,7 @@ static void end_request(void)
         php_output_deactivate();
     } zend_end_try();
     sapi_flush_head();
-    /* PHP writes there once its output layer is down, as after a fault in an output handler. */
+    /* PHP writes there once its output layer is down, for example after a fault in an output handler. */
     fflush(stdout);
     zend_try {
         zend_shutdown_executor_values(true);

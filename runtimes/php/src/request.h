@@ -1,9 +1,9 @@
 /*
  * One request: PHP's request cycle around one module.
  *
- * The fork server begins one before it is known, so that its children find it begun. A child takes up the request. Where a
- * directive of the invocation decides how a request begins, it begins anew. Nothing that a request's beginning leaves depends
- * on time, chance or process: random numbers are seeded when they are first asked for.
+ * The fork server begins one before it is known, so that its children find it begun. A child takes up the request. If a
+ * directive of the invocation decides how a request begins, the child begins it anew. The state after a beginning does
+ * not depend on time, chance or process: PHP seeds random numbers on first use.
  */
 #pragma once
 
@@ -11,17 +11,17 @@
 
 #include <stdbool.h>
 
-/* Begins a request that is not known yet, unless PHP is configured such that it must be known. */
+/* Begins a request that is not known yet, unless PHP's configuration requires that it is known. */
 void request_begin_ahead(void);
 
-/* Ends it, so that something else can be done. */
+/* Ends it, so that other work can be done. */
 void request_end_ahead(void);
 
-/* In a forked child: whether the directives of the invocation can be had without a new start of PHP. */
+/* In a forked child: true if the invocation's directives need no new start of PHP. */
 bool request_can_serve(const struct settings *settings);
 
 /* Serves the request that stdin and the environment describe. Returns the exit status. */
 int request_serve(const struct settings *settings);
 
-/* Goes through a request that is none, without output: what the code touches is what every request touches. */
+/* Runs an empty request without output: it touches the code that every request touches. */
 void request_rehearse(void);

@@ -1,4 +1,4 @@
-/* What a process gives up; restrict.h has the interface. */
+/* Restrictions of a process; restrict.h has the interface. */
 
 #define _GNU_SOURCE
 #include "restrict.h"
@@ -46,7 +46,7 @@ bool restrict_data(unsigned long mib_max)
 
 bool restrict_network(void)
 {
-    /* io_uring would open sockets behind the filter's back. Arguments are looked at by their lower half: both machines are
+    /* io_uring could open sockets past the filter. The filter checks the lower half of arguments: both machines are
        little-endian, and the kernel takes an int. */
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),

@@ -1,14 +1,14 @@
 /*
- * What a process gives up before it touches anything of a function: descriptors, memory, the network.
+ * The rights that a process gives up before it touches anything of a function: descriptors, memory, the network.
  *
- * All of it holds for the process's children too, and none of it can be taken back. Each returns false, with errno, where
- * the kernel refuses.
+ * All restrictions hold for the process's children too, and none can be taken back. Each function returns false, with
+ * errno, if the kernel refuses.
  */
 #pragma once
 
 #include <stdbool.h>
 
-/* Ends this process when `parent` ends. False where it has ended already. */
+/* Ends this process when `parent` ends. False if it has ended already. */
 bool restrict_life_to(int parent);
 
 /* RLIMIT_DATA, soft and hard, in MiB. Never raises it. */
@@ -20,7 +20,7 @@ bool restrict_network(void);
 /* Landlock: the rights that `ruleset` leaves. */
 bool restrict_by_ruleset(int ruleset);
 
-/* Landlock: nothing may be written, made or removed. True where the kernel has no Landlock. */
+/* Landlock: nothing may be written, made or removed. True if the kernel has no Landlock. */
 bool restrict_writes(void);
 
 /* Closes all descriptors above 2 but two; -1 stands for none. */

@@ -25,7 +25,7 @@ static zend_result start(sapi_module_struct *module)
     return php_module_startup(module, &faas_module);
 }
 
-/* ---- Out ---------------------------------------------------------------------------------------------------------- */
+/* ---- Out --------------------------------------------------------------------------------------------------------- */
 
 static size_t write_body(const char *bytes, size_t length)
 {
@@ -81,7 +81,7 @@ static bool is_named(const sapi_header_struct *header, const char *name)
     return header->header_len > length && strncasecmp(header->header, name, length) == 0;
 }
 
-/* PHP tells of each header that is added, replaced or removed; those that it adds itself do not count. */
+/* PHP reports each header that is added, replaced or removed; those that it adds itself do not count. */
 static int note_header(sapi_header_struct *header, sapi_header_op_enum operation, sapi_headers_struct *headers)
 {
     (void)headers;
@@ -91,7 +91,7 @@ static int note_header(sapi_header_struct *header, sapi_header_op_enum operation
     return SAPI_HEADER_ADD;
 }
 
-/* The head's status: as the script gave it, or by its number. False where there is none to write. */
+/* Appends the head's status: as the script set it, or by its number. False if there is none to write. */
 static bool append_status(sapi_headers_struct *headers)
 {
     const char *line = headers->http_status_line;
@@ -139,7 +139,7 @@ static int send_headers(sapi_headers_struct *headers)
     sapi_header_struct *header = zend_llist_get_first_ex(&headers->headers, &place);
     for (; header; header = zend_llist_get_next_ex(&headers->headers, &place)) {
         bool is_status = is_named(header, "Status:");
-        /* An empty one would end the head; what has no colon would make all of it no head. */
+        /* An empty header would end the head; one without a colon would make the head invalid. */
         if (header->header_len == 0 || !memchr(header->header, ':', header->header_len) || (is_status && has_status)
             || (headers->http_response_code == 304 && is_named(header, "Content-Type:")))
             continue;
@@ -152,11 +152,11 @@ static int send_headers(sapi_headers_struct *headers)
     return SAPI_HEADER_SENT_SUCCESSFULLY;
 }
 
-/* ---- Faults ------------------------------------------------------------------------------------------------------- */
+/* ---- Faults ------------------------------------------------------------------------------------------------------ */
 
 static void (*report_fault)(int type, zend_string *file, const uint32_t line, zend_string *message);
 
-/* Fatal errors say in which function they happened, and may not pass for a status that the script has chosen. */
+/* Fatal errors name the function in which they happened, and must not pass for a status that the script has chosen. */
 static void take_fault(int type, zend_string *file, const uint32_t line, zend_string *message)
 {
     int fatal = E_ERROR | E_CORE_ERROR | E_COMPILE_ERROR | E_USER_ERROR | E_PARSE | E_RECOVERABLE_ERROR;
@@ -187,7 +187,7 @@ static void log_message(const char *message, int type)
     fprintf(stderr, "%s\n", message);
 }
 
-/* ---- In ----------------------------------------------------------------------------------------------------------- */
+/* ---- In ---------------------------------------------------------------------------------------------------------- */
 
 static size_t read_body(char *buffer, size_t length)
 {
@@ -223,7 +223,7 @@ static void register_variable(const char *name, char *value, zval *variables)
         php_register_variable_safe(name, value, length, variables);
 }
 
-/* The environment, as php-cgi does, and as php-fpm does known to filter_input() too. */
+/* Registers the environment, as php-cgi does, and makes it known to filter_input(), as php-fpm does. */
 static void register_variables(zval *variables)
 {
     php_import_environment_variables(variables);

@@ -1,7 +1,7 @@
 /*
- * The SAPI module: what PHP asks its surroundings for, and what becomes of its output.
+ * The SAPI module: PHP's interface to its surroundings, and the handling of its output.
  *
- * It behaves as php-cgi (sapi/cgi/cgi_main.c) does, whose name it bears. Differences, all in the head:
+ * It behaves like php-cgi (sapi/cgi/cgi_main.c), whose name it bears. All differences are in the head:
  *
  *   a script that sets neither a header nor a status gets no head, unless the function's output is `cgi`
  *   one whose output is `raw` never gets one
@@ -21,11 +21,11 @@
 
 extern sapi_module_struct faas_sapi;
 
-/* Functions that php-cgi and php-fpm have and libphp has not, see functions.c. */
+/* Functions that php-cgi and php-fpm have and libphp lacks, see functions.c. */
 extern zend_module_entry faas_module;
 extern const zend_function_entry faas_additional_functions[];
 
-/* What the current request has asked of its response so far. */
+/* The state of the current request's response. */
 struct response {
     /* Nothing is written while this is false: no request is being served. */
     bool is_open;
@@ -40,11 +40,11 @@ struct response {
 
 extern struct response response;
 
-/* To be called once, after the start of PHP. */
+/* Call this once, after the start of PHP. */
 void sapi_take_faults(void);
 
-/* Writes what is held back. */
+/* Writes the head that is held back. */
 void sapi_flush_head(void);
 
-/* Fills SG(request_info) from the environment, which is this process's own by now. */
+/* Fills SG(request_info) from the environment, which by now is this process's own. */
 void sapi_read_request(const struct settings *settings);

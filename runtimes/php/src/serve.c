@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define CONTROL 3
-/* Paths and versions; a longer packet is a fault. */
+/* Room for paths and versions; a longer packet is a fault. */
 #define PACKET_BYTES_MAX 65536
 /* A worker has hundreds of slots at most. */
 #define CHILDREN_MAX 4096
@@ -52,7 +52,7 @@ static int fault(const char *what)
     return 1;
 }
 
-/* ---- Children ---------------------------------------------------------------------------------------------------------- */
+/* ---- Children ---------------------------------------------------------------------------------------------------- */
 
 static bool send_birth(int report, pid_t process)
 {
@@ -86,11 +86,11 @@ static void send_death(int report, int status, const struct rusage *usage)
     };
     memcpy(bytes + 1, &wait_status, 4);
     memcpy(bytes + 5, numbers, sizeof numbers);
-    /* A worker that does not listen any more does not count. */
+    /* A worker that no longer listens does not matter. */
     (void)!send(report, bytes, sizeof bytes, MSG_NOSIGNAL);
 }
 
-/* Before a child does anything: what the fork server does with signals is none of its business. */
+/* Resets the signals before a child does anything: the fork server's handling must not apply to it. */
 static void forget_signals(void)
 {
     sigset_t none;
@@ -112,7 +112,7 @@ static void fork_child(int channel, int report)
         return;
     }
     if (!send_birth(report, process)) {
-        /* Nobody could end such a child. */
+        /* No process could end such a child. */
         kill(process, SIGKILL);
     }
     children[child_count].process = process;
@@ -139,7 +139,7 @@ static void reap(void)
     }
 }
 
-/* ---- Packets ----------------------------------------------------------------------------------------------------------- */
+/* ---- Packets ----------------------------------------------------------------------------------------------------- */
 
 /* Receives one packet. Returns its length, 0 at the end of file. */
 static ssize_t receive(char *bytes, size_t length, int descriptors[2], int *count)
@@ -190,7 +190,7 @@ static bool take_packet(int *exit_status)
     return is_known;
 }
 
-/* ---- The loop ---------------------------------------------------------------------------------------------------------- */
+/* ---- The loop ---------------------------------------------------------------------------------------------------- */
 
 static bool begin(sigset_t *while_waiting)
 {

@@ -1,10 +1,10 @@
 /*
  * The fork server: ../../README.md has its protocol with the worker.
  *
- * One thread, one loop: packets of the worker, children that have ended, and modules to prepare when nothing else is to be
- * done. A module is tried by a child of its own before it is compiled here.
+ * One thread, one loop: packets of the worker, children that have ended, and, when idle, modules to prepare. A child
+ * tries each module before the fork server compiles it.
  */
 #pragma once
 
-/* Returns the exit status. PHP has started. */
+/* Returns the exit status. PHP must have started. */
 int serve(void);

@@ -15,7 +15,7 @@ void settings_begin(struct settings *settings)
 
 bool strings_add(struct strings *strings, char *item)
 {
-    /* Room doubles at each power of two; one place more holds the NULL. */
+    /* The room doubles at each power of two; one place more holds the NULL. */
     if ((strings->count & (strings->count + 1)) == 0) {
         char **items = realloc(strings->items, (2 * (strings->count + 1) + 1) * sizeof *items);
         if (!items)

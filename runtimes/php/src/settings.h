@@ -1,8 +1,8 @@
 /*
  * The settings of one invocation: how it is to be served.
  *
- * A forked child receives them from the worker as `name=value` and a NUL, again and again; `run` takes them from its
- * command line. ../../README.md has the table. Strings are not copied: they live as long as the bytes they came in.
+ * A forked child receives them from the worker as `name=value` and a NUL, repeated; `run` takes them from its command
+ * line. ../../README.md has the table. Strings are not copied: they live as long as the bytes they came in.
  */
 #pragma once
 
@@ -24,7 +24,7 @@ struct settings {
     const char *route;
     const char *handler;
     const char *session_dir;
-    /* MiB; 0 where none is named. */
+    /* In MiB; 0 if it is not set. */
     unsigned long memory_mib;
     unsigned long data_mib_max;
     bool is_network_allowed;
@@ -34,10 +34,10 @@ struct settings {
     struct strings ini;
 };
 
-/* The settings that hold where nothing is named. */
+/* Sets the defaults. */
 void settings_begin(struct settings *settings);
 
-/* Takes one setting; a name that nobody knows is ignored. False where the value is none; `*why` says what is wrong. */
+/* Takes one setting; ignores an unknown name. False if the value is invalid; `*why` then holds the reason. */
 bool settings_take(struct settings *settings, const char *name, char *value, const char **why);
 
 /* Takes all of `bytes`, whose last byte is a NUL. */

@@ -1,11 +1,11 @@
 /*
- * /dev/stdin, /dev/stdout and /dev/stderr opened by name, as scripts and logging libraries do.
+ * Opens /dev/stdin, /dev/stdout and /dev/stderr by name, as scripts and logging libraries do.
  *
- * PHP resolves a path before it opens it, and these lead to a pipe, which has no path. So in php-cgi, too, they cannot be
- * opened where a server has put pipes there. The kernel opens the last two by the name as it stands. The first stands for
+ * PHP resolves a path before it opens it, and these lead to a pipe, which has no path. So php-cgi cannot open them
+ * either if a server has put pipes there. The kernel opens the last two by the name as it stands. The first stands for
  * php://input here: PHP itself has read the body from stdin before the script runs.
  */
 #pragma once
 
-/* At PHP's start: has the three names opened so. Every other path, and include, is PHP's own business. */
+/* At PHP's start: makes the three names open this way. PHP itself handles every other path, and include. */
 void standard_streams_open_by_name(void);

@@ -1,8 +1,8 @@
 /*
  * The process's title; title.h has the interface.
  *
- * Linux shows the bytes from the first argument on, up to the last one's end, and on into the environment where the last
- * argument's NUL is overwritten.
+ * Linux shows the bytes from the first argument to the end of the last one. It continues into the environment if the
+ * last argument's NUL is overwritten.
  */
 
 #define _GNU_SOURCE
@@ -35,7 +35,7 @@ void title_begin(int count, char **arguments)
     environ = copy;
     area = arguments[0];
     area_size = (size_t)(end - area);
-    /* What the command line said is still needed when the title stands in its place. */
+    /* The command line's strings are still needed after the title has replaced them. */
     for (int at = 0; at < count; at++)
         arguments[at] = strdup(arguments[at]);
 }

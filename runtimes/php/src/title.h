@@ -1,7 +1,8 @@
 /* The process's title, as ps and top show it. */
 #pragma once
 
-/* To be called first, with main()'s own: notes where the kernel looks for the title. The environment moves elsewhere. */
+/* Call this first, with main()'s own arguments: notes where the kernel looks for the title, and moves the
+   environment elsewhere. */
 void title_begin(int count, char **arguments);
 
 /* "faas-php: WHAT". */

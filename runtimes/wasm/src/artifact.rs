@@ -1,12 +1,12 @@
 //! Artifacts: modules compiled ahead of time, and the engine that makes and takes them.
 //!
-//! An artifact is what wasmtime serialises: an ELF file with its version, its settings and the processor's features in
-//! the header, so that one that does not fit is refused, never run. It is mapped, not read: all processes that run it
-//! share the pages, and the module's initial memory is mapped from it copy-on-write.
+//! An artifact is wasmtime's serialised form of a module: an ELF file with its version, its settings and the
+//! processor's features in the header. So an artifact that does not fit is rejected, never run. It is mapped, not read:
+//! all processes that run it share the pages, and the module's initial memory is mapped from it copy-on-write.
 //!
 //! Invariant: instantiating a module runs none of its code. A fork server does that before it forks, in a process that
-//! must not run the function's code. Where a module has a start function, which the specification has run at the end of
-//! instantiation, `compile` turns it into an export, and the child calls that first.
+//! must not run the function's code. The specification runs a module's start function at the end of instantiation. So
+//! `compile` turns it into an export, and the child calls that first.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,15 +25,15 @@ use crate::wasi::{self, Host};
 /// Permission to write for a file's group or for all.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The engine, the same for compiling and for running: an artifact fits only the settings that it was made with.
+/// The engine, the same for compiling and for running: an artifact fits only the settings that it was compiled with.
 pub fn engine() -> Result<Engine> {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
-        // The first write to a page of the memory is all that it costs to have it.
+        // The memory costs nothing but the first write to each page.
         .memory_init_cow(true)
         .max_wasm_stack(WASM_STACK_BYTES_MAX)
-        // Backtraces are made from the frame pointers; nobody else unwinds through the module.
+        // Backtraces are made from the frame pointers; nothing else unwinds through the module.
         .native_unwind_info(false);
     Engine::new(&config).map_err(Error::engine("start the engine"))
 }
@@ -47,10 +47,10 @@ pub fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
     output.write_all(&artifact).and_then(|()| output.flush()).map_err(Error::io("write the artifact"))
 }
 
-/// Maps the module's artifact; compiles the module where no artifact is named.
+/// Maps the module's artifact; compiles the module if no artifact is named.
 ///
 /// # Errors
-/// `Error::ForeignArtifact` where it was not made by this program on this machine, or could have been changed by a function.
+/// `Error::ForeignArtifact` if this program on this machine has not made it, or if a function could have changed it.
 pub fn load(engine: &Engine, settings: &Settings, owner: u32) -> Result<Module> {
     let Some(path) = &settings.artifact else {
         let module = std::fs::read(&settings.module).map_err(Error::file("read", settings.module.as_ref()))?;
@@ -62,10 +62,10 @@ pub fn load(engine: &Engine, settings: &Settings, owner: u32) -> Result<Module> 
     sys::map_module(engine, file).map_err(foreign)
 }
 
-/// Opens an artifact that can be trusted: it is machine code, so only the worker's user may be able to write to it. That
-/// may be the functions' user, too: then Landlock keeps them from it.
+/// Opens an artifact that can be trusted: it is machine code, so only the worker's user may be able to write to it. If
+/// functions run as that user, Landlock keeps them from it.
 fn open(path: &Path, owner: u32) -> Result<File> {
-    // Not what a link names: who makes links may exchange them.
+    // Follow no link: a user who makes links may exchange them.
     let mut options = File::options();
     let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(path).map_err(Error::file("open the artifact", path))?;
@@ -77,7 +77,7 @@ fn open(path: &Path, owner: u32) -> Result<File> {
     Err(Error::ForeignArtifact { path: path.to_path_buf(), cause })
 }
 
-/// What is compiled: the binary form, a module's start function as an export.
+/// The module to compile: its binary form, with its start function as an export.
 fn runnable(engine: &Engine, source: &[u8]) -> Result<Vec<u8>> {
     // The text format's errors have several lines, with a picture of the place.
     let binary = wat::parse_bytes(source).map_err(|cause| Error::Module(one_line(&cause.to_string())))?;

@@ -1,4 +1,4 @@
-//! What a module's binary form says before it is compiled: whether it is a component, what it imports, its start function.
+//! Reads a module's binary form before it is compiled: component or not, its imports, its start function.
 //!
 //! A module or component is 8 bytes of magic and version, then sections: an id byte, the content's length, the content
 //! (WebAssembly specification, 5.5; component model, Binary.md).
@@ -8,7 +8,7 @@ use wasmparser::{BinaryReader, Parser, Payload};
 
 use crate::error::{Error, Result};
 
-/// The name under which the start function is exported. It cannot be a name that compilers give.
+/// The name under which the start function is exported. No compiler gives such a name.
 pub const START_EXPORT: &str = "faas-wasm:start";
 
 const SECTION_EXPORT: u8 = 7;
@@ -19,8 +19,8 @@ pub fn is_component(binary: &[u8]) -> bool {
     Parser::is_component(binary)
 }
 
-/// Makes sure that a module imports nothing but what `is_known` knows by module and name; it then compiles to something
-/// that can be run.
+/// Checks that a module imports only items that `is_known` knows by module and name. Such a module can be run once it
+/// is compiled.
 pub fn check_module(binary: &[u8], mut is_known: impl FnMut(&str, &str) -> bool) -> Result<()> {
     for payload in Parser::new(0).parse_all(binary) {
         let Payload::ImportSection(imports) = payload.map_err(malformed)? else { continue };
@@ -37,7 +37,7 @@ pub fn check_module(binary: &[u8], mut is_known: impl FnMut(&str, &str) -> bool)
     Ok(())
 }
 
-/// The module with its start function as an export instead; `None` where it has no start function.
+/// The module with its start function as an export instead; `None` if it has no start function.
 pub fn start_as_export(module: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut sections = Vec::new();
     let (mut start, mut exports) = (None, &[0][..]);
@@ -54,7 +54,7 @@ pub fn start_as_export(module: &[u8]) -> Result<Option<Vec<u8>>> {
         }
     }
     let Some(start) = start else { return Ok(None) };
-    // A count, and that many times name, kind and index.
+    // A count, followed by that many entries of name, kind and index.
     let mut reader = BinaryReader::new(exports, 0);
     let count = reader.read_var_u32().map_err(malformed)?;
     let mut content = Vec::new();
@@ -66,8 +66,8 @@ pub fn start_as_export(module: &[u8]) -> Result<Option<Vec<u8>>> {
 
     let mut rewritten = module[..8].to_vec();
     for (id, old) in sections {
-        // The new export section stands where the start section was: that is behind the old one, and before all that
-        // may follow exports.
+        // The new export section replaces the start section. So it stands behind the old export section, and before all
+        // sections that may follow exports.
         let (id, content) = match id {
             SECTION_EXPORT => continue,
             SECTION_START => (SECTION_EXPORT, &content[..]),

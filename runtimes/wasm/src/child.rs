@@ -1,7 +1,7 @@
-//! A child of the fork server: one invocation, as runtimes/README.md orders its steps.
+//! A child of the fork server: one invocation, in the order of steps of runtimes/README.md.
 //!
-//! The environment is the module's alone, so it is kept for the module and does not become the process's: nothing here
-//! reads a variable, and no other program is started.
+//! Only the module uses the environment, so it is kept for the module and does not become the process's: this program
+//! reads no variable, and starts no other program.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -23,10 +23,10 @@ use crate::sys;
 /// The status of a child that could not begin.
 const STATUS_NOT_BEGUN: u8 = 127;
 
-/// What most invocations fit into, so that they come with one call.
+/// Most invocations fit into this, so that they take one call.
 const FIRST_READ_BYTES: usize = 4096;
 
-/// Length of what precedes the settings: two numbers of four bytes.
+/// Length of the header before the settings: two numbers of four bytes.
 const HEADER_BYTES: usize = 8;
 
 /// Serves the invocation that comes on the channel, and ends the process.
@@ -44,7 +44,7 @@ pub fn serve(server: &mut Server, channel: OwnedFd) -> ! {
                 loaded = program;
                 &mut loaded
             }
-            // Where the artifact is to be made anew, the worker does so on the way by exec.
+            // The worker makes the artifact anew on its way by exec, if that is necessary.
             Err(Error::ForeignArtifact { .. } | Error::Io { .. }) => {
                 let _ = rustix::io::write(&channel, b"E");
                 sys::end(0)
@@ -73,12 +73,12 @@ pub fn die_with(parent: Pid) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(Error::os("tie its life to its parent's"))?;
     match getppid() == Some(parent) {
         true => Ok(()),
-        // It may have ended before: then no signal will ever come.
+        // It may have ended before: then no signal ever comes.
         false => Err(Error::Protocol(format!("the parent, process {}, has ended", parent.as_raw_nonzero()))),
     }
 }
 
-/// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation is to come.
+/// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation comes.
 fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>)>> {
     sys::close_all_but(&mut kept(channel, server.prepared.iter().filter_map(|(_, program)| program.artifact())));
     die_with(server.own_pid)?;
@@ -96,7 +96,7 @@ fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>
     Ok(Some((settings, environment)))
 }
 
-/// The descriptors that stay: the channel, and artifacts that can be read.
+/// The descriptors that stay open: the channel, and readable artifacts.
 fn kept(channel: &OwnedFd, artifacts: impl IntoIterator<Item = RawFd>) -> Vec<RawFd> {
     artifacts.into_iter().chain([channel.as_raw_fd()]).collect()
 }
@@ -148,8 +148,8 @@ fn receive(channel: &OwnedFd) -> Result<Option<Received>> {
     Ok(Some((settings, message, descriptors)))
 }
 
-/// Steps 2 and 3: makes this process the invocation's. `inherited` bytes of memory belong to prepared modules; it cannot use
-/// them, but the kernel counts them as its own.
+/// Steps 2 and 3: makes this process the invocation's. `inherited` bytes of memory belong to prepared modules; it
+/// cannot use them, but the kernel counts them as its own.
 fn become_invocation(settings: &Settings, descriptors: Vec<OwnedFd>, inherited: usize) -> Result<()> {
     let (streams, rulesets) = descriptors.split_first_chunk::<3>().ok_or_else(|| {
         let count = descriptors.len();

@@ -1,4 +1,4 @@
-//! What can go wrong before the function's own code runs: one variant per kind, one line each, and an exit status.
+//! Errors before the function's own code runs: one variant per kind, one line each, and an exit status.
 
 use std::fmt;
 use std::io;
@@ -28,11 +28,11 @@ pub enum Error {
     },
     /// The module cannot be run as a function.
     NotRunnable(String),
-    /// The memory limit does not admit what the module has at the beginning.
+    /// The memory limit is below the module's initial memory.
     OutOfMemory {
         limit_mib: usize,
     },
-    /// Who speaks on the control socket or the channel breaks the protocol.
+    /// The peer on the control socket or the channel breaks the protocol.
     Protocol(String),
 }
 
@@ -53,7 +53,7 @@ impl Error {
         move |cause| Error::Engine { step, cause: format!("{cause:#}").replace('\n', " ") }
     }
 
-    /// 2 for a wrong command line, 3 where compiling anew helps, else 1.
+    /// 2 for a wrong command line, 3 if compiling anew helps, otherwise 1.
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,

@@ -7,10 +7,10 @@
 //! faas-wasm --version
 //! ```
 //!
-//! `compile` takes a module, binary or text, and makes an artifact, which fits this program on this machine only; where
-//! it does not fit, `run --artifact` ends with status 3, and a child of the fork server says so. `serve` is the fork
-//! server and speaks runtimes/README.md on descriptor 3; `run` is one invocation, with the environment and streams of this
-//! very process. They differ in nothing else:
+//! `compile` takes a module, binary or text, and makes an artifact, which fits this program on this machine only. If it
+//! does not fit, `run --artifact` ends with status 3, and a child of the fork server reports that. `serve` is the fork
+//! server and speaks runtimes/README.md on descriptor 3. `run` is one invocation, with the environment and streams of
+//! this very process. They differ in nothing else:
 //!
 //! | a function's | is |
 //! |---|---|
@@ -20,32 +20,32 @@
 //! | stdin, stdout, stderr | the process's, unbuffered |
 //! | folders | TMPDIR under its own path and as `.`, and each `dir` under its name |
 //! | exit status | its low byte, as any process's; of a handler, the i32 it returns, or 0 |
-//! | trap | what and where, on stderr, and status 134 |
-//! | memory | linear memories and tables of `memory_mib` together; a refusal, if the function fails then, is said on stderr |
+//! | trap | cause and place, on stderr, and status 134 |
+//! | memory | linear memories and tables: at most `memory_mib` together; stderr shows a refusal if the function fails |
 //!
-//! Statuses of our own: 1 the function cannot be run, 2 the command line is wrong, 3 the artifact is to be made anew,
-//! 127 an invocation could not begin.
+//! Statuses of this program: 1 the function cannot be run, 2 the command line is wrong, 3 the artifact must be made
+//! anew, 127 an invocation could not begin.
 //!
 //! | file | is |
 //! |---|---|
 //! | main.rs | the command line |
-//! | binary.rs | what a module says before it is compiled |
-//! | artifact.rs | the engine; compiling, and mapping what was compiled |
-//! | settings.rs | what an invocation or the command line says of a function |
-//! | program.rs | what runs an invocation |
+//! | binary.rs | a module's properties before it is compiled |
+//! | artifact.rs | the engine; compiling, and mapping the artifact |
+//! | settings.rs | a function's settings, from an invocation or the command line |
+//! | program.rs | the program of an invocation |
 //! | module.rs | a core module, instantiated |
 //! | server.rs, child.rs | the fork server and its children |
-//! | wasi/ | what a core module calls |
+//! | wasi/ | the functions that a core module calls |
 //! | memory.rs | the memory limit |
 //! | error.rs, limits.rs | one line per fault; every bound |
 //! | sys.rs | the only `unsafe` |
 //!
 //! Address space is reserved freely (4 GiB and a guard for each linear memory, so that no access needs a check), which
-//! RLIMIT_AS would forbid; RLIMIT_DATA counts only what is writable. Beside the function's own memory, `serve` and `run`
-//! need less than 1 MiB of that, and `compile` less than 16 MiB for a module of 150 kB.
+//! RLIMIT_AS would forbid; RLIMIT_DATA counts only what is writable. Beside the function's own memory, `serve` and
+//! `run` need less than 1 MiB of that, and `compile` less than 16 MiB for a module of 150 kB.
 //!
-//! The module's code never sees the process's own environment, working folder or descriptor numbers: what it may reach
-//! is what stands in the table above. A module that imports anything but `wasi_snapshot_preview1` is refused by name.
+//! The module's code never sees the process's own environment, working folder or descriptor numbers: it can reach only
+//! the items of the table above. A module that imports anything but `wasi_snapshot_preview1` is rejected by name.
 
 mod artifact;
 mod binary;
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One invocation, in this process: limits, user, folder and sandbox are as they are.
+/// One invocation, in this process: uses limits, user, folder and sandbox as they are.
 fn run(settings: Settings) -> Result<Infallible> {
     let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
     let owner = std::fs::metadata(format!("/proc/{parent}")).map_or(0, |parent| parent.uid());

@@ -1,19 +1,19 @@
 //! The memory limit: one sum for all linear memories and tables of a function.
 //!
-//! A module that gets no more memory is told so (`memory.grow` gives -1) and decides itself; most end in a trap or with
-//! an error status, and nobody could tell from that what was the matter. So a refusal is remembered, and said on stderr
-//! when the function fails after it.
+//! A module that gets no more memory is told so (`memory.grow` gives -1) and decides itself. Most end in a trap or with
+//! an error status, which does not show the cause. So the limit remembers a refusal, and the program reports it on
+//! stderr if the function then fails.
 
 use wasmtime::ResourceLimiter;
 
 use crate::limits::TABLE_ELEMENT_BYTES;
 
-/// How much memory a function may have, and has.
+/// The memory that a function may have, and its present memory.
 pub struct MemoryLimit {
     pub limit_mib: usize,
-    /// All memories and tables, as they were last admitted.
+    /// Size of all memories and tables, as last admitted.
     pub bytes: usize,
-    /// Whether more was asked for than there is.
+    /// True if more was requested than allowed.
     pub refused: bool,
 }
 
@@ -22,7 +22,7 @@ impl MemoryLimit {
         MemoryLimit { limit_mib, bytes: 0, refused: false }
     }
 
-    /// Changes the limit; says whether what was admitted before is within it.
+    /// Changes the limit; returns true if the admitted memory is within it.
     pub fn set(&mut self, limit_mib: usize) -> bool {
         self.limit_mib = limit_mib;
         self.admit(0)
@@ -42,14 +42,14 @@ impl MemoryLimit {
 
 impl ResourceLimiter for MemoryLimit {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Beyond the bound that the module gives itself: that is not our limit.
+        // The request exceeds the module's own bound, not the limit.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         Ok(self.admit(desired - current))
     }
 
-    /// The kernel had no more (RLIMIT_DATA).
+    /// The kernel had no more memory (RLIMIT_DATA).
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         self.refused = true;
         Ok(())

@@ -1,7 +1,7 @@
 //! A core module that is ready to run: mapped, instantiated, none of its code run. It serves one invocation.
 //!
-//! The entry is `_start`, of a command; where a module has none, the function named as the handler, of a reactor, whose
-//! `_initialize` is called before. A start function precedes both (see artifact.rs).
+//! The entry of a command is `_start`. A module without `_start` is a reactor: its entry is the function named as the
+//! handler, and its `_initialize` is called before. A start function precedes both (see artifact.rs).
 
 use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt;
@@ -19,16 +19,16 @@ pub struct Instantiated {
     store: Store<Host>,
     module: Module,
     instance: Instance,
-    /// What is called before the entry.
+    /// The functions called before the entry.
     first: [Option<TypedFunc<(), ()>>; 2],
     /// `_start`.
     command: Option<TypedFunc<(), ()>>,
 }
 
 enum Entry {
-    /// Without a result: success, if it returns.
+    /// No result: success, if it returns.
     Plain(TypedFunc<(), ()>),
-    /// With the exit status as its result.
+    /// The result is the exit status.
     Status(TypedFunc<(), i32>),
 }
 
@@ -52,15 +52,15 @@ impl Instantiated {
         Ok(Instantiated { store, module, instance, first: [begin, initialize], command })
     }
 
-    /// Bytes of memory that it begins with.
+    /// Bytes of its initial memory.
     pub fn memory_bytes(&self) -> usize {
         self.store.data().memory_limit.bytes
     }
 
-    /// Runs the function, and ends the process as it says.
+    /// Runs the function, and ends the process with its status.
     ///
     /// # Errors
-    /// Where it cannot be run. None of its code has run then.
+    /// If it cannot be run. None of its code has run then.
     pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
         let Invocation { settings, environment, channel } = invocation;
         let entry = match &self.command {

@@ -1,4 +1,4 @@
-//! What runs an invocation: a core module, instantiated, or a component; and what both have in common.
+//! The program of an invocation: a core module, instantiated, or a component; and the code that both share.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -17,19 +17,19 @@ use crate::settings::Settings;
 use crate::sys;
 use crate::wasi::{self, Host};
 
-/// What the process ends with when the module trapped: as one that abort(3) ended, 128 + SIGABRT, in a shell's count.
+/// The exit status after a trap, as a shell counts an end by abort(3): 128 + SIGABRT.
 const STATUS_TRAP: u8 = 134;
 
-/// What an invocation brings for the program.
+/// The parts of an invocation that the program needs.
 pub struct Invocation {
     pub settings: Settings,
-    /// `NAME=value` and a NUL, again and again.
+    /// `NAME=value` and a NUL, repeated.
     pub environment: Vec<u8>,
-    /// To whom the exit status is told, besides the parent.
+    /// The channel that gets the exit status, besides the parent.
     pub channel: Option<OwnedFd>,
 }
 
-/// Makes programs of modules: all that does not depend on the module, made once.
+/// Makes programs of modules: holds all that does not depend on the module, made once.
 pub struct Loader {
     engine: Engine,
     linker: wasmtime::Linker<Host>,
@@ -41,12 +41,12 @@ impl Loader {
     pub fn new(owner: u32) -> Result<Loader> {
         let engine = artifact::engine()?;
         let linker = wasi::linker(&engine)?;
-        // The signal stack, which a trap's handler needs; else each child would make it.
+        // Make the signal stack, which a trap's handler needs; otherwise each child would make it.
         Engine::tls_eager_initialize();
         Ok(Loader { engine, linker, owner })
     }
 
-    /// Loads a module for children that are forked later. A module that takes longer than is allowed ends the process.
+    /// Loads a module for children that are forked later. A module that exceeds its time ends the process.
     pub fn prepare(&self, settings: &Settings) -> Result<Program> {
         if settings.artifact.is_none() {
             return Err(Error::Protocol("no artifact is named, and to compile takes too long here".into()));
@@ -68,13 +68,13 @@ impl Loader {
     }
 }
 
-/// What runs one invocation.
+/// The program that runs one invocation.
 pub enum Program {
     Module(Instantiated),
 }
 
 impl Program {
-    /// Bytes of memory that it begins with, and has already.
+    /// Bytes of its initial memory, which exists already.
     pub fn memory_bytes(&self) -> usize {
         match self {
             Program::Module(module) => module.memory_bytes(),
@@ -88,10 +88,10 @@ impl Program {
         }
     }
 
-    /// Runs the function, and ends the process as it says.
+    /// Runs the function, and ends the process with its status.
     ///
     /// # Errors
-    /// Where it cannot be run. None of its code has run then.
+    /// If it cannot be run. None of its code has run then.
     pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
         match self {
             Program::Module(module) => module.run(invocation),
@@ -99,14 +99,14 @@ impl Program {
     }
 }
 
-/// The invocation is over. Nothing is buffered, so this can be done from within a call of the module, which spares the way
-/// back through its frames.
+/// Ends the process after the invocation. Nothing is buffered, so this can run within a call of the module, which saves
+/// the way back through its frames.
 pub fn end(status: u8, memory: &MemoryLimit, channel: Option<&OwnedFd>) -> ! {
     if status != 0 && memory.refused {
         eprintln!("out of memory: the function asked for more than its {} MiB", memory.limit_mib);
     }
     if let Some(channel) = channel {
-        // Where nobody listens any more, nobody misses it.
+        // If no process listens any more, none needs this message.
         let mut word = [0; 26];
         word[..2].copy_from_slice(&[b'X', status]);
         word[2..].copy_from_slice(sys::own_usage().map(u64::to_le_bytes).as_flattened());
@@ -115,22 +115,23 @@ pub fn end(status: u8, memory: &MemoryLimit, channel: Option<&OwnedFd>) -> ! {
     sys::end(status)
 }
 
-/// Says on stderr why the function ended, and where; gives the status to end with.
+/// Reports on stderr why and where the function ended; returns the exit status.
 pub fn trapped(error: &wasmtime::Error) -> u8 {
     match error.downcast_ref::<Trap>() {
         Some(trap) => eprintln!("{trap}"),
         None => eprintln!("{}", error.root_cause()),
     }
-    // The error itself is the backtrace, its causes are said above.
+    // The error itself is the backtrace; its causes are printed above.
     eprintln!("{error}");
     STATUS_TRAP
 }
 
-/// The folders that are opened to a module, as (name, path): the scratch folder under its own path, each `dir` under the
-/// name given there, and as `.`, where relative paths begin, the scratch folder, unless a `dir` is `.` or `/`.
+/// The folders that are opened to a module, as (name, path). The scratch folder has its own path as its name, each
+/// `dir` the given name. The scratch folder is also `.`, where relative paths begin, unless a `dir` is `.` or `/`.
 ///
-/// wasi-libc takes a path that no other folder's name begins for relative to `.`: so `/etc/passwd` is looked for as
-/// `etc/passwd` in the scratch folder, and not found. A `/` among the names must therefore not be followed by `.`.
+/// wasi-libc takes a path as relative to `.` if no other folder's name begins it. So it looks for `/etc/passwd` as
+/// `etc/passwd` in the scratch folder, and does not find it. A `/` among the names must therefore not be followed by
+/// `.`.
 pub fn folders(settings: &Settings, environment: &[u8]) -> Vec<(Vec<u8>, PathBuf)> {
     let scratch = environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"TMPDIR="));
     let scratch = |name: &[u8]| scratch.map(|path| (name.to_vec(), PathBuf::from(OsStr::from_bytes(path))));

@@ -1,10 +1,10 @@
-//! The fork server: knows no function when it starts, prepares modules and forks children as the worker orders.
+//! The fork server: knows no function when it starts; prepares modules and forks children on the worker's orders.
 //!
-//! runtimes/README.md is the protocol. What all invocations have in common is done before the first fork: the engine and
-//! the linking. A prepared module is compiled, mapped and instantiated; a child inherits it as a private copy of pages
-//! that no process has written to.
+//! runtimes/README.md is the protocol. The server does the work that all invocations share before the first fork: the
+//! engine and the linking. A prepared module is compiled, mapped and instantiated; a child inherits it as a private
+//! copy of pages that no process has written to.
 //!
-//! Invariants: one thread; none of the functions' code; nothing seeded.
+//! Invariants: one thread; runs none of the functions' code; seeds nothing.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -24,16 +24,16 @@ use crate::program::{Loader, Program};
 use crate::settings::Settings;
 use crate::sys::{self, Forked, Title};
 
-/// What a signalfd gives for each signal: struct signalfd_siginfo.
+/// Bytes that a signalfd gives for each signal: struct signalfd_siginfo.
 const SIGNAL_BYTES: usize = 128;
 
 /// The report of a child's end: a letter, the wait status, three numbers.
 const END_BYTES: usize = 1 + 4 + 3 * 8;
 
-/// Modules that children start with, by version; the one that was prepared least recently first.
+/// Modules that children start with, by version; the least recently prepared one first.
 pub type Prepared = Vec<(Vec<u8>, Program)>;
 
-/// What the worker orders.
+/// An order of the worker.
 enum Order {
     Fork {
         channel: OwnedFd,
@@ -46,7 +46,7 @@ enum Order {
     End,
 }
 
-/// Serves until the worker closes the control socket, or has us retire and the last child is reaped.
+/// Serves until the worker closes the control socket, or until it has ordered to retire and the last child is reaped.
 pub fn serve() -> Result<()> {
     let control = sys::take_control().ok_or_else(|| {
         Error::Usage("serve needs the control socket as descriptor 3; the worker starts it so".into())
@@ -80,7 +80,7 @@ pub fn serve() -> Result<()> {
         }
         if has_order {
             match next_order(&server.control, &mut server.packet)? {
-                // Closing both sockets tells the worker that we do not.
+                // Closing both sockets tells the worker that the order is rejected.
                 Order::Fork { .. } | Order::Prepare(_) if is_retired => {}
                 Order::Fork { channel, report } => server.fork(channel, report),
                 Order::Prepare(settings) => server.prepare(*settings)?,
@@ -97,16 +97,16 @@ pub struct Server {
     pub title: Option<Title>,
     pub loader: Loader,
     control: OwnedFd,
-    /// Where orders are read into. Not on the stack: each page that is written to after a fork is copied, and most orders
-    /// touch the first one only.
+    /// Buffer for orders. Not on the stack: each page that is written to after a fork is copied, and most orders touch
+    /// only the first one.
     packet: Vec<u8>,
     pub prepared: Prepared,
-    /// Where the end of each child is reported. There are some tens of them at the most.
+    /// The report sockets of living children: some tens at the most.
     reports: Vec<(Pid, OwnedFd)>,
 }
 
 impl Server {
-    /// Forks a child. Where that fails, the sockets close, which tells the worker; the next attempt may do better.
+    /// Forks a child. If that fails, the sockets close, which tells the worker; the next attempt may succeed.
     fn fork(&mut self, channel: OwnedFd, report: OwnedFd) {
         match sys::fork() {
             Ok(Forked::Child) => child::serve(self, channel),
@@ -121,19 +121,19 @@ impl Server {
 
     fn reap(&mut self) {
         while let Some(ended) = sys::reap() {
-            // Orphans of a child that has ended fall to us, too.
+            // Orphans of a child that has ended become children of this process, too.
             let Some(at) = self.reports.iter().position(|(child, _)| *child == ended.pid) else { continue };
             let (_, report) = self.reports.swap_remove(at);
             let mut packet = [b'D'; END_BYTES];
             packet[1..5].copy_from_slice(&ended.status.to_le_bytes());
             let numbers = [ended.user_us, ended.system_us, ended.resident_kib_max].map(u64::to_le_bytes);
             packet[5..].copy_from_slice(numbers.as_flattened());
-            // A worker that listens no more misses nothing.
+            // A worker that no longer listens misses nothing.
             let _ = send(&report, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
     }
 
-    /// Prepares a module, and says how that went. What is prepared already moves to the end of the queue.
+    /// Prepares a module, and reports the result. A module that is prepared already moves to the end of the queue.
     fn prepare(&mut self, settings: Settings) -> Result<()> {
         let version = settings.version.clone();
         let known = self.prepared.iter().position(|(other, _)| *other == version);
@@ -157,7 +157,7 @@ impl Server {
     }
 }
 
-/// Hands the worker the child's pidfd and id, before the child can be reaped and its id be another's.
+/// Hands the worker the child's pidfd and id, before the child can be reaped and the kernel can reuse its id.
 fn announce(report: &OwnedFd, child: Pid, pidfd: OwnedFd) -> Result<()> {
     let fds = [pidfd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

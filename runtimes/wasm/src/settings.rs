@@ -1,7 +1,7 @@
-//! Settings: what an invocation, an order to prepare, or the command line says of a function.
+//! A function's settings, from an invocation, an order to prepare, or the command line.
 //!
-//! runtimes/README.md lists them. On a socket they come as `name=value` and a NUL, on the command line as `--name value`
-//! with hyphens. A name that stands in that list for other runtimes, or in none, is ignored.
+//! runtimes/README.md lists them. On a socket they come as `name=value` and a NUL, on the command line with hyphens as
+//! `--name value`. A name that the list has for other runtimes, or does not have, is ignored.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// The function's memory where nothing is said, as in a descriptor, in MiB.
+/// Default of the function's memory, as in a descriptor, in MiB.
 const MEMORY_MIB_DEFAULT: usize = 128;
 
 #[derive(Debug)]
@@ -18,20 +18,20 @@ pub struct Settings {
     pub module: OsString,
     /// Names the module's file as it is now. Compared, never taken apart.
     pub version: Vec<u8>,
-    /// The working folder; where it is empty, the one of before.
+    /// The working folder; if it is empty, the process keeps its own.
     pub folder: PathBuf,
     pub route: Vec<u8>,
     pub handler: Option<String>,
     pub memory_mib: usize,
     /// RLIMIT_DATA; `None` leaves the limit as it is.
     pub data_mib_max: Option<u64>,
-    /// Whether a component may open sockets.
+    /// True if a component may open sockets.
     pub net: bool,
-    /// What follows the module in argv.
+    /// The arguments after the module in argv.
     pub arguments: Vec<OsString>,
-    /// Folders opened to the module: by which name, and which.
+    /// Folders opened to the module: the name in the module, and the path.
     pub folders: Vec<(OsString, PathBuf)>,
-    /// The module compiled; without one, it is compiled when it is loaded.
+    /// The compiled module; without one, the module is compiled when it is loaded.
     pub artifact: Option<PathBuf>,
 }
 
@@ -52,7 +52,7 @@ impl Settings {
         }
     }
 
-    /// `name=value` and a NUL, again and again.
+    /// Parses `name=value` and a NUL, repeated.
     pub fn parse(block: &[u8]) -> Result<Settings> {
         let mut settings = Settings::new();
         for pair in block.split_inclusive(|byte| *byte == 0) {
@@ -68,7 +68,7 @@ impl Settings {
         }
     }
 
-    /// `[--NAME VALUE]... MODULE [ARGUMENT]...`
+    /// Parses `[--NAME VALUE]... MODULE [ARGUMENT]...`.
     pub fn of_command_line(mut words: impl Iterator<Item = OsString>) -> Result<Settings> {
         let mut settings = Settings::new();
         while let Some(word) = words.next() {

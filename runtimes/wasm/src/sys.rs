@@ -1,6 +1,6 @@
-//! The only file with `unsafe`: what neither the standard library nor rustix offers behind a safe function.
+//! The only file with `unsafe`: calls that neither the standard library nor rustix offers behind a safe function.
 //!
-//! Each function takes and returns owned or borrowed descriptors, and says by which fact its unsafe call is sound.
+//! Each function takes and returns owned or borrowed descriptors, and names the fact that makes its unsafe call sound.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::Pid;
 use wasmtime::{Engine, Module};
 
-/// Where a fork server finds its control socket.
+/// Number of the fork server's control socket.
 const CONTROL: RawFd = 3;
 
-/// Takes the control socket. It is `None` when there is no such descriptor, and at every call but the first.
+/// Takes the control socket. `None` if no such descriptor is open, and at every call but the first.
 pub fn take_control() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     // SAFETY: F_GETFD reads a flag of a number that need not be a descriptor.
@@ -21,11 +21,11 @@ pub fn take_control() -> Option<OwnedFd> {
     if !is_open || TAKEN.swap(true, Ordering::Relaxed) {
         return None;
     }
-    // SAFETY: it is open, it was opened by who started us, so nobody here owns it, and the swap lets only one pass.
+    // SAFETY: it is open; the parent opened it, so no value here owns it; and the swap lets only one call pass.
     Some(unsafe { OwnedFd::from_raw_fd(CONTROL) })
 }
 
-/// On which side of a fork the caller is.
+/// The side of a fork that the caller is on.
 pub enum Forked {
     /// With the child's id and pidfd.
     Server(Pid, OwnedFd),
@@ -34,8 +34,8 @@ pub enum Forked {
 
 /// Forks.
 ///
-/// Must be called with one thread only: another one could hold a lock, malloc's for instance, that nobody would ever
-/// release in the child. Not fork(3), which would write to a dozen more pages, each of which then has to be copied, and not
+/// Must be called with one thread only: another one could hold a lock, malloc's for instance, that no thread would ever
+/// release in the child. Not fork(3), which would write to a dozen more pages, each of which then has to be copied. Not
 /// clone3(2), which the worker's filter forbids.
 pub fn fork() -> io::Result<Forked> {
     let mut pidfd: RawFd = -1;
@@ -62,7 +62,7 @@ fn ended_signal() -> libc::sigset_t {
     }
 }
 
-/// A descriptor that is readable once a child has ended. The signal itself no longer comes.
+/// A descriptor that is readable once a child has ended. The signal itself is no longer delivered.
 pub fn ended_children() -> io::Result<OwnedFd> {
     let set = ended_signal();
     // SAFETY: sigprocmask reads the set.
@@ -74,7 +74,7 @@ pub fn ended_children() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What [`ended_children`] has blocked comes again.
+/// Unblocks the signals that [`ended_children`] has blocked.
 pub fn unblock_signals() -> io::Result<()> {
     let set = ended_signal();
     // SAFETY: sigprocmask reads the set.
@@ -84,14 +84,14 @@ pub fn unblock_signals() -> io::Result<()> {
 /// A child that has ended.
 pub struct Ended {
     pub pid: Pid,
-    /// As wait(2) gives it.
+    /// The wait status of wait(2).
     pub status: i32,
     pub user_us: u64,
     pub system_us: u64,
     pub resident_kib_max: u64,
 }
 
-/// Reaps a child that has ended, if there is one.
+/// Reaps a child that has ended, if any.
 pub fn reap() -> Option<Ended> {
     let mut status = 0;
     // SAFETY: all-zero is a valid rusage.
@@ -108,7 +108,7 @@ pub fn reap() -> Option<Ended> {
     })
 }
 
-/// What this process has used: user and system time in microseconds, the peak of resident memory in KiB. A module has no
+/// The usage of this process: user and system time in microseconds, peak of resident memory in KiB. A module has no
 /// children.
 pub fn own_usage() -> [u64; 3] {
     // SAFETY: all-zero is a valid rusage.
@@ -122,7 +122,7 @@ fn microseconds(time: libc::timeval) -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64
 }
 
-/// Closes all descriptors besides 0, 1, 2 and `kept`. For a child that will not use, nor drop, what owns them.
+/// Closes all descriptors except 0, 1, 2 and `kept`. For a child that neither uses nor drops their owners.
 pub fn close_all_but(kept: &mut [RawFd]) {
     kept.sort_unstable();
     let mut first = 3;
@@ -135,16 +135,16 @@ pub fn close_all_but(kept: &mut [RawFd]) {
     }
 }
 
-/// Where `ps` and `top` read a process's title: the bytes of the arguments and environment that it was started with.
+/// The bytes that `ps` and `top` read as a process's title: its initial arguments and environment.
 pub struct Title {
     start: usize,
-    /// Of the arguments alone: where the last of these is not NUL, the title goes on until there is one.
+    /// Length of the arguments alone: if the last of these bytes is not NUL, the title continues to the next NUL.
     arguments_len: usize,
     len: usize,
 }
 
 impl Title {
-    /// Takes the place. From now on the process has no environment; its arguments must have been read.
+    /// Takes the bytes. From now on the process has no environment; its arguments must have been read.
     pub fn take() -> Option<Title> {
         // Fields 48 to 51 of proc(5): the ends of arguments and environment, which lie side by side. The second, the
         // program's name in parentheses, can hold anything.
@@ -157,7 +157,7 @@ impl Title {
         Some(Title { start, arguments_len: usize::checked_sub(arguments_end, start)?.min(len), len })
     }
 
-    /// Sets the title, cut off where there is no more room.
+    /// Sets the title, cut off at the end of the room.
     pub fn set(&self, title: &[u8]) {
         let count = title.len().min(self.len - 1);
         // SAFETY: the kernel has put the strings there, on the stack, writable, and nothing refers to them any more.
@@ -169,7 +169,7 @@ impl Title {
     }
 }
 
-/// Has SIGPROF end this process when it has used that much more processor time, in ms; 0 switches that off.
+/// Makes SIGPROF end this process when it has used that much more processor time, in ms; 0 switches that off.
 pub fn limit_cpu_time(ms: u32) {
     let seconds = libc::timeval { tv_sec: (ms / 1000).into(), tv_usec: (ms % 1000 * 1000).into() };
     let timer = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: seconds };
@@ -177,18 +177,18 @@ pub fn limit_cpu_time(ms: u32) {
     unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
 }
 
-/// What seccomp calls this machine: linux/audit.h.
+/// seccomp's number of this machine: linux/audit.h.
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const AUDIT_ARCH: u32 = 0xc000_00b7;
 
-/// Leaves this process Unix sockets only, for good. The fork server's own filter, which holds as well, has refused calls by
-/// other machines' numbers, and io_uring.
+/// Leaves this process only Unix sockets, for good. The fork server's own filter also applies: it denies io_uring and
+/// calls by other machines' numbers.
 pub fn cut_network() -> io::Result<()> {
     let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |at: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
-    // Jumps count the instructions that are left out.
+    // A jump counts the instructions to skip.
     let unless = |k: u32, jump: u8| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, jump);
     let answer = |k: u32| step(libc::BPF_RET | libc::BPF_K, k, 0, 0);
     // Offsets are those of struct seccomp_data: 0 number, 4 machine, 16 first argument (its lower half).
@@ -213,7 +213,7 @@ pub fn restrict_by(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })
 }
 
-/// Ends the process without a further thought: no destructors, no handlers.
+/// Ends the process at once: no destructors, no handlers.
 pub fn end(status: u8) -> ! {
     // SAFETY: _exit(2) has no requirements.
     unsafe { libc::_exit(status.into()) }
@@ -222,7 +222,7 @@ pub fn end(status: u8) -> ! {
 /// Maps a compiled module.
 ///
 /// # Errors
-/// Where it is not one, or was made by another version or for another processor.
+/// If it is no artifact, or was made by another version or for another processor.
 pub fn map_module(engine: &Engine, artifact: File) -> wasmtime::Result<Module> {
     // SAFETY: an artifact is machine code, and is trusted as the program itself is: the caller has seen that only the
     // worker's user may write to it, and the worker replaces artifacts by rename, so that a mapped one never changes.
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_cut_network_leaves_unix_sockets() {
-        // A filter is its thread's alone.
+        // A filter applies to its thread alone.
         let cut = || {
             // SAFETY: it changes an attribute of this thread and takes no pointer.
             assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);

@@ -1,9 +1,9 @@
-//! Open files: fd_* and sock_*, each the kernel's call of the same kind.
+//! Open files: fd_* and sock_*, each by the matching call of the kernel.
 //!
-//! A module's descriptor is an index into a table, not the kernel's number: so a module can only reach what is in the
-//! table. The table holds the three streams, then the folders opened to the module, then what it opens itself; flags,
-//! kinds and positions are the kernel's to know. Rights, which preview 1 has and its successors gave up, are not kept:
-//! those that are reported follow from a file's kind and from how it was opened, by which the kernel judges.
+//! A module's descriptor is an index into a table, not the kernel's number: so a module can only reach files in the
+//! table. The table holds the three streams, then the folders opened to the module, then the files that it opens
+//! itself. The kernel keeps flags, kinds and positions. Rights, which preview 1 has and its successors gave up, are not
+//! kept: the reported ones follow from a file's kind and from how it was opened, by which the kernel judges.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,23 +19,23 @@ use super::guest::Guest;
 const RIGHTS_ALL: u64 = (1 << 30) - 1;
 pub const RIGHT_READ: u64 = 1 << 1;
 pub const RIGHT_WRITE: u64 = 1 << 6;
-/// FD_SEEK and FD_TELL. By their absence wasi-libc knows a terminal (isatty).
+/// FD_SEEK and FD_TELL. wasi-libc takes a file without them for a terminal (isatty).
 const RIGHTS_OF_POSITION: u64 = 1 << 2 | 1 << 5;
-/// What is done to a file's content, and so never to a folder: reading, writing, positions, allocation, size.
+/// Rights to a file's content, which a folder never has: reading, writing, positions, allocation, size.
 const RIGHTS_OF_CONTENT: u64 = RIGHT_READ | RIGHT_WRITE | RIGHTS_OF_POSITION | 1 << 8 | 1 << 22;
-/// path_filestat_set_size, which no function of preview 1 is.
+/// path_filestat_set_size, for which preview 1 has no function.
 const RIGHT_SIZE_BY_PATH: u64 = 1 << 19;
 
 /// The flags that a descriptor can have, as (WASI's, the kernel's).
 pub const FLAGS: [(u32, OFlags); 5] =
     [(1, OFlags::APPEND), (2, OFlags::DSYNC), (4, OFlags::NONBLOCK), (8, OFlags::RSYNC), (16, OFlags::SYNC)];
 
-/// What is open to the module.
+/// The files that are open to the module.
 pub struct Files(Vec<Option<Open>>);
 
 enum Open {
-    /// 0, 1 or 2 of the process. Never closed: the number would go to the next file, and our own last words on stderr
-    /// into that. What the module closes is replaced by /dev/null, so that the other end of a pipe sees the close.
+    /// 0, 1 or 2 of the process. Never closed: the next file would get the number, and our last messages on stderr. A
+    /// stream that the module closes is replaced by /dev/null, so that the other end of a pipe sees the close.
     Standard(BorrowedFd<'static>),
     File(OwnedFd),
     /// A folder that was opened to the module, under this name.
@@ -53,11 +53,11 @@ impl Open {
     fn close(self) {
         let Open::Standard(fd) = self else { return };
         let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
-        // A failure leaves the stream open, which harms nobody.
+        // A failure leaves the stream open, which does no harm.
         let _ = match std::os::fd::AsRawFd::as_raw_fd(&fd) {
             0 => rustix::stdio::dup2_stdin(null),
             1 => rustix::stdio::dup2_stdout(null),
-            // Our own messages need it: a trap's, and that memory was short.
+            // This program needs it for its own messages: a trap's, and the one about short memory.
             _ => Ok(()),
         };
     }
@@ -73,7 +73,7 @@ impl Files {
         self.0.push(Some(Open::Folder(folder, name)));
     }
 
-    /// Takes a file in, at the lowest free number, as open(2) does.
+    /// Adds a file at the lowest free number, as open(2) does.
     pub fn add(&mut self, file: OwnedFd) -> u32 {
         let free = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
         if free == self.0.len() {
@@ -134,7 +134,7 @@ impl Host {
         Ok(rustix::fs::fsync(self.files.get(fd)?)?)
     }
 
-    /// fdstat, 24 bytes: kind (0), flags (2), rights (8), rights of what is opened through it (16).
+    /// fdstat, 24 bytes: kind (0), flags (2), rights (8), rights of files opened through it (16).
     pub(super) fn fd_fdstat_get(&mut self, mut guest: Guest, fd: u32, result: u32) -> Result<(), Errno> {
         let fd = self.files.get(fd)?;
         let kind = kind(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode));
@@ -156,7 +156,7 @@ impl Host {
         Ok(rustix::fs::fcntl_setfl(fd, (rustix::fs::fcntl_getfl(fd)? & !settable) | wanted)?)
     }
 
-    /// Rights are not kept, so none can be given up; who asks is told so.
+    /// Rights are not kept, so none can be given up; the module gets an error.
     pub(super) fn fd_fdstat_set_rights(&mut self, _: Guest, fd: u32, _: u64, _: u64) -> Result<(), Errno> {
         self.files.get(fd).and(Err(errno::NOTSUP))
     }
@@ -261,7 +261,7 @@ impl Host {
     pub(super) fn fd_renumber(&mut self, _: Guest, from: u32, to: u32) -> Result<(), Errno> {
         self.files.get(to)?;
         let open = self.files.take(from)?;
-        // Where both are the same, it has just been taken out, and there is no old one.
+        // If both are the same, it has just been taken out, and no old one exists.
         if let Some(old) = self.files.0[to as usize].replace(open) {
             old.close();
         }
@@ -289,7 +289,7 @@ impl Host {
         guest.put_u64(result, rustix::fs::tell(not_a_folder(self.files.get(fd)?)?)?)
     }
 
-    // Nothing that is opened to a module is a socket.
+    // No descriptor of a module is a socket.
 
     pub(super) fn sock_accept(&mut self, _: Guest, fd: u32, _: u32, _: u32) -> Result<(), Errno> {
         self.files.get(fd).and(Err(errno::NOTSOCK))
@@ -308,7 +308,7 @@ impl Host {
     }
 }
 
-/// The rights of an open file, and of what is opened through it.
+/// The rights of an open file, and of files opened through it.
 fn rights(kind: u8, os_flags: OFlags) -> (u64, u64) {
     let not_opened_for = match os_flags & OFlags::RWMODE {
         _ if kind == KIND_DIRECTORY => return (RIGHTS_ALL & !RIGHTS_OF_CONTENT & !RIGHT_SIZE_BY_PATH, RIGHTS_ALL),
@@ -320,7 +320,7 @@ fn rights(kind: u8, os_flags: OFlags) -> (u64, u64) {
     (RIGHTS_ALL & !not_opened_for & !position, RIGHTS_ALL & !not_opened_for)
 }
 
-/// The kernel would move a folder's position, which fd_readdir uses.
+/// Rejects a folder: the kernel would move its position, which fd_readdir uses.
 fn not_a_folder(fd: BorrowedFd<'_>) -> Result<BorrowedFd<'_>, Errno> {
     match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
         FileType::Directory => Err(errno::BADF),
@@ -380,7 +380,7 @@ fn slices<'a>(guest: &'a Guest, buffers: u32, count: u32) -> Result<Vec<IoSlice<
     guest.pieces(buffers, count).map(|piece| Ok(IoSlice::new(guest.bytes(piece?.at, piece?.len)?))).collect()
 }
 
-/// Fills the first buffer that is not empty: a caller who wants more asks again, as after any short read.
+/// Fills the first buffer that is not empty: a caller that wants more asks again, as after any short read.
 fn fill_first(
     guest: &mut Guest,
     buffers: u32,

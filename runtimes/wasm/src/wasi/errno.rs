@@ -1,4 +1,4 @@
-//! Error numbers of WASI preview 1, and how the kernel's translate.
+//! Error numbers of WASI preview 1, and their translation from the kernel's.
 
 use rustix::io::Errno as Os;
 

@@ -63,7 +63,7 @@ impl Guest<'_> {
         self.bytes(at, len)
     }
 
-    /// The buffers of an array of (address, length), those of length 0 left out.
+    /// The buffers of an array of (address, length), without those of length 0.
     pub fn pieces(&self, at: u32, count: u32) -> impl Iterator<Item = Result<Piece, Errno>> {
         let entry = move |index: u32| {
             // An address beyond 4 GiB is as wrong as one beyond the memory.

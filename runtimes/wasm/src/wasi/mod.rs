@@ -1,9 +1,9 @@
 //! WASI preview 1, all of its functions, on the kernel's blocking calls.
 //!
-//! Why not wasmtime-wasi: that one is made for servers that run many modules in one process. It brings tokio, reads
-//! stdin on a thread of its own and takes a worker thread for files; a process that serves a single invocation and is
-//! forked from another has neither use nor room for threads, and pays for each at its start. Here a function of WASI is
-//! a system call or two.
+//! Why not wasmtime-wasi: it is made for servers that run many modules in one process. It brings tokio, reads stdin on
+//! a thread of its own and takes a worker thread for files. A process that serves a single invocation and is forked
+//! from another has neither use nor room for threads, and pays for each at its start. Here a function of WASI is a
+//! system call or two.
 //!
 //! | file | functions |
 //! |---|---|
@@ -14,9 +14,9 @@
 //! | guest.rs | reading and writing the module's memory |
 //! | errno.rs | error numbers |
 //!
-//! Invariants: no address from the module is used unchecked; no path from the module is resolved except by the kernel
-//! with RESOLVE_BENEATH, starting from a folder that was opened to the module; nothing is buffered here, so that what
-//! the module wrote is in the pipe when the call returns; nothing is seeded before the fork.
+//! Invariants: no address from the module is used unchecked. Only the kernel resolves a path from the module, with
+//! RESOLVE_BENEATH, starting from a folder that was opened to the module. Nothing is buffered here, so that the
+//! module's output is in the pipe when the call returns. Nothing is seeded before the fork.
 
 #![allow(clippy::too_many_arguments, reason = "the functions have WASI's own signatures")]
 
@@ -41,17 +41,17 @@ use crate::program::end;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
-/// What the module's functions have to do with: the state of one invocation.
+/// The state of one invocation, on which the module's functions work.
 pub struct Host {
     pub memory_limit: MemoryLimit,
-    /// The memory that the module exports for us.
+    /// The memory that the module exports for the host.
     pub memory: Option<Memory>,
-    /// argv: the module's path, and what follows it.
+    /// argv: the module's path, and the arguments after it.
     pub arguments: Vec<Vec<u8>>,
-    /// `NAME=value` and a NUL, again and again.
+    /// `NAME=value` and a NUL, repeated.
     pub environment: Vec<u8>,
     pub files: Files,
-    /// To whom the exit status is told; where there is nobody, it is the process's alone.
+    /// The channel that gets the exit status; `None` if it is the process's alone.
     pub channel: Option<OwnedFd>,
 }
 
@@ -123,13 +123,13 @@ impl Host {
         Ok(())
     }
 
-    /// A module has no way to catch a signal, and those that end it have better ways.
+    /// A module cannot catch a signal, and has better ways to end itself.
     fn proc_raise(&mut self, _guest: Guest, _signal: u32) -> Result<(), Errno> {
         Err(errno::NOSYS)
     }
 }
 
-/// An address some bytes on; one beyond 4 GiB is a fault.
+/// The address `by` bytes further on; one beyond 4 GiB is a fault.
 fn offset(at: u32, by: usize) -> Result<u32, Errno> {
     u32::try_from(by).ok().and_then(|by| at.checked_add(by)).ok_or(errno::FAULT)
 }

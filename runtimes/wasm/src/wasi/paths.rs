@@ -1,9 +1,9 @@
 //! Paths: path_* and fd_readdir.
 //!
-//! A path is resolved by the kernel (openat2(2), RESOLVE_BENEATH), relative to a folder in the module's table: neither
-//! `..`, nor an absolute path, nor a symbolic link leads out of it, and nobody can change the links between a check and
+//! The kernel resolves a path (openat2(2), RESOLVE_BENEATH), relative to a folder in the module's table: neither `..`,
+//! nor an absolute path, nor a symbolic link leads out of it, and no process can change the links between a check and
 //! the use. The calls that know no such flag (mkdirat and its kin) get the folder that holds the last name, opened that
-//! way, and the last name alone; none of them follows a link in that.
+//! way, and the last name alone. None of them follows a link in that.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,7 +61,7 @@ impl Host {
         if follow & FOLLOW == 0 {
             os |= OFlags::NOFOLLOW;
         }
-        // The kernel refuses a mode where nothing can be created.
+        // The kernel rejects a mode if nothing can be created.
         let mode = if how & CREATE != 0 { Mode::from_raw_mode(0o666) } else { Mode::empty() };
         let file = open_beneath(self.files.get(fd)?, guest.path(path, len)?, os, mode)?;
         let number = self.files.add(file);
@@ -98,7 +98,7 @@ impl Host {
         Ok(rustix::fs::renameat(folder, name, new_folder, new_name)?)
     }
 
-    /// A hard link, to a symbolic link itself if it is one: to follow it is not supported, as elsewhere.
+    /// A hard link, to a symbolic link itself if it is one. As elsewhere, following it is not supported.
     pub(super) fn path_link(
         &mut self,
         guest: Guest,
@@ -118,7 +118,7 @@ impl Host {
         Ok(rustix::fs::linkat(folder, name, new_folder, new_name, AtFlags::empty())?)
     }
 
-    /// An absolute target is refused: it could only mean something outside.
+    /// An absolute target is rejected: it could only lead outside.
     pub(super) fn path_symlink(
         &mut self,
         guest: Guest,
@@ -183,8 +183,8 @@ impl Host {
         Ok(rustix::fs::utimensat(file, c"", &times(accessed, modified, which)?, AtFlags::EMPTY_PATH)?)
     }
 
-    /// dirent, 24 bytes: where to go on (0), inode (8), length of the name (16), kind (20); then the name. An entry that
-    /// does not fit is cut off, and a buffer that is not full means the end.
+    /// dirent, 24 bytes: where to continue (0), inode (8), length of the name (16), kind (20); then the name. An entry
+    /// that does not fit is cut off, and a buffer that is not full means the end.
     pub(super) fn fd_readdir(
         &mut self,
         mut guest: Guest,
@@ -219,7 +219,7 @@ impl Host {
         guest.put_u32(result, used as u32)
     }
 
-    /// The file that a path means, opened without any right to its content.
+    /// The file at a path, opened without any right to its content.
     fn locate(&self, guest: &Guest, fd: u32, follow: u32, path: u32, len: u32) -> Result<OwnedFd, Errno> {
         let nofollow = if follow & FOLLOW == 0 { OFlags::NOFOLLOW } else { OFlags::empty() };
         let os = OFlags::PATH | OFlags::CLOEXEC | nofollow;
@@ -227,7 +227,7 @@ impl Host {
     }
 
     /// The folder that holds a path's last name, and that name. A slash at the end stays with the name: it tells the
-    /// kernel that a folder is meant.
+    /// kernel that the path means a folder.
     fn last_name<'a>(
         &'a self,
         guest: &'a Guest,
@@ -268,9 +268,9 @@ fn open_beneath(folder: BorrowedFd<'_>, path: &[u8], os: OFlags, mode: Mode) -> 
     loop {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(folder, path, os, mode, resolve) {
-            // A rename elsewhere kept the kernel from being sure about a `..`.
+            // Because of a rename elsewhere, the kernel could not be sure about a `..`.
             Err(Os::AGAIN | Os::INTR) => {}
-            // That is how it says that the path leads out.
+            // The kernel reports in this way that the path leads out.
             Err(Os::XDEV) => return Err(errno::NOTCAPABLE),
             result => return Ok(result?),
         }

@@ -62,7 +62,7 @@ impl Host {
                 event[..8].copy_from_slice(&wait.mark.to_le_bytes());
                 event[8..10].copy_from_slice(&(errno as u16).to_le_bytes());
                 event[10] = wait.tag;
-                // How much can be read is not known without a further call; one byte is the truth in short.
+                // The number of readable bytes would take a further call; one byte stands for any number.
                 event[16] = u8::from(wait.tag != TAG_CLOCK && errno == 0);
                 event[24] = u8::from(hung_up);
                 guest.put(at, &event)?;
@@ -95,10 +95,10 @@ impl Host {
         Ok(What::Until(now.saturating_add(left)))
     }
 
-    /// Waits until the first of them happens, and says for each what the kernel said of its file.
+    /// Waits until the first of them happens, and returns the kernel's answer for the file of each.
     fn await_first(&self, waits: &[Wait]) -> Result<Vec<PollFlags>, Errno> {
         let mut files: Vec<PollFd> = Vec::new();
-        // Which of them each file belongs to.
+        // The index of the subscription that each file belongs to.
         let mut owners = Vec::new();
         let mut earliest: Option<u64> = None;
         for (index, wait) in waits.iter().enumerate() {

@@ -1,8 +1,8 @@
-// The console's page in a real browser, against a gateway of its own: log in, deploy by upload, call, see the call and an
-// error with its stderr, roll back, see the old answer; and markup of functions runs nowhere.
+// The console's page in a real browser, against a gateway of its own: log in, deploy by upload, call, see the call and
+// an error with its stderr, roll back, see the old response. Markup of functions must not run.
 //
-// node console.js FOLDER, where the programs lie. Wants /usr/bin/chromium. Prints a line for each step; ends with code 1
-// at the first that fails.
+// node console.js FOLDER, which holds the programs. Needs /usr/bin/chromium. Prints a line for each step, and exits
+// with code 1 at the first that fails.
 
 import assert from 'node:assert';
 import { spawn, execFileSync } from 'node:child_process';

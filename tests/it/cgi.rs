@@ -31,7 +31,7 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
         let (name, value) = pair.split_once('=').unwrap();
         assert!(variables.insert(name, value).is_none(), "{name} stands twice");
     }
-    // What differs from run to run.
+    // These variables differ from run to run.
     let mut take = |name: &str| variables.remove(name).unwrap_or_else(|| panic!("{name} is missing")).to_string();
     let deadline_ms: u128 = take("FAAS_DEADLINE_MS").parse().unwrap();
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
@@ -50,7 +50,7 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
     let module = take("SCRIPT_FILENAME");
     assert!(module.starts_with(instance.path("").to_str().unwrap()) && module.ends_with(".native"), "{module}");
     assert_eq!(take("DOCUMENT_ROOT"), module.rsplit_once('/').unwrap().0);
-    // A shell sets these itself.
+    // The shell itself sets these.
     variables.remove("PWD");
     variables.remove("OLDPWD");
     variables.remove("_");
@@ -100,7 +100,7 @@ fn wasm_functions_get_the_same_environment_and_body() {
         return;
     }
     let instance = Instance::start();
-    // Copies what one read of stdin gives to stdout.
+    // Copies the bytes of one read of stdin to stdout.
     let source = r#"(module
         (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -185,7 +185,7 @@ fn a_function_cannot_split_the_head_nor_speak_for_the_platform() {
     assert!(answer.field("X-Faas-Worker") != Some("99") && answer.field("Connection") != Some("upgrade"));
     assert_eq!([answer.field("X-Faas-Spooled"), answer.field("X-Faas-Explain")], [None, None]);
 
-    // What a bare CR, a NUL, or a second line could smuggle in.
+    // A bare CR, a NUL, or a second line could smuggle these in.
     for evil in ["X-Evil: a\\rSet-Cookie: b", "X-Evil: a\\0b", "X-Evil: a\\r\\n Set-Cookie: b", "X Evil: a", ": a"] {
         instance.script("GET:/evil", &format!("printf 'Content-Type: text/plain\\r\\n{evil}\\r\\n\\r\\nbody'"));
         let mut stream = instance.connect();
@@ -204,7 +204,7 @@ fn a_function_has_three_descriptors_a_session_of_its_own_and_no_new_privileges()
     instance.script("POST:/fds", "ls /proc/$$/fd");
     let numbers = |body: &[u8]| {
         let text = instance.post("/fds", body).text();
-        // 10 and up are the shell's own: the script itself.
+        // Descriptors from 10 on are the shell's own: the script itself.
         text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|fd| *fd < 10).collect::<Vec<_>>()
     };
     assert_eq!(numbers(b""), [0, 1, 2]);
@@ -254,7 +254,7 @@ fn a_function_that_fills_both_pipes_without_reading_does_not_hang() {
 #[test]
 fn the_answer_is_complete_when_the_main_process_has_ended_and_a_grandchild_is_killed() {
     let instance = Instance::start();
-    // All hold the pipe open, in three ways.
+    // Each of these functions holds the pipe open, in a way of its own.
     let script = "sleep 1000 &\nsetsid sleep 1000 &\n(setsid sh -c 'sleep 1000 & wait' &)\necho answered";
     instance.script("GET:/leave", script);
     for _ in 0..3 {
@@ -275,7 +275,7 @@ fn a_streamed_answer_that_breaks_off_is_cut_short_visibly() {
         write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
         let head = Answer::read_head(&mut stream).unwrap();
         assert_eq!((head.status, head.field("Transfer-Encoding")), (200, Some("chunked")));
-        // The first part is there while the function still runs.
+        // The first part arrives while the function still runs.
         assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"first\n");
         assert!(!instance.functions().is_empty());
         gate.write_all(b"\n").unwrap();

@@ -12,7 +12,7 @@ use crate::instance::{Instance, run, signal, start, wait_until};
 
 const FAAS: &str = env!("CARGO_BIN_EXE_faas");
 
-/// What a call printed, and its exit code.
+/// The output of one call of `faas`, and its exit code.
 struct Said {
     code: i32,
     out: String,
@@ -60,7 +60,7 @@ fn deploy_brings_a_file_into_service_before_it_returns() {
     let said = ok(&instance, &["deploy", &file, "GET:/hi", "--env", "GREETING=hello", "--set", r#"name="hi""#]);
     assert!(said.out.contains("GET:/hi runs db:hi.sh (") && said.out.contains("is live after"), "{}", said.out);
     assert_eq!(instance.get("/hi").text(), "hello from hi\n");
-    // Fields that are not given stay, and the same again is no change.
+    // Fields that are not given stay. The same deploy again is no change.
     write(&instance, "hi.sh", "#!/bin/sh\necho \"again $GREETING from $FAAS_FUNCTION\"\n");
     let said = ok(&instance, &["deploy", &file, "GET:/hi", "--memory", "64", "--timeout", "3", "--json"]).json();
     assert!(said["live_ms"].is_u64() && said["module"] == "db:hi.sh", "{said}");
@@ -316,7 +316,7 @@ fn logs_show_a_route_or_a_request_and_follow() {
     let mut follow = start(follow.args(["logs", "GET:/noisy", "-f", "-n", "0"]).stdout(Stdio::piped()));
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
     let mut number = 0;
-    // It may begin after the first call.
+    // `logs -f` may begin after the first call.
     let seen = std::thread::scope(|scope| {
         let reader = scope.spawn(|| lines.next().unwrap().unwrap());
         wait_until("a line follows", || {
@@ -394,7 +394,7 @@ fn export_and_import_carry_a_registry_to_another() {
     ok(&other, &["import", &folder, "--yes"]);
     assert_eq!(other.get("/a").text(), "a\n");
     assert!(ok(&other, &["import", &folder, "--yes"]).out.contains("nothing to change"));
-    // What the folder lacks goes, unless it is to be kept; one transaction either way.
+    // Import removes routes that the folder lacks, unless told to keep them. Either way it is one transaction.
     other.script("GET:/own", "echo own");
     ok(&other, &["import", &folder, "--yes", "--keep"]);
     assert_eq!(other.get("/own").text(), "own\n");

@@ -1,12 +1,12 @@
-//! No difference but speed: what a function can do, done by a process that was started anew (cold) and by one that was forked
-//! from a fork server (warm). Each case says once what is expected, and that holds for both.
+//! Cold and warm processes differ in nothing but speed. A cold process is executed, a warm one is forked from a fork
+//! server. Each case states its expectation once, and it holds for both.
 //!
-//! A case is a row of a table: what the function does, the request, the expectation. `run.rs` registers each function twice,
-//! once with `"start":"cold"`, calls it cold and warm, and holds the two against the expectation and against one another:
-//! status, header, body, what is in the log, and what is left behind, which is nothing. What does not fit into a table (what
-//! several calls do to one another, changed files) is in `together.rs` and `edits.rs`.
+//! A case is a row of a table: the function's code, the request, the expectation. `run.rs` registers each function
+//! twice, once with `"start":"cold"`, and calls it cold and warm. It compares both calls with the expectation and with
+//! one another: status, head, body, log lines, and leftovers, which must be none. `together.rs` tests calls that run at
+//! once, and `edits.rs` files that change: neither fits into a table.
 //!
-//! A call was warm when its answer says so: `Server-Timing: …, spawn;dur=0.4;desc="warm", …`.
+//! A call was warm if its response says so: `Server-Timing: …, spawn;dur=0.4;desc="warm", …`.
 
 mod bodies;
 mod case;

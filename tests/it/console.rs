@@ -1,4 +1,4 @@
-//! The console: whom it answers, and that no call depends on it.
+//! The console answers nobody but the operator, and no call depends on it.
 
 use std::fs;
 use std::io::{BufReader, Write};
@@ -22,7 +22,7 @@ pub fn token(instance: &Instance) -> String {
     fs::read_to_string(instance.run_dir().join("operator.token")).unwrap().trim_end().to_string()
 }
 
-/// The console's process; `None` while there is none.
+/// The console's process; `None` while none runs.
 fn process(instance: &Instance) -> Option<u32> {
     let is_console = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == Path::new(CONSOLE));
     instance.processes().into_iter().find(is_console)
@@ -46,13 +46,13 @@ fn ask(instance: &Instance, method: &str, target: &str, fields: &[(&str, &str)])
     try_ask(instance, method, target, fields).unwrap_or_else(|error| panic!("{method} {target}: {error}"))
 }
 
-/// The same as the operator.
+/// Like [`ask`], with the operator's token.
 fn ask_with_token(instance: &Instance, method: &str, target: &str) -> Answer {
     let bearer = format!("Bearer {}", token(instance));
     ask(instance, method, target, &[("Host", "localhost"), ("Authorization", &bearer)])
 }
 
-/// Until a console that is not `before` answers the operator.
+/// Waits until a console other than `before` answers the operator.
 fn wait_for_another(instance: &Instance, before: u32) -> u32 {
     wait_for("another console answers", || {
         let now = process(instance).filter(|pid| *pid != before)?;
@@ -143,7 +143,7 @@ fn wrong_tokens_are_soon_answered_429_and_the_right_one_is_not() {
     assert_eq!(ask_with_token(&instance, "GET", "/api/v1/status").status, 200);
 }
 
-/// tiny_http never gets over a version it does not speak, nor over a length that no memory has.
+/// tiny_http never recovers from a version that it does not speak, nor from a length that no memory can hold.
 #[test]
 fn console_that_is_attacked_comes_back_and_calls_go_on() {
     let instance = Instance::with(SETTINGS);
@@ -162,7 +162,7 @@ fn console_that_is_attacked_comes_back_and_calls_go_on() {
             }
         });
         let first = wait_for("the console runs", || process(&instance));
-        // Each leaves a thread and two descriptors behind.
+        // Each attack leaves a thread and two descriptors behind.
         for _ in 0..100 {
             let Ok(mut stream) = connect(&instance) else { break };
             let _ = stream.write_all(b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n");

@@ -1,5 +1,4 @@
-//! The console's API and page: answers are as openapi.json describes them, changes take effect, and nobody gets in without
-//! the token.
+//! The console's API and page: responses match openapi.json, changes take effect, and nobody gets in without the token.
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
@@ -81,9 +80,9 @@ fn problem(answer: &Answer, status: u16, says: &str) {
     assert!(answer.json()["detail"].as_str().unwrap().contains(says), "{says} is not in {}", answer.text());
 }
 
-// ---- The description ----------------------------------------------------------------------------------------------------
+// ---- The description ------------------------------------------------------------------------------------------------
 
-/// What of `value` is not as `schema` says; the keywords are those that the description uses.
+/// The faults of `value` by `schema`. Knows the keywords that the description uses.
 fn mismatch(all: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     if let Some(name) = schema["$ref"].as_str() {
         let schema = all.pointer(name.trim_start_matches('#')).unwrap();
@@ -122,7 +121,7 @@ fn mismatch(all: &Value, schema: &Value, value: &Value, at: &str) -> Option<Stri
     items.filter(|_| schema["items"].is_object()).find_map(|item| mismatch(all, &schema["items"], item, at))
 }
 
-/// Asserts that the description has this answer.
+/// Asserts that the description has this response.
 fn assert_described(description: &Value, method: &str, path: &str, answer: &Answer) {
     let operation = &description["paths"][path][method.to_lowercase()];
     let described = &operation["responses"][answer.status.to_string()];
@@ -219,7 +218,7 @@ fn every_operation_answers_as_it_is_described() {
     assert_eq!(seen, all);
 }
 
-// ---- Changes ------------------------------------------------------------------------------------------------------------
+// ---- Changes --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn deploy_by_upload_is_live_when_it_is_answered_and_can_be_rolled_back() {
@@ -278,7 +277,7 @@ fn uploads_are_bounded_and_names_cannot_climb_out() {
     assert_eq!(instance.get("/healthz").json()["generation"], generation);
 }
 
-// ---- Sessions -----------------------------------------------------------------------------------------------------------
+// ---- Sessions -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn session_needs_cookie_and_key_and_a_page_of_its_own() {
@@ -306,7 +305,7 @@ fn session_needs_cookie_and_key_and_a_page_of_its_own() {
         ("/page/none.js", cookie, "", "", 404),
         ("/api/v1/status", cookie, &key, &own, 200),
         ("/api/v1/status", &format!("a=b; {cookie}"), &key, "", 200),
-        // A function that was sent the cookie has no key, and a page of another port has neither.
+        // A function that received the cookie lacks the key, and a page of another port lacks both.
         ("/api/v1/status", cookie, "", "", 401),
         ("/api/v1/status", cookie, &key[1..], "", 401),
         ("/api/v1/status", "", &key, "", 401),
@@ -329,7 +328,7 @@ fn session_needs_cookie_and_key_and_a_page_of_its_own() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A function that has the network, and knows where the console is.
+/// A function that has the network, and knows the console's address.
 #[test]
 fn function_gets_nothing_from_the_console() {
     if !has(&["curl"]) {
@@ -352,7 +351,7 @@ fn function_gets_nothing_from_the_console() {
     assert_eq!(answer.text(), "303 401 401 401 401 401 401 none\n");
 }
 
-// ---- Calls and the command -------------------------------------------------------------------------------------------------
+// ---- Calls and the command ------------------------------------------------------------------------------------------
 
 #[test]
 fn calls_are_found_by_function_status_and_request_with_their_stderr() {
@@ -436,7 +435,7 @@ fn follower_refuses_changes_and_names_the_setting() {
     problem(&client.json("POST", "/api/v1/rollback", json!({"to": 1})), 422, "FAAS_FOLLOWER=1");
 }
 
-// ---- Figures ------------------------------------------------------------------------------------------------------------
+// ---- Figures --------------------------------------------------------------------------------------------------------
 
 /// The value of a sample in the text of /metrics.
 fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
@@ -483,7 +482,7 @@ fn metrics_count_calls_by_function_and_only_by_rows() {
             .iter()
             .any(|choice| choice["why"].as_str().unwrap().contains("lowest score"))
     });
-    // A row that goes takes its labels along, and the others keep their counts.
+    // A deleted row takes its labels along. The other rows keep their counts.
     instance.sqlite3("DELETE FROM functions WHERE k = 'GET:/bad/*'");
     wait_until("the row's labels are gone", || !client.get("/metrics").text().contains("/bad/"));
     assert!(sample(&client.get("/metrics").text(), "faas_requests_total", &[good]).unwrap() >= 3.0);

@@ -1,5 +1,5 @@
-//! The corpora of the fuzz targets (fuzz/), replayed: each file, and each of its beginnings, since a parser meets these
-//! first when bytes come in pieces.
+//! Replays the corpora of the fuzz targets (fuzz/): each file, and each prefix of it. A parser meets prefixes first
+//! when bytes arrive in pieces.
 
 use std::fs;
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::http::Answer;
 use crate::instance::{Instance, has, signal, wait_until};
 
-/// What is left in the run dir and in the spool folder once the gateway has ended as it should: nothing but the token.
+/// Files in the run dir and in the spool folder after a clean end of the gateway: nothing but the token.
 pub fn leftovers(instance: &Instance) -> Vec<String> {
     let entries = [instance.run_dir(), instance.path("spool")].map(|folder| fs::read_dir(folder).unwrap().flatten());
     let names = entries.into_iter().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -21,7 +21,7 @@ fn on_sigterm_every_request_that_has_begun_is_answered_and_nothing_is_left() {
     let mut gate = instance.gate("gate");
     instance.script("POST:/wait", "touch \"$IT_FOLDER/started-$$\"\nread _ < \"$IT_FOLDER/gate\"\ncat");
     let request = b"POST /wait HTTP/1.1\r\nHost: it\r\nContent-Length: 4\r\n\r\nbody";
-    // Three at each stage: the function runs, half the body is there, half the head, one byte.
+    // Three clients at each stage: the function runs, half the body has arrived, half the head, one byte.
     let cuts = [request.len(), request.len() - 2, 20, 1];
     let mut streams: Vec<(BufReader<TcpStream>, usize)> = Vec::new();
     for cut in cuts.into_iter().flat_map(|cut| [cut; 3]) {
@@ -85,7 +85,7 @@ fn on_sigterm_under_load_no_request_is_lost() {
                     let sent = TcpStream::connect(address).and_then(|mut stream| {
                         stream.write_all(b"GET /x HTTP/1.1\r\nHost: it\r\n\r\n").map(|()| BufReader::new(stream))
                     });
-                    // What was sent before the signal has arrived, and must be answered.
+                    // A request sent before the signal has arrived, so the gateway must answer it.
                     let has_arrived = !ending.load(Ordering::SeqCst);
                     match sent.and_then(|mut stream| Answer::read(&mut stream, false)) {
                         Ok(answer) => assert_eq!(answer.text(), "x\n"),
@@ -119,7 +119,7 @@ fn what_does_not_end_within_the_drain_is_cut_off_and_the_exit_code_is_0() {
     wait_until("no process is left", || instance.processes().is_empty());
     assert_eq!(leftovers(&instance), [] as [&str; 0]);
     assert_eq!(instance.log_lines("requests are cut off after ").len(), 1);
-    // Its client is told, or sees the end of the connection.
+    // The client gets an error response, or sees the end of the connection.
     assert!(Answer::read(&mut stream, false).map_or(true, |answer| answer.status >= 500));
 }
 

@@ -96,7 +96,7 @@ fn the_wasm_function_resize_refuses_what_it_cannot_scale() {
     let good = BASE64.encode(picture(ImageFormat::Png));
     let damaged = BASE64.encode(&picture(ImageFormat::Png)[..60]);
     for (image, width, status) in [
-        // What the README of the C original sends.
+        // The README of the C original sends this.
         ("base64data...", json!(800), 400),
         (&good, json!(0), 400),
         (&good, json!("800"), 400),
@@ -125,7 +125,7 @@ fn resize(instance: &Instance, image: &str, width: Value) -> Answer {
     instance.post("/resize", json!({"image": image, "width": width}).to_string())
 }
 
-/// JPEG loses a little.
+/// Allows for the loss of JPEG.
 fn assert_near(pixel: &Rgb<u8>, colour: [u8; 3]) {
     let is_near = pixel.0.iter().zip(colour).all(|(is, wanted)| is.abs_diff(wanted) <= 12);
     assert!(is_near, "{pixel:?} is not {colour:?}");

@@ -1,4 +1,4 @@
-//! What goes wrong in a function, and what its client is told.
+//! Functions that fail, and the error responses that their clients get.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::instance::{Instance, has, wait_until};
 
-/// Of the answer that a function past its deadline gets.
+/// Asserts that a function past its timeout gets this response.
 fn assert_timed_out(instance: &Instance, target: &str) {
     let answer = instance.get(target);
     assert!(answer.problem(504, "timed-out").contains("timeout of 1 s"));
@@ -31,7 +31,7 @@ fn a_wasm_function_past_its_timeout_is_killed_and_answers_504() {
 #[test]
 fn a_function_past_its_timeout_is_killed_with_its_children_also_those_that_fled() {
     let instance = Instance::start();
-    // Children in the background, in a session of their own, and forked twice: all leave word and sleep.
+    // Children in the background, in a session of their own, and forked twice. Each records its process id and sleeps.
     let script = "sleep_on() { echo $$ >>\"$IT_FOLDER/sleepers\"; exec sleep 1000; }\n\
         sleep_on &\n\
         setsid sh -c 'echo $$ >>\"$IT_FOLDER/sleepers\"; exec sleep 1000' &\n\
@@ -50,7 +50,7 @@ fn a_wasm_function_over_its_memory_answers_500_saying_so() {
         return;
     }
     let instance = Instance::start();
-    // Grows by 1 MiB and writes into each of its pages, again and again.
+    // Grows by 1 MiB at a time and writes into each page.
     let source = r#"(module
         (memory (export "memory") 1)
         (func (export "_start") (local $at i32)
@@ -72,7 +72,7 @@ fn a_native_function_over_its_memory_answers_500_saying_so_also_where_it_is_shar
         return;
     }
     let instance = Instance::start();
-    // Takes 200 MiB and keeps them: of its own, shared, or in eight children of 25 MiB each.
+    // Takes 200 MiB and keeps them: anonymous, shared, or in eight children of 25 MiB each.
     let program = instance.compile(
         "large",
         r#"
@@ -171,7 +171,7 @@ fn a_module_that_is_missing_or_cannot_be_executed_answers_500_with_the_path_and_
     native(&instance.program("text", "neither a program nor a script\n"));
     assert!(detail("module-not-executable").contains("#!"));
 
-    // A file that comes, or is mended, later is found without a restart.
+    // A file that appears, or is mended, later works without a restart.
     instance.program("text", "#!/bin/sh\necho mended\n");
     assert_eq!(instance.get("/x").text(), "mended\n");
 }

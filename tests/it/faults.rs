@@ -1,4 +1,4 @@
-//! A machine that runs out of something: descriptors, processes, disk. And a long run, after which all is as it was.
+//! A machine that runs out of descriptors, processes or disk. And a long run that leaves all as it was.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-/// Sets a soft limit of another process, which can be raised again up to the hard one.
+/// Sets a soft limit of another process. It can be raised again up to the hard limit.
 fn limit(pid: u32, name: &str, value: usize) {
     let output = run(Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--{name}={value}:")]));
     assert!(output.status.success(), "{output:?}");
@@ -48,7 +48,7 @@ fn a_worker_without_descriptors_answers_503_and_serves_again_when_it_has_some() 
         limit(worker, "nofile", open_files(worker) + more);
         let answer = instance.get("/x");
         match answer.status {
-            // Enough of them, then.
+            // With this many descriptors the call succeeds.
             200 => break,
             _ => assert!(answer.problem(503, "exhausted").contains("files"), "{}", answer.text()),
         }
@@ -69,7 +69,7 @@ fn a_gateway_without_descriptors_says_so_once_and_serves_again_when_it_has_some(
     instance.script("GET:/x", "echo x");
     assert_eq!(instance.get("/x").text(), "x\n");
     let gateway = instance.gateway_pid();
-    // Room for a connection, but not for all that a request needs; then not even for that.
+    // Leaves room for a connection but not for a request, and then not even for a connection.
     for room in [4, 3, 2, 1, 0] {
         limit(gateway, "nofile", open_files(gateway) + room);
         let mut connections: Vec<_> = (0..4).map(|_| instance.connect()).collect();
@@ -95,7 +95,7 @@ fn a_gateway_without_descriptors_says_so_once_and_serves_again_when_it_has_some(
 #[test]
 fn without_a_process_for_a_function_it_is_503_and_afterwards_all_is_well() {
     if !has(&["prlimit"]) || !is_root() {
-        // As another user, since the limit does not hold for root, and a thread of ours would count against it.
+        // As another user: the limit does not hold for root, and threads of this test would count against it.
         return;
     }
     let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1")]);
@@ -108,7 +108,7 @@ fn without_a_process_for_a_function_it_is_503_and_afterwards_all_is_well() {
     let worker = instance.worker_pid(0);
     let limit = |value: &str| {
         let pid = worker.to_string();
-        // As that user, who may set its own.
+        // As that user, who may set its own limits.
         let output =
             run(Command::new("prlimit").args(["--pid", &pid, &format!("--nproc={value}:")]).uid(47_115).gid(47_115));
         assert!(output.status.success(), "{output:?}");
@@ -122,11 +122,11 @@ fn without_a_process_for_a_function_it_is_503_and_afterwards_all_is_well() {
     assert_eq!(instance.get("/x").text(), "x\n");
 }
 
-/// A small file system of its own, as long as this lives.
+/// A small file system, mounted as long as this lives.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    /// `None`, and the test is skipped, where that cannot be had.
+    /// `None`, and the test is skipped, where it cannot be mounted.
     fn mount(folder: &Path, mib: u32) -> Option<Tmpfs> {
         fs::create_dir_all(folder).unwrap();
         let options = format!("size={mib}m,mode=755");
@@ -164,7 +164,7 @@ fn with_a_full_spool_folder_long_bodies_and_answers_are_503_and_short_ones_are_s
     instance.script("GET:/own", "head -c 100000 /dev/zero >$TMPDIR/f || exit 1; wc -c <$TMPDIR/f");
     let long = "x".repeat(100_000);
     assert_eq!(instance.post("/cat", &long).text(), long);
-    // Longer than the disk.
+    // A body longer than the disk.
     assert!(!instance.get("/long").problem(503, "spool-full").is_empty());
     assert!(!instance.post("/cat", "x".repeat(3_000_000)).problem(503, "spool-full").is_empty());
     assert_eq!(instance.post("/cat", &long).text(), long);
@@ -174,7 +174,7 @@ fn with_a_full_spool_folder_long_bodies_and_answers_are_503_and_short_ones_are_s
         assert!(!answer.problem(503, "spool-full").is_empty());
         assert!(answer.field("Retry-After").is_some());
         assert_eq!(instance.post("/cat", "short").text(), "short");
-        // It is told by its own write.
+        // The function learns of the full disk by its own write.
         assert_eq!(instance.get("/own").status, 500);
     }
     fs::remove_file(fill).unwrap();
@@ -237,7 +237,7 @@ fn with_a_full_run_folder_requests_and_new_rows_are_served_and_workers_come_back
 
 // ---- A long run ----------------------------------------------------------------------------------------------------
 
-/// What must not grow.
+/// Figures that must not grow.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     descriptors: usize,
@@ -252,7 +252,7 @@ impl Usage {
     fn of(pids: [u32; 3], spool: &Path) -> Usage {
         let status = |pid: &u32, name: &str| -> u64 {
             let text = fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
-            // Not the programs' own pages: what part of those is ours depends on who else runs the same programs.
+            // Without the pages of programs: their share depends on other processes that run the same programs.
             let wanted = if name == "status" { "Threads:" } else { "Pss_Anon:" };
             let line = text.lines().find_map(|line| line.strip_prefix(wanted)).unwrap();
             line.split_whitespace().next().unwrap().parse().unwrap()
@@ -273,7 +273,7 @@ impl Usage {
     }
 
     fn is_no_more_than(&self, before: &Usage) -> bool {
-        // Some connections between the parts, and their threads, are kept.
+        // The platform keeps some connections between its parts, and their threads.
         self.descriptors <= before.descriptors + 16
             && self.threads <= before.threads + 8
             && self.zombies == 0
@@ -289,7 +289,7 @@ fn count(folder: &Path) -> usize {
     entries.iter().map(|entry| 1 + if entry.path().is_dir() { count(&entry.path()) } else { 0 }).sum()
 }
 
-/// Ways to end, in turn, by the request's number.
+/// Ways to end, chosen in turn by the request's number.
 const MIX: &str = r#"
 #include <signal.h>
 #include <stdio.h>
@@ -325,7 +325,7 @@ fn after_many_invocations_good_and_bad_all_is_as_it_was_before() {
     instance.install(&[("POST:/mix", json!({"runtime": "native", "module": program}))]);
     is_as_before(&instance, 2_000, |number| {
         let kind = number % KINDS;
-        // Each kind in turn with a body that travels as a file.
+        // Each kind has, in turn, a body that travels as a file.
         let body = if number.is_multiple_of(7) { "x".repeat(70_000) } else { String::new() };
         (format!("/mix?{kind}"), body, [200, 500, 500, 200, 200, 200, 200, 500, 200, 200][kind as usize])
     });
@@ -372,9 +372,9 @@ fn after_many_forked_invocations_good_and_bad_all_is_as_it_was_before() {
     assert!(instance.post("/ping", "").is_warm() && instance.post("/mix?0", "").is_warm());
 }
 
-/// Sends many requests, six at a time, and looks whether gateway, workers and scratch folders are then as they were after
-/// the first few. `request` makes the target, the body and the expected status of each by its number. How many there are is
-/// `total`; with FAAS_TEST_SOAK=1 200,000.
+/// Sends `total` requests, six at a time; with FAAS_TEST_SOAK=1 200,000. Asserts that gateway, workers and scratch
+/// folders are then as they were after the first few. `request` makes target, body and expected status of each from its
+/// number.
 fn is_as_before(instance: &Instance, total: u64, request: impl Fn(u64) -> (String, String, u16) + Sync) {
     let next = AtomicU64::new(0);
     let invoke_until = |end: u64| {
@@ -406,8 +406,8 @@ fn is_as_before(instance: &Instance, total: u64, request: impl Fn(u64) -> (Strin
     assert!(after.is_no_more_than(&before), "before {before:?}, after {after:?}");
 }
 
-/// Until threads that idle have ended. Descriptors are counted where they are fewest since then: samplers open files of /proc
-/// for a moment again and again.
+/// Waits until idle threads have ended. Takes the lowest count of descriptors since then, because samplers open files
+/// of /proc for a moment.
 fn wait_until_calm(pids: [u32; 3], spool: &Path) -> Usage {
     let mut usage = Usage::of(pids, spool);
     let mut since = std::time::Instant::now();

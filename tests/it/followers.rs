@@ -1,5 +1,4 @@
-//! Nodes whose registry is a copy, and the end of service as a balancer sees it. Whole networks of them are tested in
-//! tests/machines.
+//! Nodes whose registry is a copy, and the end of service as a balancer sees it. tests/machines tests whole networks.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +9,7 @@ use serde_json::json;
 use crate::http::Answer;
 use crate::instance::{Instance, run, signal, wait_until};
 
-/// A registry on another machine. What a follower gets of it are snapshots.
+/// A registry on another machine. A follower gets snapshots of it.
 struct Writer(Instance);
 
 impl Writer {
@@ -82,7 +81,7 @@ fn a_follower_takes_no_torn_and_no_older_registry_into_service() {
     fs::write(&half, &whole[..whole.len() / 2]).unwrap();
     deliver(&half, &follower);
     follower.wait_for_log("could not be used", 2);
-    // Sound pages, but of two states: the row has changed, the history has not heard of it.
+    // Sound pages of two states: the row has changed, but the history lacks the change.
     let mixed = writer.snapshot("mixed.db");
     let registry = rusqlite::Connection::open(&mixed).unwrap();
     registry.execute_batch("DROP TRIGGER functions_updated").unwrap();
@@ -181,7 +180,7 @@ fn on_sigterm_a_lame_duck_serves_on_while_healthz_is_503() {
     std::thread::scope(|scope| {
         let call = scope.spawn(|| instance.get("/wait").text());
         wait_until("a call runs", || instance.shared("started").exists());
-        // The second one begins the drain, which still waits for that call.
+        // The second SIGTERM begins the drain, which still waits for that call.
         signal("TERM", instance.gateway_pid());
         wait_until("it takes no more", || std::net::TcpStream::connect(instance.address()).is_err());
         gate.write_all(b"\n").unwrap();

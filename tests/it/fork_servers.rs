@@ -1,4 +1,4 @@
-//! Fork servers: one per runtime, what it shares, how it is replaced, and what its end costs.
+//! Fork servers: one per runtime; its sharing, its replacement, and the cost of its end.
 
 use std::fs;
 use std::io::Write;
@@ -10,14 +10,14 @@ use serde_json::json;
 use crate::instance::{Instance, find, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
-/// Waits at the gate where it is asked to, and says its version.
+/// Waits at the gate if asked to, and prints its version.
 const WAITS: &str = "<?php if (isset($_GET['wait'])) fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'done';";
 
 fn numbers(text: &str) -> Vec<u32> {
     text.split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
-/// Whether faas-php is built; where it is not, the test is skipped.
+/// False, and the test is skipped, where faas-php is not built.
 fn has_faas_php() -> bool {
     find("faas-php").is_some() || {
         skip("faas-php is not built");
@@ -252,7 +252,7 @@ fn streams_can_be_opened_by_name() {
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.script("POST:/streams", "cat /dev/stdin >/dev/stdout && echo said >/dev/stderr");
     assert_eq!(instance.post("/streams", "body").text(), "body");
-    // A body of that length is a file.
+    // A body of that length travels as a file.
     let long = "long body ".repeat(20_000);
     assert_eq!(instance.post("/streams", &long).text(), long);
     instance.wait_for_log("stderr: said", 2);

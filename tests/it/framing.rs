@@ -1,5 +1,5 @@
-//! Framing as a function sees it. The rules themselves are tested where they are kept: heads and chunks in the parsers of
-//! http_handler, connections in src/http_handler/tests, doubtful requests in smuggling.rs.
+//! Framing as a function sees it. Other tests cover the rules themselves: the parsers' own tests heads and chunks,
+//! src/http_handler/tests connections, and smuggling.rs ambiguous requests.
 
 use std::io::Write;
 

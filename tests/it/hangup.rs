@@ -1,5 +1,5 @@
-//! The client's end: a call that only reads ends with its client, any other finishes, and the row or the script may say
-//! otherwise.
+//! Clients that hang up: a call that only reads ends with its client, any other finishes. The row or the script may
+//! decide otherwise.
 
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::http::Answer;
 use crate::instance::{Instance, has, wait_until};
 
-/// A script that says when it runs, waits for the gate, and leaves a trace when it gets through.
+/// A script that reports its start, waits at the gate, and leaves a trace once past it.
 const SLOW: &str = "touch \"$IT_FOLDER/started-$FAAS_FUNCTION\"\nread _ < \"$IT_FOLDER/gate\"\n\
                     touch \"$IT_FOLDER/finished-$FAAS_FUNCTION\"\necho done";
 
@@ -49,7 +49,7 @@ fn ends(instance: &Instance, name: &str) {
 }
 
 fn finishes(instance: &Instance, name: &str, gate: &mut std::fs::File) {
-    // The grace of a half-closed client has passed when this one has ended.
+    // The grace period of a half-closed client is over when this call has ended.
     call_and_leave(instance, "GET", "control");
     wait_until("another call has ended with its client", || !instance.log_lines("request=control client=").is_empty());
     std::fs::remove_file(instance.shared("started-control")).unwrap();

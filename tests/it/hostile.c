@@ -1,5 +1,5 @@
-/* A function that tries what a function must not be able to. It reads one attempt a line from its body, `NAME ARGUMENT`,
-   and answers each with a line `NAME ARGUMENT: ok`, or the error's name where it failed. */
+/* A function that tries to break the sandbox. Each line of its body is one attempt, `NAME ARGUMENT`. For each it prints
+   the line `NAME ARGUMENT: ok`, or the name of the error in place of `ok`. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,14 +34,14 @@ static int open_and_close(const char *path, int flags) {
     return fd < 0 ? fd : close(fd);
 }
 
-/* Opens a file of /proc/PID and reads a byte of it, since some are refused only then. */
+/* Opens a file of /proc/PID and reads a byte of it, since the kernel refuses some only then. */
 static int read_proc(const char *pid, const char *file) {
     char path[64], byte;
     snprintf(path, sizeof path, "/proc/%s/%s", pid, file);
     int fd = open(path, O_RDONLY);
     if (fd < 0)
         return fd;
-    /* In mem there is nothing at 0, so having opened it is enough. */
+    /* mem has no page at 0, so opening it is enough. */
     return strcmp(file, "mem") == 0 ? 0 : read(fd, &byte, 1) < 0 ? -1 : 0;
 }
 
@@ -55,7 +55,7 @@ static int unix_address(struct sockaddr_un *address, const char *path) {
     return offsetof(struct sockaddr_un, sun_path) + strlen(path) + (path[0] != '@');
 }
 
-/* Connects, says hello, and waits for a word: who is let in is kept, who is not is cut off. */
+/* Connects, says hello, and waits for a word: the peer keeps a client that it accepts, and cuts off others. */
 static int talk(const char *path, const char *word) {
     struct sockaddr_un address;
     int length = unix_address(&address, path), fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -69,7 +69,7 @@ static int talk(const char *path, const char *word) {
     ssize_t count = recv(fd, &byte, 1, 0);
     if (count == 0)
         errno = EPIPE;
-    /* Not answered, but not cut off either. */
+    /* No answer, but not cut off either. */
     if (count < 0 && errno == EAGAIN)
         count = 1;
     return count > 0 ? 0 : -1;
@@ -123,8 +123,8 @@ static int socketcall(void) {
 #endif
 }
 
-/* Each process starts others without end, in sessions of their own where asked, and ignores what it can. Should nobody
-   else end them, they end by themselves, for the sake of the machine that tests them. */
+/* Each process starts others without end, in sessions of their own if asked, and ignores all signals that it can. They
+   end by themselves after a while, so that a failed test does not leave them on the machine. */
 static void bomb(int with_sessions) {
     time_t end = time(NULL) + 15;
     for (int signal = 1; signal < 32; signal++)
@@ -175,7 +175,7 @@ static int threads(int count) {
     return 0;
 }
 
-/* Has the kernel make page tables: of every 2 MiB one page is touched, and let go. */
+/* Has the kernel make page tables: touches one page of every 2 MiB, and lets it go. */
 static int page_tables(int mib) {
     for (int i = 0; i < mib * 256; i++) {
         char *piece = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -241,7 +241,7 @@ static int fill_unseen(const char *how, const char *mib) {
     return 0;
 }
 
-/* Makes a process with these flags, which ends at once. */
+/* Makes a process with these flags. It ends at once. */
 static int clone_with(unsigned long flags)
 {
     long pid = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);

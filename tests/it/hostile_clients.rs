@@ -1,9 +1,9 @@
-//! Clients that mean harm, or behave as if they did.
+//! Hostile clients, and clients that behave like them.
 //!
-//! The first half takes what a client can do to a bare tiny_http server (hang its threads by a version, end its process by
-//! a length, …), and does each many times: 300, or with FAAS_TEST_SOAK=1 10,000. Afterwards the gateway's threads,
-//! descriptors and memory are what they were, and it serves.
-//! The second half is about what reaches a function, and about clients that are slow, many, or leave.
+//! The first half makes attacks that bring a bare tiny_http server down, such as a version that hangs its threads or a
+//! length that ends its process. It makes each 300 times, or with FAAS_TEST_SOAK=1 10,000 times. Afterwards the gateway
+//! serves, and its threads, descriptors and memory are as before.
+//! The second half tests the requests that reach a function, and clients that are slow, many, or leave.
 
 use std::fs;
 use std::io::{self, BufReader, Read, Write};
@@ -18,9 +18,9 @@ use crate::instance::{Instance, wait_until};
 
 /// Clients that attack at once.
 const ATTACKERS: usize = 4;
-/// Threads and descriptors may differ by what the pools behind the door keep; a leak of one in ten tries would exceed it.
+/// Threads and descriptors that pools may keep. A leak of one in ten tries would exceed this.
 const COUNT_SLACK: usize = 16;
-/// The allocator returns memory when it likes.
+/// The allocator may return memory late.
 const MEMORY_SLACK_KIB: usize = 6 * 1024;
 
 fn is_soak() -> bool {
@@ -31,7 +31,7 @@ fn tries() -> usize {
     if is_soak() { 10_000 } else { 300 }
 }
 
-/// What the gateway's process holds.
+/// Resources of the gateway's process.
 #[derive(Debug)]
 struct Holdings {
     threads: usize,
@@ -50,7 +50,7 @@ fn holdings(instance: &Instance) -> Holdings {
     Holdings { threads: figure("Threads:"), descriptors, memory_kib: figure("RssAnon:") }
 }
 
-/// Attacks again and again, from several clients at once, and checks that nothing of it stays.
+/// Attacks repeatedly, from several clients at once, and asserts that no resource stays in use.
 fn withstands(instance: &Instance, attack: impl Fn(usize) + Sync) {
     let attack_often = |count: usize| {
         let next = AtomicUsize::new(0);
@@ -71,7 +71,7 @@ fn withstands(instance: &Instance, attack: impl Fn(usize) + Sync) {
     let before = holdings(instance);
     attack_often(tries());
     let is_flat = |now: &Holdings| {
-        // The next answer closes private connections that have been idle for long.
+        // The next response closes private connections that have been idle for long.
         assert_eq!(instance.get("/no/such/route").status, 404);
         now.threads <= before.threads + COUNT_SLACK
             && now.descriptors <= before.descriptors + COUNT_SLACK
@@ -85,14 +85,14 @@ fn withstands(instance: &Instance, attack: impl Fn(usize) + Sync) {
     assert_eq!(instance.get("/healthz").status, 200);
 }
 
-/// Sends bytes on a connection of its own and reads one answer's status.
+/// Sends bytes on a connection of its own and reads the status of one response.
 fn status_of(instance: &Instance, bytes: &[u8]) -> u16 {
     let mut stream = instance.connect();
     let _ = stream.get_mut().write_all(bytes);
     Answer::read(&mut stream, false).unwrap().status
 }
 
-// ---- What brings a bare tiny_http server down -----------------------------------------------------------------------
+// ---- Attacks that bring a bare tiny_http server down ----------------------------------------------------------------
 
 #[test]
 fn a_burst_of_connections_that_stay_is_served_to_the_last_one() {
@@ -102,14 +102,14 @@ fn a_burst_of_connections_that_stay_is_served_to_the_last_one() {
         for stream in &mut streams {
             stream.get_mut().write_all(b"GET /none HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
         }
-        // From the last to the first: none of them may wait until another one closes.
+        // From the last to the first: none may wait until another one closes.
         for stream in streams.iter_mut().rev() {
             assert_eq!(Answer::read(stream, false).unwrap().status, 404);
         }
     });
 }
 
-/// One row for each way of being refused: by version, by length, by head, by framing. The parsers' own tests know all rules.
+/// One row for each kind of rejection: version, length, head, framing. The parsers' own tests cover all rules.
 #[test]
 fn a_refused_request_costs_nothing_that_stays() {
     let instance = Instance::start();
@@ -138,7 +138,7 @@ fn many_requests_in_one_write_take_turns_and_hold_nobody_up() {
     withstands(&instance, |number| {
         let mut stream = instance.connect();
         stream.get_mut().write_all(requests.as_bytes()).unwrap();
-        // Every other client leaves after the first answer, with all others unread: the gateway sees a reset.
+        // Every other client leaves after the first response, with the rest unread: the gateway sees a reset.
         let read = if number % 2 == 0 { 16 } else { 1 };
         (0..read).for_each(|_| assert_eq!(Answer::read(&mut stream, false).unwrap().status, 404));
     });
@@ -171,7 +171,7 @@ fn connections_that_break_at_any_point_leave_nothing_and_accepting_goes_on() {
         stream.get_mut().write_all(&request[..sent]).unwrap();
         match number % 3 {
             0 => stream.get_mut().shutdown(Shutdown::Both).unwrap(),
-            // Closed with an answer that nobody reads, which resets the connection.
+            // The client closes with a response unread, which resets the connection.
             1 if sent == request.len() => assert_eq!(stream.get_mut().peek(&mut [0]).unwrap(), 1),
             _ => {}
         }
@@ -195,15 +195,15 @@ fn an_answer_of_unknown_length_for_an_old_client_is_not_held_in_memory() {
     });
 }
 
-// ---- What reaches a function ----------------------------------------------------------------------------------------
+// ---- Requests that reach a function ---------------------------------------------------------------------------------
 
-/// Says which request it sees, one variable per line.
+/// Prints the request that it sees, one variable per line.
 const TELL: &str = r#"
 printf '%s\n' "method=$REQUEST_METHOD" "uri=$REQUEST_URI" "script=$SCRIPT_NAME" "info=$PATH_INFO" \
     "query=$QUERY_STRING" "host=$HTTP_HOST" "name=$SERVER_NAME" "protocol=$SERVER_PROTOCOL"
 "#;
 
-/// The lines of TELL that differ from what a plain request makes of them.
+/// The lines of TELL that differ from those of a plain request.
 fn told(instance: &Instance, bytes: &str) -> (u16, String) {
     let answer = instance.exchange(bytes).remove(0);
     let usual = ["method=GET", "host=h", "name=h", "protocol=HTTP/1.1", "query=", "info=", "script=/tell"];
@@ -221,7 +221,7 @@ fn targets_of_every_form_reach_the_function_as_sent() {
         ("/tell", 200, "uri=/tell"),
         ("/tell?", 200, "uri=/tell?"),
         ("/tell?a=b?c=d&%00", 200, "uri=/tell?a=b?c=d&%00 query=a=b?c=d&%00"),
-        // Another reader might take these for another path: they are compared as they were sent.
+        // Another reader might take these for another path. The gateway compares them as sent.
         ("//tell", 404, ""),
         ("/%74ell", 404, ""),
         ("/tell%2fa", 404, ""),
@@ -242,7 +242,7 @@ fn targets_of_every_form_reach_the_function_as_sent() {
         |target: &str| instance.exchange(format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
     assert_eq!(options("*")[0].status, 204);
     assert!(options("/tell")[0].text().starts_with("method=OPTIONS\n"));
-    // A client of version 1.0 need not name a host.
+    // An HTTP/1.0 client need not name a host.
     assert_eq!(
         told(&instance, "GET /tell HTTP/1.0\r\n\r\n"),
         (200, "uri=/tell host= name=localhost protocol=HTTP/1.0".into())
@@ -300,7 +300,7 @@ fn cookies_of_8_kib_and_bytes_beyond_ascii_arrive_unchanged() {
     assert_eq!(answer.body, [cookie.as_bytes(), b"; d=e|", &obs].concat());
 }
 
-// ---- Slow clients, too many of them, and those that leave -----------------------------------------------------------
+// ---- Clients that are slow, too many, or leave ----------------------------------------------------------------------
 
 #[test]
 fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
@@ -314,7 +314,7 @@ fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
         stream.get_mut().write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
         stream
     };
-    // As many at once open the connections to the workers, which stay.
+    // As many calls at once open the connections to the workers, which stay open.
     let readers = [(); 50].map(|()| ask());
     assert!(readers.into_iter().all(|mut reader| Answer::read(&mut reader, false).unwrap().status == 200));
     let before = holdings(&instance);
@@ -323,14 +323,14 @@ fn readers_of_one_byte_a_second_are_cut_off_and_their_answers_given_up() {
     while holdings(&instance).descriptors > before.descriptors + COUNT_SLACK {
         assert!(Instant::now() < until, "{:?} were {before:?}", holdings(&instance));
         streams.iter_mut().for_each(|stream| _ = stream.read(&mut [0]));
-        // Closes private connections that have been idle for long.
+        // This call closes private connections that have been idle for long.
         assert_eq!(instance.get("/no/such/route").status, 404);
         std::thread::sleep(Duration::from_secs(1));
     }
     assert_eq!(instance.wait_for_log("took its answer too slowly", 50).len(), 50);
 }
 
-/// How many connections this gateway takes, which depends on how many files it may open.
+/// The gateway's bound of connections, which depends on its limit of open files.
 fn connections_max(instance: &Instance) -> usize {
     let lines = instance.log_lines("open files allow for");
     let count = lines.first().and_then(|line| line.split("allow for ").nth(1)?.split(' ').next()?.parse().ok());
@@ -345,19 +345,19 @@ fn a_connection_over_the_limit_is_503_with_retry_after_at_once_and_room_comes_ba
     let ours = faas::sys::raise_open_files_limit().unwrap() as usize;
     assert!(ours > max + 500, "this test needs {max} connections, and may have {ours} open files");
     let connect = || TcpStream::connect(instance.address()).unwrap();
-    // Those that had said nothing would make room.
+    // Connections that had sent nothing would make room.
     let begin = |mut stream: TcpStream| stream.write_all(b"GET /none HTTP/1.1\r\n").map(|()| stream).unwrap();
     let held: Vec<TcpStream> = (0..max).map(|_| begin(connect())).collect();
     wait_until("all of them have a thread", || holdings(&instance).threads >= max);
     for _ in 0..8 {
         let began = Instant::now();
-        // It is answered before it has asked.
+        // It gets its response before it has sent a request.
         let answer = Answer::read(&mut BufReader::new(connect()), false).unwrap();
         answer.problem(503, "too-many-connections");
         assert!(answer.field("Retry-After").is_some_and(|seconds| seconds.parse::<u64>().unwrap() <= 60));
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
-    // Those that are in are served.
+    // Accepted connections are served.
     let mut first = BufReader::new(held[0].try_clone().unwrap());
     first.get_mut().write_all(b"Host: h\r\n\r\n").unwrap();
     assert_eq!(Answer::read(&mut first, false).unwrap().status, 404);
@@ -398,7 +398,7 @@ fn with_two_hundred_open_files_a_burst_is_turned_away_and_service_goes_on() {
             let mut stream = BufReader::new(stream);
             stream.get_ref().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let _ = stream.get_mut().write_all(request);
-            // One that had to make room for the next that is turned away may see a reset instead of its 503.
+            // A rejected connection that made room for the next rejected one may see a reset instead of its 503.
             match Answer::read(&mut stream, false) {
                 Ok(answer) if answer.status == 200 => served += 1,
                 Ok(answer) => assert!(answer.status == 503 && answer.field("Retry-After").is_some(), "{answer:?}"),
@@ -432,7 +432,7 @@ fn who_has_closed_its_sending_side_gets_a_quick_answer_and_a_slow_function_is_ca
     let mut stream = half_closed(&format!("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n{quick}"));
     wait_until("it has started", || instance.shared("started").exists());
     wait_until("it is gone", || instance.functions().is_empty());
-    // Nothing is served behind it.
+    // The gateway serves nothing that follows it.
     assert!(Answer::read(&mut stream, false).is_err());
 }
 

@@ -1,8 +1,8 @@
-//! Functions that mean harm: what the box keeps them from, and that nothing of them stays.
+//! Hostile functions: the sandbox denies their attempts, and no trace of them stays.
 //!
-//! Most of it is done by hostile.c, which tries what its body says, line by line, and tells what came of it. Where the tests
-//! run as root, they run three times: with functions as nobody, as root itself without its privileges, and with all of the
-//! platform as another plain user.
+//! hostile.c makes most attempts: it reads one from each line of its body, and prints each result. As root, the tests
+//! run three times: with functions as nobody, as root without its privileges, and with the whole platform as another
+//! user.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,16 +15,16 @@ use serde_json::json;
 
 use crate::instance::{GATEWAY, Instance, WORKER, has, signal, skip, wait_for, wait_until};
 
-/// A user id that nobody else has, most likely.
+/// A user id that most likely no other user has.
 const PLAIN_USER: u32 = 47_114;
-/// How long after its answer a process of an invocation may still be found.
+/// A process of an invocation may last this long after the response.
 const GONE_MAX: Duration = Duration::from_millis(200);
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// Calls `test` with an instance for each way that functions can be run.
+/// Calls `test` with an instance for each user that functions can run as.
 fn for_each_user(settings: &[(&str, &str)], test: impl Fn(&Instance)) {
     if !is_root() {
         test(&Instance::with(settings));
@@ -56,7 +56,7 @@ fn hostile(instance: &Instance, key: &str, more: serde_json::Value) -> PathBuf {
     program
 }
 
-/// What came of these attempts.
+/// The results of these attempts.
 fn attempt(instance: &Instance, target: &str, attempts: &[String]) -> Vec<(String, String)> {
     let answer = instance.post(target, attempts.join("\n") + "\n");
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -81,8 +81,8 @@ fn assert_all_succeed(instance: &Instance, target: &str, attempts: &[String]) {
     assert_eq!(failed, [], "a function could not do this");
 }
 
-/// Processes that descend from this instance's gateway and are neither it nor its workers, that were started from its
-/// folder, or that work in or have open a file of one of its scratch folders.
+/// Processes of functions: descendants of this instance's gateway other than its workers, processes started from its
+/// folder, and processes that work in one of its scratch folders or have a file there open.
 fn leftovers(instance: &Instance) -> Vec<u32> {
     let gateway = instance.gateway_pid();
     let (folder, spool) = (instance.path(""), instance.path("spool"));
@@ -117,7 +117,7 @@ fn state(pid: u32) -> Option<(u32, u32)> {
 
 fn descends(pid: u32, ancestor: u32) -> bool {
     let mut at = pid;
-    // No tree here is deeper; a process that ends meanwhile ends the walk.
+    // No tree here is deeper. A process that ends meanwhile ends the walk.
     for _ in 0..10_000 {
         match state(at) {
             Some((parent, _)) if parent == ancestor => return true,
@@ -128,7 +128,7 @@ fn descends(pid: u32, ancestor: u32) -> bool {
     true
 }
 
-/// To be called at once after an answer.
+/// Call this at once after a response.
 fn assert_nothing_stays(instance: &Instance) {
     let answered = Instant::now();
     loop {
@@ -153,7 +153,7 @@ fn scratch_folders(instance: &Instance) -> Vec<PathBuf> {
         .collect()
 }
 
-// ---- What is not its own ------------------------------------------------------------------------------------------
+// ---- Files and processes of others --------------------------------------------------------------------------------
 
 #[test]
 fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
@@ -184,7 +184,7 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
         let (root, run, db) = (instance.path(""), instance.run_dir(), instance.db());
         let (root, run, db) = (root.display(), run.display(), db.display());
         let mut attempts: Vec<String> = vec![
-            // The registry, the run dir, the modules, and the places that are everybody's.
+            // The registry, the run dir, the modules, and places that all users may write to.
             format!("read {db}"),
             format!("write {db}"),
             format!("truncate {db}"),
@@ -211,26 +211,27 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             format!("talk {run}/handover.sock"),
             format!("talk {run}/current/worker_0.sock"),
             format!("talk {run}/current/metrics.sock {{}}"),
-            // What would stay behind.
+            // Objects that would stay behind.
             "shmget".into(),
             "msgget".into(),
             "semget".into(),
             "mq_open faas-it-queue".into(),
             "add_key faas-it-key".into(),
-            // Processes that would not be its children, and namespaces: CLONE_PARENT, CLONE_NEWUSER, CLONE_NEWPID and others.
+            // Processes that would not be its children, and namespaces: CLONE_PARENT, CLONE_NEWUSER, CLONE_NEWPID and
+            // others.
             "clone 8000".into(),
             "clone 10000000".into(),
             "clone 30000000".into(),
             "clone 7e020000".into(),
             "clone3".into(),
-            // Files in memory, which would count nowhere.
+            // Files in memory, which no limit would count.
             "memfd".into(),
             "memfd_secret".into(),
             // Other calling conventions: getpid, and socketcall, which hides its arguments from filters.
             "int80 20".into(),
             "socketcall".into(),
         ];
-        // Where the scratch folders of others are.
+        // The folder that holds the scratch folders of others.
         for all in fs::read_dir(instance.path("spool")).unwrap().flatten() {
             attempts.push(format!("read {}/worker_0", all.path().display()));
             attempts.push(format!("chmod-again {}/worker_0", all.path().display()));
@@ -314,7 +315,7 @@ fn without_net_a_function_has_unix_sockets_and_no_others() {
 
 // ---- Processes ----------------------------------------------------------------------------------------------------
 
-/// Ways to outlive one's invocation. Each leaves the ids of its sessions, where they are not that of the function.
+/// Ways to outlive an invocation. Each records the ids of its sessions that differ from the function's.
 const FUGITIVES: [(&str, &str); 10] = [
     ("a child", "sleep 1000 & echo answered"),
     ("a session of its own", "setsid sh -c 'echo $$ >>$IT_FOLDER/sessions; exec sleep 1000' & await 1; echo answered"),
@@ -395,8 +396,8 @@ fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
                 }
                 answers
             });
-            // Against a bomb that makes a session for each process only a limit of processes helps, which root is exempt
-            // from: there it is ended as well, but when, depends on how many processors the machine has.
+            // Only a limit of processes stops a bomb that makes a session for each process, and root is exempt from it.
+            // As root the bomb ends as well, but the time depends on the number of processors.
             let is_root = !instance.log_lines("functions run as root").is_empty();
             let kinds: &[&str] = if is_root { &[""] } else { &["", "sessions"] };
             let bombs: Vec<_> = kinds
@@ -409,8 +410,8 @@ fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
             done.store(true, Ordering::Relaxed);
             (bombs, others.join().unwrap())
         });
-        // A gateway that is not root has no right to go before a bomb, and ends it in competition with it. That can take so
-        // long that the worker gives up waiting, on a machine that is busy with other tests as well.
+        // A gateway that is not root may not run at a higher priority than a bomb, and competes with it. On a machine
+        // busy with other tests, the worker may give up waiting before the bomb has ended.
         let gateway = fs::metadata(format!("/proc/{}", instance.gateway_pid())).unwrap();
         let has_priority = gateway.uid() == 0;
         for (answer, gone) in bombs {
@@ -447,7 +448,7 @@ fn threads_count_as_processes_and_a_function_at_its_limit_fails_no_other() {
     });
 }
 
-/// How long it takes until none of its processes is left. The way there is short, so that others may run meanwhile.
+/// Time until none of its processes is left. The path is short, so that other tests may run meanwhile.
 fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
     let program = instance.path("hostile");
     let answered = Instant::now();
@@ -474,7 +475,7 @@ fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
             assert!(detail.contains("8 MiB"), "{detail}");
             assert_nothing_stays(instance);
         }
-        // Not too much is left alone.
+        // The platform leaves a function below its limit alone.
         let little = ["fill plain 2", "fill deleted 2"].map(String::from);
         assert_all_succeed(instance, "/hostile", &little);
     });
@@ -523,7 +524,7 @@ fn floods_of_output_are_cut_off_and_fill_neither_memory_nor_log() {
     }
     assert_eq!(instance.wait_for_log("more bytes were dropped", 1).len(), 1);
     let before = instance.log().len();
-    // Characters that are escaped take seven times their bytes.
+    // Escaped characters take seven times their bytes.
     instance.script("GET:/escaped", "head -c 100000000 /dev/zero | tr '\\0' '\\001' >&2; echo done");
     assert_eq!(instance.get("/escaped").text(), "done\n");
     instance.wait_for_log("more bytes were dropped", 2);

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 answer, read byte by byte as RFC 9112 says. A ready-made client would hide what these tests look at: where
-//! an answer ends, whether it broke off, what follows it on the connection.
+//! One HTTP/1.1 response, read byte by byte as RFC 9112 says. A ready-made client would hide the subject of these
+//! tests: the end of a response, a response that breaks off, and the bytes that follow it on the connection.
 
 use std::io::{self, BufRead, Read};
 
@@ -13,7 +13,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads one answer to its end; interim ones (100 Continue) are answers too. `is_to_head`: to a HEAD request.
+    /// Reads one response to its end; interim ones (100 Continue) count as responses. `is_to_head`: to a HEAD request.
     pub fn read(reader: &mut impl BufRead, is_to_head: bool) -> io::Result<Answer> {
         let mut answer = Answer::read_head(reader)?;
         let is_bodyless = is_to_head || answer.status < 200 || [204, 304].contains(&answer.status);
@@ -37,7 +37,7 @@ impl Answer {
         Ok(answer)
     }
 
-    /// Reads status line and fields, and leaves the body where it is.
+    /// Reads the status line and the fields, and leaves the body unread.
     pub fn read_head(reader: &mut impl BufRead) -> io::Result<Answer> {
         let line = read_line(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut words = line.split(' ');
@@ -63,7 +63,7 @@ impl Answer {
         value
     }
 
-    /// Whether the function's process was forked from a fork server.
+    /// True if the function's process was forked from a fork server.
     pub fn is_warm(&self) -> bool {
         self.field("Server-Timing").is_some_and(|timing| timing.contains("desc=\"warm\""))
     }
@@ -89,7 +89,7 @@ impl Answer {
     }
 }
 
-/// The next chunk, empty at the end of the body; `None` where the connection ended, or something else than a chunk came.
+/// The next chunk, empty at the end of the body. `None` if the connection ended, or anything but a chunk came.
 pub fn read_chunk(reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let Some(line) = read_line(reader)? else { return Ok(None) };
     let Ok(length) = u64::from_str_radix(&line, 16) else { return Ok(None) };
@@ -99,7 +99,7 @@ pub fn read_chunk(reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(is_whole.then_some(chunk))
 }
 
-/// A line without its CRLF; `None` where the connection ended before it.
+/// A line without its CRLF; `None` if the connection ended before it.
 fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     reader.read_until(b'\n', &mut line)?;

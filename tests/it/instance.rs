@@ -1,4 +1,4 @@
-//! An instance of the platform in a temporary folder, and what tests do with it.
+//! An instance of the platform in a temporary folder, with operations for tests.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -21,25 +21,25 @@ pub const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway");
 pub const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 pub const CONSOLE: &str = env!("CARGO_BIN_EXE_console");
 
-/// The longest that a test waits for a condition. Everything here takes milliseconds on an idle machine.
+/// Longest wait of a test for a condition. On an idle machine each condition takes milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// Held while a program is started or written. A child that is about to start has all our descriptors for a moment; one
-/// that is open for writing on a program would keep that from being executed ("text file busy").
+/// Held while a program is started or written. Before its exec, a child has all our descriptors for a moment. If one of
+/// them is open for writing on a program, the kernel does not execute that program ("text file busy").
 static STARTING: Mutex<()> = Mutex::new(());
 
-/// A gateway with its workers. Dropped, it is stopped, and where a test has failed its log is shown.
+/// A gateway with its workers. The drop stops it, and prints its log if the test has failed.
 pub struct Instance {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
     process: Option<Child>,
-    /// Gateways that were succeeded.
+    /// Gateways that a successor has replaced.
     former: Vec<Child>,
     address: Option<SocketAddr>,
     files: AtomicU32,
-    /// Whom the gateway runs as, where that is not us.
+    /// The gateway's user, if it is not the test's.
     user: Option<u32>,
-    /// Processes that were found to belong to it, and when they started.
+    /// Processes known to belong to it, with their start times.
     seen: Mutex<HashSet<(u32, u64)>>,
 }
 
@@ -49,7 +49,7 @@ impl Instance {
         Instance::with(&[])
     }
 
-    /// The same with settings that differ from those of [`Instance::prepare`].
+    /// Like [`Instance::start`], with settings that differ from those of [`Instance::prepare`].
     pub fn with(settings: &[(&str, &str)]) -> Instance {
         let mut instance = Instance::prepare(settings);
         instance.init();
@@ -58,7 +58,7 @@ impl Instance {
         instance
     }
 
-    /// Not started, and without a registry. The environment is that of `settings` and nothing of ours but PATH and HOME.
+    /// Not started, and without a registry. Its environment is `settings`, and of ours only PATH and HOME.
     pub fn prepare(settings: &[(&str, &str)]) -> Instance {
         let folder = tempfile::Builder::new().prefix("faas-it-").tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name).display().to_string();
@@ -74,7 +74,7 @@ impl Instance {
             ("FAAS_SPOOL_DIR", inside("spool")),
             ("FAAS_CODE_DIR", inside("code")),
             ("FAAS_MODULE_ROOT", env!("CARGO_MANIFEST_DIR").into()),
-            // What still runs when a test ends is of no interest.
+            // No test waits for calls that still run at its end.
             ("FAAS_DRAIN_MS", "200".into()),
         ]
         .map(|(name, value)| (name.to_string(), value))
@@ -83,7 +83,7 @@ impl Instance {
             environment.retain(|(other, _)| other != name);
             environment.push((name.to_string(), value.to_string()));
         }
-        // Functions may run as another user: they may look around here, and write into what is shared.
+        // Functions may run as another user. They may read here, and write to the shared folder.
         for (name, mode) in [("", 0o755), ("spool", 0o755), ("shared", 0o777)] {
             let path = folder.path().join(name);
             fs::create_dir_all(&path).unwrap();
@@ -101,8 +101,8 @@ impl Instance {
         }
     }
 
-    /// Has the gateway run as another user, who gets the folder, and copies of the programs in it, since ours may lie in
-    /// somebody's home. To be called before [`Instance::init`]; only root can.
+    /// Has the gateway run as another user, who gets the folder. It holds copies of the programs, since ours may lie in
+    /// a home that the user cannot enter. Call this before [`Instance::init`]; only root can.
     pub fn run_as(&mut self, user: u32) {
         self.copy_programs();
         let entries = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -112,7 +112,7 @@ impl Instance {
         self.user = Some(user);
     }
 
-    /// Whether neither we nor the gateway are root.
+    /// True if neither the test nor the gateway runs as root.
     pub fn is_run_as_plain_user(&self) -> bool {
         self.user.is_some() || fs::read_dir("/proc/1/fd").is_err()
     }
@@ -129,18 +129,19 @@ impl Instance {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Starts the gateway, which says everything into `log()`, and waits until it listens.
+    /// Starts the gateway, whose output goes to `log()`, and waits until it listens.
     pub fn launch(&mut self) {
         self.launch_as(self.command(GATEWAY));
     }
 
-    /// The same, by copies of the programs, beside which no faas-wasm lies.
+    /// Like [`Instance::launch`], from copies of the programs without faas-wasm beside them.
     pub fn launch_copies(&mut self) {
         self.copy_programs();
         self.launch_as(self.command(self.path("gateway").to_str().unwrap()));
     }
 
-    /// The same, at a terminal of its own, which closes when the process of [`Instance::gateway_pid`] is killed.
+    /// Like [`Instance::launch`], at a terminal of its own. The terminal closes when the process of
+    /// [`Instance::gateway_pid`] is killed.
     pub fn launch_at_terminal(&mut self) {
         let mut command = self.command("script");
         command.args(["-qec", &format!("exec {GATEWAY}"), "/dev/null"]);
@@ -156,21 +157,21 @@ impl Instance {
         self.former.last().unwrap().id()
     }
 
-    /// The same; from here on it is this instance's gateway.
+    /// Like [`Instance::start_successor`]; from here on the successor is this instance's gateway.
     pub fn launch_successor(&mut self) {
         self.start_successor();
         let successor = self.former.pop();
         self.former.extend(std::mem::replace(&mut self.process, successor));
     }
 
-    /// The same as [`Instance::launch`], by a program that executes the gateway.
+    /// Like [`Instance::launch`], by a program that executes the gateway.
     pub fn launch_by(&mut self, program: &str, arguments: &[&str]) {
         let mut command = self.command(program);
         command.args(arguments);
         self.launch_as(command);
     }
 
-    /// The same, with a log that `cat` writes, out of a pipe.
+    /// Like [`Instance::launch`], with a log that `cat` writes out of a pipe.
     pub fn launch_into_pipe(&mut self) {
         let mut command = self.command("sh");
         // The shell becomes the gateway, which holds the pipe open.
@@ -178,14 +179,14 @@ impl Instance {
         self.launch_as(command);
     }
 
-    /// The same, with limits that a shell sets first: `ulimit -n 200`.
+    /// Like [`Instance::launch`], with limits that a shell sets first: `ulimit -n 200`.
     pub fn launch_under(&mut self, limits: &str) {
         let mut command = self.command("sh");
         command.args(["-c", &format!("{limits} && exec {GATEWAY}")]);
         self.launch_as(command);
     }
 
-    /// The same in a namespace of the network, which `ip netns` knows by this name.
+    /// Like [`Instance::launch`], in the network namespace that `ip netns` knows by this name.
     #[allow(dead_code)] // for tests/machines
     pub fn launch_in(&mut self, namespace: &str) {
         let mut command = self.command("ip");
@@ -214,7 +215,7 @@ impl Instance {
         self.address = Some(address);
     }
 
-    /// Until the registry is loaded and all workers have announced themselves.
+    /// Waits until the registry is loaded and all workers have announced themselves.
     pub fn wait_until_ready(&self) {
         let count: usize = self.setting("FAAS_WORKERS").parse().unwrap();
         wait_until("the instance is ready", || {
@@ -229,7 +230,7 @@ impl Instance {
         self.folder.path().join(name)
     }
 
-    /// A place that functions may write to and know as `$IT_FOLDER`.
+    /// A folder that functions may write to and know as `$IT_FOLDER`.
     pub fn shared(&self, name: &str) -> PathBuf {
         self.path("shared").join(name)
     }
@@ -250,7 +251,7 @@ impl Instance {
         &self.environment.iter().find(|(other, _)| other == name).unwrap().1
     }
 
-    /// All that gateway, workers and functions have said so far.
+    /// All output of gateway, workers and functions so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.path("gateway.log")).unwrap_or_default()).into_owned()
     }
@@ -260,8 +261,8 @@ impl Instance {
         self.log().lines().filter(|line| line.contains(text)).map(str::to_string).collect()
     }
 
-    /// Waits until the log has at least `least` lines that contain `text`, and returns them: it is written by threads of its
-    /// own, and so may come after the answer that it tells of.
+    /// Waits until the log has at least `least` lines that contain `text`, and returns them. Threads of their own write
+    /// the log, so a line may come after the response that it is about.
     pub fn wait_for_log(&self, text: &str, least: usize) -> Vec<String> {
         wait_for(&format!("{text:?} is logged"), || Some(self.log_lines(text)).filter(|lines| lines.len() >= least))
     }
@@ -275,7 +276,7 @@ impl Instance {
         connection
     }
 
-    /// Runs the sqlite3 program on the registry, as a person would, with the statements on its stdin.
+    /// Runs the sqlite3 program on the registry with the statements on stdin, as a person would.
     pub fn sqlite3(&self, sql: &str) -> Output {
         let mut command = Command::new("sqlite3");
         command.arg(self.db()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -303,14 +304,14 @@ impl Instance {
         }
     }
 
-    /// Waits until the registry's state of `generation`, or a later one, is in service.
+    /// Waits until `generation` of the registry, or a later one, is in service.
     pub fn wait_for_generation(&self, generation: u64) {
         let in_service = || self.get("/healthz").json()["generation"].as_u64();
         wait_until(&format!("generation {generation} is in service"), || in_service() >= Some(generation));
     }
 
-    /// Registers a function with this source text: `native` (a program's first line is to name its interpreter), `php` or
-    /// `wasm` (in text form). `more` holds further fields of the descriptor. Waits until it is in service.
+    /// Registers a function with this source text, and waits until it is in service. A `native` one names its
+    /// interpreter in its first line; a `wasm` one is in text form. `more` holds further fields of the descriptor.
     pub fn function(&self, key: &str, runtime: &str, source: &str, more: Value) {
         self.install(&[(key, self.descriptor(runtime, source, more))]);
     }
@@ -350,7 +351,7 @@ impl Instance {
         path
     }
 
-    /// Compiles a C program and returns where it is.
+    /// Compiles a C program and returns its path.
     pub fn compile(&self, name: &str, text: &str) -> PathBuf {
         let source = self.path(&format!("{name}.c"));
         fs::write(&source, text).unwrap();
@@ -360,8 +361,8 @@ impl Instance {
         program
     }
 
-    /// A gate: a named pipe, in which a function waits with `read _ < "$IT_FOLDER/NAME"` until the test writes a newline
-    /// into the file that is returned; each newline lets one through.
+    /// A gate: a named pipe, at which functions wait with `read _ < "$IT_FOLDER/NAME"`. Each newline that the test
+    /// writes to the returned file lets one function through.
     pub fn gate(&self, name: &str) -> File {
         let path = self.shared(name);
         assert!(run(Command::new("mkfifo").args(["-m", "666"]).arg(&path)).status.success());
@@ -395,7 +396,7 @@ impl Instance {
             head += &format!("{name}: {value}\r\n");
         }
         let mut stream = connect(self.address())?;
-        // A gateway that refuses a body may not take all of it: what counts is its answer.
+        // A gateway that rejects a body need not read all of it; only its response matters.
         let _ = stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(body));
         Answer::read(&mut BufReader::new(stream), method == "HEAD")
     }
@@ -405,7 +406,7 @@ impl Instance {
         BufReader::new(connect(self.address()).unwrap())
     }
 
-    /// Sends these bytes on a connection and reads all answers until the gateway closes it.
+    /// Sends these bytes on a connection and reads all responses until the gateway closes it.
     pub fn exchange(&self, bytes: impl AsRef<[u8]>) -> Vec<Answer> {
         let mut stream = self.connect();
         let _ = stream.get_mut().write_all(bytes.as_ref());
@@ -418,7 +419,7 @@ impl Instance {
 
     // ---- Processes ------------------------------------------------------------------------------------------------
 
-    /// What the gateway says of itself to its operator: one line of run/status.sock.
+    /// The gateway's state: one line of run/status.sock.
     pub fn status(&self) -> Value {
         let read_line = || {
             let stream = UnixStream::connect(self.run_dir().join("current/status.sock")).ok()?;
@@ -431,7 +432,7 @@ impl Instance {
         wait_for("the gateway says how it is", read_line)
     }
 
-    /// What it says of worker `id`.
+    /// The state of worker `id`, out of the gateway's.
     pub fn worker(&self, id: u32) -> Option<Value> {
         self.status()["workers"].as_array()?.iter().find(|worker| worker["id"] == id).cloned()
     }
@@ -444,8 +445,8 @@ impl Instance {
         self.process.as_ref().unwrap().id()
     }
 
-    /// All living processes of this instance: those whose environment names its folder, those that descend from its gateway,
-    /// and those that were found so before: what is forked has the environment of its fork server, which names nothing.
+    /// All living processes of this instance. Their environment names its folder, or they descend from its gateway, or
+    /// an earlier call found them: a forked process has the environment of its fork server, which names no folder.
     pub fn processes(&self) -> Vec<u32> {
         let folder = self.folder.path().as_os_str().as_encoded_bytes();
         let names_folder = |pid: u32| {
@@ -467,14 +468,14 @@ impl Instance {
             ours.extend(children);
             at += 1;
         }
-        // One that has ended, and is not waited for yet, is no process any more.
+        // A zombie counts as ended.
         let living = stats.iter().filter(|(pid, stat)| ours.contains(pid) && stat.state != 'Z');
         let living: Vec<(u32, u64)> = living.map(|(pid, stat)| (*pid, stat.started)).collect();
         seen.extend(living.iter().copied());
         living.into_iter().map(|(pid, _)| pid).collect()
     }
 
-    /// Those of them that are functions, which fork servers and children that wait for an invocation are not.
+    /// The processes of functions, without fork servers and their waiting children.
     pub fn functions(&self) -> Vec<u32> {
         let is_platform = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
@@ -485,7 +486,7 @@ impl Instance {
         self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
     }
 
-    /// The fork servers themselves: the leaders of their sessions.
+    /// The fork servers: the leaders of their sessions.
     pub fn fork_servers(&self) -> Vec<u32> {
         let is_leader = |pid: u32| Stat::of(pid).is_some_and(|stat| stat.session == pid);
         self.processes().into_iter().filter(|pid| is_fork_server(*pid) && is_leader(*pid)).collect()
@@ -496,7 +497,7 @@ impl Instance {
         wait_for(&format!("{target} starts warm"), || Some(self.get(target)).filter(Answer::is_warm))
     }
 
-    /// Sends SIGTERM and returns how the gateway ended.
+    /// Sends SIGTERM and returns the gateway's exit status.
     pub fn stop(&mut self) -> ExitStatus {
         signal("TERM", self.gateway_pid());
         self.wait()
@@ -513,7 +514,7 @@ impl Instance {
         })
     }
 
-    /// Runs the gateway's program with arguments to its end, beside the one that is running.
+    /// Runs the gateway's program with arguments to its end, beside the running one.
     pub fn gateway(&self, arguments: &[&str]) -> Output {
         run(self.command(GATEWAY).args(arguments))
     }
@@ -548,7 +549,7 @@ impl Drop for Instance {
     }
 }
 
-/// What /proc/PID/stat says of a process.
+/// Fields of /proc/PID/stat.
 struct Stat {
     state: char,
     parent: u32,
@@ -568,8 +569,7 @@ impl Stat {
     }
 }
 
-/// Whether a process is a fork server, or a child of one that has no invocation yet: both say everything into one pipe, where
-/// functions have two.
+/// True for a fork server and for its waiting children: their stdout and stderr are one pipe, where functions have two.
 fn is_fork_server(pid: u32) -> bool {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments);
@@ -578,13 +578,13 @@ fn is_fork_server(pid: u32) -> bool {
     is_kind && stream(1).is_some() && stream(1) == stream(2)
 }
 
-/// Starts a process; all in this program are started here.
+/// Starts a process. All processes of this program start here.
 pub fn start(command: &mut Command) -> Child {
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Runs a command to its end and returns what it said.
+/// Runs a command to its end and returns its output.
 pub fn run(command: &mut Command) -> Output {
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     start(piped).wait_with_output().unwrap()
@@ -592,7 +592,7 @@ pub fn run(command: &mut Command) -> Output {
 
 /// Sends a signal to a process that this test has started, or that its gateway has.
 pub fn signal(name: &str, pid: u32) {
-    // The result is of no interest: a process that is gone has got what it was to get.
+    // The result does not matter: a process that has ended needs no signal.
     run(Command::new("kill").args(["-s", name, &pid.to_string()]));
 }
 
@@ -600,12 +600,12 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
-/// Waits until `attempt` has a result; fails the test where it has none in time.
+/// Waits until `attempt` has a result; fails the test if it has none in time.
 pub fn wait_for<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
     poll_until(attempt).unwrap_or_else(|| panic!("in {} s it did not come true that {what}", WAIT_MAX.as_secs()))
 }
 
-/// The same, where a miss is for the caller to tell.
+/// Like [`wait_for`], but leaves a timeout to the caller.
 pub fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
@@ -616,18 +616,18 @@ pub fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// Whether all these programs are installed. Where one is not, the test is skipped.
+/// False, and the test is skipped, where one of these programs is not installed.
 pub fn has(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| find(program).is_none());
     missing.inspect(|program| skip(&format!("{program} is not installed"))).is_none()
 }
 
-/// Where this program is.
+/// The path of this program.
 pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path_with_programs()).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// Takes note of the test that cannot run here, or fails it where none may be skipped.
+/// Records that the test cannot run here, or fails it where no test may be skipped.
 pub fn skip(reason: &str) {
     let is_set = |name: &str, value: &str| std::env::var(name).is_ok_and(|is| is == value);
     assert!(!is_set("CI", "true") && !is_set("FAAS_TEST_STRICT", "1"), "{reason}");
@@ -638,7 +638,7 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// PATH, and where cargo, wasmer's own installer and runtimes/build.sh put programs.
+/// PATH, and the folders to which cargo, wasmer's installer and runtimes/build.sh install programs.
 fn path_with_programs() -> String {
     let [path, home] = ["PATH", "HOME"].map(|name| std::env::var(name).unwrap_or_default());
     let built = Path::new(GATEWAY).parent().unwrap().with_file_name("release");

@@ -1,4 +1,4 @@
-//! Processes of the platform that are killed, again and again, or all at once.
+//! Kills processes of the platform, repeatedly or all at once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::http::Answer;
 use crate::instance::{Instance, has, signal, wait_until};
 
-/// How long workers are killed, in seconds: FAAS_TEST_KILL_S, 30 for a thorough run.
+/// Seconds during which the test kills workers: FAAS_TEST_KILL_S, 30 for a thorough run.
 fn kill_time() -> Duration {
     let seconds = std::env::var("FAAS_TEST_KILL_S").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))
@@ -23,7 +23,7 @@ const SLOTS: usize = 4;
 #[test]
 fn with_a_worker_killed_every_300_ms_no_answer_is_wrong_and_502_is_only_for_what_had_started_there() {
     let instance = Instance::with(&[("FAAS_WORKERS", "4"), ("FAAS_WORKER_SLOTS", &SLOTS.to_string())]);
-    // Leaves word that it runs, so that one that ran twice shows.
+    // Records each run, so that a call that ran twice shows.
     instance.script("POST:/echo", "read id; echo \"$id\" >>\"$IT_FOLDER/runs\"; echo \"$id\"; exec cat");
     let (done, next) = (AtomicBool::new(false), AtomicU64::new(0));
     let (answers, kills) = std::thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn a_worker_that_drains_gets_nothing_new_and_killed_then_it_is_replaced_and_what
         wait_until("it runs", || instance.shared("started").exists());
         let id = (0..2).find(|id| instance.worker(*id).unwrap()["in_flight"] == 1).unwrap();
         let draining = instance.worker_pid(id);
-        // By hand this means: finish what runs.
+        // A SIGTERM sent by hand means: finish the running calls.
         signal("TERM", draining);
         wait_until("it says so", || instance.worker(id).unwrap()["slots"] == 0);
         let other = (1 - id).to_string();

@@ -1,4 +1,4 @@
-//! Large bodies and answers, and those that come bit by bit.
+//! Large bodies and responses, and those that arrive piece by piece.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::http::{Answer, read_chunk};
 use crate::instance::{Instance, run, wait_until};
 
-/// What the platform may use more while it carries large bodies.
+/// Additional memory that the platform may use while it carries large bodies.
 const MORE_BYTES_MAX: u64 = 8 << 20;
 
 #[test]
@@ -18,7 +18,7 @@ fn fifty_megabytes_in_and_two_hundred_out_pass_without_being_held_in_memory() {
     let instance = Instance::start();
     instance.script("POST:/sum", "exec cksum");
     instance.script("GET:/large", "exec head -c 200000000 /dev/zero");
-    // Bytes that differ from place to place, so that a swapped or a repeated piece shows.
+    // The bytes differ from place to place, so that a swapped or a repeated piece shows.
     let body: Vec<u8> =
         (0..IN as u32 / 4).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     fs::write(instance.path("body"), &body).unwrap();
@@ -59,7 +59,7 @@ fn fifty_megabytes_in_and_two_hundred_out_pass_without_being_held_in_memory() {
         watcher.join().unwrap()
     });
     assert!(peak <= idle + MORE_BYTES_MAX, "{} KiB while idle, {} KiB at the peak", idle / 1024, peak / 1024);
-    // What waited in files had no names: nothing stays in the spool, beside the functions' scratch folders.
+    // Spool files have no names: nothing stays in the spool folder but the functions' scratch folders.
     let entries = fs::read_dir(instance.path("spool")).unwrap().flatten();
     assert!(entries.map(|entry| entry.file_type().unwrap()).all(|kind| kind.is_dir()));
 }
@@ -83,7 +83,7 @@ fn events_arrive_one_by_one_while_the_function_runs() {
     let head = Answer::read_head(&mut stream).unwrap();
     assert_eq!((head.status, head.field("Content-Type")), (200, Some("text/event-stream")));
     for number in 1..=3 {
-        // The function waits at the gate: an event that came only with the next one would never come.
+        // The function waits at the gate. An event that were sent only with the next one would never arrive.
         assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), format!("data: {number}\n\n").as_bytes());
         gate.write_all(b"\n").unwrap();
     }
@@ -105,7 +105,7 @@ fn a_client_that_leaves_in_the_middle_of_a_large_answer_costs_nothing() {
         stream.get_mut().write_all(b"GET /large HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
         assert_eq!(Answer::read_head(&mut stream).unwrap().status, 200);
     }
-    // To each of the two workers a connection stays.
+    // One connection to each of the two workers stays.
     wait_until("its descriptors are closed", || descriptors() <= before + 4);
     wait_until("its processes are gone", || instance.functions().is_empty());
 }

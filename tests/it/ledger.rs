@@ -1,4 +1,4 @@
-//! The ledger: what is recorded of a call, and that no state of its file touches one.
+//! The ledger: the record of a call. No state of its file affects a call.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ fn ledger(instance: &Instance) -> PathBuf {
     instance.path("faas_calls.db")
 }
 
-/// The recorded call with this request id, as soon as it is there.
+/// Waits for the recorded call with this request id.
 fn recorded(instance: &Instance, request_id: &str) -> Value {
     let find = || {
         let connection = Connection::open(ledger(instance)).ok()?;
@@ -62,7 +62,7 @@ fn cpu_time_is_that_of_the_process_its_children_and_the_killed() {
     let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
     instance.script("GET:/own", busy);
     instance.script("GET:/waited", &format!("sh -c '{busy}'"));
-    // It leaves a busy process behind, once that has used CPU time for a while, and is killed with it.
+    // The function leaves a busy process behind once that has used CPU time, and the platform kills that process.
     let stat = "$(cut -d' ' -f14 /proc/$!/stat)";
     instance.script("GET:/killed", &format!("(while :; do :; done) & until [ {stat} -ge 30 ]; do sleep 0.1; done"));
     for target in ["/own", "/waited", "/killed"] {
@@ -76,7 +76,7 @@ fn cpu_time_is_that_of_the_process_its_children_and_the_killed() {
 #[test]
 fn memory_is_the_highest_sample_of_all_its_processes() {
     let instance = Instance::start();
-    // 20 MB in a child that is gone at the end.
+    // 20 MB in a child that has ended before the function does.
     instance.script("GET:/large", "awk 'BEGIN { s = sprintf(\"%20000000s\", \"\"); system(\"sleep 0.5\") }'");
     assert_eq!(call(&instance, "/large", "it-large"), 200);
     let call = recorded(&instance, "it-large");
@@ -144,7 +144,7 @@ fn a_damaged_ledger_is_moved_aside_and_a_new_one_begun() {
     assert!(fs::read(instance.path("faas_calls.db.damaged")).unwrap().starts_with(b"no database"));
     assert_eq!(instance.log_lines("ledger: could not write").len(), 1);
 
-    // The same while it is in use: bytes of its pages are overwritten, behind SQLite's back.
+    // The same while the file is in use: the test overwrites bytes of its pages behind SQLite's back.
     let path = ledger(&instance);
     let rewrite = "PRAGMA wal_checkpoint(TRUNCATE);";
     Connection::open(&path).unwrap().query_row(rewrite, [], |_| Ok(())).unwrap();
@@ -180,7 +180,7 @@ fn a_locked_ledger_keeps_no_call_and_is_written_when_it_is_free() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where it cannot be mounted, which takes root.
+    /// `None` where it cannot be mounted; only root can.
     fn mount(folder: PathBuf) -> Option<SmallDisk> {
         fs::create_dir(&folder).unwrap();
         let mounted = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&folder));
@@ -221,7 +221,7 @@ fn rows_go_when_the_file_is_too_large() {
     recorded(&instance, "it-old");
     let connection = Connection::open(ledger(&instance)).unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-    // 2 MB of calls, a day later than now.
+    // 2 MB of calls, dated a day from now.
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
         INSERT INTO calls SELECT NULL, (SELECT max(at) FROM calls) + 86400000 + i, 'made', route, function, status, worker,
             start, ms_queued, ms_run, cpu_ms, memory, measured, bytes_in, bytes_out, client, generation,

@@ -1,4 +1,4 @@
-//! The log: what an operator can read of each request, and what a function cannot do to it.
+//! The log: its lines about each request, and attacks of functions on it.
 
 use std::fs;
 use std::process::Command;
@@ -103,7 +103,7 @@ fn a_request_cannot_forge_a_log_line() {
     assert!(instance.log().lines().all(|line| line.starts_with("20")), "each line begins with a time");
 }
 
-/// Until gateway, two workers and the console write to the new file.
+/// Waits until the gateway, two workers and the console write to the new file.
 fn wait_until_reopened(instance: &Instance) {
     wait_until("all programs have reopened it", || instance.log_lines("log: reopened ").len() == 4);
 }
@@ -121,7 +121,7 @@ fn sighup_has_all_programs_go_on_in_a_new_file() {
         let length = fs::metadata(&old).unwrap().len();
         let id = format!("it-{round}");
         instance.request("GET", "/x", &[("X-Request-Id", &id)], b"");
-        // Of the gateway, and of the worker.
+        // One line of the gateway, and one of the worker.
         wait_until("both lines are logged", || instance.log_lines(&format!("request={id} ")).len() == 2);
         assert_eq!(fs::metadata(&old).unwrap().len(), length);
     }

@@ -1,4 +1,4 @@
-//! Workers that die: what their invocations' clients are told, and that others do not notice.
+//! Workers that die: the clients of their invocations get an error, and other clients notice nothing.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {
         "GET:/sleep",
         "setsid sleep 1000 &\necho run >>\"$IT_FOLDER/runs\"\ntouch \"$IT_FOLDER/started\"\nsleep 1000",
     );
-    // What was never started, on the same connections, must not be mistaken for it.
+    // The gateway must tell these calls from calls that never started, on the same connections.
     instance.install(&[("GET:/missing", json!({"runtime": "native", "module": "/nonexistent"}))]);
     for _ in 0..4 {
         assert_eq!(instance.get("/missing").status, 500);
@@ -31,7 +31,7 @@ fn what_runs_on_a_killed_worker_answers_502_and_its_processes_are_gone() {
 fn a_request_whose_worker_dies_before_it_has_started_runs_on_another_one() {
     let instance = Instance::start();
     instance.script("POST:/work", "echo run >>\"$IT_FOLDER/runs\"\ncat");
-    // A worker that stands still takes requests, and starts none.
+    // A stopped worker takes requests and starts none.
     let standing = instance.worker_pid(0);
     signal("STOP", standing);
     std::thread::scope(|scope| {
@@ -81,7 +81,7 @@ fn workers_killed_at_any_moment_run_nothing_twice_and_what_had_not_begun_is_trie
                 let instance = &instance;
                 scope.spawn(move || (id, instance.post("/run", format!("{id}\n"))))
             });
-            // Each time a little later, from before the first byte to after the last.
+            // A little later each time, from before the first byte to after the last.
             std::thread::sleep(std::time::Duration::from_micros(200 * round));
             signal("KILL", killed[victim]);
             answers.extend(clients.map(|client| client.join().unwrap()));

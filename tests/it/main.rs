@@ -1,13 +1,13 @@
-//! The platform from outside: a real gateway with real workers, real php, wasmer and sqlite3, a port and a folder of its
-//! own for every test.
+//! The platform from outside: a real gateway with real workers, real php, wasmer and sqlite3, a port and a folder of
+//! its own for every test.
 //!
-//! Each file holds the tests of one subject, and each test reads as a sentence about it. They wait for conditions
-//! (`wait_until`), never for a time; the bounds of their waits are generous, since a slow machine is no fault. Exact figures
-//! are the benchmarks' business.
+//! Each file holds the tests of one subject, and the name of each test is a sentence about it. Tests wait for
+//! conditions (`wait_until`), never for a time. The bounds of their waits are generous, since a slow machine is no
+//! fault. Benchmarks measure exact figures.
 //!
 //! Tests that take the whole machine are in another binary, alone.rs.
 //!
-//! A test whose program is not installed says so in the file that FAAS_TEST_SKIPS names and ends; with CI=true or
+//! A test whose program is not installed notes that in the file FAAS_TEST_SKIPS and ends. With CI=true or
 //! FAAS_TEST_STRICT=1 it fails.
 
 mod cgi;

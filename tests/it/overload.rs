@@ -1,5 +1,5 @@
-//! More work than there is room for: it is bounded everywhere, refused with the status that says so, and forgotten. How
-//! much good work gets through meanwhile is a benchmark (benches/hostile.rs).
+//! Too many requests: the platform bounds them everywhere, rejects the excess with the right status, and keeps no trace
+//! of it. A benchmark measures the rate of good responses meanwhile (benches/hostile.rs).
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ fn assert_retry_after(answer: &Answer) {
     assert!((1..=60).contains(&seconds), "{seconds}");
 }
 
-/// Until nothing runs and nothing waits.
+/// Waits until no call runs and none waits.
 fn wait_until_calm(instance: &Instance) {
     wait_until("nothing runs or waits", || {
         let status = instance.status();
@@ -56,7 +56,7 @@ fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
                     assert_retry_after(&answer);
                     refused_ms_max.fetch_max(began.elapsed().as_millis() as usize, Ordering::Relaxed);
                     refused.fetch_add(1, Ordering::Relaxed);
-                    // As an impatient client would: it does come back, but not at once.
+                    // Comes back like an impatient client, but not at once.
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 _ => panic!("{answer:?}"),
@@ -103,11 +103,11 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     };
     let mut first = ask();
     wait_until("it has started", || instance.shared("started").exists());
-    // The look at whether there is room takes the last place for a moment, and must have given it back.
+    // The check for room takes the last place for a moment, and must have given it back.
     let mut others: Vec<_> = (2..max).map(|_| ask()).collect();
     wait_until("all but one wait", || instance.status()["waiting"] == max - 2);
     wait_until("there is no room for another", || {
-        // The look itself may have had the last place when the client came.
+        // The check itself may have held the last place when the client came.
         others.push(ask());
         let answer = instance.get("/healthz");
         if answer.status == 503 {
@@ -116,7 +116,7 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
         }
         answer.status == 503
     });
-    // A client that is refused may use its connection again, and does when there is room.
+    // A rejected client may use its connection again, and does so once a place is free.
     let mut late = ask();
     let refusal = Answer::read(&mut late, false).unwrap();
     refusal.problem(503, "too-many-requests");
@@ -124,7 +124,7 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     gate.write_all(b"\n").unwrap();
     assert_eq!(Answer::read(&mut first, false).unwrap().text(), "through\n");
     wait_until("there is room", || instance.get("/healthz").status == 200);
-    // All that wait leave, and nothing of them stays.
+    // All waiting clients leave, and no trace of them stays.
     others.drain(..).for_each(drop);
     wait_until_calm(&instance);
     late.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();

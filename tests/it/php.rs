@@ -1,7 +1,7 @@
-//! PHP as people write it: every snippet runs by exec, forked, and by php-cgi, which is the reference, and must answer the same.
+//! PHP as people write it. Every snippet runs executed, forked, and by php-cgi, the reference, with the same response.
 //!
-//! Three differences are allowed: the default Content-Type, an exit status other than 0, which php-cgi does not have, and the
-//! constants STDIN, STDOUT and STDERR.
+//! Three differences are allowed: the default Content-Type, an exit status other than 0, which php-cgi does not have,
+//! and the constants STDIN, STDOUT and STDERR.
 
 use std::io::Write;
 
@@ -10,12 +10,12 @@ use serde_json::json;
 use crate::http::{Answer, read_chunk};
 use crate::instance::{Instance, has, wait_for};
 
-/// A snippet and the request that it is to answer.
+/// A snippet and its request.
 struct Case {
     name: &'static str,
     code: &'static str,
     method: &'static str,
-    /// Behind the path.
+    /// Follows the path in the target.
     query: &'static str,
     fields: &'static [(&'static str, &'static str)],
     body: &'static str,
@@ -247,12 +247,12 @@ fn php_answers_as_php_cgi_does_by_exec_and_forked() {
     assert!(faults.is_empty(), "{} differ:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Whether a fork server's child gave the answer.
+/// True if a child of a fork server gave the response.
 fn is_warm(answer: &Answer) -> bool {
     answer.field("Server-Timing").is_some_and(|timing| timing.contains("desc=\"warm\""))
 }
 
-/// Status, fields and body, without what is the platform's, what cannot be the same, and the default Content-Type.
+/// Status, fields and body, without the platform's fields, values that cannot be equal, and the default Content-Type.
 fn told(answer: &Answer, way: &str) -> String {
     let platform =
         ["x-request-id", "x-faas-generation", "x-faas-worker", "server-timing", "content-length", "date", "connection"];
@@ -273,7 +273,7 @@ fn told(answer: &Answer, way: &str) -> String {
     )
 }
 
-/// A function that is asked in both ways, and what it answered, which must be the same.
+/// Calls a function executed and forked, asserts equal responses, and returns the response.
 fn both(instance: &Instance, source: &str, more: serde_json::Value, target: &str, body: &str) -> Answer {
     let mut descriptor = instance.descriptor("php", source, more);
     descriptor["start"] = "cold".into();
@@ -282,7 +282,7 @@ fn both(instance: &Instance, source: &str, more: serde_json::Value, target: &str
     instance.install(&[("POST:/cold", cold_row), ("POST:/warm", descriptor)]);
     let cold = instance.request("POST", &format!("/cold{target}"), JSON, body.as_bytes());
     let ask = || instance.request("POST", &format!("/warm{target}"), JSON, body.as_bytes());
-    // What fails does not say how it was started.
+    // A failed call does not tell how its process started.
     let warm = wait_for("a forked process answers", || Some(ask()).filter(is_warm));
     assert_eq!(warm.status, cold.status, "{}", warm.text());
     assert_eq!(warm.field("Content-Type"), cold.field("Content-Type"));
@@ -312,7 +312,7 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
         r#"[1.0,{"name":"Alice"}]"#
     );
     assert_eq!(ask("<?php class Api { private $n = 5; function run() { return $this->n; } }", "Api::run").text(), "5");
-    // A module that prints by itself, whatever its row names as handler.
+    // A module that prints by itself, whatever handler its row names.
     assert_eq!(ask("<?php echo 'by itself'; return 1;", "main").text(), "by itself");
     assert_eq!(ask("<?php echo 'by itself';", "strlen").text(), "by itself");
     let answer =
@@ -326,7 +326,7 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
         let params = instance.get("/users/4%202/posts/a%2Fb").json();
         assert_eq!(params, json!({"id": "4 2", "postId": "a%2Fb"}), "{start}");
     }
-    // What is no JSON is given as the parameters.
+    // If the body is not JSON, the event is the parameters.
     let parameters = both(&instance, "<?php function f($event) { return $event; }", with("f"), "?a=1&b=2", "not JSON");
     assert_eq!(parameters.json(), json!({"a": "1", "b": "2"}));
 
@@ -429,13 +429,13 @@ fn forked_php_finds_the_world_that_php_started_anew_finds() {
     let text = ask("<?php function trace() { return (new Exception)->getTraceAsString(); }\n\
         echo json_encode([$argc, $argv === [__FILE__], getcwd() === __DIR__, PHP_SAPI, trace(), count(get_included_files()), get_included_files()[0] === __FILE__, posix_getsid(0) === getmypid(), ob_get_level(), memory_get_usage() < 4000000, is_resource(STDIN), ini_get('memory_limit'), debug_backtrace()]);");
     assert!(text.contains("\"cgi-fcgi\""), "{text}");
-    // What the function leaves open is closed as PHP would: what waits in a compressor gets to the file.
+    // The platform closes open streams as PHP would, so the rest of a compressor's data reaches the file.
     let text = ask(
         "<?php $file = getenv('IT_FOLDER') . '/left.gz'; @unlink($file); $open = gzopen($file, 'w'); gzwrite($open, str_repeat('x', 1000)); chmod($file, 0666); echo 'left';",
     );
     assert_eq!(text, "left");
     assert_eq!(ask("<?php echo strlen(implode(gzfile(getenv('IT_FOLDER') . '/left.gz')));"), "1000");
-    // A process that the function has forked ends by itself, and does not speak for it.
+    // A process that the function has forked ends by itself, and its end is not the function's.
     let text = ask(
         "<?php $child = pcntl_fork(); if ($child === 0) { exit(5); } pcntl_waitpid($child, $status); echo pcntl_wexitstatus($status);",
     );

@@ -1,9 +1,9 @@
-//! The gateway behind nginx, HAProxy and Caddy, each with the very configuration under deploy/ that docs/OPERATING.md shows.
+//! The gateway behind nginx, HAProxy and Caddy, each with its configuration in deploy/, which docs/OPERATING.md shows.
 //!
 //! A binary of its own, which `cargo test` leaves out: `cargo test --test it_proxies` runs it where Debian's packages
 //! nginx-light, haproxy, caddy, openssl and curl are installed.
 
-// They share the harness, and none of the binaries uses all of it.
+// The test binaries share the harness, and none of them uses all of it.
 #[allow(dead_code)]
 mod http;
 #[allow(dead_code)]
@@ -20,10 +20,10 @@ use crate::instance::{Instance, run, start, wait_until};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
 
-/// Where clients call from: not from the address of the proxy, which is trusted.
+/// The clients' address, which differs from the proxy's, since the proxy's is trusted.
 const CLIENT: &str = "127.0.0.2";
 
-/// A proxy in front of an instance. Dropped, it is ended.
+/// A proxy in front of an instance. The drop ends it.
 struct Proxy {
     instance: Instance,
     process: Child,
@@ -78,7 +78,8 @@ impl Proxy {
         fs::write(&body, vec![b'x'; 1 << 20]).unwrap();
         let echoed = self.curl("/echo", &["--data-binary", &format!("@{}", body.display())]);
         assert_eq!(echoed.len(), 1 << 20);
-        // Who calls the gateway directly, and is trusted, too, can name any client; this shows that the list is read.
+        // A trusted client that calls the gateway directly can name any client. This shows that the gateway reads the
+        // list.
         let direct = self.instance.request("GET", "/env", &[("X-Forwarded-For", "203.0.113.9")], b"");
         assert!(direct.text().contains("REMOTE_ADDR=203.0.113.9\n"));
     }
@@ -157,7 +158,7 @@ fn behind_caddy_a_function_sees_the_client() {
         fs::write(folder.join("Caddyfile"), format!("{options}{config}")).unwrap();
         let mut command = Command::new("caddy");
         command.args(["run", "--adapter", "caddyfile", "--config"]).arg(folder.join("Caddyfile"));
-        // Its certificates go there.
+        // Caddy puts its certificates there.
         command.env("HOME", folder).env("XDG_DATA_HOME", folder).env("XDG_CONFIG_HOME", folder);
         command
     });

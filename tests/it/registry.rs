@@ -1,4 +1,4 @@
-//! The registry: what the sqlite3 program writes comes into service, whatever happens to the file.
+//! The registry: changes made by the sqlite3 program come into service, whatever happens to the file.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ fn an_insert_an_update_and_a_delete_by_the_sqlite3_program_come_into_service() {
         return;
     }
     let instance = Instance::start();
-    // To the letter what the README of the C original says; it names a file that nobody has.
+    // Literally from the README of the C original; the file that it names does not exist.
     let output = instance.sqlite3(
         r#"INSERT INTO functions (k, v, updated) VALUES (
   'POST:/api/convert',
@@ -152,7 +152,7 @@ fn the_last_good_routes_serve_while_the_registry_is_missing_or_damaged_and_it_is
         let stale = "the registry cannot be used; its last good routes are in service";
         assert_eq!(instance.get("/healthz").json()["status"], stale);
         assert!(instance.status()["registry"]["fault"].is_string(), "{}", instance.status());
-        // It is looked at again and again, twice a second at least; the complaint stays the only one.
+        // The gateway looks at the file at least twice a second, and logs the fault once.
         let looks = instance.log().len();
         for _ in 0..100 {
             assert!(is_good());
@@ -160,14 +160,14 @@ fn the_last_good_routes_serve_while_the_registry_is_missing_or_damaged_and_it_is
         assert!(instance.log().len() > looks);
         assert_eq!(complaints(), before + 1, "{:?}", instance.log_lines(" registry "));
 
-        // A person mends it: takes a good file and adds a row.
+        // The operator mends it: takes a good file and adds a row.
         for suffix in ["-wal", "-shm"] {
             let _ = fs::remove_file(instance.path(&format!("registry.db{suffix}")));
         }
         fs::copy(&backup, instance.path("new.db")).unwrap();
         fs::rename(instance.path("new.db"), instance.db()).unwrap();
         instance.script(&format!("GET:/new/{number}"), "echo new");
-        // The good file counts as a change of its own, which may be what was waited for so far.
+        // The good file is a change of its own, which may have ended the wait above.
         wait_until("the row is in service", || instance.get(&format!("/new/{number}")).text() == "new\n");
         assert!(is_good());
         assert_eq!(instance.get("/healthz").json()["status"], "ready");
@@ -199,7 +199,7 @@ fn a_bad_row_keeps_its_last_good_version_and_a_new_bad_row_answers_500_naming_it
     instance.launch();
     instance.wait_until_ready();
     assert_eq!(instance.get("/row").text(), "good\n");
-    // Neither keeps others from their change, nor themselves from being mended.
+    // Neither row blocks changes of other rows, and both can be mended.
     instance.script("GET:/bad", "echo mended");
     instance.script("GET:/row", "echo better");
     assert_eq!((instance.get("/bad").text(), instance.get("/row").text()), ("mended\n".into(), "better\n".into()));

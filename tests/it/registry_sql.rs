@@ -1,4 +1,5 @@
-//! init.sql in the plain sqlite3 program: its history, its rollback, and what it refuses. No gateway runs here.
+//! init.sql in the plain sqlite3 program: its history, its rollback, and the rows that it refuses. No gateway runs
+//! here.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -35,7 +36,7 @@ impl Registry {
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
-    /// The same for a script on standard input.
+    /// Like `run`, for a script on stdin.
     fn script(&self, sql: &str) {
         use std::io::Write;
         let mut command = Command::new("sqlite3");
@@ -219,7 +220,7 @@ fn rollback_goes_back_one_step_each_time() {
         registry.ok(&deploy("POST:/r", "shop/index.php", &format!("v{version}"), version));
         registry.ok(&deploy("GET:/other", "other.php", &format!("other {version}"), version));
     }
-    // The fourth deploy changes code alone, and adds a file.
+    // The fourth deploy changes only code, and adds a file.
     registry.ok("INSERT OR REPLACE INTO modules VALUES ('shop/index.php', 'v4', 0), ('shop/lib.php', 'new', 0)");
     let rollback = "INSERT INTO rollback VALUES ('POST:/r')";
     let other = ["GET:/other=3", "other.php=other 3"];
@@ -234,7 +235,7 @@ fn rollback_goes_back_one_step_each_time() {
         assert_eq!(registry.state(), shop(version, &format!("v{version}")));
     }
     assert!(registry.refused(rollback).contains("there is no older version: this is the first one"));
-    // A deploy after it begins anew: the step before it is what the rollback left.
+    // A later deploy begins anew: the step before it is the result of the rollback.
     registry.ok(&deploy("POST:/r", "shop/index.php", "v5", 5));
     registry.ok(rollback);
     assert_eq!(registry.state(), shop(1, "v1"));
@@ -248,7 +249,7 @@ fn rollback_restores_a_removed_route_and_a_row_without_code() {
     registry.ok("INSERT INTO rollback VALUES ('GET:/file')");
     assert_eq!(registry.state(), ["GET:/file=1"]);
     registry.ok(&deploy("GET:/db", "m.php", "code", 3));
-    // What comes right before the removal, code of another bundle, is no part of it.
+    // A change of another bundle right before the removal is no part of it.
     registry.ok("INSERT INTO modules VALUES ('else.php', 'else', 0)");
     registry.ok("DELETE FROM functions WHERE k = 'GET:/db'; DELETE FROM modules WHERE name = 'm.php';");
     registry.ok("INSERT INTO rollback VALUES ('GET:/db')");

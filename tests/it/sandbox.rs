@@ -1,4 +1,4 @@
-//! The function's box: what it may write, whom it may reach, how much of the machine it may take.
+//! The sandbox: files that a function may write, processes that it may reach, and its share of the machine.
 
 use std::fs;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::instance::{Instance, has, wait_until};
 
-/// What the gateway says of the sandbox.
+/// The gateway's report on the sandbox.
 fn described(instance: &Instance) -> Value {
     instance.status()["sandbox"].clone()
 }
@@ -28,7 +28,7 @@ fn a_function_writes_into_its_scratch_folder_and_what_its_row_lists_and_nowhere_
     let has_landlock = described(&instance)["landlock"].as_u64().unwrap() > 0;
     let elsewhere = if has_landlock { "other refused" } else { "other written" };
     assert_eq!(lines[..4], ["scratch written", "listed written", elsewhere, "null written"]);
-    // The answer does not wait for that.
+    // The response does not wait for that.
     wait_until("the scratch folder is gone", || !fs::exists(lines[4]).unwrap());
     assert_ne!(instance.get("/write").text().lines().last(), Some(lines[4]), "each invocation has one of its own");
 }
@@ -37,7 +37,7 @@ fn a_function_writes_into_its_scratch_folder_and_what_its_row_lists_and_nowhere_
 fn a_function_cannot_read_the_registry_nor_the_run_dir_where_it_has_a_user_of_its_own() {
     let instance = Instance::start();
     if described(&instance)["user"] == "the gateway's own" {
-        // That needs root, so it is no failure where nothing may be skipped.
+        // That needs root, so it is no failure even where no test may be skipped.
         return;
     }
     let script =
@@ -55,7 +55,7 @@ fn a_function_cannot_read_the_registry_nor_the_run_dir_where_it_has_a_user_of_it
 fn where_permissions_hide_nothing_the_registry_cannot_be_read_and_files_can_be_linked_from_folder_to_folder() {
     let instance = Instance::start();
     let landlock = described(&instance)["landlock"].as_u64().unwrap();
-    // The right to move files from folder to folder came with the second version; before that none could be (landlock(7)).
+    // Version 2 of Landlock added the right to move files between folders; before, none could be moved (landlock(7)).
     if landlock < 2 {
         return;
     }
@@ -164,7 +164,7 @@ fn functions_never_run_as_root_by_themselves() {
     let closed = tempfile::tempdir().unwrap();
     fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
     if fs::metadata(closed.path()).unwrap().uid() != 0 {
-        // Only a gateway of root could.
+        // Only a gateway that runs as root could.
         return;
     }
     fs::write(closed.path().join("closed.sh"), "#!/bin/sh\nid -u\n").unwrap();

@@ -1,4 +1,4 @@
-//! Which worker gets an invocation.
+//! The choice of a worker for an invocation.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ fn figure(worker: &Value, name: &str) -> f64 {
 fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
     let instance = Instance::start();
     let mut gate = instance.gate("gate");
-    // On both cores of a small machine, so that it shows beside whatever else is running there.
+    // On both cores of a small machine, so that the load shows beside other processes.
     instance.script("GET:/spin", "while :; do :; done & while :; do :; done");
     instance.script("GET:/sleep", "read _ < \"$IT_FOLDER/gate\"");
     instance.script("GET:/probe", "echo probe");
@@ -46,7 +46,7 @@ fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
         assert!(right >= 80, "only {right} of 100 went to the sleeping worker");
         gate.write_all(b"\n").unwrap();
         assert_eq!(sleeper.join().unwrap().status, 200);
-        // The client goes away, and the spinner with it.
+        // The client leaves, and the busy function ends with it.
         drop(stream);
     });
 }
@@ -157,7 +157,7 @@ fn memory_of_a_function_counts_as_its_workers() {
     let instance = Instance::start();
     let mut gate = instance.gate("gate");
     let before = figure(&instance.worker(0).unwrap(), "mem").max(figure(&instance.worker(1).unwrap(), "mem"));
-    // tail keeps its whole input: 100 MB, a fifth of what counts as full.
+    // tail keeps its whole input: 100 MB, a fifth of the amount that counts as full.
     let script = "{ head -c 100000000 /dev/zero; read _ < \"$IT_FOLDER/gate\"; } | tail -c 100000000 | wc -c";
     instance.script_with("GET:/large", script, json!({"memory": 512}));
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Under a service manager: the notes that it gets (sd_notify(3)), and the units that it reads.
+//! The gateway under a service manager: notes to the manager (sd_notify(3)), and its units.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -51,7 +51,7 @@ fn systemd_finds_no_fault_with_the_units() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["faas.service", "faas.socket"] {
         let unit = fs::read_to_string(format!("{DEPLOY}/{name}")).unwrap();
-        // It looks whether the program is there.
+        // systemd-analyze checks that the program exists.
         fs::write(folder.path().join(name), unit.replace("/usr/lib/faas/gateway", GATEWAY)).unwrap();
     }
     let mut command = Command::new("systemd-analyze");

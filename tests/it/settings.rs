@@ -85,7 +85,7 @@ fn a_second_gateway_in_the_same_run_dir_is_refused_and_harms_nothing() {
     assert!(line.contains(&format!("process {}", instance.gateway_pid())) && line.contains("FAAS_RUN_DIR"), "{line}");
     assert_eq!(instance.get("/x").text(), "x\n");
     assert_eq!(instance.gateway(&["--healthz"]).status.code(), Some(0));
-    // Nor is a worker that is there already started twice.
+    // Nor does a second worker start with an id in use.
     let line = refusal(&run(instance.command(WORKER).arg("0")), 1);
     assert!(line.contains("worker 0 already runs"), "{line}");
 }
@@ -104,7 +104,7 @@ fn a_port_that_is_taken_is_one_line_that_names_its_holder() {
 
 #[test]
 fn port_is_taken_where_faas_port_is_not_set() {
-    // As in `PORT=8081 FAAS_PORT= gateway`; a port that was free a moment ago.
+    // As in `PORT=8081 FAAS_PORT= gateway`, with a port that was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let instance = Instance::with(&[("FAAS_PORT", ""), ("PORT", &port.to_string())]);
     assert_eq!(instance.address().port(), port);

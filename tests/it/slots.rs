@@ -1,4 +1,4 @@
-//! Slots, the queue in front of them, and what is answered when both are full.
+//! Slots, the queue in front of them, and the responses when both are full.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::http::Answer;
 use crate::instance::{Instance, wait_until};
 
-/// Waits at the gate, and says as which process.
+/// Records its start, waits at the gate, and prints its process id.
 const WAITER: &str = "touch \"$IT_FOLDER/started-$$\"\nread _ < \"$IT_FOLDER/gate\"\necho $$";
 
 fn started(instance: &Instance) -> usize {
@@ -25,7 +25,7 @@ fn sixty_four_slow_invocations_run_at_once_each_in_a_process_of_its_own() {
     instance.script("GET:/wait", WAITER);
     let processes: HashSet<String> = std::thread::scope(|scope| {
         let requests: Vec<_> = (0..COUNT).map(|_| scope.spawn(|| instance.get("/wait"))).collect();
-        // None ends before all have started.
+        // No call ends before all have started.
         wait_until("all have started", || started(&instance) == COUNT);
         assert_eq!(instance.functions().len(), COUNT);
         gate.write_all(&[b'\n'; COUNT]).unwrap();
@@ -127,7 +127,7 @@ fn a_sleeping_function_with_a_hundred_callers_keeps_no_slot_from_another() {
             // Three quarters of eight slots run.
             instance.status()["waiting"] == CALLERS - 6 && started(&instance) >= 6
         });
-        // None of them ends meanwhile.
+        // No call ends meanwhile.
         (0..50).for_each(|_| other());
         assert_eq!(started(&instance), 6);
         gate.write_all(&[b'\n'; CALLERS]).unwrap();

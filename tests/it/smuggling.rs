@@ -1,5 +1,5 @@
-//! Request smuggling through the whole gateway: a body that is a request never becomes one. The function records each of its
-//! runs. src/http_handler/smuggling.rs has the requests that two readers could read differently.
+//! Request smuggling through the whole gateway: a body that looks like a request never becomes one. The function
+//! records each of its runs. src/http_handler/smuggling.rs has the requests that two readers could read differently.
 
 use serde_json::json;
 
@@ -7,10 +7,10 @@ use crate::http::Answer;
 use crate::instance::Instance;
 
 const MARKER: &str = "GET /marker HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
-/// A body that is a request, as a smuggler sends it.
+/// A body that looks like a request, as a smuggler sends it.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\n";
 
-/// An instance whose function leaves word of each run and sends its body back.
+/// An instance whose function records each run and sends its body back.
 fn echoing() -> Instance {
     let instance = Instance::start();
     let script = r#"#!/bin/sh
@@ -23,7 +23,7 @@ cat
     instance
 }
 
-/// What the function has been run for since the last time.
+/// The runs of the function since the last call of this.
 fn take_runs(instance: &Instance) -> Vec<String> {
     let path = instance.shared("runs");
     let runs = std::fs::read_to_string(&path).unwrap_or_default();
@@ -62,7 +62,7 @@ fn a_body_that_is_a_request_stays_a_body() {
         assert_eq!(answers[0].text(), SMUGGLED, "for {body:?}");
         assert_eq!(take_runs(&instance), [format!("POST /first {length}"), "GET /marker 0".into()], "for {body:?}");
     }
-    // Nor does a GET with a body, or one whose answer is not the function's, leave it behind.
+    // The gateway reads the body of a GET, and of a request that it answers itself, to its end.
     for (line, status) in [("GET /first", 200), ("PUT /first", 405), ("GET /healthz", 200), ("OPTIONS *", 204)] {
         let first = format!("{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}");
         assert_eq!(statuses(&instance.exchange(format!("{first}{MARKER}"))), [status, 200], "for {line}");

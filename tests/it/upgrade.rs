@@ -1,4 +1,4 @@
-//! An upgrade: a successor takes the public port over, and no client notices.
+//! An upgrade: a successor takes over the public port, and no client notices.
 
 use std::fs;
 use std::io::{BufReader, Write};
@@ -85,7 +85,7 @@ fn a_successor_that_is_not_ready_ends_and_the_old_gateway_goes_on() {
     let instance = Instance::with(&[]);
     instance.script("GET:/x", "echo x");
     let pid = current(&instance).unwrap();
-    // Its workers cannot start.
+    // The successor's workers cannot start.
     let folder = instance.path("lame");
     fs::create_dir(&folder).unwrap();
     fs::copy(GATEWAY, folder.join("gateway")).unwrap();
@@ -107,7 +107,7 @@ fn a_successor_that_dies_leaves_the_old_gateway_in_service_and_another_can_succe
     let mut instance = Instance::with(&[("FAAS_DRAIN_MS", "60000")]);
     instance.script("GET:/x", "echo x");
     let old = instance.gateway_pid();
-    // Killed at once, in whatever state it is.
+    // The test kills the successor at once, in whatever state it is.
     let killed = instance.start_successor();
     instance.wait_for_log("is to succeed this one", 1);
     signal("KILL", killed);
@@ -117,7 +117,7 @@ fn a_successor_that_dies_leaves_the_old_gateway_in_service_and_another_can_succe
     upgrade(&mut instance);
     assert_eq!(instance.get("/x").text(), "x\n");
     instance.wait_for_log("gateway: the older ones have ended", 1);
-    // It holds the run dir alone now.
+    // The last successor holds the run dir alone now.
     let second = instance.gateway(&[]);
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("already runs in"), "{second:?}");

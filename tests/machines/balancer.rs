@@ -10,10 +10,10 @@ use crate::http::Answer;
 use crate::instance::wait_until;
 use crate::network::{FRONT, Process};
 
-/// The longest that a client waits for a byte: more than the balancer takes to give a node up.
+/// Longest wait of a client for a byte: more than the balancer takes to give up a node.
 const CLIENT_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Starts it, and waits until it serves.
+/// Starts HAProxy, and waits until it serves.
 pub fn start(log: &Path) -> Process {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/haproxy.cfg");
     let process = Process::start(Command::new("haproxy").arg("-db").arg("-f").arg(config), log);

@@ -1,4 +1,4 @@
-//! What carries the registry from the writer to the followers: Litestream by way of an SFTP server, or push.sh by SSH.
+//! Carriers of the registry from the writer to the followers: Litestream through an SFTP server, or push.sh by SSH.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,12 +39,12 @@ impl Carrier {
         Carrier { kind, folder, _servers: servers }
     }
 
-    /// Logs of all that it runs.
+    /// Logs of all its processes.
     pub fn logs(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Starts what the writer needs. `epoch` counts writers: each has a replica of its own.
+    /// Starts the writer's side. `epoch` counts writers: each has a replica of its own.
     pub fn start_writer(&self, writer: &Place<'_>, followers: &[Place<'_>], epoch: u32) -> Vec<Process> {
         let log = self.folder.path().join(format!("writer-{epoch}.log"));
         vec![match self.kind {
@@ -68,7 +68,7 @@ impl Carrier {
         }]
     }
 
-    /// Starts what a follower needs: with push.sh nothing.
+    /// Starts the follower's side; push.sh has none.
     pub fn start_follower(&self, follower: &Place<'_>, epoch: u32) -> Vec<Process> {
         if self.kind == Kind::Push {
             return Vec::new();
@@ -96,7 +96,7 @@ fn deploy(name: &str) -> String {
 fn ssh_server(folder: &Path, network: &Network, machine: usize) -> Process {
     let address = if machine == 0 { FRONT.to_string() } else { address_of(machine) };
     let config = folder.join(format!("sshd-{machine}"));
-    // A home without a .bashrc, which bash reads for each command, and which can take a second.
+    // A home without a .bashrc: bash would read it for each command, which can take a second.
     let lines = format!(
         "ListenAddress {address}:22\nHostKey {0}/host_key\nAuthorizedKeysFile {0}/client_key.pub\nPermitRootLogin yes\n\
          StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\nSetEnv HOME={0}\n",

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds deploy/Containerfile and runs it:  tests/machines/container.sh ROOT
 #
-# ROOT is a folder with a Debian 12, as debootstrap makes it, which stands for the image debian:bookworm-slim. buildah runs
-# the steps in a chroot, so that it needs no daemon and no cgroups; root and the network are needed, since the image takes
-# packages. What ./start.sh --prepare has built goes in.
+# ROOT is a folder with a Debian 12, as debootstrap makes it. It replaces the image debian:bookworm-slim. buildah runs
+# the steps in a chroot, without a daemon and without cgroups. It needs root, and the network for packages. Run
+# ./start.sh --prepare before: the image gets the programs that it has built.
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -25,7 +25,7 @@ leave() {
     rm -rf "$work"
 }
 
-# Prints what the container answers to a GET of the path $1.
+# Prints the container's response to a GET of the path $1.
 get() { curl -sS --max-time 30 "http://127.0.0.1:8080$1"; }
 
 # Fails unless the text $2 contains $3; $1 names the check.
@@ -36,7 +36,7 @@ check() {
     esac
 }
 
-# Runs the container, with what is in this script below as its clients, in a network of its own.
+# Runs the container and its clients, the rest of this script, in a network of their own.
 run_container() {
     container=$(engine from --pull-never localhost/faas)
     step 'run the container'

@@ -1,4 +1,4 @@
-//! Three machines, as namespaces of the network: a gateway in each, the files of deploy/ between them.
+//! Three machines, as network namespaces, with a gateway in each and the files of deploy/ between them.
 //!
 //! ```text
 //!            10.0.0.1: HAProxy, an SFTP server, the tests' clients
@@ -8,12 +8,12 @@
 //!   writer             follower           follower
 //! ```
 //!
-//! run.sh starts this program in namespaces of its own, which end with it, whatever happens. It needs root, and programs
-//! that .ci/run installs, so a plain `cargo test` leaves it out.
+//! run.sh starts this program in namespaces that end with it, whatever happens. It needs root and programs that .ci/run
+//! installs, so a plain `cargo test` leaves it out.
 
 mod balancer;
 mod carriers;
-// The harness of the other test programs; none of them uses all of it.
+// The test programs share this harness, and none of them uses all of it.
 #[allow(dead_code)]
 #[path = "../it/http.rs"]
 mod http;

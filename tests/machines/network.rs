@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::instance::{run, start};
 
-/// Where the balancer and the store are.
+/// The address of the balancer and the store.
 pub const FRONT: &str = "10.0.0.1";
 
 /// The address of machine `number`, 1 to 3. deploy/haproxy.cfg names the same.
@@ -15,9 +15,9 @@ pub fn address_of(number: usize) -> String {
     format!("10.0.0.{}", 10 + number)
 }
 
-/// A bridge, and a namespace on it for each machine. Dropped, both are gone.
+/// A bridge with a namespace for each machine. The drop removes them.
 pub struct Network {
-    /// Ends the names of all that it makes, so that two networks never meet.
+    /// Suffix of all names that it makes, so that two networks never meet.
     mark: String,
     machines: usize,
 }
@@ -77,7 +77,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for number in 1..=self.machines {
-            // The namespace lives on for a moment, and would keep its end of the cable.
+            // The namespace outlives its removal for a moment, and would keep its end of the cable.
             run(Command::new("ip").args(["link", "del", &self.cable(number)]));
             run(Command::new("ip").args(["netns", "del", &self.namespace(number)]));
         }
@@ -90,13 +90,13 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A process with all that it starts. Dropped, they are killed.
+/// A process with all its descendants. The drop kills them.
 pub struct Process {
     child: Child,
 }
 
 impl Process {
-    /// Starts it with what it says in `log`.
+    /// Starts it; its output goes to `log`.
     pub fn start(command: &mut Command, log: &Path) -> Process {
         let log = File::options().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
@@ -122,7 +122,7 @@ impl Drop for Process {
     }
 }
 
-/// Shows the ends of these logs where the test has failed.
+/// Prints the ends of these logs if the test has failed.
 pub fn show_logs(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "log") {

@@ -24,12 +24,12 @@ const POSTS_MIN: usize = 500;
 /// Dropped from the first field to the last.
 struct World {
     balancer: Option<Process>,
-    /// What carries the registry.
+    /// Carries the registry.
     carriers: Vec<Process>,
     /// Node `number` is at `number - 1`.
     nodes: Vec<Instance>,
     carrier: Carrier,
-    /// Where functions of all nodes write to, as to a database.
+    /// Functions of all nodes write to this folder, as to a database.
     shared: tempfile::TempDir,
     network: Network,
 }
@@ -55,7 +55,7 @@ fn node(number: usize, is_follower: bool) -> Instance {
 }
 
 impl World {
-    /// Three nodes of which the first has a registry, and a balancer before them.
+    /// Three nodes behind a balancer; the first has a registry.
     fn new(kind: Kind) -> World {
         let network = Network::new(MACHINES);
         let shared = tempfile::Builder::new().prefix("faas-machines-").tempdir().unwrap();
@@ -95,7 +95,7 @@ impl World {
         self.shared.path().join("ran")
     }
 
-    /// Writes a row and its module into the registry of the first node, by the sqlite3 program.
+    /// Writes a row and its module into the first node's registry with the sqlite3 program.
     fn write(&self, key: &str, script: &str, env: serde_json::Value) {
         write(&self.nodes[0], key, script, json!({"env": env, "write": [self.shared.path()]}));
     }
@@ -112,7 +112,7 @@ impl World {
         wait_until("the balancer sends it requests", || count() > before);
     }
 
-    /// The time until `version`, written on one node, is answered by these.
+    /// Time until these nodes answer with `version`, which was written on one node.
     fn time_until_live(&self, version: &str, writer: usize, nodes: &[usize]) -> Duration {
         let began = Instant::now();
         write(&self.nodes[writer - 1], "GET:/where", &format!("echo {version}"), json!({}));
@@ -152,7 +152,7 @@ fn three_nodes_with_push() {
     three_nodes(Kind::Push);
 }
 
-/// One story, since each chapter needs the nodes of the one before.
+/// One test, since each step needs the nodes of the step before.
 fn three_nodes(kind: Kind) {
     let mut world = World::new(kind);
     changes_are_live_in_time(&world, kind);
@@ -250,7 +250,7 @@ fn no_request_is_lost_or_runs_twice(world: &mut World, kind: Kind) {
     }
 }
 
-/// As where the power fails: no connection is reset, none is closed.
+/// Like a power failure: no connection is reset or closed.
 fn gets_survive_a_machine_that_falls_silent(world: &World) {
     let started = world.shared.path().join("started");
     world.write("GET:/slow", "echo x >>$STARTED; sleep 1; echo slept", json!({"STARTED": started}));
@@ -260,7 +260,7 @@ fn gets_survive_a_machine_that_falls_silent(world: &World) {
     fs::remove_file(&started).unwrap();
     let began = Instant::now();
     std::thread::scope(|scope| {
-        // They go to the nodes in turn.
+        // The balancer sends them to the nodes in turn.
         let calls: Vec<_> = (0..2 * MACHINES).map(|_| scope.spawn(|| balancer::get("/slow").unwrap())).collect();
         let count = || fs::read_to_string(&started).unwrap_or_default().lines().count();
         wait_until("all run", || count() == 2 * MACHINES);
@@ -289,7 +289,7 @@ fn a_follower_is_promoted(world: &mut World, kind: Kind) {
         |world: &World, number: usize| world.nodes[number - 1].get("/healthz").json()["generation"].as_u64();
     let highest = (2..=MACHINES).max_by_key(|number| generation(world, *number)).unwrap();
     let other = 5 - highest;
-    // 2: its registry becomes one that is written to.
+    // 2: its registry becomes writable.
     let registry = world.nodes[highest - 1].db();
     let _ = fs::remove_file(format!("{}-txid", registry.display()));
     assert!(world.nodes[highest - 1].sqlite3("PRAGMA journal_mode = WAL;").status.success());
@@ -304,7 +304,7 @@ fn a_follower_is_promoted(world: &mut World, kind: Kind) {
         fs::remove_file(format!("{}-txid", registry.display())).unwrap();
     }
     assert_eq!(world.nodes[other - 1].get("/where").status, 200);
-    // 4: a fresh machine in the place of the lost one.
+    // 4: a fresh machine replaces the lost one.
     world.nodes[0] = node(1, true);
     world.launch(1);
     assert_eq!(world.nodes[0].get("/healthz").json()["status"], "the registry is not loaded");

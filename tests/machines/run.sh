@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the tests of several machines:  tests/machines/run.sh [OPTION OF THE TEST PROGRAM...]
 #
-# They run in namespaces of their own for network, processes and mounts, so all that they start ends with them, after ten
+# They run in namespaces of their own for network, processes and mounts. So all their processes end with them, after ten
 # minutes at the latest.
 set -eu
 seconds_max=600
@@ -18,7 +18,7 @@ done
 as_root=
 [ "$(id -u)" = 0 ] || as_root='sudo -n'
 
-# Built before, since inside is no network.
+# Built here, since the namespace has no network.
 cargo build --locked --bins
 program=$(cargo test --locked --test machines --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 [ -x "$program" ] || fail 'could not build tests/machines'

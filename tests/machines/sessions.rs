@@ -71,7 +71,7 @@ fn visits_are_counted_once(network: &Network, example: &str, options: &[&str]) {
     assert_eq!(visit(&nodes[0]).json()["visits"], VISITS + VISITORS_AT_ONCE + 1);
 }
 
-/// A PostgreSQL server with a folder of its own, that trusts the test's network.
+/// A PostgreSQL server with a folder of its own. It trusts the test's network.
 struct Database {
     programs: PathBuf,
     _server: Process,

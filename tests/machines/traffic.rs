@@ -10,15 +10,15 @@ use crate::balancer;
 
 const GET_CLIENTS: usize = 6;
 const POST_CLIENTS: usize = 3;
-/// Between two requests of one client, so that they last as long as the nodes' restarts.
+/// Pause between two requests of one client, so that the requests last as long as the restarts of the nodes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// One POST: its id, and when it was under way.
+/// One POST: its id, and the times of its start and its end.
 pub struct Post {
     pub id: String,
     pub began: Instant,
     pub ended: Instant,
-    /// How it failed.
+    /// The reason of its failure.
     pub failure: Option<String>,
 }
 
@@ -29,14 +29,14 @@ pub struct Traffic {
     pub posts: Vec<Post>,
 }
 
-/// A client that keeps its connection as browsers do: it sends each request on the one before, where that is still open.
+/// A client that keeps its connection as browsers do, and opens another one if the gateway has closed it.
 #[derive(Default)]
 struct Client {
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
-    /// Returns why the request failed.
+    /// Returns the reason of a failure; `None` after a response of status 200.
     fn send(&mut self, method: &str, target: &str, body: &str) -> Option<String> {
         let mut stream = match self.stream.take().map_or_else(balancer::connect, Ok) {
             Ok(stream) => stream,
@@ -85,7 +85,7 @@ pub fn during(gets_min: usize, posts_min: usize, disrupt: impl FnOnce()) -> Traf
     std::thread::scope(|scope| {
         (0..GET_CLIENTS).for_each(|_| drop(scope.spawn(get_client)));
         (0..POST_CLIENTS).for_each(|_| drop(scope.spawn(post_client)));
-        // Also when it panics: else the clients would go on for ever.
+        // Also after a panic: otherwise the clients would never stop.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(disrupt));
         is_over.store(true, Ordering::SeqCst);
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -1,6 +1,7 @@
-//! What goes in and what comes out: bodies of all sizes and bytes, by all the ways that PHP has to read and to write.
+//! Bodies of all sizes and bytes, in and out, by all the ways that PHP has to read and to write.
 //!
-//! What PHP is sent by POST it reads itself, before the function: so it is by PUT that functions find a body on stdin.
+//! PHP itself reads the body of a POST before the function runs. So the cases use PUT, where functions find it on
+//! stdin.
 
 use serde_json::json;
 
@@ -10,7 +11,7 @@ use crate::instance::has;
 
 const ECHO: &str = "stream_copy_to_stream(fopen('php://stdin', 'r'), fopen('php://output', 'w'));";
 
-/// Bytes of all values, which repeat with a period that no buffer has, so that a piece in the wrong place shows.
+/// Bytes of all values. Their period is no buffer's size, so that a piece in the wrong place shows.
 pub fn pattern(length: usize) -> Vec<u8> {
     let period: Vec<u8> = (0..=255).cycle().take(65_521).collect();
     let mut bytes = period.repeat(length / period.len() + 1);
@@ -23,7 +24,7 @@ fn bodies_come_and_go_whole_whatever_their_size_and_bytes() {
     if !has(&["faas-php"]) {
         return;
     }
-    // 64 KiB is where bodies and answers leave memory for a file, and what a pipe takes at once.
+    // At 64 KiB bodies and responses move from memory to a file; a pipe holds as much.
     let sizes = [0, 1, 65_535, 65_536, 65_537, 1_000_000, 50_000_000];
     let echo = |size| php(format!("a body of {size} bytes is echoed"), ECHO).echoes(pattern(size)).method("PUT");
     let ways: Vec<Case> = [

@@ -1,10 +1,10 @@
-//! One case: a function, a request, and what is expected of the answer, whatever way the function's process came to be.
+//! One case: a function, a request, and the expected response, whether the process was forked or executed.
 
 use serde_json::{Value, json};
 
 use crate::http::Answer;
 
-/// What a case's function is.
+/// The function of a case.
 pub enum Source {
     /// A PHP file that another one includes, so that many cases share one module, and so one fork server.
     Included(String),
@@ -14,22 +14,22 @@ pub enum Source {
     Wasm(Vec<u8>),
 }
 
-/// What one call has brought.
+/// The result of one call.
 pub struct Seen {
     pub answer: Answer,
-    /// What the function said on stderr, line by line, and what the platform said of it.
+    /// The function's lines on stderr, and the platform's log lines about it.
     pub log: Vec<String>,
 }
 
-/// In what the calls of a case must agree, beyond what is expected of each.
+/// How far the calls of a case must agree, beyond the expectation for each.
 pub enum Agreement {
     /// In everything: status, header, body, log.
     Whole,
-    /// The same, but for lines of the body that begin so: what differs from call to call by its nature.
+    /// Like `Whole`, except for lines of the body that begin so: they differ by nature from call to call.
     AllBut(&'static [&'static str]),
-    /// In nothing: no line of the body may be the same in two calls.
+    /// No line of the body may be the same in two calls.
     Distinct,
-    /// Nothing more is asked for.
+    /// No further condition.
     None,
 }
 
@@ -43,17 +43,17 @@ pub struct Case {
     /// Further files in the module's folder: name and text.
     pub beside: Vec<(&'static str, &'static str)>,
     pub method: &'static str,
-    /// What of the target follows the route.
+    /// The part of the target that follows the route.
     pub suffix: &'static str,
-    /// `{now}` stands for the time when it is sent, in ms.
+    /// `{now}` stands for the time of sending, in ms.
     pub fields: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
     pub status: u16,
     /// `{folder}` stands for the folder of the modules.
     pub expected: Option<Vec<u8>>,
-    /// Texts that lines of the log hold, in this order; where there is none, nothing may have been logged.
+    /// Texts that lines of the log hold, in this order. If empty, nothing may be logged.
     pub log: Vec<&'static str>,
-    /// Whether a check looks at the log, so that it may hold anything.
+    /// A check looks at the log, so `log` does not bound it.
     pub checks_log: bool,
     pub checks: Vec<Check>,
     pub agreement: Agreement,
@@ -65,7 +65,7 @@ pub fn php(name: impl Into<String>, source: impl AsRef<str>) -> Case {
     case(name, Source::Included(format!("<?php {}", source.as_ref())))
 }
 
-/// One that is the module itself: what it sees of its own file is not blurred by the file that includes others.
+/// A PHP function that is the module itself, so that it sees its own file and not the file that includes others.
 pub fn php_main(name: impl Into<String>, source: impl AsRef<str>) -> Case {
     case(name, Source::Main(format!("<?php {}", source.as_ref())))
 }
@@ -132,14 +132,14 @@ impl Case {
         self
     }
 
-    // ---- The answer -----------------------------------------------------------------------------------------------
+    // ---- The response ---------------------------------------------------------------------------------------------
 
     pub fn answers(mut self, body: impl Into<Vec<u8>>) -> Case {
         self.expected = Some(body.into());
         self
     }
 
-    /// The body comes back, byte by byte.
+    /// The response has the body of the request, byte by byte.
     pub fn echoes(self, body: impl Into<Vec<u8>>) -> Case {
         let body = body.into();
         self.row("output", "raw").posts(body.clone()).answers(body)
@@ -150,7 +150,7 @@ impl Case {
         self
     }
 
-    /// The answer is a problem of this status and kind, whose detail names `detail`.
+    /// The response is a problem of this status and kind, whose detail contains `detail`.
     pub fn fails(self, status: u16, kind: &'static str, detail: &'static str) -> Case {
         self.status(status).check(move |seen| {
             let said = seen.answer.problem(status, kind);
@@ -175,7 +175,7 @@ impl Case {
         self
     }
 
-    /// Whatever else is in the log, `is_right` says whether it may be so.
+    /// `is_right` decides whether the log is as it should be.
     pub fn logs_what(mut self, is_right: fn(&[String]) -> bool) -> Case {
         self.checks_log = true;
         self.check(move |seen| assert!(is_right(&seen.log), "{:#?}", seen.log))
@@ -206,7 +206,7 @@ impl Case {
         self
     }
 
-    /// For a function that no fork server can be started for: it stays cold, and fails as cold ones do.
+    /// For a function that cannot be forked: it stays cold, and fails as cold ones do.
     pub fn stays_cold(mut self) -> Case {
         self.warm_calls = 0;
         self

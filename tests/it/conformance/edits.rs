@@ -1,4 +1,4 @@
-//! A module that changes is in service with the next call, and no call fails for it, whether functions start cold or warm.
+//! A changed module is in service with the next call, and no call fails, whether functions start cold or warm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use crate::instance::{Instance, has, wait_until};
 
 const EDITS: u32 = 20;
 
-/// Puts a new file in the place of the old one, as editors and deployments do, so that nobody ever reads half of one.
+/// Renames a new file over the old one, as editors and deployments do, so that no reader sees half a file.
 fn replace(path: &Path, text: impl AsRef<[u8]>) {
     let new = path.with_file_name("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-/// Writes a module into a folder of its own and registers it. Beside the run dir, which functions may not look into, each
-/// file would be allowed one by one, and one that has just come not at once.
+/// Writes a module into a folder of its own and registers it. Beside the run dir, which functions may not enter,
+/// Landlock allows each file by itself, and a new file only after a moment.
 fn edited(instance: &Instance, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let folder = instance.path("modules");
     fs::create_dir(&folder).unwrap();
@@ -32,7 +32,8 @@ fn edited(instance: &Instance, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     module
 }
 
-/// Replaces `module` again and again while clients call it: no call fails, and one that began after an edit sees it.
+/// Replaces `module` repeatedly while clients call it: no call fails, and a call that begins after an edit sees the
+/// edit.
 fn edited_under_load(instance: &Instance, module: &Path, version: impl Fn(u32) -> Vec<u8>) {
     let written = AtomicU32::new(0);
     let done = AtomicBool::new(false);
@@ -71,7 +72,7 @@ fn a_php_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_ans
         return;
     }
     let instance = instance();
-    // All versions are of one size, and most of them of one second.
+    // All versions have one size, and most of them one second as their time.
     let version = |number: u32| format!("<?php echo (int) '{number:03}';").into_bytes();
     let module = edited(&instance, "edited.php", version(0));
     edited_under_load(&instance, &module, version);
@@ -108,7 +109,7 @@ fn an_included_file_that_changes_is_seen_by_the_next_call() {
     let included = module.with_file_name("included.inc");
     let mut warm = 0;
     for number in 1..=EDITS {
-        // Of the same size and of the same second; every other one is written in place.
+        // Versions have the same size and the same second. Every other one is written in place.
         let text = format!("<?php return '{number:03}';");
         if number % 2 == 0 {
             fs::write(&included, text).unwrap()

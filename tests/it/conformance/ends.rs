@@ -1,4 +1,4 @@
-//! How a function ends: exit codes, errors, shutdown functions, output buffers, destructors, signals, limits.
+//! Ends of a function: exit codes, errors, shutdown functions, output buffers, destructors, signals, limits.
 
 use super::case::{Agreement, Case, php, php_main};
 use super::run::conform;
@@ -122,7 +122,7 @@ fn errors_end_a_function_or_not_as_php_has_it_and_are_in_the_log() {
     ]);
 }
 
-/// PHP says so, where it comes to that before the platform, which looks at its memory now and then, ends it.
+/// PHP's own message, if PHP reaches its limit before the platform's next sample ends the process.
 fn is_about_memory(lines: &[String]) -> bool {
     let is_right = |line: &String| {
         line.contains("Allowed memory size of 33554432 bytes") || line.starts_with("PHP fatal error in")

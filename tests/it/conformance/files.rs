@@ -1,4 +1,4 @@
-//! Files: the scratch folder, what a function may not write to, and files that change while it looks.
+//! Files: the scratch folder, paths that a function may not write to, and files that change while it looks.
 
 use super::case::{Case, php};
 use super::run::conform;

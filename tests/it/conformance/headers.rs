@@ -1,4 +1,4 @@
-//! The functions of PHP that make an answer's head, and the arrays that hold a request: the prelude's part.
+//! PHP's functions that make the head of a response, and its arrays that hold a request.
 
 use super::case::{Case, php};
 use super::run::conform;

@@ -1,6 +1,5 @@
-//! WASM functions in the languages that people write them in, by each one's own compiler: Rust, Zig and AssemblyScript. What
-//! WASI has to offer at all is for wasm.rs, in C; here each language's standard library gets by with it. The programs do the
-//! same: `?deed` says what.
+//! WASM functions in Rust, Zig and AssemblyScript, each by its own compiler. wasm.rs tests all of WASI, in C. Here the
+//! standard library of each language must work with it. All programs do the same: `?deed` names the task.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -14,14 +13,14 @@ use crate::instance::{find, has, run, skip};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/languages");
 
-/// What `compiler`, which works in `folder`, makes of a source.
+/// The module that `compiler`, which works in `folder`, makes of a source.
 fn compiled(compiler: &mut Command, source: &str, folder: &Path) -> Vec<u8> {
     let output = run(compiler.arg(Path::new(SOURCES).join(source)).current_dir(folder));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::fs::read(folder.join("function.wasm")).unwrap()
 }
 
-/// What all of the languages can say.
+/// Cases for all of the languages.
 fn deeds(module: &[u8]) -> Vec<Case> {
     let deed = |query| wasm(query, module).at(query);
     let mut randoms = deed("?randoms").agreeing(Agreement::Distinct);
@@ -41,7 +40,7 @@ fn deeds(module: &[u8]) -> Vec<Case> {
     ]
 }
 
-/// What those can say whose libraries know files.
+/// Cases for the languages whose libraries know files.
 fn file_deeds(module: &[u8]) -> Vec<Case> {
     let deed = |query| wasm(query, module).at(query);
     vec![deed("?scratch").answers("fresh content [\"folder\"]\n"), deed("?elsewhere").answers("true\n")]
@@ -80,7 +79,7 @@ fn wasm_from_assemblyscript() {
     if !can_run() || !has(&["asc"]) {
         return;
     }
-    // As the shim's own page says, which is for a project with both packages in its node_modules.
+    // As the shim's documentation says, for a project with both packages in its node_modules.
     let compiler = find("asc").unwrap().canonicalize().unwrap();
     let folder = tempfile::tempdir().unwrap();
     symlink(compiler.ancestors().nth(3).unwrap(), folder.path().join("node_modules")).unwrap();

@@ -1,5 +1,5 @@
-//! Processes that a function starts: what they say and how they end arrives, and none of them stays. That nothing stays is
-//! looked at after each call of each case (`traces.rs`).
+//! Processes that a function starts: their output and exit status arrive, and none of them stays. `traces.rs` looks for
+//! processes that stay, after each call of each case.
 
 use super::case::php;
 use super::run::conform;

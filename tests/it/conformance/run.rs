@@ -13,13 +13,13 @@ use super::traces::assert_nothing_stays;
 use crate::http::Answer;
 use crate::instance::{Instance, wait_for, wait_until};
 
-/// What lies in the folder of the modules and runs the cases that need no module of their own. A request that only warms
-/// the route up does nothing.
+/// The module that runs the cases without a module of their own. It lies in the folder of the modules, and does nothing
+/// for a request that only warms the route up.
 const DISPATCHER: &str =
     "<?php if (getenv('HTTP_X_WARM_UP') === false) require __DIR__ . '/' . basename(getenv('SCRIPT_NAME')) . '.php';";
-/// How often a call to a route that was warm may be answered cold: where no child is ready, that is what the worker does.
+/// A call to a warm route may be answered cold this often: the worker executes the process where no child is ready.
 const COLD_ANSWERS_MAX: usize = 10;
-/// Fields of an answer that differ from call to call.
+/// Fields of a response that differ from call to call.
 const OWN_FIELDS: [&str; 4] = ["Server-Timing", "X-Request-Id", "X-Faas-Generation", "Date"];
 
 /// One worker, so that there is one fork server for each set of functions that share it.
@@ -29,15 +29,14 @@ pub fn instance() -> Instance {
     instance
 }
 
-/// Waits until all that the worker had to log by now is in the log: it writes its lines one after the other, and behind the
-/// gateway's.
+/// Waits until the log has all lines that the worker owes so far. The worker writes them in order, after the gateway's.
 pub fn settle_log(instance: &Instance, number: usize) {
     assert_eq!(instance.get(&format!("/mark?{number}")).status, 200);
     let mark = format!(" stderr: mark {number}.");
     wait_until("the log is written", || !instance.log_lines(&mark).is_empty());
 }
 
-/// Runs all cases and fails naming those that do not hold, after what each has to say.
+/// Runs all cases, prints the faults of each, and fails with the names of those that do not hold.
 pub fn conform(cases: Vec<Case>) {
     let instance = instance();
     let table = Table::install(&instance, &cases);
@@ -49,22 +48,21 @@ pub fn conform(cases: Vec<Case>) {
     assert!(failed.is_empty(), "{} of {} cases do not hold: {failed:#?}", failed.len(), cases.len());
 }
 
-/// How the process of this answer came to be.
+/// The start of the process behind this response: warm or cold.
 pub fn start_of(answer: &Answer) -> &'static str {
     let timing = answer.field("Server-Timing").unwrap_or_default();
     let spawn = timing.split(", ").find(|metric| metric.starts_with("spawn;")).unwrap_or_default();
     ["warm", "cold"].into_iter().find(|start| spawn.ends_with(&format!(";desc=\"{start}\""))).unwrap_or("unknown")
 }
 
-/// Calls a route until it answers warm. The field tells functions that know it to do nothing.
+/// Calls a route until it answers warm. Functions that know the field do nothing.
 pub fn warm_up(instance: &Instance, method: &str, target: &str) {
     wait_until(&format!("{target} answers warm"), || {
         start_of(&instance.request(method, target, &[("X-Warm-Up", "1")], b"")) == "warm"
     });
 }
 
-/// The lines of the log about a request: what the function said, and what the platform said of it. To be asked after
-/// [`settle_log`].
+/// The log lines of a request, the function's and the platform's. Call [`settle_log`] before.
 pub fn log_of(instance: &Instance, id: &str) -> Vec<String> {
     let mark = format!(" request={id} ");
     let lines = wait_for("the request is logged", || {
@@ -79,7 +77,7 @@ pub fn log_of(instance: &Instance, id: &str) -> Vec<String> {
 struct Table<'a> {
     instance: &'a Instance,
     folder: PathBuf,
-    /// Whether the last route that was to become warm did not.
+    /// The last route that should have become warm did not.
     never_warm: Cell<bool>,
 }
 
@@ -147,7 +145,7 @@ impl<'a> Table<'a> {
 
     fn run(&self, number: usize, case: &Case) {
         let mut calls = vec![self.call(number, case, "cold", 0)];
-        // Where nothing starts warm, each wait for it takes long: then one is enough.
+        // Where nothing starts warm, each wait takes long, so one wait is enough.
         if case.warm_calls > 0 {
             assert!(!self.never_warm.replace(true), "a route before did not become warm");
             warm_up(self.instance, case.method, &target(number, case, "warm"));
@@ -165,7 +163,7 @@ impl<'a> Table<'a> {
         agree(&case.agreement, &normals.collect::<Vec<_>>());
     }
 
-    /// One call that is of that start.
+    /// One call whose process starts that way.
     fn call(&self, number: usize, case: &Case, start: &'static str, call: usize) -> Call {
         for attempt in 0..=COLD_ANSWERS_MAX {
             let id = format!("it-{start}-{number}-{call}-{attempt}");
@@ -183,7 +181,7 @@ impl<'a> Table<'a> {
         panic!("a warm route answers cold, again and again");
     }
 
-    /// Holds a call against what is expected of each.
+    /// Compares a call with the expectation.
     fn hold(&self, case: &Case, seen: &Seen, normal: &Normal, start: &str) {
         let folder = self.folder.to_str().unwrap();
         assert_eq!(seen.answer.status, case.status, "{start}: {} {:?}", shown(&seen.answer.body), seen.log);
@@ -215,7 +213,7 @@ fn target(number: usize, case: &Case, start: &str) -> String {
     format!("/{start}/{number}{}", case.suffix)
 }
 
-/// The beginning of what may be long or no text.
+/// The beginning of bytes that may be long or no text.
 fn shown(bytes: &[u8]) -> String {
     let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]);
     format!("{beginning:?} ({} bytes)", bytes.len())
@@ -227,7 +225,7 @@ struct Call {
     answer: Answer,
 }
 
-/// What a call has brought, without what belongs to this one call: its route and its id.
+/// The result of a call without its route and its id, which belong to this one call.
 #[derive(Debug, PartialEq)]
 struct Normal {
     status: u16,

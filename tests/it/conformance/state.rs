@@ -1,13 +1,13 @@
-//! Nothing that a call does to its process is there in the next one, and what is to be different in each call is.
+//! No call finds what another one did to its process, and values that must differ from call to call do.
 //!
-//! Each of these functions tells how it finds things and then changes them. As each is called several times and must always
-//! say the same, what a call leaves behind would show.
+//! Each of these functions reports the state that it finds, and then changes it. It is called several times and must
+//! always report the same, so any leftover shows.
 
 use super::case::{Agreement, Case, php, php_main};
 use super::run::conform;
 use crate::instance::has;
 
-/// Name, source, answer.
+/// Name, source, response body.
 const FRESH: &[(&str, &str, &str)] = &[
     (
         "globals",
@@ -135,7 +135,7 @@ fn what_is_random_differs_from_call_to_call() {
     }
     let random = |name: &str, source: &str| {
         let mut case: Case = php(name, source).agreeing(Agreement::Distinct);
-        // Children that were forked one after the other, and such that waited beside each other.
+        // Some children were forked one after the other, and some waited at the same time.
         case.warm_calls = 8;
         case
     };

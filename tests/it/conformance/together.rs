@@ -1,5 +1,5 @@
-//! What calls that run at once, cold ones, warm ones, of one fork server, can do to one another: nothing. And what a client
-//! sees of a function while it runs.
+//! Calls that run at once, cold or warm, of one fork server, cannot affect one another. And a client sees the output of
+//! a function while it runs.
 
 use std::fs;
 use std::io::Write;
@@ -39,7 +39,7 @@ fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
         assert_eq!(head.status, 200, "{start}");
         assert_eq!(head.field("Content-Type"), Some("text/event-stream;charset=UTF-8"), "{start}");
         for number in 1..=3 {
-            // The function waits at the gate: an event that came only with the next one would never come.
+            // The function waits at the gate. An event that were sent only with the next one would never arrive.
             let event = read_chunk(&mut stream).unwrap().unwrap();
             assert_eq!(event, format!("data: {number}\n\n").as_bytes(), "{start}");
             gate.write_all(b"\n").unwrap();
@@ -85,7 +85,7 @@ fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
         skip("the kernel has no Landlock, or an old one");
         return;
     }
-    // The victim leaves word where it is and waits; the other one tries everybody.
+    // The victim records its process id and waits. The attacker tries all processes.
     let source = "$shared = getenv('IT_FOLDER');
         if (getenv('QUERY_STRING') === 'victim') {
             file_put_contents(getenv('TMPDIR') . '/secret', 'secret');
@@ -94,7 +94,7 @@ fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
             exit('unharmed');
         }
         $victim = file_get_contents(\"$shared/waits\");
-        // Its number is known, whether /proc shows it or not.
+        // The attacker knows the victim's process id, even if /proc does not show it.
         $others = array_diff(array_filter([...scandir('/proc'), $victim], ctype_digit(...)), [getmypid()]);
         foreach ($others as $pid) {
             if (posix_kill($pid, 0) || @posix_kill($pid, SIGTERM)) echo \"signals to $pid: \", @file_get_contents(\"/proc/$pid/cmdline\"), \"\\n\";

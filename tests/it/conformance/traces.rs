@@ -1,8 +1,8 @@
-//! What an invocation must not leave behind: processes, and files in its scratch folder.
+//! An invocation leaves no processes behind, and no files in its scratch folder.
 //!
-//! A fork server and the children that wait for their invocation belong to nobody's invocation. The first is told by what
-//! runtimes/README.md says of it: a leader of its session, control socket at descriptor 3, no request in its environment.
-//! Children that wait are in its session; the first thing that one does with its invocation is to leave it.
+//! A fork server and its waiting children belong to no invocation. By runtimes/README.md, a fork server leads its
+//! session, has the control socket at descriptor 3, and has no request in its environment. Waiting children are in its
+//! session. A child leaves that session first of all when its invocation arrives.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::instance::{GATEWAY, Instance, WORKER};
 
-/// How long after an answer something of its invocation may still be found, on a machine that is busy with other tests.
+/// Traces of an invocation may last this long after its response, on a machine that is busy with other tests.
 const GONE_MAX: Duration = Duration::from_secs(2);
 
-/// To be called after an answer, when no other invocation runs.
+/// Call this after a response, while no other invocation runs.
 pub fn assert_nothing_stays(instance: &Instance) {
     let answered = Instant::now();
     loop {
@@ -32,7 +32,7 @@ struct Process {
     session: u32,
 }
 
-/// Descendants of the gateway that are neither a worker, nor a fork server, nor a child that waits.
+/// Descendants of the gateway that are neither a worker, nor a fork server, nor a waiting child.
 pub fn processes_of_invocations(instance: &Instance) -> Vec<(u32, String)> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let all: HashMap<u32, Process> = pids.filter_map(|pid| Some((pid, process(pid)?))).collect();
@@ -75,7 +75,8 @@ fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " ")
 }
 
-/// Files in scratch folders, spool/faas-…/worker_N/NAME/FILE; the folders themselves may wait, empty, for the next call.
+/// Files in scratch folders, spool/faas-…/worker_N/NAME/FILE; the folders themselves may wait, empty, for the next
+/// call.
 fn scratch_files(instance: &Instance) -> Vec<PathBuf> {
     let within = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     within(instance.path("spool"))

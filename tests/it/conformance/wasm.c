@@ -1,5 +1,5 @@
-/* What a WASI function can do, for wasm.rs: the query names one of the things in `deeds`. Each call is a process of its own,
- * so what one of them leaves behind must not be there in the next. */
+/* A WASI function, for wasm.rs. The query names one of the tasks in `deeds`. Each call is a process of its own, so
+ * no call may find what another one left behind. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 extern char **environ;
 static int calls;
 static char kept[64] = "fresh";
-/* So that the compiler cannot leave out what is stored. */
+/* Keeps the compiler from leaving out stores. */
 static char *volatile latest;
 
 static char *in_scratch(const char *name) {

@@ -1,5 +1,5 @@
-//! WASM functions. Most of them are one C program, wasm.c, compiled as functions/build.sh compiles the examples; what C
-//! cannot say is in text form.
+//! WASM functions. Most of them are one C program, wasm.c, compiled as functions/build.sh compiles the examples.
+//! Modules that C cannot express are in text form.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,15 +11,15 @@ use super::case::{Agreement, Case, wasm};
 use super::run::conform;
 use crate::instance::{WORKER, has, run};
 
-/// Variables that belong to one call, and those that a runtime needs for itself.
+/// Variables of one call, and variables that a runtime needs for itself.
 const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_DEADLINE_MS=", "REMOTE_PORT=", "WASMER_DIR="];
 
-/// Whether there is the runner of runtimes/wasm, beside the worker or in PATH. wasmer starts each function anew.
+/// Looks for faas-wasm beside the worker and in PATH. Without it wasmer starts each function anew.
 pub fn can_run() -> bool {
     Path::new(WORKER).with_file_name("faas-wasm").is_file() || has(&["faas-wasm"])
 }
 
-/// wasm.c as a module. `None` where there is no compiler.
+/// wasm.c as a module; `None` without a compiler.
 fn module() -> Option<Vec<u8>> {
     if !can_run() || !has(&["clang", "wasm-ld"]) {
         return None;
@@ -66,7 +66,7 @@ fn wasm_bodies_ends_and_errors() {
         deed("?errors").answers("done\n").logs(&["first", "second, without an end"]),
         deed("?flood").answers("done\n").logs(&["a line of many", "more bytes were dropped"]).agreeing(Agreement::None),
     ]);
-    // What a trap is called is the engine's business; that there was one, and which, is in the log.
+    // Each engine has its own names for traps. The log must show that a trap happened, and which.
     let traps =
         [("?abort", "unreachable"), ("?divide", "divi"), ("?stray", "out of bounds"), ("?recurse", "out of bounds")];
     cases.extend(traps.map(|(name, word)| deed(name).status(500).logs(&[word])));

@@ -1,5 +1,4 @@
-//! What a function finds around it: environment, arguments, folder, settings, limits, and nothing that a fork server has
-//! left there.
+//! The surroundings of a function: environment, arguments, folder, settings, limits, and no leftover of a fork server.
 
 use super::case::{Agreement, php, php_main};
 use super::run::conform;
@@ -7,7 +6,7 @@ use crate::instance::has;
 
 /// Variables that belong to one call.
 const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_SESSION_DIR=", "FAAS_DEADLINE_MS=", "REMOTE_PORT="];
-/// What every function must find in its environment, and what only the gateway may.
+/// Variables that every function must have, and variables of the gateway that no function may have.
 const FOUND: &[&str] = &[
     "IT_ANSWER=42",
     "REQUEST_METHOD=POST",
@@ -85,7 +84,7 @@ fn a_function_finds_the_same_interpreter_process_and_limits() {
         php_main("functions and constants of its own at its beginning", "$constants = get_defined_constants(true)['user'] ?? [];
             echo implode(\"\\n\", [...get_defined_functions()['user'], '', ...array_keys($constants)]);"),
         php_main("classes at its beginning", "echo implode(\"\\n\", [...get_declared_classes(), ...get_declared_interfaces(), ...get_declared_traits()]);")
-        // What forked it must be there; it is in a namespace that functions leave alone.
+        // The fork server must exist. It is in a namespace that functions do not touch.
         .agreeing(Agreement::AllBut(&["Faas\\"])),
         php("extensions", "echo implode(\"\\n\", get_loaded_extensions()), implode(get_loaded_extensions(true));"),
         // A folder for each function, and so for each route.

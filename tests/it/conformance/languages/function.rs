@@ -1,4 +1,4 @@
-//! What a WASI function in Rust does, for languages.rs: the query names the deed. Only the standard library.
+//! A WASI function in Rust, for languages.rs. The query names the task. Uses the standard library only.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
         }
         "randoms" => println!("{:x}", RandomState::new().hash_one(0)),
         "scratch" => {
-            // Not env::temp_dir(): on WASI that panics.
+            // env::temp_dir() panics on WASI.
             let folder = PathBuf::from(env::var("TMPDIR").unwrap());
             let file = folder.join("file");
             print!("{} ", if file.exists() { "old" } else { "fresh" });

@@ -1,5 +1,5 @@
-// What a WASI function in AssemblyScript does, for languages.rs: the query names the deed. With @assemblyscript/wasi-shim,
-// which has no files.
+// A WASI function in AssemblyScript, for languages.rs. The query names the task. Uses @assemblyscript/wasi-shim, which
+// has no files.
 
 function body(): ArrayBuffer {
   let body = new ArrayBuffer(0);

@@ -1,4 +1,4 @@
-//! What a WASI function in Zig does, for languages.rs: the query names the deed. Only the standard library.
+//! A WASI function in Zig, for languages.rs. The query names the task. Uses the standard library only.
 
 const std = @import("std");
 
@@ -31,7 +31,7 @@ pub fn main(init: std.process.Init) !void {
         try io.randomSecure(&bytes);
         try out.print("{x}\n", .{&bytes});
     } else if (std.mem.eql(u8, query, "scratch")) {
-        // Not by its path: Zig looks for every path in the first folder that is open, which is this one.
+        // Not by its path: Zig resolves every path in the first open folder, which is this one.
         const folder = init.preopens.get(init.environ_map.get("TMPDIR").?).?.dir;
         const is_fresh = if (folder.access(io, "file", .{})) |_| false else |_| true;
         try out.print("{s} ", .{if (is_fresh) "fresh" else "old"});

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds faas_VERSION_ARCH.deb in the folder that this is called from, out of the release build:
+# Builds faas_VERSION_ARCH.deb in the working folder, out of the release build:
 #   ./start.sh --prepare && deploy/deb.sh && apt install ./faas_*.deb
-# The package serves the example functions on port 8080, by systemd, with the units beside this script.
+# The package has systemd serve the example functions on port 8080, with the units beside this script.
 set -eu
 place=$PWD
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -19,7 +19,7 @@ command -v dpkg-deb >/dev/null || fail "dpkg-deb is missing; the package can be 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)-1
 architecture=$(dpkg --print-architecture)
 library=$(readlink -f "$(ldd "$target/faas-php" | sed -n 's/.*=> \(.*libphp[^ ]*\) .*/\1/p')")
-# Under /usr, where the package has it, whatever the path that the loader took.
+# dpkg lists the file under /usr, whatever path the loader took.
 php=$(dpkg -S "*${library#/usr}" 2>/dev/null | sed -n 's/^\(libphp[0-9.]*-embed\):.*/\1/p' | head -n 1)
 [ -n "$php" ] || fail "$target/faas-php is not linked with Debian's libphp; build it with: runtimes/build.sh php"
 

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Carries the registry from the writer to followers in the same network, whole, each time that it has changed:
+# Sends the whole registry from the writer to followers in the same network, each time that it has changed:
 #
 #   deploy/push.sh REGISTRY TARGET...           until SIGTERM or Ctrl-C
 #   deploy/push.sh --once REGISTRY TARGET...    once
 #
-# A TARGET is the path of a follower's registry on that machine, [USER@]HOST:/PATH, which takes ssh without a password, or
-# /PATH, a folder that both share. The file is copied beside its place, checked, and renamed, so the follower's gateway sees
-# the old one or the new one. A target that cannot be reached is named, and tried again after some seconds.
+# A TARGET is the path of a follower's registry: [USER@]HOST:/PATH, which needs ssh without a password, or /PATH in a
+# folder that both share. The script copies the file beside its place, checks it, and renames it, so the follower's
+# gateway sees the old file or the new one. It names a target that it cannot reach, and tries again after some seconds.
 #
-#   HEARTBEAT_S   20    seconds between signs of life in the registry; 0: none. /healthz of a follower tells their age
+#   HEARTBEAT_S   20    seconds between heartbeats in the registry; 0: none. /healthz of a follower shows their age
 #   LOOK_S        0.1   seconds between looks at the registry
 #   SSH                 the command for ssh, with its options
 set -eu
@@ -16,7 +16,7 @@ set -eu
 ssh=${SSH:-ssh -o BatchMode=yes -o ConnectTimeout=5}
 heartbeat_s=${HEARTBEAT_S:-20}
 look_s=${LOOK_S:-0.1}
-retry_s=5 # a target that failed is left alone for this long
+retry_s=5 # pause after a failed delivery
 delivery_s_max=60
 
 say() { printf 'push.sh: %s\n' "$*"; }
@@ -32,7 +32,7 @@ quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 # Waits for other writers.
 sql() { sqlite3 -cmd '.timeout 5000' "$registry" "$1"; }
 
-# Runs the shell text $2 on the machine of the target $1, and hands on stdin. A connection serves for many deliveries.
+# Runs the shell text $2 on the machine of the target $1, with our stdin. One connection serves many deliveries.
 run_at() {
     if [ "${1#/}" != "$1" ]; then
         timeout "$delivery_s_max" sh -c "$2"
@@ -42,7 +42,8 @@ run_at() {
     fi
 }
 
-# Sends a snapshot of the registry to the target $1 of number $2. The checksum keeps a copy that broke off out of its place.
+# Sends a snapshot of the registry to the target $1 of number $2. The checksum keeps an incomplete copy out of its
+# place.
 push() {
     snapshot=$work/snapshot-$2
     rm -f "$snapshot"
@@ -56,11 +57,12 @@ push() {
     say "delivered ${sum#* } bytes to $1"
 }
 
-# The registry's file and its -wal: a commit changes one of them. Each reading makes a -wal that is empty.
+# The registry's file and its -wal: a commit changes one of them. Each reading makes an empty -wal, which does not
+# count.
 stamps() { find -L "$registry" "$registry-wal" -size +0 -printf '%D %i %s %T@\n' 2>/dev/null || true; }
 
-# Pushes to the target $1 of number $2 whenever the registry has changed. Each target has a process of its own, so that one
-# that is gone holds up no other.
+# Pushes to the target $1 of number $2 whenever the registry has changed. Each target has a process of its own, so that
+# a lost target does not delay the others.
 follow() {
     seen=
     while :; do
@@ -76,7 +78,7 @@ follow() {
     done
 }
 
-# A sign of life in the registry, every now and then.
+# Writes heartbeats into the registry.
 beat() {
     while :; do
         sql "INSERT INTO settings (name, value) VALUES ('heartbeat_at', CAST(strftime('%s', 'now') AS INTEGER))

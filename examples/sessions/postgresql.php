@@ -1,6 +1,6 @@
 <?php
-// Counts the visits of a browser, with sessions that all nodes share: they lie in PostgreSQL. It takes the package php-pgsql
-// on each node, and this table:
+// Counts the visits of a browser. Its sessions lie in PostgreSQL, so all nodes share them. It needs the package
+// php-pgsql on each node, and this table:
 //
 //   CREATE TABLE sessions (id text PRIMARY KEY, data bytea NOT NULL, used timestamptz NOT NULL DEFAULT now());
 //
@@ -13,7 +13,7 @@ final class DatabaseSessions implements SessionHandlerInterface
 
     public function open(string $path, string $name): bool
     {
-        // One connection for each call: the lock below ends with it, however the call ends.
+        // One connection for each call. The lock below ends with it, however the call ends.
         $database = pg_connect(getenv('DATABASE'));
         if ($database === false) {
             return false;

@@ -1,6 +1,6 @@
 <?php
-// Counts the visits of a browser, with sessions that all nodes share: they lie in Redis. PHP's own functions do it, so any
-// program that uses sessions works the same way, unchanged. It takes the package php-redis on each node.
+// Counts the visits of a browser. Its sessions lie in Redis, so all nodes share them. PHP's own functions do that, so
+// any program that uses sessions works unchanged. It needs the package php-redis on each node.
 //
 //   faas deploy examples/sessions/redis.php GET:/visits --set 'ini={
 //       "session.save_handler": "redis",

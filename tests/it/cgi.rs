@@ -72,6 +72,7 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
         ("CONTENT_LENGTH", "5"),
         ("CONTENT_TYPE", "text/x-it"),
         ("FAAS_REQUEST_ID", "it-1"),
+        ("FAAS_ROUTE", "POST:/show/*"),
         ("FAAS_FUNCTION", "shown"),
         ("FAAS_HANDLER", "main"),
         ("FAAS_OUTPUT", "auto"),

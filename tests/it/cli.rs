@@ -157,7 +157,7 @@ fn deploy_refuses_what_cannot_work_in_one_sentence_and_changes_nothing() {
         (1, vec!["deploy", &file, "get:/x"], "k is get:/x; it must be METHOD:/path"),
         (1, vec!["deploy", &file, "GET:/x", "--memory", "1"], "memory is 1; it must be"),
         (1, vec!["deploy", &file, "GET:/x", "--set", "memroy=64"], "the field memroy does not exist"),
-        (1, vec!["deploy", &file, "GET:/x", "--set", r#"env={"A":1}"#], "env.A is 1; it must be"),
+        (1, vec!["deploy", &file, "GET:/x", "--set", r#"env={"A":1}"#], "env.A is a number; it must be"),
         (1, vec!["deploy", &file, "GET:/x", "--module", "../x"], "name must be a relative path"),
         (1, vec!["deploy", &other, "GET:/x"], "GET:/good has other code under the name good.sh"),
     ] {

@@ -57,6 +57,13 @@ impl<'a> StderrLog<'a> {
         if self.end.len() > 2 * END_BYTES_MAX {
             self.end.drain(..self.end.len() - END_BYTES_MAX);
         }
+        if !self.has_room() {
+            // Nothing more is logged, so nothing needs lines.
+            self.flush_line();
+            self.look_for_complaint(&String::from_utf8_lossy(bytes));
+            self.dropped_bytes += bytes.len();
+            return;
+        }
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             // A line longer than the bound is logged as several.
             for part in piece.chunks(STDERR_LINE_BYTES_MAX) {
@@ -105,6 +112,14 @@ impl<'a> StderrLog<'a> {
         self.says_out_of_memory
     }
 
+    fn has_room(&self) -> bool {
+        self.logged_bytes < STDERR_BYTES_MAX && self.budget.has_room()
+    }
+
+    fn look_for_complaint(&mut self, text: &str) {
+        self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
+    }
+
     fn flush_line(&mut self) {
         if self.line.is_empty() {
             return;
@@ -112,8 +127,8 @@ impl<'a> StderrLog<'a> {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
-        self.says_out_of_memory |= OUT_OF_MEMORY.iter().any(|phrase| text.contains(phrase));
-        if self.logged_bytes < STDERR_BYTES_MAX && self.budget.has_room() {
+        self.look_for_complaint(text);
+        if self.has_room() {
             self.log(text);
         } else {
             self.dropped_bytes += line.len();

@@ -29,7 +29,7 @@ const TABLES: &str = "
         function TEXT NOT NULL,
         status INTEGER NOT NULL,
         worker INTEGER,               -- NULL: none was chosen
-        start TEXT,                   -- prepared, forked or exec; NULL: it had no process
+        start TEXT,                   -- forked or exec; NULL: it had no process
         ms_queued REAL NOT NULL,
         ms_run REAL,                  -- NULL: it had no slot
         cpu_ms REAL,

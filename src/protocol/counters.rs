@@ -16,7 +16,7 @@ pub const BUCKETS_S: [f64; 15] =
 const CODES_MAX: usize = 16;
 
 /// The ways in which a call's process starts.
-pub const STARTS: [&str; 3] = ["prepared", "forked", "exec"];
+pub const STARTS: [&str; 2] = ["forked", "exec"];
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
@@ -119,7 +119,7 @@ mod tests {
             FunctionCounters { route: "GET:/a".into(), name: "a".into(), in_flight: 2, ..Default::default() };
         counters.run.add(0.0007);
         counters.run.add(3600.0);
-        (counters.cpu_s, counters.memory_bytes_max, counters.starts) = (1.5, 1 << 40, [1, 2, 3]);
+        (counters.cpu_s, counters.memory_bytes_max, counters.starts) = (1.5, 1 << 40, [1, 2]);
         counters.add_answer(200);
         counters.add_answer(503);
         let text = counters.to_value().to_string();

@@ -265,82 +265,72 @@ impl RequestError {
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use RequestError::*;
+
         match self {
-            RequestError::RequestMalformed(rule) => write!(f, "malformed request: {rule}"),
-            RequestError::RequestTooSlow(what) => write!(f, "the request was too slow: {what}"),
-            RequestError::BodyTooLarge { max } => {
-                write!(f, "the request body is larger than {max} bytes (FAAS_BODY_MAX)")
-            }
-            RequestError::TargetTooLong => {
-                write!(f, "the request target is longer than {} bytes", crate::limits::TARGET_BYTES_MAX)
-            }
-            RequestError::ExpectationUnknown => write!(f, "the only expectation known here is 100-continue"),
-            RequestError::HeadTooLarge(what) => write!(f, "the request head is too large: {what}"),
-            RequestError::TransferCodingUnknown => write!(f, "the only transfer coding known here is chunked"),
-            RequestError::VersionUnsupported => write!(f, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
-            RequestError::NotAProxy => write!(f, "CONNECT is not served: this is not a proxy"),
-            RequestError::ClientGone => write!(f, "the client closed its connection"),
-            RequestError::NoRoute => write!(f, "no function is registered for this path"),
-            RequestError::MethodNotAllowed { allow } => write!(f, "allowed methods: {allow}"),
-            RequestError::RowUnusable(fault) => write!(f, "the registry's row for this route cannot be used: {fault}"),
-            RequestError::RegistryNotLoaded => write!(f, "the registry is not loaded"),
-            RequestError::TooManyConnections => write!(f, "too many connections are open; try again"),
-            RequestError::TooManyRequests => write!(f, "too many requests are under way; try again"),
-            RequestError::FunctionBusy { max_inflight, .. } => {
+            RequestMalformed(rule) => write!(f, "malformed request: {rule}"),
+            RequestTooSlow(what) => write!(f, "the request was too slow: {what}"),
+            BodyTooLarge { max } => write!(f, "the request body is larger than {max} bytes (FAAS_BODY_MAX)"),
+            TargetTooLong => write!(f, "the request target is longer than {} bytes", crate::limits::TARGET_BYTES_MAX),
+            ExpectationUnknown => write!(f, "the only expectation known here is 100-continue"),
+            HeadTooLarge(what) => write!(f, "the request head is too large: {what}"),
+            TransferCodingUnknown => write!(f, "the only transfer coding known here is chunked"),
+            VersionUnsupported => write!(f, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+            NotAProxy => write!(f, "CONNECT is not served: this is not a proxy"),
+            ClientGone => write!(f, "the client closed its connection"),
+            NoRoute => write!(f, "no function is registered for this path"),
+            MethodNotAllowed { allow } => write!(f, "allowed methods: {allow}"),
+            RowUnusable(fault) => write!(f, "the registry's row for this route cannot be used: {fault}"),
+            RegistryNotLoaded => write!(f, "the registry is not loaded"),
+            TooManyConnections => write!(f, "too many connections are open; try again"),
+            TooManyRequests => write!(f, "too many requests are under way; try again"),
+            FunctionBusy { max_inflight, .. } => {
                 write!(f, "{max_inflight} invocations of this function are running, its max_inflight")
             }
-            RequestError::QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
-            RequestError::NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),
-            RequestError::NoWorker => write!(f, "no worker is ready"),
-            RequestError::Stopping { has_begun: false } => write!(f, "the platform is stopping; nothing has run"),
-            RequestError::Stopping { has_begun: true } => {
+            QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
+            NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),
+            NoWorker => write!(f, "no worker is ready"),
+            Stopping { has_begun: false } => write!(f, "the platform is stopping; nothing has run"),
+            Stopping { has_begun: true } => {
                 write!(f, "the platform stopped before the function had ended; it may have run in part")
             }
-            RequestError::SpoolFull => write!(f, "the spool for large bodies is full (FAAS_SPOOL_MAX, FAAS_SPOOL_DIR)"),
-            RequestError::Exhausted { step, cause } => {
-                write!(f, "the machine is short of something: could not {step}: {cause}")
-            }
-            RequestError::WorkerExhausted { step, cause } => {
+            SpoolFull => write!(f, "the spool for large bodies is full (FAAS_SPOOL_MAX, FAAS_SPOOL_DIR)"),
+            Exhausted { step, cause } => write!(f, "the machine is short of something: could not {step}: {cause}"),
+            WorkerExhausted { step, cause } => {
                 write!(f, "the machine is short of something: a worker could not {step}: {cause}")
             }
-            RequestError::ModuleMissing { path, cause } => write!(f, "could not read the module {path}: {cause}"),
-            RequestError::ModuleNotExecutable { path, cause } => {
-                write!(f, "could not execute the module {path}: {cause}")
-            }
-            RequestError::RuntimeMissing { program, install } => {
+            ModuleMissing { path, cause } => write!(f, "could not read the module {path}: {cause}"),
+            ModuleNotExecutable { path, cause } => write!(f, "could not execute the module {path}: {cause}"),
+            RuntimeMissing { program, install } => {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
-            RequestError::Compiling => write!(f, "the module is being compiled; try again"),
-            RequestError::TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
-            RequestError::Exited { code, means: "" } => write!(f, "the function exited with code {code}"),
-            RequestError::Exited { code, means } => write!(f, "the function exited with code {code}, {means}"),
-            RequestError::Signaled { signal } => {
+            Compiling => write!(f, "the module is being compiled; try again"),
+            TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
+            Exited { code, means: "" } => write!(f, "the function exited with code {code}"),
+            Exited { code, means } => write!(f, "the function exited with code {code}, {means}"),
+            Signaled { signal } => {
                 write!(f, "the function was ended by signal {signal} ({})", crate::sys::signal_name(*signal))
             }
-            RequestError::MemoryExceeded { memory_mib } => {
+            MemoryExceeded { memory_mib } => {
                 write!(f, "the function used more than its memory limit of {memory_mib} MiB")
             }
-            RequestError::ScratchExceeded { scratch_mib } => {
+            ScratchExceeded { scratch_mib } => {
                 write!(
                     f,
                     "the function wrote more to its scratch folder than its limit of {scratch_mib} MiB, or too many files"
                 )
             }
-            RequestError::TooManyProcesses { max } => {
-                write!(f, "the function had more than {max} processes and threads")
-            }
-            RequestError::CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
-            RequestError::ResponseTooLarge { max } => {
-                write!(f, "the response is larger than {max} bytes (FAAS_ANSWER_MAX)")
-            }
-            RequestError::WorkerLost { worker } => {
+            TooManyProcesses { max } => write!(f, "the function had more than {max} processes and threads"),
+            CgiMalformed(what) => write!(f, "the function's CGI header is malformed: {what}"),
+            ResponseTooLarge { max } => write!(f, "the response is larger than {max} bytes (FAAS_ANSWER_MAX)"),
+            WorkerLost { worker } => {
                 write!(f, "worker {worker} died while it ran the function; it may have run in part")
             }
-            RequestError::ForkServerLost => {
+            ForkServerLost => {
                 write!(f, "the fork server of the function's process died while it ran; it may have run in part")
             }
-            RequestError::SpoolBroken { cause } => write!(f, "could not write a spool file: {cause}"),
-            RequestError::Panicked => write!(f, "the gateway's code panicked; this is a defect of the gateway"),
+            SpoolBroken { cause } => write!(f, "could not write a spool file: {cause}"),
+            Panicked => write!(f, "the gateway's code panicked; this is a defect of the gateway"),
         }
     }
 }

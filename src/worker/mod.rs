@@ -222,7 +222,7 @@ impl Worker {
                 // end.
                 Ok((stream, _)) if !sys::peer(stream.as_fd()).is_ok_and(|(pid, _)| pid == self.gateway) => {
                     if !std::mem::replace(&mut has_strangers, true) {
-                        log!("worker {}: somebody who is not the gateway wants to give it work; turned away", self.id);
+                        log!("worker {}: refused a connection: it is not from the gateway", self.id);
                     }
                 }
                 // The gateway never needs that many; a closed connection makes it try another worker.

@@ -10,9 +10,9 @@ mod http;
 mod instance;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::json;
 
@@ -46,20 +46,26 @@ impl Proxy {
         let mut command = prepare(config, port, &folder);
         command.stdin(Stdio::null()).current_dir(&folder);
         let process = start(&mut command);
-        wait_until("the proxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Proxy { instance, process, port }
+        let proxy = Proxy { instance, process, port };
+        // Caddy listens before it has made its certificate.
+        wait_until("the proxy serves by TLS", || proxy.try_curl("/healthz", &[]).status.success());
+        proxy
     }
 
     /// The body of the response to a request by curl, over TLS.
     fn curl(&self, path: &str, arguments: &[&str]) -> String {
+        let output = self.try_curl(path, arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn try_curl(&self, path: &str, arguments: &[&str]) -> Output {
         let (url, name) =
             (format!("https://localhost:{}{path}", self.port), format!("localhost:{}:127.0.0.1", self.port));
         let mut command = Command::new("curl");
-        let output = run(command
+        run(command
             .args(["-sSk", "--http1.1", "--interface", CLIENT, "--max-time", "20", "--resolve", &name, &url])
-            .args(arguments));
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+            .args(arguments))
     }
 
     fn check(&self) {

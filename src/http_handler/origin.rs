@@ -9,7 +9,9 @@
 //! 3. If X-Forwarded-For is present, it counts, and Forwarded is removed: the usual proxies write the former, and pass
 //!    the latter on as their client has sent it.
 //! 4. The scheme is that of the client's own hop if each proxy has appended one, else the last one.
-//! 5. An entry that is no address ("unknown", "_hidden") ends the walk: the client is then the nearest known address.
+//! 5. A client's open quote must not swallow the entry that a proxy appends. X-Forwarded-For has no quotes; a Forwarded
+//!    whose quotes do not pair is split at every comma.
+//! 6. An entry that is no address ("unknown", "_hidden") ends the walk: the client is then the nearest known address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -59,15 +61,16 @@ pub fn find(head: &mut Head, peer: SocketAddr, trusted: &Networks) -> Origin {
     };
     let proto = elements(head, PROTO).pop().and_then(|last| scheme(&last));
     let mut origin = Origin { client: peer, scheme: proto };
-    let mut kept: Vec<&str> = Vec::new();
+    let mut kept: Vec<&str> = Vec::new(); // the last one first
     for hop in hops.iter().rev() {
         let Some(client) = hop.client else { break };
         origin = Origin { client, scheme: hop.scheme.or(proto) };
-        kept.insert(0, &hop.text);
+        kept.push(&hop.text);
         if !trusted.contain(client.ip()) {
             break;
         }
     }
+    kept.reverse();
     let kept = kept.join(", ");
     head.fields.retain(|field| ![FOR, PROTO, FORWARDED].iter().any(|name| field.name.eq_ignore_ascii_case(name)));
     if !kept.is_empty() {
@@ -131,7 +134,11 @@ fn forwarded(head: &Head) -> Vec<Hop> {
 fn elements(head: &Head, name: &str) -> Vec<String> {
     let fields = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
     let lists = fields.map(|field| String::from_utf8_lossy(&field.value).into_owned());
-    let elements = lists.flat_map(|list| split_outside_quotes(&list, ','));
+    let has_quotes = |list: &str| name == FORWARDED && list.matches('"').count().is_multiple_of(2);
+    let elements = lists.flat_map(|list| match has_quotes(&list) {
+        true => split_outside_quotes(&list, ','),
+        false => list.split(',').map(str::to_string).collect(),
+    });
     elements.map(|element| element.trim().to_string()).filter(|element| !element.is_empty()).collect()
 }
 
@@ -193,6 +200,13 @@ mod tests {
             ),
             ("X-Forwarded-For: 10.9.9.9\r\n", "10.9.9.9:0 -", "X-Forwarded-For: 10.9.9.9\n"),
             ("X-Forwarded-For: 6.6.6.6, unknown\r\n", "10.0.0.1:99 -", ""),
+            ("X-Forwarded-For: \", 7.7.7.7\r\n", "7.7.7.7:0 -", "X-Forwarded-For: 7.7.7.7\n"),
+            ("Forwarded: for=\", for=7.7.7.7\r\n", "7.7.7.7:0 -", "Forwarded: for=7.7.7.7\n"),
+            (
+                "Forwarded: a=\", for=\"[2001:db8::7]:81\"\r\n",
+                "[2001:db8::7]:81 -",
+                "Forwarded: for=\"[2001:db8::7]:81\"\n",
+            ),
             (
                 "X-Forwarded-For: [2001:db8::1]:4711\r\n",
                 "[2001:db8::1]:4711 -",

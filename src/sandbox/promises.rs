@@ -55,91 +55,92 @@ pub fn table(sandbox: &Sandbox, settings: &Settings, hides_processes: bool) -> V
 }
 
 fn rows(sandbox: &Sandbox, attempts: &Attempts, hides_processes: bool) -> Vec<Row> {
-    let landlock = format!("Landlock {}", sandbox.landlock_version);
-    let has_own_user = sandbox.user.is_some();
-    let tried = |promise, attempt: &str, kept_by: String, otherwise: &str| match attempts.succeeded(attempt) {
-        false => Row { promise, level: Level::Kernel, kept_by },
-        true => Row { promise, level: Level::NotKept, kept_by: otherwise.to_string() },
+    let mut rows = kept_by_the_kernel(sandbox, attempts, hides_processes);
+    rows.extend(watched(sandbox, attempts));
+    rows
+}
+
+/// Promises that an attempt has tested.
+fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: bool) -> Vec<Row> {
+    let row = |promise, is_broken: bool, kept_by: &str, otherwise: &str| {
+        let (level, kept_by) = if is_broken { (Level::NotKept, otherwise) } else { (Level::Kernel, kept_by) };
+        Row { promise, level, kept_by: kept_by.to_string() }
     };
-    let user = sandbox.user_name();
-    let reading = if has_own_user { format!("permissions: functions run as {user}") } else { landlock.clone() };
-    let seccomp = || "seccomp".to_string();
-    let processes = sandbox.processes_max.map_or("root has no limit".to_string(), |max| format!("RLIMIT_NPROC {max}"));
-    let mut rows = vec![
+    let tried = |promise, attempt, kept_by, otherwise| row(promise, attempts.succeeded(attempt), kept_by, otherwise);
+    let may_truncate = sandbox.landlock_version < super::LANDLOCK_TRUNCATES;
+    let landlock = format!("Landlock {}", sandbox.landlock_version);
+    let reading = match &sandbox.user {
+        Some(user) => format!("permissions: functions run as {}", user.name),
+        None => landlock.clone(),
+    };
+    let seeing = match hides_processes {
+        true => "a function could see others",
+        false => "only root can give workers a /proc of their own",
+    };
+    let files = format!("RLIMIT_NOFILE {FUNCTION_FILES_MAX}");
+    vec![
         tried(
             "Functions have no privileges.",
             "privileges",
-            "no capabilities, no_new_privs".into(),
+            "no capabilities, no_new_privs",
             "functions have capabilities, or can gain them",
         ),
-        tried("Functions read neither registry nor run dir.", "read", reading, "a function could read them"),
-        tried(
+        tried("Functions read neither registry nor run dir.", "read", &reading, "a function could read them"),
+        row(
             "Functions write only to their scratch folder and what their row lists.",
-            "write",
-            landlock.clone(),
-            "a function could write elsewhere; Landlock 1 (Linux 5.13) prevents that",
+            attempts.succeeded("write") || may_truncate,
+            &landlock,
+            "a function could write elsewhere, or empty files; Landlock 3 (Linux 6.2) prevents that",
         ),
         tried(
             "Functions signal and trace no processes but their own.",
             "signal",
-            landlock.clone(),
+            &landlock,
             "a function could signal others; Landlock 6 (Linux 6.12) prevents that",
         ),
         tried(
             "Functions do not see other processes and their command lines.",
             "see",
-            "a /proc with hidepid=ptraceable".into(),
-            if hides_processes {
-                "a function could see others"
-            } else {
-                "only root can give workers a /proc of their own"
-            },
+            "a /proc with hidepid=ptraceable",
+            seeing,
         ),
-        tried("Functions reach no rarely used parts of the kernel.", "namespace", seccomp(), "no seccomp here"),
-        tried("With net false, functions have no network.", "socket", seccomp(), "no seccomp here; Landlock cuts TCP"),
-        tried(
-            "Functions have few open files.",
-            "files",
-            format!("RLIMIT_NOFILE {FUNCTION_FILES_MAX}"),
-            "they have more",
-        ),
+        tried("Functions reach no rarely used parts of the kernel.", "namespace", "seccomp", "no seccomp here"),
+        tried("With net false, functions have no network.", "socket", "seccomp", "no seccomp here; Landlock cuts TCP"),
+        tried("Functions have few open files.", "files", &files, "they have more"),
         tried(
             "Functions are the first to go when the machine runs out of memory.",
             "oom",
-            "oom_score_adj 1000".into(),
+            "oom_score_adj 1000",
             "/proc does not let them",
         ),
-    ];
-    // Before version 3 it does not restrict truncation.
-    if rows[2].level == Level::Kernel && sandbox.landlock_version < super::LANDLOCK_TRUNCATES {
-        rows[2].level = Level::NotKept;
-        rows[2].kept_by =
-            format!("{landlock}: functions can empty files that their user may write; Linux 6.2 prevents that");
-    }
-    let watched = |promise, is_kept: bool, kept_by: &str| Row {
+    ]
+}
+
+/// Promises that workers keep by samples.
+fn watched(sandbox: &Sandbox, attempts: &Attempts) -> [Row; 4] {
+    let row = |promise, is_kept: bool, kept_by: String| Row {
         promise,
         level: if is_kept { Level::Watched } else { Level::NotKept },
-        kept_by: kept_by.to_string(),
+        kept_by,
     };
-    let memory = match attempts.succeeded("memfd") {
+    let has_memory_files = attempts.succeeded("memfd");
+    let memory = match has_memory_files {
         false => "RLIMIT_DATA for each process, the sum sampled; memfd_create answers ENOSYS",
         true => "functions can make files in memory, which count only where they are mapped",
     };
+    let processes = sandbox.processes_max.map_or("root has no limit".to_string(), |max| format!("RLIMIT_NPROC {max}"));
+    let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {processes}");
+    let scratch = "blocks sampled, those of deleted files among them";
     let ending = match procfs::lists_children() {
         true => "subreapers find and kill what an invocation leaves",
         false => "the kernel lacks CONFIG_PROC_CHILDREN",
     };
-    rows.extend([
-        watched("Functions keep to their memory.", !attempts.succeeded("memfd"), memory),
-        watched(
-            "Functions have few threads, and leave others theirs.",
-            true,
-            &format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {processes}"),
-        ),
-        watched("Functions keep to their scratch space.", true, "blocks sampled, those of deleted files among them"),
-        watched("No process outlives its invocation.", procfs::lists_children(), ending),
-    ]);
-    rows
+    [
+        row("Functions keep to their memory.", !has_memory_files, memory.into()),
+        row("Functions have few threads, and leave others theirs.", true, processes),
+        row("Functions keep to their scratch space.", true, scratch.into()),
+        row("No process outlives its invocation.", procfs::lists_children(), ending.into()),
+    ]
 }
 
 /// Has a worker make the table, writes it to the log, and compares it with FAAS_REQUIRE_SANDBOX.

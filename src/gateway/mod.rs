@@ -41,7 +41,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use counters::Counters;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use gateway::Gateway;
 use handover::{Handover, Succession};
 use health::Health;
@@ -116,13 +116,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let promises = promises::ask(&supervisor::worker_program()?, &settings)?;
 
     let kv = Arc::new(Kv::new());
-    let mut sync = Sync::new(&settings, kv.clone(), sandbox.user.clone());
-    sync.set_alone(succession.is_none());
-    sync.look();
-    let (stop_sync, sync_stopped) = crossbeam_channel::bounded::<()>(0);
-    let for_sync = tenure.clone();
-    let is_alone = move || for_sync.is_alone.load(Ordering::SeqCst);
-    let sync = start_thread("kv sync", move || sync.run(&sync_stopped, is_alone))?;
+    let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone()), &tenure)?;
 
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
@@ -134,31 +128,21 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     status.start(&settings)?;
     let operator_token = operator_token::provide(&settings.operator_token_file())?;
     let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone())?;
-    let workers = {
-        let supervisor = supervisor.clone();
-        start_thread("supervisor", move || supervisor.run())?
-    };
+    let supervising = supervisor.clone();
+    let workers = start_thread("supervisor", move || supervising.run())?;
     let for_ledger = tenure.clone();
     let (ledger, ledger_thread) = Ledger::start(&settings, move || for_ledger.is_current.load(Ordering::SeqCst))?;
-    let end_all = EndAll {
-        supervisor: supervisor.clone(),
-        collector: collector.clone(),
-        workers,
-        stop_sync,
-        sync,
-        ledger_thread,
-    };
+    let end_all = EndAll { supervisor: supervisor.clone(), collector, workers, sync, ledger_thread };
     let (ending, ended) = crossbeam_channel::bounded(1);
-    if let Some(succession) = &succession {
-        let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
-        if let Err(error) = succession.wait_for_go(is_ready) {
-            end_all.cut_off();
-            return Err(error);
-        }
+    let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
+    if let Some(Err(error)) = succession.as_ref().map(|succession| succession.wait_for_go(is_ready)) {
+        end_all.cut_off();
+        return Err(error);
+    }
+    if succession.is_some() {
         run_dir.make_current().map_err(StartError::io("switch", settings.run_dir.display()))?;
         tenure.is_current.store(true, Ordering::SeqCst);
     }
-    let response_bytes_max = settings.response_bytes_max;
     let handler = Arc::new(Gateway {
         dev: settings.dev,
         kv,
@@ -168,18 +152,11 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
         spool_area,
         ledger,
         operator_token,
-        response_bytes_max,
+        response_bytes_max: settings.response_bytes_max,
     });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;
-    let heir = Arc::downgrade(&run_dir);
-    let handover =
-        Handover::new(&settings, server.clone(), supervisor.clone(), tenure.clone(), heir.clone(), ending.clone())?;
-    start_thread("handover", move || handover.serve())?;
-    if let Some(succession) = succession {
-        succession.done()?;
-        start_thread("lock", move || run_dir::take_over_lock(&heir, &tenure))?;
-    }
+    start_handover(&settings, &server, &supervisor, &tenure, &run_dir, ending.clone(), succession)?;
     let has_lame_duck = !settings.lame_duck.is_zero();
     let signals = Signals { server: server.clone(), supervisor, ending, had_terminal, has_lame_duck };
     start_thread("signals", move || signals.take())?;
@@ -190,6 +167,27 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
 
     wait_and_end(&settings, &server, &health, end_all, &ended);
     drop(run_dir);
+    Ok(())
+}
+
+/// Tells the old gateway, if there is one, that this one has taken over; offers the port to the next.
+fn start_handover(
+    settings: &Settings,
+    server: &Arc<HttpServer>,
+    supervisor: &Arc<Supervisor>,
+    tenure: &Arc<Tenure>,
+    run_dir: &Arc<RunDir>,
+    ending: Sender<Ending>,
+    succession: Option<Succession>,
+) -> Result<()> {
+    let heir = Arc::downgrade(run_dir);
+    let handover = Handover::new(settings, server.clone(), supervisor.clone(), tenure.clone(), heir.clone(), ending)?;
+    start_thread("handover", move || handover.serve())?;
+    if let Some(succession) = succession {
+        succession.done()?;
+        let tenure = tenure.clone();
+        start_thread("lock", move || run_dir::take_over_lock(&heir, &tenure))?;
+    }
     Ok(())
 }
 
@@ -247,13 +245,37 @@ fn notify(note: &str) {
     }
 }
 
+/// The thread that keeps the routes in RAM equal to the registry.
+struct SyncThread {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl SyncThread {
+    /// Loads the registry before it returns.
+    fn start(mut sync: Sync, tenure: &Arc<Tenure>) -> Result<SyncThread> {
+        let tenure = tenure.clone();
+        let is_alone = move || tenure.is_alone.load(Ordering::SeqCst);
+        sync.set_alone(is_alone());
+        sync.look();
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let thread = start_thread("kv sync", move || sync.run(&stopped, is_alone))?;
+        Ok(SyncThread { stop, thread })
+    }
+
+    /// Waits for its end: otherwise a copy of the registry that it is reading would stay in the run dir.
+    fn stop(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
 /// The parts that run besides the server, and the way to end them.
 struct EndAll {
     supervisor: Arc<Supervisor>,
     collector: Arc<MetricsCollector>,
     workers: JoinHandle<()>,
-    stop_sync: crossbeam_channel::Sender<()>,
-    sync: JoinHandle<()>,
+    sync: SyncThread,
     ledger_thread: Option<LedgerThread>,
 }
 
@@ -275,9 +297,7 @@ impl EndAll {
     fn join(self) {
         // The supervisor kills workers that do not end by themselves.
         let _ = self.workers.join();
-        drop(self.stop_sync);
-        // Otherwise the copy of the registry that the thread is reading would stay in the run dir.
-        let _ = self.sync.join();
+        self.sync.stop();
         if let Some(thread) = self.ledger_thread {
             thread.stop();
         }

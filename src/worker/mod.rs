@@ -111,12 +111,13 @@ struct Worker {
 /// Runs a worker until it is told to end. Without an id it takes the first free one above those that the gateway gives
 /// out itself, so that an operator can start a further worker by hand.
 pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
+    // Before this process has mounts of its own: in a chroot the kernel then names the program as seen from outside.
+    let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     sandbox::confine_worker()?;
     let (lock, id) = take_id(&settings, id)?;
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
-    let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
     let scratch_area = ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?;
     let worker = Arc::new(Worker {

@@ -36,7 +36,8 @@
 //! | [`scheduler_config`] | weights of the score | scheduler_config.h |
 //! | [`limits`] | bounds that several files share, with unit and reason; others stand where they are used | |
 //! | [`error`] | errors of a request, errors of a start | |
-//! | [`procfs`], [`shebang`], [`clock`], [`log`](mod@log), [`log_file`] | /proc, scripts' first lines, times as text, the log, the file it goes to | |
+//! | [`procfs`], [`shebang`], [`clock`] | /proc, scripts' first lines, times as text | |
+//! | [`log`](mod@log), [`log_budget`], [`log_file`] | the log, bounds of those who can fill it, the file it goes to | |
 //!
 //! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
 //! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
@@ -52,6 +53,7 @@ pub(crate) mod http_handler;
 pub mod ledger;
 pub mod limits;
 pub mod log;
+pub(crate) mod log_budget;
 pub mod log_file;
 pub(crate) mod networks;
 mod operator;

@@ -7,6 +7,7 @@ use super::function_output::Facts;
 use crate::http_handler::request::Request;
 use crate::ledger;
 use crate::log::Line;
+use crate::log_budget::log_unrouted;
 use crate::protocol::worker_protocol::End;
 
 /// Bytes of the path that the log shows. A path may be long.
@@ -89,7 +90,10 @@ impl Record {
         if let Some(fault) = fault {
             line = line.text("error", fault);
         }
-        line.log();
+        match self.route {
+            Some(_) => drop(line.log()),
+            None => log_unrouted(line),
+        }
     }
 
     /// The row for the ledger.

@@ -16,6 +16,7 @@ use super::response::{Body, Form, Response};
 use crate::error::request::RequestError;
 use crate::limits::{LINGER_BYTES_MAX, RELAY_BYTES};
 use crate::log::Line;
+use crate::log_budget::log_unrouted;
 use crate::sys::{Watched, poll};
 
 pub struct Rejected {
@@ -101,5 +102,5 @@ impl Lingering {
 pub fn log_rejected(request_id: &str, peer: SocketAddr, error: &RequestError) {
     let (client, fault) = (peer.ip().to_string(), format!("{}: {error}", error.kind()));
     let line = Line::now().text("request", request_id).text("client", client.as_str());
-    line.number("status", Some(error.status())).text("error", fault.as_str()).log();
+    log_unrouted(line.number("status", Some(error.status())).text("error", fault.as_str()));
 }

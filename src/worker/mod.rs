@@ -24,7 +24,6 @@ pub mod fork_server;
 mod fork_servers;
 mod guard;
 mod invocation;
-mod log_budget;
 mod metrics_reader;
 mod metrics_sender;
 mod metrics_smoother;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::error::Result;
-use super::log_budget::LogBudget;
+use crate::log_budget::LogBudget;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Invocation;
 

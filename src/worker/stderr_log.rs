@@ -4,9 +4,9 @@
 //! an hour (log_budget.rs). Both count bytes as they are written: a line in the log is longer than the function's own,
 //! by its head and its escaped characters.
 
-use super::log_budget::LogBudget;
 use crate::limits::{STDERR_BYTES_MAX, STDERR_LINE_BYTES_MAX};
 use crate::log::Line;
+use crate::log_budget::LogBudget;
 use crate::protocol::function_spec::FunctionSpec;
 
 /// Messages of programs that get no more memory: PHP, Python, the C library, C++, Rust, and most others.

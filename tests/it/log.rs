@@ -1,8 +1,10 @@
 //! The log: its lines about each request, and attacks of functions on it.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
+use crate::http::Answer;
 use crate::instance::{Instance, has, run, signal, wait_for, wait_until};
 
 #[test]
@@ -90,6 +92,32 @@ fn a_flood_on_stderr_is_bounded_and_what_was_dropped_is_said() {
     assert!((9_900_000..10_000_000).contains(&count), "{dropped}");
     assert!(instance.log().len() < 1_000_000);
     assert!(instance.log().lines().all(|line| line.len() < 4000));
+}
+
+#[test]
+fn a_flood_of_requests_without_a_route_is_bounded_and_what_was_dropped_is_said() {
+    let instance = Instance::start();
+    instance.script("GET:/x", "echo served");
+    // Their lines are 18 MiB and more, since the log shows 256 bytes of a path and 128 of an id.
+    let (path, id, count) = ("x".repeat(300), "i".repeat(128), 35_000);
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: it\r\nX-Request-Id: {id}\r\n\r\n");
+    let mut connection = instance.connect();
+    let mut sender = connection.get_ref().try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let batch = request.repeat(100);
+            (0..count / 100).for_each(|_| sender.write_all(batch.as_bytes()).unwrap());
+        });
+        for _ in 0..count {
+            assert_eq!(Answer::read(&mut connection, false).unwrap().status, 404);
+        }
+    });
+    instance.wait_for_log("that reached no function were not logged", 1);
+    let logged = instance.log_lines("status=404").len();
+    let bytes = instance.log().len();
+    assert!((1000..count).contains(&logged) && bytes < 17 << 20, "{logged} lines, {bytes} bytes");
+    instance.request("GET", "/x", &[("X-Request-Id", "it-served")], b"");
+    instance.wait_for_log("request=it-served ", 1);
 }
 
 #[test]

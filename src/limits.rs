@@ -23,9 +23,9 @@ pub const SPOOL_MAX_DEFAULT: u64 = 4 << 30;
 /// Connections at once. Each costs a thread (about 20 KB of real memory while idle) and one descriptor, two while a
 /// request is being served. Above it: 503 with Retry-After, at once.
 pub const CONNECTIONS_MAX: usize = 4096;
-/// Requests in the handler at once: each can hold a slot and files. Enough for all slots of 16 workers of 8, the default
-/// queue, and requests that need no worker.
-pub const REQUESTS_MAX: usize = 512;
+/// Calls of functions at once, waiting or running: each can hold a slot and files. Enough for all slots of 16 workers of 8
+/// and the default queue, with a quarter to spare.
+pub const CALLS_MAX: usize = 512;
 /// Bytes of a request head: request line and header lines. 64 KiB is four times the maximum that browsers and proxies
 /// send (8 to 16 KiB of cookies); more gets 431.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -80,9 +80,9 @@ pub const DRAIN_FIRST_BYTE_MAX: Duration = Duration::from_millis(250);
 /// Pause before the next request of a connection whose client was told to retry later (Retry-After). Each such client then
 /// asks ten times a second, not thousands of times.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Descriptors that one request can need: two for its bodies in files, three towards the worker. And the number that
-/// the gateway needs besides requests and connections. A low limit of open files lowers the bounds above.
-pub const DESCRIPTORS_PER_REQUEST: usize = 5;
+/// Descriptors that one call can need: two for its bodies in files, three towards the worker. And the number that the
+/// gateway needs besides calls and connections. A low limit of open files lowers the bounds above.
+pub const DESCRIPTORS_PER_CALL: usize = 5;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Stack of a connection's thread. The deepest call is a relay with two buffers on the heap.
 pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
@@ -106,7 +106,7 @@ pub const TIMEOUT_S_DEFAULT: u64 = 30;
 /// Invocations of one function at once, over all workers; the default is no limit but the number of slots.
 pub const MAX_INFLIGHT: RangeInclusive<u64> = 1..=65_536;
 /// Calls of one function over its `max_inflight` that may wait.
-pub const FUNCTION_QUEUE: RangeInclusive<u64> = 0..=REQUESTS_MAX as u64;
+pub const FUNCTION_QUEUE: RangeInclusive<u64> = 0..=CALLS_MAX as u64;
 /// Paths in `write`; each costs a system call per invocation.
 pub const WRITE_PATHS_MAX: usize = 64;
 /// Folders in `dirs`; each is a descriptor of the function's process.

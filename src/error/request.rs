@@ -41,7 +41,7 @@ pub enum RequestError {
     /// No routes yet: the registry has not been read, or has not arrived.
     RegistryNotLoaded,
     TooManyConnections,
-    TooManyRequests,
+    TooManyCalls,
     FunctionBusy {
         max_inflight: u64,
         retry_after_s: u64,
@@ -158,7 +158,7 @@ impl RequestError {
             | RequestError::WorkerLost { .. } => 502,
             RequestError::RegistryNotLoaded
             | RequestError::TooManyConnections
-            | RequestError::TooManyRequests
+            | RequestError::TooManyCalls
             | RequestError::QueueFull { .. }
             | RequestError::NoSlotInTime { .. }
             | RequestError::NoWorker
@@ -184,7 +184,7 @@ impl RequestError {
             RequestError::Compiling => Some(COMPILING_RETRY_S),
             RequestError::RegistryNotLoaded
             | RequestError::TooManyConnections
-            | RequestError::TooManyRequests
+            | RequestError::TooManyCalls
             | RequestError::NoWorker
             | RequestError::Stopping { has_begun: false }
             | RequestError::SpoolFull
@@ -236,7 +236,7 @@ impl RequestError {
             RequestError::RowUnusable(_) => "row-unusable",
             RequestError::RegistryNotLoaded => "registry-not-loaded",
             RequestError::TooManyConnections => "too-many-connections",
-            RequestError::TooManyRequests => "too-many-requests",
+            RequestError::TooManyCalls => "too-many-calls",
             RequestError::FunctionBusy { .. } => "function-busy",
             RequestError::QueueFull { .. } => "queue-full",
             RequestError::NoSlotInTime { .. } => "no-slot-in-time",
@@ -283,7 +283,7 @@ impl fmt::Display for RequestError {
             RowUnusable(fault) => write!(f, "the registry's row for this route cannot be used: {fault}"),
             RegistryNotLoaded => write!(f, "the registry is not loaded"),
             TooManyConnections => write!(f, "too many connections are open; try again"),
-            TooManyRequests => write!(f, "too many requests are under way; try again"),
+            TooManyCalls => write!(f, "too many calls are under way; try again"),
             FunctionBusy { max_inflight, .. } => {
                 write!(f, "{max_inflight} invocations of this function are running, its max_inflight")
             }

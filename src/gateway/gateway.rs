@@ -159,6 +159,7 @@ impl Gateway {
         client: &mut dyn Client,
     ) -> Result<(u16, Reply)> {
         let began = Instant::now();
+        client.take_place()?;
         let _share = Share::take(function)?;
         let environment = self.environment(function, path_info_start, request)?;
         let call = Call {

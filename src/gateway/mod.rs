@@ -205,7 +205,7 @@ fn wait_and_end(settings: &Settings, server: &HttpServer, health: &Health, end_a
     if server.drain(began + settings.drain) {
         end_all.drain();
     } else {
-        log!("gateway: {} requests are cut off after {} ms", server.under_way(), began.elapsed().as_millis());
+        log!("gateway: {} calls are cut off after {} ms", server.calls(), began.elapsed().as_millis());
         server.cut_off();
         server.wait_until_closed(Instant::now() + LAST_RESPONSES_MAX);
         end_all.cut_off();

@@ -8,7 +8,7 @@ use crate::limits;
 #[derive(Debug, Clone)]
 pub struct Bounds {
     pub connections_max: usize,
-    pub requests_max: usize,
+    pub calls_max: usize,
     pub rejected_max: usize,
     pub head_deadline: Duration,
     pub idle_max: Duration,
@@ -22,7 +22,7 @@ impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             connections_max: limits::CONNECTIONS_MAX,
-            requests_max: limits::REQUESTS_MAX,
+            calls_max: limits::CALLS_MAX,
             rejected_max: limits::REJECTED_MAX,
             head_deadline: limits::HEAD_DEADLINE,
             idle_max: limits::IDLE_MAX,
@@ -37,7 +37,7 @@ impl Default for Bounds {
 pub const DESCRIPTORS_PER_CONNECTION: usize = 1;
 
 impl Bounds {
-    /// Lowers the bounds to the process's limit of open files: half of the descriptors for requests, half for
+    /// Lowers the bounds to the process's limit of open files: half of the descriptors for calls, half for
     /// connections, of which an eighth is for rejected ones.
     pub fn fit(mut self, descriptors: u64) -> Bounds {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
@@ -45,7 +45,7 @@ impl Bounds {
         self.rejected_max = self.rejected_max.min((half / 8).max(1));
         let connections = (half - half / 8) / DESCRIPTORS_PER_CONNECTION;
         self.connections_max = self.connections_max.min(connections.max(1));
-        self.requests_max = self.requests_max.min((half / limits::DESCRIPTORS_PER_REQUEST).max(1));
+        self.calls_max = self.calls_max.min((half / limits::DESCRIPTORS_PER_CALL).max(1));
         self
     }
 }
@@ -57,13 +57,12 @@ mod tests {
     #[test]
     fn few_open_files_lower_the_bounds() {
         let full = Bounds::default().fit(20_000);
-        assert_eq!((full.connections_max, full.requests_max), (limits::CONNECTIONS_MAX, limits::REQUESTS_MAX));
+        assert_eq!((full.connections_max, full.calls_max), (limits::CONNECTIONS_MAX, limits::CALLS_MAX));
         for descriptors in [0, 64, 256, 1024, 4096] {
-            let Bounds { connections_max, requests_max, rejected_max, .. } = Bounds::default().fit(descriptors);
-            assert!(connections_max >= 1 && requests_max >= 1 && rejected_max >= 1);
-            let needed = connections_max * DESCRIPTORS_PER_CONNECTION
-                + requests_max * limits::DESCRIPTORS_PER_REQUEST
-                + rejected_max;
+            let Bounds { connections_max, calls_max, rejected_max, .. } = Bounds::default().fit(descriptors);
+            assert!(connections_max >= 1 && calls_max >= 1 && rejected_max >= 1);
+            let needed =
+                connections_max * DESCRIPTORS_PER_CONNECTION + calls_max * limits::DESCRIPTORS_PER_CALL + rejected_max;
             let available = (descriptors as usize).saturating_sub(limits::DESCRIPTORS_RESERVED);
             assert!(needed <= available.max(12), "{needed} of {descriptors}");
         }

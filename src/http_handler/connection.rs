@@ -145,20 +145,10 @@ impl<'service> Connection<'service> {
             Err(error) => return self.reject(&error, Some(&head), false),
         };
         let request = Request { id: request_id(Some(&head)), head, origin, local: self.local, body };
-        let service = self.service;
-        let place = match service.take_request() {
-            Ok(place) => place,
-            Err(error) => {
-                let keep_alive = self.decide_keep_alive(&request.head);
-                return self.reject(&error, Some(&request.head), keep_alive);
-            }
-        };
         let handler = self.handler;
         let mut client = WaitingClient::new(self, &request);
         let reply = handler.handle(&request, &mut client);
         let stream = client.into_stream();
-        // A client that reads slowly occupies its response, and nothing else.
-        drop(place);
         match reply {
             Reply::Gone => After::Gone,
             Reply::Streamed { complete } => self.end_stream(stream, complete),

@@ -25,6 +25,13 @@ pub enum Reply {
 
 /// The client of one request, as a handler sees it: it may leave, and it receives a response piece by piece.
 pub trait Client {
+    /// Takes one of the places for calls, until the handler returns. What takes none, such as a 404, holds nothing but
+    /// its connection, so those are the only bound on it.
+    ///
+    /// # Errors
+    /// [`RequestError::TooManyCalls`](crate::error::request::RequestError::TooManyCalls) when all are taken.
+    fn take_place(&mut self) -> Result<()>;
+
     /// Sets if the work goes on when the client leaves; initially it does not. While it does, no method here fails
     /// because the client has left: output is then discarded.
     fn keep_going(&mut self, keeps_going: bool);

@@ -86,8 +86,8 @@ struct Service {
     body_bytes_max: u64,
     trusted_proxies: Networks,
     area: Arc<SpoolArea>,
-    /// Number of requests in the handler.
-    under_way: AtomicUsize,
+    /// Number of calls under way.
+    calls: AtomicUsize,
     draining: AtomicBool,
     /// Becomes readable, and stays so, when `draining` is set.
     drain: EventFd,
@@ -112,9 +112,9 @@ impl HttpServer {
     pub fn new(settings: &Settings, area: Arc<SpoolArea>, listener: TcpListener) -> Result<HttpServer, StartError> {
         let descriptors = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         let bounds = Bounds::default().fit(descriptors);
-        if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.requests_max < limits::REQUESTS_MAX {
-            let Bounds { connections_max, requests_max, .. } = bounds;
-            log!("http: {descriptors} open files allow for {connections_max} connections and {requests_max} requests");
+        if bounds.connections_max < limits::CONNECTIONS_MAX || bounds.calls_max < limits::CALLS_MAX {
+            let Bounds { connections_max, calls_max, .. } = bounds;
+            log!("http: {descriptors} open files allow for {connections_max} connections and {calls_max} calls");
         }
         HttpServer::new_within(settings, area, listener, bounds)
     }
@@ -128,7 +128,7 @@ impl HttpServer {
     ) -> Result<HttpServer, StartError> {
         let address = listener.local_addr().map_err(StartError::io("read the address of", "the public port"))?;
         let service = Service {
-            under_way: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
             bounds,
             body_bytes_max: settings.body_bytes_max,
             trusted_proxies: settings.trusted_proxies.clone(),
@@ -151,9 +151,9 @@ impl HttpServer {
         self.shared.lock().expect("nothing panics under this lock").as_ref()?.try_clone().ok()
     }
 
-    /// Number of requests in the handler.
-    pub fn under_way(&self) -> usize {
-        self.service.under_way.load(Ordering::Relaxed)
+    /// Number of calls under way.
+    pub fn calls(&self) -> usize {
+        self.service.calls.load(Ordering::Relaxed)
     }
 
     /// The address for clients; with the port that the system chose where the settings say 0.
@@ -230,12 +230,12 @@ impl Service {
         self.open.lock().expect("nothing panics under this lock")
     }
 
-    /// Takes a place for one request in the handler.
-    fn take_request(&self) -> Result<UnderWay<'_>> {
-        let place = UnderWay(self);
-        match self.under_way.fetch_add(1, Ordering::Relaxed) < self.bounds.requests_max {
+    /// Takes a place for one call.
+    fn take_call_place(&self) -> Result<CallPlace<'_>> {
+        let place = CallPlace(self);
+        match self.calls.fetch_add(1, Ordering::Relaxed) < self.bounds.calls_max {
             true => Ok(place),
-            false => Err(RequestError::TooManyRequests),
+            false => Err(RequestError::TooManyCalls),
         }
     }
 
@@ -245,12 +245,12 @@ impl Service {
     }
 }
 
-/// The place of one request in the handler. Dropping it frees the place, also during a panic.
-struct UnderWay<'service>(&'service Service);
+/// The place of one call. Dropping it frees the place, also during a panic.
+struct CallPlace<'service>(&'service Service);
 
-impl Drop for UnderWay<'_> {
+impl Drop for CallPlace<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

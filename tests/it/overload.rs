@@ -84,7 +84,7 @@ fn of_ten_times_too_many_clients_each_is_served_or_told_when_to_come_back() {
 }
 
 #[test]
-fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
+fn calls_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     let _alone = crate::alone();
     let settings = [
         ("FAAS_WORKERS", "1"),
@@ -95,7 +95,7 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     let instance = Instance::with(&settings);
     let mut gate = instance.gate("gate");
     instance.script("GET:/wait", "touch \"$IT_FOLDER/started\"\nread _ <\"$IT_FOLDER/gate\"\necho through");
-    let max = faas::limits::REQUESTS_MAX;
+    let max = faas::limits::CALLS_MAX;
     let ask = || {
         let mut stream = instance.connect();
         stream.get_mut().write_all(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
@@ -103,27 +103,19 @@ fn requests_beyond_what_the_gateway_carries_are_503_and_it_carries_on() {
     };
     let mut first = ask();
     wait_until("it has started", || instance.shared("started").exists());
-    // The check for room takes the last place for a moment, and must have given it back.
-    let mut others: Vec<_> = (2..max).map(|_| ask()).collect();
-    wait_until("all but one wait", || instance.status()["waiting"] == max - 2);
-    wait_until("there is no room for another", || {
-        // The check itself may have held the last place when the client came.
-        others.push(ask());
-        let answer = instance.get("/healthz");
-        if answer.status == 503 {
-            answer.problem(503, "too-many-requests");
-            assert_retry_after(&answer);
-        }
-        answer.status == 503
-    });
+    let mut others: Vec<_> = (1..max).map(|_| ask()).collect();
+    wait_until("all others wait", || instance.status()["waiting"] == max - 1);
     // A rejected client may use its connection again, and does so once a place is free.
     let mut late = ask();
     let refusal = Answer::read(&mut late, false).unwrap();
-    refusal.problem(503, "too-many-requests");
+    refusal.problem(503, "too-many-calls");
+    assert_retry_after(&refusal);
     assert_eq!(refusal.field("Connection"), None);
+    // What calls no function needs no place.
+    instance.get("/no/such/route").problem(404, "no-route");
+    assert_eq!(instance.get("/healthz").status, 200);
     gate.write_all(b"\n").unwrap();
     assert_eq!(Answer::read(&mut first, false).unwrap().text(), "through\n");
-    wait_until("there is room", || instance.get("/healthz").status == 200);
     // All waiting clients leave, and no trace of them stays.
     others.drain(..).for_each(drop);
     wait_until_calm(&instance);

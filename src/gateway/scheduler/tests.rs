@@ -21,6 +21,10 @@ struct Patron {
 }
 
 impl Client for Patron {
+    fn take_place(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn keep_going(&mut self, _: bool) {}
 
     fn is_cut_off(&self) -> bool {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::sender::Stream;
 use super::{Connection, cannot_poll};
 use crate::error::request::{RequestError, Result};
+use crate::http_handler::CallPlace;
 use crate::http_handler::handler::Client;
 use crate::http_handler::request::Request;
 use crate::http_handler::response::Response;
@@ -20,6 +21,7 @@ use crate::sys::{Watched, poll};
 pub struct WaitingClient<'c, 'service> {
     connection: &'c mut Connection<'service>,
     request: &'c Request,
+    place: Option<CallPlace<'service>>,
     /// End of the grace, once the client has closed its sending side.
     gone_at: Option<Instant>,
     stream: Option<Stream>,
@@ -30,10 +32,19 @@ pub struct WaitingClient<'c, 'service> {
 
 impl<'c, 'service> WaitingClient<'c, 'service> {
     pub fn new(connection: &'c mut Connection<'service>, request: &'c Request) -> WaitingClient<'c, 'service> {
-        WaitingClient { connection, request, gone_at: None, stream: None, keeps_going: false, is_lost: false }
+        WaitingClient {
+            connection,
+            request,
+            place: None,
+            gone_at: None,
+            stream: None,
+            keeps_going: false,
+            is_lost: false,
+        }
     }
 
-    /// The stream, if the handler began one and the client still reads it.
+    /// The stream, if the handler began one and the client still reads it. The place for the call is free from here on: a
+    /// client that reads slowly occupies its response, and nothing else.
     pub fn into_stream(self) -> Option<Stream> {
         self.stream.filter(|_| !self.is_lost)
     }
@@ -50,6 +61,11 @@ impl<'c, 'service> WaitingClient<'c, 'service> {
 }
 
 impl Client for WaitingClient<'_, '_> {
+    fn take_place(&mut self) -> Result<()> {
+        self.place = Some(self.connection.service.take_call_place()?);
+        Ok(())
+    }
+
     fn keep_going(&mut self, keeps_going: bool) {
         self.keeps_going = keeps_going;
         self.gone_at = None;

@@ -14,7 +14,7 @@ fn the_handler_learns_that_its_client_left() {
     drop(client);
     assert_eq!(server.next_event(), "saw the client leave");
     wait_until("the connection ends", || server.connections() == 0);
-    assert_eq!(server.under_way(), 0);
+    assert_eq!(server.calls(), 0);
     // The connection on which an answer stayed unread is not used again.
     assert_eq!(server.connect().get("/next").read_response().1, "/next");
 }

@@ -61,7 +61,7 @@ fn a_rejected_request_ends_its_connection() {
         client.send(request).get("/never");
         assert_eq!(client.read_problem()["status"], status, "{request}");
     }
-    assert_eq!(server.under_way(), 0);
+    assert_eq!(server.calls(), 0);
 }
 
 #[test]
@@ -118,18 +118,20 @@ fn excess_connections_get_503_at_once() {
 }
 
 #[test]
-fn excess_requests_get_503_and_keep_their_connection() {
-    let server = TestServer::open_within(|bounds| bounds.requests_max = 1);
+fn excess_calls_get_503_and_keep_their_connection() {
+    let server = TestServer::open_within(|bounds| bounds.calls_max = 1);
     let mut first = server.connect();
     first.get("/gate");
     assert_eq!(server.next_event(), "waits at the gate");
     let mut second = server.connect();
-    let (head, _) = second.get("/x").read_response();
+    let (head, _) = second.get("/gate").read_response();
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nRetry-After: 1\r\n"), "{head}");
     assert!(!head.contains("Connection: close"), "{head}");
+    assert_eq!(second.get("/x").read_response().1, "/x", "takes no place");
     server.gate.send(()).unwrap();
     assert_eq!(first.read_response().1, "through");
-    assert_eq!(second.get("/x").read_response().1, "/x");
+    server.gate.send(()).unwrap();
+    assert_eq!(second.get("/gate").read_response().1, "through");
 }
 
 #[test]

@@ -82,8 +82,8 @@ impl TestServer {
         self.server.service.open().connections
     }
 
-    pub fn under_way(&self) -> usize {
-        self.server.service.under_way.load(Ordering::Relaxed)
+    pub fn calls(&self) -> usize {
+        self.server.service.calls.load(Ordering::Relaxed)
     }
 
     pub fn spool_bytes_used(&self) -> u64 {
@@ -151,6 +151,9 @@ impl Handler for TestHandler {
                 text(lines.as_bytes())
             }
             "/gate" => {
+                if let Err(error) = client.take_place() {
+                    return Reply::Response(Response::of_error(&error, &request.id));
+                }
                 self.events.send("waits at the gate").unwrap();
                 self.gate.recv().unwrap();
                 text(b"through")

@@ -55,13 +55,13 @@ impl View {
     /// Reads the registry as it is now.
     pub fn read<T>(&self, read: impl FnOnce(&Registry) -> Result<T>) -> Result<T> {
         let db = fs::canonicalize(&self.db).unwrap_or_else(|_| self.db.clone());
-        let stamps = Stamps::of(&db);
+        let stamps = Stamps::of(&db, &db);
         let newest = self.lock(&self.newest).take().filter(|copy| copy.stamps.as_ref() == Some(&stamps));
         let copy = match newest {
             Some(copy) => copy,
             None => {
                 let _claim = self.claim()?;
-                let stamps = Stamps::of(&db);
+                let stamps = Stamps::of(&db, &db);
                 let stamps = (!stamps.are_young(SystemTime::now())).then_some(stamps);
                 Copy { stamps, registry: self.copy(&db)? }
             }

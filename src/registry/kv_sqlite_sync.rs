@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,7 +40,7 @@ use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 
 /// Time between two looks: a quarter of the 100 ms within which a commit must be in service. A look that finds nothing
-/// asks the file system for four files.
+/// asks the file system for three files.
 const PERIOD: Duration = Duration::from_millis(25);
 
 /// An unusable registry is read again after this time, even if it did not change: the cause may lie outside.
@@ -58,6 +58,8 @@ const ROWS_LOOKED_AT_MAX: usize = 1000;
 /// The registry's reader. One for each gateway: its private copy lies in the run dir.
 pub struct Sync {
     db: PathBuf,
+    /// `db` without symbolic links, as of the last reading. A link that leads elsewhere since then shows in the stamps.
+    real_db: PathBuf,
     is_follower: bool,
     places: Places,
     code_dir: CodeDir,
@@ -86,6 +88,7 @@ impl Sync {
     pub fn new(settings: &Settings, kv: Arc<Kv>, user: Option<User>) -> Sync {
         Sync {
             db: settings.db.clone(),
+            real_db: settings.db.clone(),
             is_follower: settings.is_follower,
             places: Places {
                 module_root: settings.module_root.clone(),
@@ -119,19 +122,19 @@ impl Sync {
     /// Reads the registry if it changed; true if it was read. The first look loads the registry, so the gateway calls
     /// it once before it listens.
     pub fn look(&mut self) -> bool {
-        // SQLite puts a -wal beside the target of a symbolic link.
-        let db = fs::canonicalize(&self.db).unwrap_or_else(|_| self.db.clone());
-        let stamps = Stamps::of(&db);
         let now = Instant::now();
         if self.code_dir.check(&mut self.places.code) {
             self.seen = None;
         }
-        if self.seen.as_ref() == Some(&stamps) && self.retry_at.is_none_or(|at| now < at) {
+        let is_unchanged = self.seen.as_ref().is_some_and(|seen| *seen == Stamps::of(&self.db, &self.real_db));
+        if is_unchanged && self.retry_at.is_none_or(|at| now < at) {
             return false;
         }
+        self.real_db = fs::canonicalize(&self.db).unwrap_or_else(|_| self.db.clone());
+        let stamps = Stamps::of(&self.db, &self.real_db);
         self.seen = (!stamps.are_young(SystemTime::now())).then_some(stamps);
         self.retry_at = None;
-        let fault = match self.read(&db) {
+        let fault = match self.read() {
             Ok(Some(reading)) => {
                 self.take_over(reading);
                 None
@@ -156,8 +159,8 @@ impl Sync {
     }
 
     /// Returns the changes, `None` where writers were too busy for a snapshot, or the fault as text.
-    fn read(&mut self, db: &Path) -> Result<Option<Reading>, String> {
-        let reading = match self.snapshot.take(db) {
+    fn read(&mut self) -> Result<Option<Reading>, String> {
+        let reading = match self.snapshot.take(&self.real_db) {
             Ok(true) => self.compare_with_copy().map(Some),
             Ok(false) => Ok(None),
             Err(cause) => Err(cause.to_string()),

@@ -31,8 +31,10 @@ pub struct Stamp {
 }
 
 impl Stamps {
-    pub fn of(db: &Path) -> Stamps {
-        Stamps(["", WAL, JOURNAL].map(|suffix| Stamp::of(&with_suffix(db, suffix))))
+    /// `real_db` is the path of `db` without symbolic links: SQLite puts a -wal beside the target of a link.
+    pub fn of(db: &Path, real_db: &Path) -> Stamps {
+        let log = |suffix| Stamp::of(&with_suffix(real_db, suffix));
+        Stamps([Stamp::of(db), log(WAL), log(JOURNAL)])
     }
 
     pub fn are_young(&self, now: SystemTime) -> bool {

@@ -112,6 +112,17 @@ fn a_symbolic_link_is_followed_to_its_wal() {
     assert!(fs::metadata(with_suffix(&target, WAL)).unwrap().len() > 0);
     assert!(fixture.sync.look());
     assert!(fixture.function("/a").is_some());
+    // The link leads elsewhere, while nothing at its first target changes.
+    let (other, link) = (fixture.folder.join("other.db"), fixture.folder.join("link"));
+    execute(&other, WITHOUT_CHECKS);
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.sync.look() {
+        assert!(Instant::now() < deadline, "the stamps never prove that nothing changed");
+    }
+    fs::rename(&link, &fixture.db).unwrap();
+    assert!(fixture.sync.look());
+    assert_eq!(fixture.kv.len(), 0);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use faas::registry::config_loader::{Function, Places, parse};
-use faas::registry::kv::{Found, Kv, Route, Routes};
+use faas::registry::kv::Kv;
+use faas::registry::routes::{Found, Route, Routes};
 
 use crate::table::{Outcome, Row, Samples, Unit, take_turns};
 

@@ -27,7 +27,8 @@ use crate::limits::{FUNCTION_PROCESSES_MAX, RETRY_AFTER_S, TRIES_MAX};
 use crate::protocol::function_spec::Runtime;
 use crate::protocol::worker_protocol::{End, Verdict};
 use crate::registry::config_loader::Function;
-use crate::registry::kv::{Found, Kv};
+use crate::registry::kv::Kv;
+use crate::registry::routes::Found;
 
 /// Lines of a failed function's stderr that FAAS_DEV=1 shows to clients.
 const STDERR_LINES_SHOWN: usize = 10;

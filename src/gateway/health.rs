@@ -114,7 +114,8 @@ fn lag_s_max(query: &str) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::kv::{Routes, Version};
+    use crate::registry::kv::Version;
+    use crate::registry::routes::Routes;
 
     fn seconds_ago(seconds: f64) -> f64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() - seconds

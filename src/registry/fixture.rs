@@ -11,8 +11,9 @@ use rusqlite::Connection;
 
 use super::config_loader::Function;
 use super::create::add_readfile;
-use super::kv::{Found, Kv};
+use super::kv::Kv;
 use super::kv_sqlite_sync::Sync;
+use super::routes::Found;
 use crate::settings::Settings;
 
 /// A folder of its own, with a registry, its reader and the resulting routes.

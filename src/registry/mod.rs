@@ -21,6 +21,7 @@ pub(crate) mod migrate;
 mod modules;
 pub(crate) mod pattern;
 pub mod remarks;
+pub mod routes;
 mod rows;
 pub(crate) mod snapshot;
 pub(crate) mod stamps;

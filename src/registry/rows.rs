@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::config_loader::{self, Function, Places, named_bundle};
-use super::kv::{FAULTS_TOLD_MAX, Route, RowFaults};
+use super::kv::{FAULTS_TOLD_MAX, RowFaults};
 use super::last_good::LastGood;
+use super::routes::Route;
 
 pub struct Rows {
     rows: HashMap<String, Row>,

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::registry::config_loader::{self, Places};
 use crate::registry::files::WAL;
 use crate::registry::fixture::{Fixture, execute, names_in, sqlite3};
-use crate::registry::kv::Found;
+use crate::registry::routes::Found;
 
 #[test]
 fn init_registers_the_examples() {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::registry::create::INIT_SQL;
 use crate::registry::fixture::{Fixture, WITHOUT_CHECKS, execute, settings};
-use crate::registry::kv::Found;
 use crate::registry::kv_sqlite_sync::Sync;
+use crate::registry::routes::Found;
 
 #[test]
 fn changes_arrive_and_unchanged_rows_are_kept() {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::registry::config_loader::{Places, parse};
+use crate::registry::kv::{Kv, Version};
 
 fn route(key: &str) -> Arc<Route> {
     let descriptor = r#"{"runtime":"php","module":"x.php"}"#;

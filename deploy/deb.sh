@@ -22,6 +22,9 @@ library=$(readlink -f "$(ldd "$target/faas-php" | sed -n 's/.*=> \(.*libphp[^ ]*
 # dpkg lists the file under /usr, whatever path the loader took.
 php=$(dpkg -S "*${library#/usr}" 2>/dev/null | sed -n 's/^\(libphp[0-9.]*-embed\):.*/\1/p' | head -n 1)
 [ -n "$php" ] || fail "$target/faas-php is not linked with Debian's libphp; build it with: runtimes/build.sh php"
+# An older libphp of the same series lacks functions that the headers of this one call.
+# shellcheck disable=SC2016 # a field of dpkg-query's
+php_version=$(dpkg-query -W -f '${source:Upstream-Version}' "$php")
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -57,7 +60,7 @@ Architecture: $architecture
 Maintainer: The maintainers <maintainers@example.org>
 Section: httpd
 Priority: optional
-Depends: libc6 (>= 2.36), libgcc-s1, $php, adduser, init-system-helpers (>= 1.54)
+Depends: libc6 (>= 2.36), libgcc-s1, $php (>= $php_version), adduser, init-system-helpers (>= 1.54)
 Recommends: sqlite3
 Suggests: nginx-light | caddy | haproxy
 Installed-Size: $(du -sk "$root" | cut -f 1)

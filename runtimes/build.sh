@@ -2,7 +2,7 @@
 # Builds the runtimes and puts them beside the gateway, where workers look for them: faas-php, which takes some seconds, and
 # faas-wasm, which takes a few minutes the first time.
 #   build.sh [php|wasm]             one of them; both, where none is named
-#   build.sh --is-fresh php|wasm    builds nothing: says by its exit status whether what is there is newer than its sources
+#   build.sh --is-fresh php|wasm    builds nothing: its exit status is 0 where what is there is newer than its sources, and starts
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -15,6 +15,8 @@ is_fresh() {
     php) sources='runtimes/php/build.sh runtimes/php/src' ;;
     wasm) sources='runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src' ;;
     esac
+    # After an upgrade of Debian, libphp may be another than faas-php was built with.
+    [ "$1" != php ] || "$placed/faas-php" run functions/info.php >/dev/null 2>&1 || return 1
     # shellcheck disable=SC2086 # a list of paths
     [ -z "$(find $sources -newer "$placed/faas-$1")" ]
 }

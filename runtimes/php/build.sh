@@ -32,8 +32,9 @@ setting 1 || give_up "the headers of PHP $version are missing (apt install php$v
 if setting 'defined(ZTS) && ZTS'; then give_up "this PHP is built with threads (ZTS); it takes one without"; fi
 if setting 'defined(ZEND_DEBUG) && ZEND_DEBUG'; then give_up "this PHP is built for debugging; it takes one that is not"; fi
 
+# `now` has a libphp that lacks a function stop the program when it starts, not in the middle of a request.
 # shellcheck disable=SC2086
-cc -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter $includes -o "$out.new" src/*.c -l"$library"
+cc -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter $includes -o "$out.new" src/*.c -l"$library" -Wl,-z,now
 
 # A library that does not fit its extensions says so as it starts.
 script=$(mktemp)

@@ -3,12 +3,13 @@
 //! Three differences are allowed: the default Content-Type, an exit status other than 0, which php-cgi does not have,
 //! and the constants STDIN, STDOUT and STDERR.
 
+use std::fs;
 use std::io::Write;
 
 use serde_json::json;
 
 use crate::http::{Answer, read_chunk};
-use crate::instance::{Instance, has, wait_for};
+use crate::instance::{Instance, find, has, wait_for};
 
 /// A snippet and its request.
 struct Case {
@@ -245,6 +246,34 @@ fn php_answers_as_php_cgi_does_by_exec_and_forked() {
     }
     assert_eq!(reference.wait_for_log("faas-php is not built; php-cgi runs PHP functions", 1).len(), 1);
     assert!(faults.is_empty(), "{} differ:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn faas_php_that_cannot_start_is_as_one_that_is_missing_until_it_can() {
+    let (Some(faas_php), true) = (find("faas-php"), has(&["php-cgi", "faas-php"])) else { return };
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", "/usr/local/bin:/usr/bin:/bin")]);
+    // The dynamic linker ends it, as it does where libphp lacks a function.
+    let built = fs::read(faas_php).unwrap();
+    let name = b"libphp";
+    let at = built.windows(name.len()).position(|bytes| bytes == name).expect("it is linked with libphp");
+    let unfit = [&built[..at], b"absent", &built[at + name.len()..]].concat();
+    instance.program("faas-php", unfit);
+    instance.init();
+    instance.launch_copies();
+    instance.wait_until_ready();
+    let source = "<?php echo basename(readlink('/proc/self/exe'));";
+    instance.function("GET:/program", "php", source, json!({}));
+    for _ in 0..3 {
+        let answer = instance.get("/program");
+        assert!(answer.status == 200 && answer.text().starts_with("php-cgi"), "{answer:?}");
+    }
+    let told = instance.wait_for_log("php: faas-php cannot start; php-cgi runs PHP functions: ", 1);
+    assert!(told.len() == 1 && told[0].contains("cannot open shared object file"), "{told:?}");
+    assert!(instance.log_lines("fork server").is_empty(), "{:?}", instance.log_lines("fork server"));
+
+    instance.program("faas-php.new", built);
+    fs::rename(instance.path("faas-php.new"), instance.path("faas-php")).unwrap();
+    assert_eq!(instance.get("/program").text(), "faas-php", "a new version of it counts at once");
 }
 
 /// True if a child of a fork server gave the response.

@@ -6,6 +6,7 @@
 
 mod compiled;
 mod confined;
+mod faas_php;
 mod native;
 mod php;
 mod wasm;
@@ -108,10 +109,10 @@ pub fn data_mib_max(spec: &FunctionSpec) -> u64 {
     spec.memory_mib + if spec.runtime == Runtime::Wasm { MEMORY_FLOOR_WASM_MIB } else { MEMORY_GRACE_MIB }
 }
 
-/// The command of a runtime's fork server; `None` if its program is missing.
+/// The command of a runtime's fork server; `None` if its program is missing or cannot start.
 pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
     let (name, found) = match runtime {
-        Runtime::Php => ("faas-php", worker.runtimes.php.open()),
+        Runtime::Php => ("faas-php", worker.runtimes.php.own.open(worker).ok()),
         Runtime::Wasm => ("faas-wasm", worker.runtimes.wasm.open()),
         Runtime::Native => return None,
     };
@@ -125,7 +126,7 @@ pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
 /// The program of a runtime's fork server, and the files and folders that it reads when it starts.
 pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
     match runtime {
-        Runtime::Php => php::files_read_at_start(worker),
+        Runtime::Php => worker.runtimes.php.own.files_read_at_start(worker),
         Runtime::Wasm => worker.runtimes.wasm.open().into_iter().map(|(program, _)| path_of(&program)).collect(),
         Runtime::Native => Vec::new(),
     }

@@ -1,19 +1,15 @@
-//! PHP: the module is a script for faas-php (runtimes/php). If that is not built, php-cgi runs it. If that is not
-//! installed, the plain `php` program runs it: it gets the request on stdin and in the environment, and its output is
-//! the response.
+//! PHP: the module is a script for faas-php (runtimes/php). If that is not built or cannot start, php-cgi runs it. If
+//! that is not installed, the plain `php` program runs it: it gets the request on stdin and in the environment, and its
+//! output is the response.
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use super::confined::Confined;
-use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program, open_program, path_of, places_of};
+use super::faas_php::{Absent, FaasPhp};
+use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program};
 use crate::error::start::{self, StartError};
 use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
@@ -23,20 +19,9 @@ use crate::worker::Worker;
 /// The command that installs PHP, for an error.
 const INSTALL: &str = "apt-get install libphp-embed php-dev, then ./start.sh, which builds faas-php";
 
-/// Asks PHP which files it reads when it starts: one a line, php.ini and the folders for it first.
-const QUESTION: &str = "<?php echo implode(\"\\n\", array_filter([php_ini_loaded_file(), PHP_CONFIG_FILE_PATH,
-    PHP_CONFIG_FILE_SCAN_DIR, ini_get('extension_dir'), ...explode(\",\\n\", (string) php_ini_scanned_files())]));
-";
-/// Time for PHP to answer, and its memory in MiB. It takes 20 ms.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-const ANSWER_MEMORY_MIB: u64 = 256;
-/// Bytes of the answer: php.ini and some hundred extensions.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-
-/// Paths at which faas-php can be, and the files that PHP is given.
+/// The programs that run PHP, and the files that they are given.
 pub struct Php {
-    programs: Vec<PathBuf>,
-    question: PathBuf,
+    pub own: FaasPhp,
     /// The folder of the settings for php-cgi.
     cgi_folder: PathBuf,
     /// True once the log names the program that runs functions instead of faas-php.
@@ -51,28 +36,26 @@ impl Php {
         fs::create_dir_all(&cgi_folder).map_err(failed())?;
         fs::set_permissions(&cgi_folder, fs::Permissions::from_mode(0o755)).map_err(failed())?;
         write(&cgi_folder, "faas.ini", &cgi_settings())?;
-        Ok(Php {
-            programs: places_of("faas-php", programs),
-            question: write(folder, "question.php", QUESTION)?,
-            cgi_folder,
-            fallback_is_told: AtomicBool::new(false),
-        })
+        Ok(Php { own: FaasPhp::new(folder, programs)?, cgi_folder, fallback_is_told: AtomicBool::new(false) })
     }
 
-    /// The path of faas-php for the command, and the open file.
-    pub fn open(&self) -> Option<(CString, File)> {
-        self.programs.iter().find_map(|path| open_program(path))
-    }
-
-    fn tell_fallback(&self, program: &str) {
-        if !self.fallback_is_told.swap(true, Ordering::Relaxed) {
-            log!("php: faas-php is not built; {program} runs PHP functions (runtimes/build.sh says what is missing)");
+    /// Logs once why faas-php runs no functions, and the program that runs them instead, if one does.
+    fn tell_fallback(&self, absent: &Absent, program: Option<&str>) {
+        if self.fallback_is_told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let instead = program.map_or("PHP functions answer 503".into(), |name| format!("{name} runs PHP functions"));
+        match absent {
+            Absent::NotBuilt => {
+                log!("php: faas-php is not built; {instead} (runtimes/build.sh says what is missing)");
+            }
+            Absent::CannotStart(why) => log!("php: faas-php cannot start; {instead}: {why}"),
         }
     }
 }
 
 /// Writes in one step, so that no process reads half of the file.
-fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
+pub fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
     let path = folder.join(name);
     let failed = || StartError::io("write", path.display().to_string());
     let unfinished = folder.join(format!("unfinished-{}-{name}.new", std::process::id()));
@@ -84,17 +67,22 @@ fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
 
 pub fn command(worker: &Worker, spec: &FunctionSpec) -> Result<Command, Verdict> {
     let php = &worker.runtimes.php;
-    if let Some(program) = php.open() {
-        return Ok(own_command(program, spec, worker.settings.dev));
-    }
+    let absent = match php.own.open(worker) {
+        Ok(program) => {
+            php.fallback_is_told.store(false, Ordering::Relaxed);
+            return Ok(own_command(program, spec, worker.settings.dev));
+        }
+        Err(absent) => absent,
+    };
     if let Ok(program) = find_program("php-cgi", "") {
-        php.tell_fallback("php-cgi");
+        php.tell_fallback(&absent, Some("php-cgi"));
         return Ok(cgi_command(program, spec, &php.cgi_folder));
     }
     let Ok(program) = find_program("php", "") else {
+        php.tell_fallback(&absent, None);
         return Err(Verdict::RuntimeMissing { program: "faas-php".into(), install: INSTALL.into() });
     };
-    php.tell_fallback("php");
+    php.tell_fallback(&absent, Some("php"));
     Ok(cli_command(program, spec))
 }
 
@@ -187,39 +175,4 @@ fn settings(memory: &str) -> Vec<String> {
         "error_log=".into(),
         "html_errors=0".into(),
     ]
-}
-
-/// faas-php, and the files that PHP reports to read when it starts: php.ini, the folders of further settings and
-/// extensions, and the files with settings.
-pub fn files_read_at_start(worker: &Worker) -> Vec<PathBuf> {
-    let Some(program) = worker.runtimes.php.open() else { return Vec::new() };
-    let mut files = vec![path_of(&program.0)];
-    match ask(worker, program) {
-        Ok(answer) => files.extend(answer.lines().map(|line| PathBuf::from(line.trim()))),
-        Err(error) => log!("php: could not ask faas-php which files it reads when it starts: {error}"),
-    }
-    files
-}
-
-fn ask(worker: &Worker, program: (CString, File)) -> io::Result<String> {
-    let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
-    let environment = [b"TMPDIR=", scratch.path().as_os_str().as_bytes(), b"\0"].concat();
-    let arguments = [c_string("faas-php"), c_string("run"), c_string(&worker.runtimes.php.question)];
-    let (reader, writer) = io::pipe()?;
-    let question = Confined {
-        program,
-        arguments: &arguments,
-        environment: &environment,
-        scratch: Some(scratch.path()),
-        stdin: worker.null.as_fd(),
-        stdout: writer.as_fd(),
-        memory_mib: ANSWER_MEMORY_MIB,
-        time_max: ANSWER_MAX,
-    };
-    question.run(&worker.sandbox)?;
-    drop(writer);
-    let mut answer = String::new();
-    reader.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    // PHP writes a header before its answer.
-    Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_string()))
 }

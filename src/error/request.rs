@@ -44,6 +44,8 @@ pub enum RequestError {
     TooManyCalls,
     FunctionBusy {
         max_inflight: u64,
+        /// The row's `queue`, if that many calls wait already; `None` if this call has waited too long.
+        queue: Option<u64>,
         retry_after_s: u64,
     },
     QueueFull {
@@ -284,8 +286,13 @@ impl fmt::Display for RequestError {
             RegistryNotLoaded => write!(f, "the registry is not loaded"),
             TooManyConnections => write!(f, "too many connections are open; try again"),
             TooManyCalls => write!(f, "too many calls are under way; try again"),
-            FunctionBusy { max_inflight, .. } => {
-                write!(f, "{max_inflight} invocations of this function are running, its max_inflight")
+            FunctionBusy { max_inflight, queue, .. } => {
+                write!(f, "{max_inflight} invocations of this function are running, its max_inflight")?;
+                match queue {
+                    Some(0) => Ok(()),
+                    Some(queue) => write!(f, ", and as many calls wait as its queue permits: {queue}"),
+                    None => write!(f, ", and none ended in time (FAAS_QUEUE_TIMEOUT_MS)"),
+                }
             }
             QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
             NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),

@@ -283,7 +283,8 @@ impl Share<'_> {
         let share = Share(function);
         match function.max_inflight {
             Some(max_inflight) if before >= max_inflight + function.queue => {
-                Err(RequestError::FunctionBusy { max_inflight, retry_after_s: *RETRY_AFTER_S.start() })
+                let (queue, retry_after_s) = (Some(function.queue), *RETRY_AFTER_S.start());
+                Err(RequestError::FunctionBusy { max_inflight, queue, retry_after_s })
             }
             _ => Ok(share),
         }

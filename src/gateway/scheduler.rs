@@ -228,7 +228,7 @@ impl Scheduler {
             () if state.workers.iter().all(|worker| worker.is_gone) => Err(RequestError::NoWorker),
             () if wish.max_inflight.is_some_and(|max| state.line.running(route) >= max) => {
                 let (max_inflight, retry_after_s) = (wish.max_inflight.unwrap_or_default(), state.retry_after_s());
-                Err(RequestError::FunctionBusy { max_inflight, retry_after_s })
+                Err(RequestError::FunctionBusy { max_inflight, queue: None, retry_after_s })
             }
             () => Err(RequestError::NoSlotInTime { retry_after_s: state.retry_after_s() }),
         }

@@ -84,7 +84,8 @@ fn a_function_at_its_max_inflight_answers_429_with_retry_after_and_others_run() 
         let requests = [(); 2].map(|()| scope.spawn(|| instance.get("/wait")));
         wait_until("both have started", || started(&instance) == 2);
         let answer = instance.get("/wait");
-        assert!(answer.problem(429, "function-busy").contains("max_inflight"));
+        let detail = answer.problem(429, "function-busy");
+        assert!(detail.ends_with("2 invocations of this function are running, its max_inflight"), "{detail}");
         assert_retry_after(&answer);
         assert_eq!(instance.get("/other").status, 200);
         // An edit of the row does not let twice as many run.
@@ -105,7 +106,8 @@ fn calls_over_max_inflight_wait_as_far_as_queue_lets_them() {
     std::thread::scope(|scope| {
         let requests = [(); 2].map(|()| scope.spawn(|| instance.get("/wait")));
         wait_until("one runs and one waits", || started(&instance) == 1 && instance.status()["waiting"] == 1);
-        instance.get("/wait").problem(429, "function-busy");
+        let detail = instance.get("/wait").problem(429, "function-busy");
+        assert!(detail.ends_with("its max_inflight, and as many calls wait as its queue permits: 1"), "{detail}");
         gate.write_all(b"\n\n").unwrap();
         assert_eq!(requests.map(|request| request.join().unwrap().status), [200, 200]);
     });

@@ -36,7 +36,21 @@ for program in gateway worker console faas faas-php faas-wasm; do
     strip --remove-section=.comment --remove-section=.note "$root/usr/lib/faas/$program"
 done
 mkdir -p "$root/usr/bin" "$root/usr/share/doc/faas" "$root/DEBIAN"
-ln -s ../lib/faas/faas "$root/usr/bin/faas"
+{
+    cat <<'EOF'
+#!/bin/sh
+# The command faas. Unless FAAS_DB or FAAS_RUN_DIR names another instance, it is for that of faas.service.
+if [ -z "${FAAS_DB-}${FAAS_RUN_DIR-}" ]; then
+    set -a
+EOF
+    sed -n 's/^Environment=/    /p' deploy/faas.service
+    cat <<'EOF'
+    [ ! -r /etc/default/faas ] || . /etc/default/faas
+fi
+exec /usr/lib/faas/faas "$@"
+EOF
+} >"$root/usr/bin/faas"
+chmod 755 "$root/usr/bin/faas"
 put 644 deploy/faas.service lib/systemd/system/faas.service
 put 644 deploy/faas.socket lib/systemd/system/faas.socket
 put 644 deploy/faas.sysusers usr/lib/sysusers.d/faas.conf
@@ -101,7 +115,7 @@ cat >"$root/DEBIAN/postrm" <<'EOF'
 #!/bin/sh
 set -e
 if [ "$1" = purge ]; then
-    rm -rf /var/lib/faas
+    rm -rf /var/lib/faas /run/faas
     if command -v deb-systemd-helper >/dev/null; then
         deb-systemd-helper purge faas.socket faas.service >/dev/null || true
     fi

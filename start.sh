@@ -17,6 +17,7 @@ registry=${FAAS_DB:-faas_meta.db}
 target=${CARGO_TARGET_DIR:-target}/release
 ready_seconds_max=30   # a gateway that takes over gives up after this
 upgrade_seconds_max=60 # it then ends its workers and removes its folder
+progress_seconds=5     # between two lines about something that takes long
 
 say() { printf 'start.sh: %s\n' "$*"; }
 warn() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -69,9 +70,33 @@ need_compilers() {
     have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: ${sudo}apt-get install -y gcc libc6-dev"
 }
 
-# Calls apt-get as root without a prompt; shows its output only when it fails.
+# Calls apt-get as root without a prompt, and says every few seconds how far it is. Its own output appears only when it
+# fails: the last line. Its status lines are NAME:PACKAGE:PERCENT:TEXT.
 apt_get() {
-    ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 "$@" </dev/null
+    {
+        ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" \
+            </dev/null 2>&1 || echo "failed: apt-get $*"
+    } | {
+        last=
+        next=$(($(date +%s) + progress_seconds))
+        while IFS= read -r line; do
+            case $line in
+            dlstatus:* | pmstatus:*)
+                [ "$(date +%s)" -ge "$next" ] || continue
+                text=${line##*:}
+                line=${line%:*}
+                percent=${line##*:}
+                say "apt-get: ${percent%%.*} %, $text"
+                next=$(($(date +%s) + progress_seconds))
+                ;;
+            'failed: '*)
+                warn "$line: $last"
+                exit 1
+                ;;
+            *) last=$line ;;
+            esac
+        done
+    }
 }
 
 has_libphp() {
@@ -92,8 +117,7 @@ install_missing_packages() {
     if [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; then return 0; fi
     say "installing$missing (FAAS_INSTALL=0 prevents that)"
     # shellcheck disable=SC2086 # a list of names
-    output=$({ apt_get install -y $missing || { apt_get update && apt_get install -y $missing; }; } 2>&1) ||
-        warn "apt-get could not install$missing: $(echo "$output" | tail -n 1)"
+    apt_get install -y $missing 2>/dev/null || { apt_get update && apt_get install -y $missing; } || true
 }
 
 # Prints one line for each missing program: the feature that needs it, and the command that installs it.
@@ -162,6 +186,7 @@ start_in_background() {
     seconds_max=$ready_seconds_max
     [ "$#" = 0 ] || seconds_max=$upgrade_seconds_max
     deadline=$(($(date +%s) + seconds_max))
+    next=$(($(date +%s) + progress_seconds))
     until [ "$(running_pid)" = "$started" ] && "$target/gateway" --healthz >/dev/null 2>&1; do
         if ! kill -0 "$started" 2>/dev/null; then
             code=0
@@ -172,6 +197,10 @@ start_in_background() {
         fi
         [ "$(date +%s)" -lt "$deadline" ] ||
             fail "process $started is not ready after $seconds_max s; $log may say why; ./stop.sh ends it"
+        if [ "$(date +%s)" -ge "$next" ]; then
+            say "process $started is not ready yet; it has another $((deadline - $(date +%s))) s. Its last line: $(tail -n 1 "$log")"
+            next=$(($(date +%s) + progress_seconds))
+        fi
         sleep 0.1
     done
     [ "$#" = 0 ] || return 0

@@ -9,8 +9,9 @@ set -eu
 cd "$(dirname "$(readlink -f "$0")")"
 
 run_dir=${FAAS_RUN_DIR:-run}
-drain_grace=50  # tenths of a second that the gateway may take on top of its drain
-workers_wait=30 # tenths of a second for the workers to end by themselves once the gateway is gone
+drain_grace=50     # tenths of a second that the gateway may take on top of its drain
+workers_wait=30    # tenths of a second for the workers to end by themselves once the gateway is gone
+progress_tenths=50 # tenths of a second between two lines about what it waits for
 
 say() { printf 'stop.sh: %s\n' "$*"; }
 fail() {
@@ -69,13 +70,15 @@ tree() {
 # True if the process PID:BORN still runs; a zombie does not.
 runs() { facts "${1%:*}" && [ "$born" = "${1#*:}" ] && [ "$state" != Z ]; }
 
-# Waits until none of $2 runs, at most $1 tenths of a second.
+# Waits until none of $2 runs, at most $1 tenths of a second. Every few seconds it says for what.
 wait_for_end_of() {
     tenths=$1
     for process in $2; do
         while runs "$process"; do
             [ "$tenths" -gt 0 ] || return 1
             tenths=$((tenths - 1))
+            [ "$((($1 - tenths) % progress_tenths))" != 0 ] ||
+                say "process ${process%:*} finishes its calls; it has another $((tenths / 10)) s"
             sleep 0.1
         done
     done

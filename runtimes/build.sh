@@ -22,7 +22,9 @@ is_fresh() {
 }
 
 build_php() {
-    is_fresh php || runtimes/php/build.sh "$placed/faas-php"
+    if is_fresh php; then return 0; fi
+    echo "runtimes/build.sh: building faas-php; that takes some seconds"
+    runtimes/php/build.sh "$placed/faas-php"
 }
 
 build_wasm() {

@@ -65,6 +65,8 @@ pub struct Sink<'a> {
     pub streamed: Option<u16>,
     /// Bytes of that response's body so far.
     pub streamed_bytes: u64,
+    /// True once the response is complete, while the function goes on.
+    pub is_whole: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -86,6 +88,7 @@ impl<'a> Sink<'a> {
             bytes_max,
             streamed: None,
             streamed_bytes: 0,
+            is_whole: false,
         }
     }
 
@@ -102,6 +105,27 @@ impl<'a> Sink<'a> {
         }
         self.opening.extend_from_slice(bytes);
         self.decide(false)
+    }
+
+    /// Sends the response to its end, while the function goes on without its client. Whatever becomes of the function
+    /// then, the client has its response.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    pub fn send_whole(&mut self) -> Result<()> {
+        if self.head.is_none() {
+            self.decide(true)?;
+        }
+        self.is_whole = true;
+        let Some(head) = self.head.clone().filter(|_| self.streamed.is_none()) else {
+            return self.client.end(None);
+        };
+        let body = self.body.take();
+        self.streamed = Some(head.status);
+        let mut response = response_of(head, Body::Spool(body));
+        self.streamed_bytes = response.length();
+        self.facts.add_to(&mut response, None);
+        self.client.end(Some(&response))
     }
 
     /// True where the function gave a status itself. Call it once all output is there.

@@ -219,7 +219,7 @@ impl Gateway {
             }
             Err(Failure::Cancelled(_)) => None,
         };
-        let (streamed, streamed_bytes) = (sink.streamed, sink.streamed_bytes);
+        let (streamed, streamed_bytes, is_whole) = (sink.streamed, sink.streamed_bytes, sink.is_whole);
         let (outcome, end) = match (error, result) {
             (Some(error), result) => (Err(error), result.ok()),
             (None, Err(Failure::Cancelled(error))) => (Err(error), None),
@@ -229,10 +229,11 @@ impl Gateway {
         Try::Done(match streamed {
             Some(status) => {
                 if let Err(error) = &outcome {
-                    record.note(request, format_args!("the response was cut short: {error}"));
+                    let what = if is_whole { "after its response" } else { "the response was cut short" };
+                    record.note(request, format_args!("{what}: {error}"));
                 }
                 record.bytes = streamed_bytes;
-                Ok((status, Reply::Streamed { complete: outcome.is_ok() }))
+                Ok((status, Reply::Streamed { complete: is_whole || outcome.is_ok() }))
             }
             None => outcome.map(|mut response| {
                 record.facts.add_to(&mut response, record.end.as_ref());

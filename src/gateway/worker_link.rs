@@ -139,9 +139,10 @@ impl WorkerLink {
                         link.inbox.shrink_to(INBOX_KEPT_BYTES);
                         return Ok(end);
                     }
+                    Kind::Whole => sink.send_whole().map_err(Failure::Cancelled)?,
                     Kind::Stays => sink.client.keep_going(call.outlives_client || payload == [1]),
                     Kind::Invoke => {
-                        return Err(broken(ProtocolError::Unexpected("a worker sends OUTPUT, STAYS and END only")));
+                        return Err(broken(ProtocolError::Unexpected("a worker never sends INVOKE")));
                     }
                 }
                 used_in_all += used;

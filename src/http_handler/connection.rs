@@ -148,8 +148,9 @@ impl<'service> Connection<'service> {
         let handler = self.handler;
         let mut client = WaitingClient::new(self, &request);
         let reply = handler.handle(&request, &mut client);
-        let stream = client.into_stream();
+        let (is_ended, stream) = (client.is_ended, client.into_stream());
         match reply {
+            _ if is_ended => After::Close,
             Reply::Gone => After::Gone,
             Reply::Streamed { complete } => self.end_stream(stream, complete),
             Reply::Response(response) => {

@@ -51,4 +51,8 @@ pub trait Client {
 
     /// Sends a piece of that body.
     fn send(&mut self, piece: &[u8]) -> Result<()>;
+
+    /// Sends the response to its end, and ends the connection for the client: `whole`, or what is left of a begun body.
+    /// From then on the work goes on without the client.
+    fn end(&mut self, whole: Option<&Response>) -> Result<()>;
 }

@@ -70,6 +70,12 @@ impl Spool {
         Spool { area: area.clone(), memory: Vec::new(), file: None, len: 0 }
     }
 
+    /// Takes the body out; an empty one stays.
+    pub fn take(&mut self) -> Spool {
+        let empty = Spool::new(&self.area);
+        std::mem::replace(self, empty)
+    }
+
     pub fn len(&self) -> u64 {
         self.len
     }

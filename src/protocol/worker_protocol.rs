@@ -6,6 +6,7 @@
 //! gateway → worker   INVOKE                    with a descriptor for a body of more than 64 KiB
 //! worker → gateway   OUTPUT  OUTPUT  …         the function's stdout, in order
 //!                    STAYS                     whether the function goes on without its client; any time, any number
+//!                    WHOLE                     the output is complete, and the function goes on; once at most
 //!                    END                       how it went
 //! ```
 //!
@@ -20,7 +21,7 @@
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END, 4 STAYS |
+//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END, 4 STAYS, 5 WHOLE |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -40,7 +41,8 @@
 //! The payload of OUTPUT is any bytes. That of END is a JSON object with `verdict` and its details, `warm`, `spawn_us`
 //! and `exec_us`; if the function had a process, also `cpu_us`, `memory` and `sampled`; if it wrote to stderr, also
 //! `stderr`, the end of that. The payload of STAYS is one byte: 1 if the function has asked to go on when its client
-//! hangs up, as PHP's ignore_user_abort() does, and 0 if it has taken that back.
+//! hangs up, as PHP's ignore_user_abort() does, and 0 if it has taken that back. That of WHOLE, which PHP's
+//! fastcgi_finish_request() causes, is empty.
 //!
 //! A frame is rejected if its kind is unknown or its length over the bound. An INVOKE is also rejected if a length
 //! points past its end, or if settings or environment do not end with a NUL. The side that gets such a frame closes the
@@ -62,6 +64,7 @@ pub enum Kind {
     Output = 2,
     End = 3,
     Stays = 4,
+    Whole = 5,
 }
 
 /// The kind of a frame and the length of its payload, from its head; `None` while the head is not complete.
@@ -75,6 +78,7 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>, ProtocolError>
         2 => Kind::Output,
         3 => Kind::End,
         4 => Kind::Stays,
+        5 => Kind::Whole,
         other => return Err(ProtocolError::UnknownKind(other)),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;

@@ -13,6 +13,7 @@ use crate::sys::{self, Ended, EndedHow, Pid, Spawned, Watched};
 const THROUGH: u8 = b'X';
 const BY_EXEC: u8 = b'E';
 const STAYS: u8 = b'S';
+const WHOLE: u8 = b'F';
 const END: u8 = b'D';
 /// Bytes of a child's usage: user and system time in microseconds, peak of resident memory in KiB.
 const USAGE_BYTES: usize = 24;
@@ -48,6 +49,8 @@ pub enum Said {
     ByExec,
     /// True if the function goes on when its client hangs up. More messages may follow.
     Stays(bool),
+    /// All output is written, and the function goes on. More messages may follow.
+    Whole,
     /// No message, or a malformed one: the end of the process decides.
     Nothing,
 }
@@ -113,7 +116,8 @@ impl Child {
         Ok(())
     }
 
-    /// Reads one message once the channel is readable. After any message but [`Said::Stays`] the child sends no more.
+    /// Reads one message once the channel is readable. After [`Said::Stays`] and [`Said::Whole`] the child may
+    /// send more.
     pub fn listen(&mut self) -> Said {
         let Some(channel) = self.channel.take() else { return Said::Nothing };
         // The child writes each message at once, so it arrives whole; a second one can follow it.
@@ -128,6 +132,10 @@ impl Child {
             Ok((2, _)) if bytes[0] == STAYS => {
                 self.channel = Some(channel);
                 Said::Stays(bytes[1] != 0)
+            }
+            Ok((2, _)) if bytes[0] == WHOLE => {
+                self.channel = Some(channel);
+                Said::Whole
             }
             Ok((1, _)) if bytes[0] == BY_EXEC => Said::ByExec,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
@@ -162,7 +170,7 @@ impl Child {
                 Said::ByExec => return ChildEnd::NotBegun,
                 Said::Nothing if self.is_unread => return ChildEnd::NotBegun,
                 Said::Nothing => break,
-                Said::Stays(_) => {}
+                Said::Stays(_) | Said::Whole => {}
             }
         }
         let deadline = Instant::now() + REPORT_MAX;

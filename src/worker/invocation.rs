@@ -226,6 +226,13 @@ impl<'a> Execution<'a> {
                 connection.push(Kind::Stays, &[u8::from(stays)]);
                 connection.send()?;
             }
+            (State::Running { .. }, Said::Whole) => {
+                self.take_rest(connection)?;
+                self.streams.close_stdout();
+                connection.push(Kind::Whole, &[]);
+                self.hold_until = None;
+                connection.send()?;
+            }
             // Ignore messages from a process that is being killed.
             _ => {}
         }
@@ -299,9 +306,21 @@ impl<'a> Execution<'a> {
         if end == ChildEnd::NotBegun && !matches!(before, State::Killed { .. }) {
             return Ok(None);
         }
+        self.take_rest(connection)?;
+        self.streams.finish_stderr();
+        Ok(Some(match (before, end) {
+            (State::Killed { why, .. }, _) => why,
+            (_, ChildEnd::Ended(ended)) => self.judge(ended),
+            // The resident memory of a forked process starts as that of its fork server, so it does not count.
+            (_, ChildEnd::Through(ended)) => self.judge(Ended { resident_kib_max: 0, ..ended }),
+            (_, ChildEnd::NotBegun | ChildEnd::Lost) => Verdict::ForkServerLost,
+        }))
+    }
+
+    /// Takes the output that is left in the pipe. The main process writes no more, so this loop ends. The bound is for
+    /// another process that goes on writing.
+    fn take_rest(&mut self, connection: &mut Connection) -> Result<()> {
         let mut taken = 0;
-        // No process writes any more, so this loop ends. The bound is for a process that is still to be killed, or
-        // cannot be.
         while taken < PIPE_BYTES_MAX {
             if connection.is_full() {
                 connection.send_all(self.worker.dying())?;
@@ -311,14 +330,7 @@ impl<'a> Execution<'a> {
                 count => taken += count,
             }
         }
-        self.streams.finish_stderr();
-        Ok(Some(match (before, end) {
-            (State::Killed { why, .. }, _) => why,
-            (_, ChildEnd::Ended(ended)) => self.judge(ended),
-            // The resident memory of a forked process starts as that of its fork server, so it does not count.
-            (_, ChildEnd::Through(ended)) => self.judge(Ended { resident_kib_max: 0, ..ended }),
-            (_, ChildEnd::NotBegun | ChildEnd::Lost) => Verdict::ForkServerLost,
-        }))
+        Ok(())
     }
 
     /// Resources that it has used. A process that is through reports its own figures, which the function can forge. So

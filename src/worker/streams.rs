@@ -126,6 +126,11 @@ impl<'a> Streams<'a> {
         }
     }
 
+    /// Takes no more output.
+    pub fn close_stdout(&mut self) {
+        self.stdout = None;
+    }
+
     /// Logs the rest of stderr, and keeps its end. The bound is for a process that goes on writing.
     pub fn finish_stderr(&mut self) {
         let mut taken = 0;

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use serde_json::json;
 
 use crate::http::Answer;
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, has, wait_for, wait_until};
 
 /// A script that reports its start, waits at the gate, and leaves a trace once past it.
 const SLOW: &str = "touch \"$IT_FOLDER/started-$FAAS_FUNCTION\"\nread _ < \"$IT_FOLDER/gate\"\n\
@@ -123,5 +123,50 @@ fn ignore_user_abort_keeps_a_php_function_going_and_takes_that_back() {
             "plain" | "took-back" => ends(&instance, name),
             _ => finishes(&instance, name, &mut gate),
         }
+    }
+}
+
+#[test]
+fn fastcgi_finish_request_sends_the_response_while_the_script_goes_on_in_its_slot() {
+    if !has(&["faas-php"]) {
+        return;
+    }
+    let instance = Instance::start();
+    let mut gate = instance.gate("gate");
+    let long = "x".repeat(200_000);
+    let script = |begins: &str, ends: &str| {
+        // An executed process, which has no channel to the worker, keeps its response until it ends.
+        let executed =
+            "if (!preg_grep('/^socket:/', array_map('readlink', glob('/proc/self/fd/*')))) exit('executed');";
+        let wait = "$gate = fopen(getenv('IT_FOLDER') . '/gate', 'r'); fgets($gate);";
+        format!("<?php {executed} {begins} fastcgi_finish_request(); echo 'lost'; {wait} {ends}")
+    };
+    for (name, begins, ends, more, body, failure) in [
+        ("ends", "header('X-A: 1'); echo 'sent';", "", json!({}), "sent", None),
+        ("exits", "header('X-A: 1'); echo 'sent';", "exit(7);", json!({}), "sent", Some("exited with code 7")),
+        ("is-long", "header('X-A: 1'); echo str_repeat('x', 200000);", "", json!({}), &long, None),
+        ("streams", "header('X-A: 1'); echo 'se'; flush(); echo 'nt';", "", json!({"stream": true}), "sent", None),
+    ] {
+        let mut descriptor = more.clone();
+        descriptor["name"] = name.into();
+        descriptor["max_inflight"] = 1.into();
+        instance.function(&format!("*:/{name}"), "php", &script(begins, ends), descriptor);
+        let mut calls = 0;
+        let answer = wait_for("a forked process answers", || {
+            calls += 1;
+            let answer = instance.request("GET", &format!("/{name}"), &[("X-Request-Id", name)], b"");
+            Some(answer).filter(|answer| answer.text() != "executed")
+        });
+        assert_eq!((answer.status, answer.field("X-A"), answer.text()), (200, Some("1"), body.into()), "{name}");
+        assert_eq!(instance.functions().len(), 1, "{name} goes on");
+        assert_eq!(instance.get(&format!("/{name}")).status, 429, "{name} has its slot");
+        gate.write_all(b"\n").unwrap();
+        wait_until("its processes are gone", || instance.functions().is_empty());
+        let line = instance.wait_for_log(&format!("request={name} client="), calls).pop().unwrap();
+        assert!(line.contains(" status=200 "), "{line}");
+        let lines = instance.log_lines(&format!("request={name} "));
+        let says = |text: &str| lines.iter().any(|line| line.contains(text));
+        assert_eq!(says("after its response: "), failure.is_some(), "{lines:#?}");
+        assert!(failure.is_none_or(says), "{lines:#?}");
     }
 }

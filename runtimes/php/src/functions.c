@@ -74,7 +74,8 @@ ZEND_FUNCTION(faas_response_headers)
     zend_llist_apply_with_argument(&SG(sapi_headers).headers, add_response_header, return_value);
 }
 
-/* The response is complete once nothing can be written to stdout any more: the worker finds its end of file there. */
+/* All output has been written, and nothing can be written to stdout any more. The worker sends the response at once;
+ * that of an executed process goes out when it ends. */
 ZEND_FUNCTION(fastcgi_finish_request)
 {
     ZEND_PARSE_PARAMETERS_NONE();
@@ -89,6 +90,7 @@ ZEND_FUNCTION(fastcgi_finish_request)
         RETURN_FALSE;
     dup2(null, STDOUT_FILENO);
     close(null);
+    hangup_tell_whole();
     RETURN_TRUE;
 }
 

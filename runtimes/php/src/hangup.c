@@ -43,6 +43,12 @@ void hangup_watch(void)
     entry->on_modify = modified;
 }
 
+void hangup_tell_whole(void)
+{
+    if (channel >= 0 && getpid() == speaker)
+        send(channel, (char[2]){'F', 0}, 2, MSG_NOSIGNAL);
+}
+
 void hangup_tell(int to)
 {
     channel = to;

@@ -45,6 +45,10 @@ impl Client for Patron {
     fn send(&mut self, _: &[u8]) -> Result<()> {
         Ok(())
     }
+
+    fn end(&mut self, _: Option<&crate::http_handler::response::Response>) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn stays() -> Patron {

@@ -5,11 +5,12 @@
 //! from then on the response must come within [`half_close_grace`](crate::http_handler::Bounds::half_close_grace).
 //! Where the handler keeps going without its client, the wait ignores the hang-up.
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::sender::Stream;
+use super::sender::{Asker, Stream};
 use super::{Connection, cannot_poll};
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::CallPlace;
@@ -28,6 +29,8 @@ pub struct WaitingClient<'c, 'service> {
     keeps_going: bool,
     /// The client took no more of the stream.
     is_lost: bool,
+    /// The client has its response, while the work goes on.
+    pub is_ended: bool,
 }
 
 impl<'c, 'service> WaitingClient<'c, 'service> {
@@ -40,6 +43,7 @@ impl<'c, 'service> WaitingClient<'c, 'service> {
             stream: None,
             keeps_going: false,
             is_lost: false,
+            is_ended: false,
         }
     }
 
@@ -128,5 +132,19 @@ impl Client for WaitingClient<'_, '_> {
             self.gone_at = Some(self.grace_end());
         }
         Ok(())
+    }
+
+    fn end(&mut self, whole: Option<&Response>) -> Result<()> {
+        self.keep_going(true);
+        let (connection, request) = (&mut *self.connection, self.request);
+        let outcome = match (whole, self.stream.take()) {
+            (Some(response), _) => connection.sender.send(response, Asker::of(&request.head), &request.id, false),
+            (None, Some(stream)) if !self.is_lost => stream.end(connection.client),
+            (None, _) => Ok(()),
+        };
+        // The next request would wait for the end of the work. An error means that the client has left.
+        let _ = connection.client.shutdown(Shutdown::Write);
+        self.is_ended = true;
+        self.sent(outcome)
     }
 }

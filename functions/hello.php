@@ -16,8 +16,10 @@ function answer(int $status, array $body): never
     exit;
 }
 
+// The plain php program, which runs functions where neither faas-php nor php-cgi is there, has the body on stdin only.
+$body = file_get_contents(PHP_SAPI === 'cli' ? 'php://stdin' : 'php://input');
 try {
-    $request = json_decode(file_get_contents('php://input'), flags: JSON_THROW_ON_ERROR);
+    $request = json_decode($body, flags: JSON_THROW_ON_ERROR);
 } catch (JsonException $fault) {
     answer(400, ['error' => 'the body is not JSON: ' . $fault->getMessage()]);
 }

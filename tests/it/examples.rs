@@ -1,12 +1,14 @@
 //! The example functions that `gateway --init` registers: PHP, WASM and native, with good and with bad input.
 
+use std::os::unix::fs::symlink;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
 use crate::http::Answer;
-use crate::instance::{Instance, has};
+use crate::instance::{Instance, find, has};
 
 #[test]
 fn the_php_function_hello_greets_whom_the_body_names() {
@@ -85,6 +87,34 @@ fn with_its_engine_named_a_module_is_run_by_wasmer() {
     }
     assert_eq!(resize(&instance, &BASE64.encode(picture(ImageFormat::Png)), json!(32)).json()["height"], 24);
     assert!(instance.fork_servers().is_empty());
+}
+
+/// As the C original's workers do. No other program for PHP and WASM can be found.
+#[test]
+fn the_plain_programs_php_and_wasmer_run_the_examples() {
+    if !has(&["php", "wasmer"]) {
+        return;
+    }
+    let programs = tempfile::tempdir().unwrap();
+    for program in ["php", "wasmer"] {
+        symlink(find(program).unwrap(), programs.path().join(program)).unwrap();
+    }
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", programs.path().to_str().unwrap())]);
+    instance.init();
+    instance.launch_copies();
+    instance.wait_until_ready();
+    let answer = instance.post("/api/hello", r#"{"name":"Alice"}"#);
+    assert_eq!((answer.status, answer.field("Content-Type")), (200, Some("application/json")), "{}", answer.text());
+    assert_eq!(answer.json()["message"], "Hello, Alice!");
+    assert_eq!(instance.get("/api/info?a=1").json()["query"], "a=1");
+    assert_eq!(instance.get("/ping").json(), json!({"pong": true}));
+    assert_eq!(resize(&instance, &BASE64.encode(picture(ImageFormat::Png)), json!(32)).json()["height"], 24);
+    // A program with the CGI contract on stdin and stdout.
+    let script = "<?php echo \"Status: 201\\r\\nX-A: 1\\r\\n\\r\\n\", stream_get_contents(STDIN);";
+    instance.function("POST:/cgi", "php", script, json!({}));
+    let answer = instance.post("/cgi", "the body");
+    assert_eq!((answer.status, answer.field("X-A"), answer.text()), (201, Some("1"), "the body".into()));
+    assert_eq!(instance.wait_for_log("faas-php is not built; php runs PHP functions", 1).len(), 1);
 }
 
 #[test]

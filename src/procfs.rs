@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::sys::{self, Pid};
 
@@ -24,6 +25,21 @@ pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
         Err(_) if lists_children() => Vec::new(),
         Err(_) => all().into_iter().filter(|other| parent_of(*other) == Some(pid)).collect(),
     }
+}
+
+/// Our process id as the gateway knows it: the one outside of our PID namespace, if we have our own. Must first be called
+/// before this process mounts a /proc of its own.
+pub fn outer_pid() -> Pid {
+    static OUTER: OnceLock<Pid> = OnceLock::new();
+    *OUTER.get_or_init(|| {
+        let link = fs::read_link("/proc/self").ok();
+        link.and_then(|link| link.to_str()?.parse().ok()).unwrap_or(std::process::id() as Pid)
+    })
+}
+
+/// True if this process is the first of a PID namespace of its own.
+pub fn has_own_namespace() -> bool {
+    std::process::id() == 1 && outer_pid() != 1
 }
 
 /// True if the kernel lists the children of a thread.

@@ -113,7 +113,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
     let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);
     log_start(&settings, &sandbox, open_files);
-    let promises = promises::ask(&supervisor::worker_program()?, &settings)?;
+    let findings = promises::ask(&supervisor::worker_program()?, &settings, &sandbox)?;
 
     let kv = Arc::new(Kv::new());
     let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone()), &tenure)?;
@@ -124,10 +124,10 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let health = Health::new(kv.clone(), scheduler.clone());
     let counters = Arc::new(Counters::default());
     let status =
-        Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(promises));
+        Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(findings.table));
     status.start(&settings)?;
     let operator_token = operator_token::provide(&settings.operator_token_file())?;
-    let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone())?;
+    let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone(), findings.start_worker)?;
     let supervising = supervisor.clone();
     let workers = start_thread("supervisor", move || supervising.run())?;
     let for_ledger = tenure.clone();

@@ -8,14 +8,15 @@
 //! Calls need workers, however often one dies, but none needs the console. Once the console has ended five times within
 //! a minute, its pauses grow as well, until it has lived for a minute.
 //!
-//! The gateway adopts the processes that a dead worker's functions leave behind, and ends them (orphans.rs). The main
-//! processes of its invocations have died with the worker.
+//! A worker is the first process of a PID namespace, where the gateway may make one: when it dies, the kernel kills all
+//! processes of its functions. Otherwise the main processes of its invocations die with it, and the gateway adopts and
+//! ends those that they leave behind (orphans.rs).
 
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -27,6 +28,7 @@ use super::status::Status;
 use crate::error::start::{Result, StartError};
 use crate::limits::{KILL_WAIT_MAX, RESTART_PAUSE, RESTART_PAUSE_MAX, SAMPLE_DEAD, SUPERVISOR_PERIOD};
 use crate::sandbox::orphans;
+use crate::sandbox::promises::StartWorker;
 use crate::settings::{INSTANCE_VARIABLE, Settings};
 use crate::sys::{self, EndedHow, EventFd, Pid, Spawn, SpawnError, Spawned, Watched};
 use crate::{log, log_file};
@@ -42,6 +44,7 @@ const CONSOLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 pub struct Supervisor {
     /// The folder of this program, where the others lie.
     folder: PathBuf,
+    start_worker: StartWorker,
     scheduler: Arc<Scheduler>,
     status: Arc<Status>,
     roles: Vec<Role>,
@@ -93,6 +96,7 @@ impl Supervisor {
         scheduler: Arc<Scheduler>,
         status: Arc<Status>,
         tenure: Arc<Tenure>,
+        start_worker: StartWorker,
     ) -> Result<Arc<Supervisor>> {
         let folder = worker_program()?.parent().unwrap_or(Path::new("/")).to_path_buf();
         let workers = (0..settings.workers).map(|id| Role::Worker { id });
@@ -101,6 +105,7 @@ impl Supervisor {
         let (stop, kill_at) = (EventFd::new().map_err(StartError::io("make", "an eventfd"))?, OnceLock::new());
         Ok(Arc::new(Supervisor {
             folder,
+            start_worker,
             scheduler,
             status,
             roles,
@@ -250,21 +255,22 @@ impl Supervisor {
     /// The program has a session of its own, so that Ctrl-C at the terminal reaches the gateway alone.
     fn spawn(&self, role: Role) -> Result<Spawned, SpawnError> {
         let null = File::open("/dev/null").map_err(|cause| SpawnError { step: "open /dev/null", cause })?;
-        let (program, argument) = match role {
-            Role::Worker { id } => ("worker", Some(CString::new(id.to_string()).expect("digits hold no NUL"))),
-            Role::Console => ("console", None),
+        let (program, argument, start) = match role {
+            Role::Worker { id } => {
+                ("worker", Some(CString::new(id.to_string()).expect("digits hold no NUL")), self.start_worker)
+            }
+            Role::Console => ("console", None, sys::spawn as StartWorker),
         };
         let program = CString::new(self.folder.join(program).into_os_string().into_vec()).expect("paths hold no NUL");
         let arguments: Vec<CString> = std::iter::once(program.clone()).chain(argument).collect();
         let log_path = log_file::path().map(|path| (log_file::VARIABLE.into(), path.as_os_str().to_owned()));
         let own = [&sys::activation::VARIABLES[..], &[log_file::VARIABLE, INSTANCE_VARIABLE]].concat();
-        let environment: Vec<u8> = std::env::vars_os()
+        let variables = std::env::vars_os()
             .filter(|(name, _)| !own.iter().any(|own| name == own))
             .chain(log_path)
-            .chain([(INSTANCE_VARIABLE.into(), self.instance.clone().into())])
-            .flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
-            .collect();
-        sys::spawn(&Spawn {
+            .chain([(INSTANCE_VARIABLE.into(), self.instance.clone().into())]);
+        let environment = sys::environment_of(variables);
+        start(&Spawn {
             program: &program,
             arguments: &arguments,
             environment: &environment,

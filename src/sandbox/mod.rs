@@ -286,9 +286,16 @@ impl User {
 /// are hidden.
 ///
 /// # Errors
-/// If the kernel does not take the filter.
+/// If the kernel does not take the filter, or if the worker is the first process of a PID namespace and gets no /proc
+/// for it.
 pub fn confine_worker() -> Result<bool> {
+    let has_own_namespace = procfs::has_own_namespace();
     let hides_processes = hide_processes();
+    if has_own_namespace && !hides_processes {
+        return Err(StartError::io("mount", "a /proc for the worker's PID namespace")(
+            std::io::ErrorKind::PermissionDenied.into(),
+        ));
+    }
     let restricted = sys::restrict_own_system_calls(&SystemCalls::common());
     restricted.map_err(StartError::io("restrict", "the system calls of the worker"))?;
     Ok(hides_processes)

@@ -3,8 +3,12 @@
 //!
 //! The table assumes nothing: a confined process has tried to break each promise that can be tried (probe.rs).
 
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -13,6 +17,7 @@ use super::probe::Attempts;
 use crate::error::start::{Result, StartError};
 use crate::limits::{FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX};
 use crate::settings::Settings;
+use crate::sys::{self, Spawn, SpawnError, Spawned, Watched};
 use crate::{log, procfs};
 
 /// The level at which a promise is kept, from the best to the worst.
@@ -77,6 +82,10 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
         true => "a function could see others",
         false => "only root can give workers a /proc of their own",
     };
+    let hiding = match procfs::has_own_namespace() {
+        true => "a PID namespace for each worker, and a /proc with hidepid=ptraceable",
+        false => "a /proc with hidepid=ptraceable",
+    };
     let files = format!("RLIMIT_NOFILE {FUNCTION_FILES_MAX}");
     vec![
         tried(
@@ -98,12 +107,7 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
             &landlock,
             "a function could signal others; Landlock 6 (Linux 6.12) prevents that",
         ),
-        tried(
-            "Functions do not see other processes and their command lines.",
-            "see",
-            "a /proc with hidepid=ptraceable",
-            seeing,
-        ),
+        tried("Functions do not see other processes and their command lines.", "see", hiding, seeing),
         tried("Functions reach no rarely used parts of the kernel.", "namespace", "seccomp", "no seccomp here"),
         tried("With net false, functions have no network.", "socket", "seccomp", "no seccomp here; Landlock cuts TCP"),
         tried("Functions have few open files.", "files", &files, "they have more"),
@@ -143,14 +147,59 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts) -> [Row; 4] {
     ]
 }
 
+/// The outcome of [`ask`].
+pub struct Findings {
+    pub table: Value,
+    /// Starts a worker: as the first process of a PID namespace, where that works.
+    pub start_worker: StartWorker,
+}
+
+pub type StartWorker = fn(&Spawn<'_>) -> std::result::Result<Spawned, SpawnError>;
+
 /// Has a worker make the table, writes it to the log, and compares it with FAAS_REQUIRE_SANDBOX.
 ///
 /// # Errors
 /// [`StartError::SandboxWeak`] if that demands more than this machine keeps.
-pub fn ask(worker: &Path, settings: &Settings) -> Result<Value> {
-    let output = Command::new(worker).arg("--sandbox").stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(StartError::io("ask for the sandbox", worker.display()))?;
-    let table: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+pub fn ask(worker: &Path, settings: &Settings, sandbox: &Sandbox) -> Result<Findings> {
+    let ask_by = |start_worker: StartWorker| {
+        let text = run(worker, start_worker).map_err(StartError::io("ask for the sandbox", worker.display()))?;
+        Ok(Findings { table: serde_json::from_str(&text).unwrap_or_default(), start_worker })
+    };
+    // A worker in a namespace knows the gateway by its user only (worker/mod.rs), so functions must have another.
+    let in_namespace = sandbox.user.as_ref().and_then(|_| ask_by(sys::spawn_in_namespace).ok());
+    let findings = match in_namespace {
+        Some(findings) if findings.table.is_array() => findings,
+        _ => ask_by(sys::spawn)?,
+    };
+    report(&findings.table, settings)?;
+    Ok(findings)
+}
+
+/// The output of `worker --sandbox`.
+fn run(worker: &Path, start_worker: StartWorker) -> io::Result<String> {
+    let (mut said, says) = io::pipe()?;
+    let program = CString::new(worker.as_os_str().as_bytes()).expect("paths hold no NUL");
+    let process = start_worker(&Spawn {
+        program: &program,
+        arguments: &[c"worker".to_owned(), c"--sandbox".to_owned()],
+        environment: &sys::environment_of(std::env::vars_os()),
+        folder: None,
+        stdin: File::open("/dev/null")?.as_fd(),
+        stdout: says.as_fd(),
+        stderr: io::stderr().as_fd(),
+        control: None,
+        confinement: None,
+    })
+    .map_err(|error| io::Error::new(error.cause.kind(), format!("could not {}: {}", error.step, error.cause)))?;
+    drop(says);
+    let mut text = String::new();
+    let read = said.read_to_string(&mut text);
+    sys::poll(&mut [Watched::read(process.pidfd.as_fd())], None)?;
+    sys::reap(process.pid)?;
+    read.map(|_| text)
+}
+
+fn report(table: &Value, settings: &Settings) -> Result<()> {
     let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_string();
     let mut not_kept = Vec::new();
     for row in table.as_array().into_iter().flatten() {
@@ -165,6 +214,6 @@ pub fn ask(worker: &Path, settings: &Settings) -> Result<Value> {
     }
     match settings.requires_strict_sandbox && !not_kept.is_empty() {
         true => Err(StartError::SandboxWeak { not_kept }),
-        false => Ok(table),
+        false => Ok(()),
     }
 }

@@ -60,7 +60,7 @@ pub use process::{
 pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
 pub use signal::{Signal, block_signals, signal_name, wait_for_signal};
 pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
-pub use spawn::{Spawn, SpawnError, Spawned, spawn};
+pub use spawn::{Spawn, SpawnError, Spawned, environment_of, spawn, spawn_in_namespace};
 pub use terminal::{has_terminal, terminal_columns};
 
 use std::ffi::c_int;

@@ -12,9 +12,10 @@
 //! 3. No signal handler runs, because the parent blocks all signals before the clone.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
 use super::confine::{Confinement, restrict_files_and_system_calls, restrict_limits_and_user};
@@ -87,8 +88,23 @@ struct Birth<'a> {
     errno: c_int,
 }
 
+/// An environment for [`Spawn::environment`].
+pub fn environment_of(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<u8> {
+    variables.flat_map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()).collect()
+}
+
 /// Starts a process. Returns once its exec has succeeded.
 pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
+    spawn_with(plan, 0)
+}
+
+/// Starts a process as the first of a PID namespace (pid_namespaces(7)): it and its descendants cannot name a process
+/// outside, and when it ends, the kernel kills them all. Takes CAP_SYS_ADMIN.
+pub fn spawn_in_namespace(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
+    spawn_with(plan, libc::CLONE_NEWPID)
+}
+
+fn spawn_with(plan: &Spawn<'_>, more_flags: c_int) -> Result<Spawned, SpawnError> {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };
@@ -106,7 +122,7 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         failed_step: None,
         errno: 0,
     };
-    let (pid, pidfd) = vfork(&mut birth).map_err(|cause| SpawnError { step: "make a process", cause })?;
+    let (pid, pidfd) = vfork(&mut birth, more_flags).map_err(|cause| SpawnError { step: "make a process", cause })?;
     let Some(step) = birth.failed_step else { return Ok(Spawned { pid, pidfd }) };
     // The child's _exit has ended vfork, so this does not wait.
     // SAFETY: waitpid takes two integers and a status pointer that may be null.
@@ -115,10 +131,10 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Spawned, SpawnError> {
 }
 
 /// Makes the child and waits until it has exec'd or ended.
-fn vfork(birth: &mut Birth<'_>) -> io::Result<(Pid, OwnedFd)> {
+fn vfork(birth: &mut Birth<'_>, more_flags: c_int) -> io::Result<(Pid, OwnedFd)> {
     let mut stack: Vec<u8> = Vec::with_capacity(SPAWN_STACK_BYTES);
     let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | more_flags;
     // SAFETY: one past the end of an allocation of that size.
     let top = unsafe { stack.as_mut_ptr().add(SPAWN_STACK_BYTES) };
     // SAFETY: at most 15 bytes down, within the same allocation; the ABI wants the stack aligned to 16.

@@ -10,6 +10,7 @@ use super::metrics_smoother::MetricsSmoother;
 use super::{Ending, Worker};
 use crate::error::start::{Result, StartError};
 use crate::limits::{LINK_STALL_MAX, METRICS_PERIOD};
+use crate::procfs;
 use crate::protocol::metrics::{DRAIN_LINE, OTHER_LINE, Sample};
 use crate::sandbox::orphans;
 use crate::sys::{self, Watched};
@@ -37,7 +38,7 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
         let reading = smoother.smooth(look.reading);
         let sample = Sample {
             id: worker.id,
-            pid: std::process::id() as i32,
+            pid: procfs::outer_pid(),
             socket: worker.settings.worker_socket(worker.id),
             // A worker that is to end offers no slots, so the gateway does not choose it any more.
             slots: if is_ending { 0 } else { worker.settings.worker_slots },

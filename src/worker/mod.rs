@@ -57,6 +57,7 @@ use sessions::Sessions;
 
 use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
+use crate::procfs;
 use crate::sandbox::{self, Sandbox, orphans};
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
@@ -84,7 +85,8 @@ struct Worker {
     runtimes: runtime::Runtimes,
     fork_servers: ForkServers,
     null: File,
-    /// The gateway's process id; the worker takes work from no other process.
+    /// The gateway's process id; the worker takes work from no other process. In a PID namespace of the worker's own it
+    /// is 0, as that of all processes outside; then no function has the gateway's user (promises.rs).
     gateway: Pid,
     /// The part of the worker's environment that functions see, PATH, LANG and TZ: `NAME=value` and a NUL, repeated.
     inherited_environment: Vec<u8>,
@@ -115,6 +117,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
     sandbox::confine_worker()?;
     let (lock, id) = take_id(&settings, id)?;
+    spread_process_ids(&settings, id);
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
@@ -220,7 +223,7 @@ impl Worker {
             match listener.accept() {
                 // A function that runs as the worker's own user can find the socket. Logged once: it could try without
                 // end.
-                Ok((stream, _)) if !sys::peer(stream.as_fd()).is_ok_and(|(pid, _)| pid == self.gateway) => {
+                Ok((stream, _)) if !self.is_from_gateway(&stream) => {
                     if !std::mem::replace(&mut has_strangers, true) {
                         log!("worker {}: refused a connection: it is not from the gateway", self.id);
                     }
@@ -241,6 +244,10 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn is_from_gateway(&self, stream: &UnixStream) -> bool {
+        sys::peer(stream.as_fd()).is_ok_and(|peer| peer == (self.gateway, sys::own_uid()))
     }
 
     fn serve_in_thread(self: &Arc<Self>, stream: UnixStream) {
@@ -341,6 +348,17 @@ fn take_id(settings: &Settings, id: Option<u32>) -> Result<(File, u32)> {
     }
     let holder = id.map_or("a worker of every id".to_string(), |id| format!("worker {id}"));
     Err(StartError::AlreadyRuns { run_dir: settings.run_dir.clone(), holder })
+}
+
+/// In a PID namespace of its own: has process ids begin at the worker's share of all, so that functions of two workers
+/// seldom have the same id. Some programs name files by it. A kernel without CONFIG_CHECKPOINT_RESTORE lacks the file.
+fn spread_process_ids(settings: &Settings, id: u32) {
+    let pid_max =
+        std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if let (true, Some(pid_max)) = (procfs::has_own_namespace(), pid_max) {
+        let first = pid_max / settings.workers.max(id + 1) * id;
+        let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", first.to_string());
+    }
 }
 
 fn listen(worker: &Worker) -> Result<UnixListener> {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crate::error::start::{Result, StartError};
+use crate::procfs;
 use crate::sandbox::User;
 use crate::settings::Settings;
 
@@ -86,7 +87,7 @@ fn key(file: &Path) -> io::Result<String> {
         read => return read,
     }
     let random = || RandomState::new().build_hasher().finish();
-    let unfinished = file.with_extension(format!("unfinished-{}", std::process::id()));
+    let unfinished = file.with_extension(format!("unfinished-{}", procfs::outer_pid()));
     let mut options = OpenOptions::new();
     let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     new.write_all(format!("{:016x}{:016x}", random(), random()).as_bytes())?;

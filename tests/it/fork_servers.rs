@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::instance::{Instance, find, signal, skip, wait_for, wait_until};
+use crate::instance::{Instance, find, inner_pid, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
 /// Waits at the gate if asked to, and prints its version.
@@ -40,7 +40,7 @@ fn a_forked_invocation_is_a_process_of_its_own_and_a_child_of_the_fork_server() 
         let answer = instance.get("/who");
         assert!(answer.is_warm());
         let [pid, parent, session] = numbers(&answer.text())[..] else { panic!("{}", answer.text()) };
-        assert_eq!((parent, session), (server, pid));
+        assert_eq!((parent, session), (inner_pid(server), pid));
         assert!(!seen.contains(&pid), "{pid} twice");
         seen.push(pid);
     }
@@ -320,7 +320,7 @@ fn a_warm_invocation_can_neither_signal_nor_look_into_the_fork_server_or_its_sib
     }
     let others = instance.processes();
     assert!(others.len() >= 4, "gateway, worker, fork server, children: {others:?}");
-    let pids = others.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let pids = others.iter().map(|pid| inner_pid(*pid).to_string()).collect::<Vec<_>>().join(",");
     let answer = instance.get(&format!("/x?pids={pids}"));
     assert!(answer.is_warm());
     let text = answer.text();

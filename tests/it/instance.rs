@@ -591,6 +591,13 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 /// Sends a signal to a process that this test has started, or that its gateway has.
+/// The id of a process in its own PID namespace, by which functions of the same worker would name it.
+pub fn inner_pid(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    ids.split_ascii_whitespace().last().unwrap().parse().unwrap()
+}
+
 pub fn signal(name: &str, pid: u32) {
     // The result does not matter: a process that has ended needs no signal.
     run(Command::new("kill").args(["-s", name, &pid.to_string()]));

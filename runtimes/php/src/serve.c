@@ -200,7 +200,7 @@ static bool begin(sigset_t *while_waiting)
     self = getpid();
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
-    return parent > 1 && restrict_life_to(parent) && sigprocmask(SIG_BLOCK, &blocked, while_waiting) == 0
+    return parent > 0 && restrict_life_to(parent) && sigprocmask(SIG_BLOCK, &blocked, while_waiting) == 0
         && sigdelset(while_waiting, SIGCHLD) == 0 && sigaction(SIGCHLD, &action, NULL) == 0;
 }
 

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::log;
 use crate::protocol::worker_protocol::Verdict;
 use crate::sys;
+use crate::{log, procfs};
 
 /// Time that a call waits for a result. Most modules compile in well under a second.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ impl Compiled {
             return Ok(Try::Over(Ok(())));
         }
         self.make_room();
-        let unfinished = job.target.with_extension(format!("{}.new", std::process::id()));
+        let unfinished = job.target.with_extension(format!("{}.new", procfs::outer_pid()));
         let made = compile(job, &unfinished).and_then(|()| {
             fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644))?;
             fs::rename(&unfinished, &job.target)

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::faas_php::{Absent, FaasPhp};
 use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program};
 use crate::error::start::{self, StartError};
-use crate::log;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Verdict;
 use crate::worker::Worker;
+use crate::{log, procfs};
 
 /// The command that installs PHP, for an error.
 const INSTALL: &str = "apt-get install libphp-embed php-dev, then ./start.sh, which builds faas-php";
@@ -58,7 +58,7 @@ impl Php {
 pub fn write(folder: &Path, name: &str, text: &str) -> start::Result<PathBuf> {
     let path = folder.join(name);
     let failed = || StartError::io("write", path.display().to_string());
-    let unfinished = folder.join(format!("unfinished-{}-{name}.new", std::process::id()));
+    let unfinished = folder.join(format!("unfinished-{}-{name}.new", procfs::outer_pid()));
     fs::write(&unfinished, text).map_err(failed())?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)).map_err(failed())?;
     fs::rename(&unfinished, &path).map_err(failed())?;

@@ -17,7 +17,10 @@
 //! thousand slashes costs no more than any other, and without `{name}` nothing is allocated. The hasher is std's, keyed
 //! at random, since clients choose the paths.
 
+use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -108,13 +111,70 @@ pub struct Routes {
 /// The routes of one host, or of every host.
 #[derive(Debug, Default)]
 struct HostRoutes {
-    exact: HashMap<Box<str>, Methods>,
+    exact: HashMap<ExactPath, Methods>,
     /// Routes with a `{name}` or a `*`, the most specific shape first.
     shapes: Vec<ShapeRoutes>,
 }
 
-/// The routes of one path, each with another method.
-type Methods = Vec<Arc<Route>>;
+/// The routes of one path, each with another method. Most paths have one, which then costs no memory of its own: maps of
+/// 100,000 paths are built at each change.
+#[derive(Debug)]
+enum Methods {
+    One(Arc<Route>),
+    Several(Vec<Arc<Route>>),
+}
+
+impl Methods {
+    fn as_slice(&self) -> &[Arc<Route>] {
+        match self {
+            Methods::One(route) => std::slice::from_ref(route),
+            Methods::Several(routes) => routes,
+        }
+    }
+
+    /// Of two routes that match the same requests, such as `/{a}` and `/{b}`, the one whose key sorts first stays.
+    fn add(&mut self, route: Arc<Route>) {
+        let mut routes = self.as_slice().to_vec();
+        match routes.iter_mut().find(|other| other.method() == route.method()) {
+            Some(other) if other.key <= route.key => return,
+            Some(other) => *other = route,
+            None => routes.push(route),
+        }
+        *self = Methods::Several(routes);
+    }
+}
+
+/// A route as a key of a map: its path, which is not copied.
+#[derive(Debug)]
+struct ExactPath(Arc<Route>);
+
+impl Borrow<str> for ExactPath {
+    fn borrow(&self) -> &str {
+        self.0.path()
+    }
+}
+
+impl Hash for ExactPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.path().hash(state);
+    }
+}
+
+impl PartialEq for ExactPath {
+    fn eq(&self, other: &ExactPath) -> bool {
+        self.0.path() == other.0.path()
+    }
+}
+
+impl Eq for ExactPath {}
+
+/// Adds a route under its path.
+fn add_to<K: Eq + Hash>(map: &mut HashMap<K, Methods>, key: K, route: Arc<Route>) {
+    match map.entry(key) {
+        Entry::Vacant(vacant) => drop(vacant.insert(Methods::One(route))),
+        Entry::Occupied(mut methods) => methods.get_mut().add(route),
+    }
+}
 
 /// The routes of one shape, by their path with `{}` for each `{name}`.
 #[derive(Debug)]
@@ -198,27 +258,20 @@ impl Routes {
         if let Some((route, path_info_start)) = all().find_map(|routes| routes.find(method, path)) {
             return route.found(path_info_start);
         }
-        let others = all().flat_map(|routes| routes.matches(path)).flat_map(|(methods, _)| methods);
+        let others = all().flat_map(|routes| routes.matches(path)).flat_map(|(methods, _)| methods.as_slice());
         allow(others.map(|route| route.method())).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
     }
 }
 
 impl HostRoutes {
-    /// Of two routes that match the same requests, such as `/{a}` and `/{b}`, the one whose key sorts first wins.
     fn new(routes: Vec<Arc<Route>>) -> HostRoutes {
         let mut all = HostRoutes::default();
         all.exact.reserve(routes.len()); // growing on the way would move all again and again
         let mut shapes: BTreeMap<Shape, HashMap<Box<str>, Methods>> = BTreeMap::new();
         for route in routes {
-            let map = match route.is_exact() {
-                true => &mut all.exact,
-                false => shapes.entry(Shape::of(&route)).or_default(),
-            };
-            let methods = map.entry(open_path(route.path())).or_default();
-            match methods.iter_mut().find(|other| other.method() == route.method()) {
-                Some(other) if other.key <= route.key => {}
-                Some(other) => *other = route,
-                None => methods.push(route),
+            match route.is_exact() {
+                true => add_to(&mut all.exact, ExactPath(route.clone()), route),
+                false => add_to(shapes.entry(Shape::of(&route)).or_default(), open_path(route.path()), route),
             }
         }
         all.shapes = shapes.into_iter().map(|(shape, routes)| ShapeRoutes::new(shape, routes)).collect();
@@ -226,19 +279,21 @@ impl HostRoutes {
     }
 
     fn contains(&self, route: &Route) -> bool {
-        let of_shape = |shape: Shape| self.shapes.iter().find(|other| other.shape == shape);
-        let map = match route.is_exact() {
-            true => Some(&self.exact),
-            false => of_shape(Shape::of(route)).map(|of_shape| &of_shape.routes),
+        let methods = match route.is_exact() {
+            true => self.exact.get(route.path()),
+            false => {
+                let shape = Shape::of(route);
+                let of_shape = self.shapes.iter().find(|other| other.shape == shape);
+                of_shape.and_then(|of_shape| of_shape.routes.get(&open_path(route.path())))
+            }
         };
-        let methods = map.and_then(|map| map.get(&open_path(route.path())));
-        methods.is_some_and(|methods| methods.iter().any(|other| other.key == route.key))
+        methods.is_some_and(|methods| methods.as_slice().iter().any(|other| other.key == route.key))
     }
 
     /// The route that matches the request, and the start of PATH_INFO.
     fn find<'a>(&'a self, method: &str, path: &'a str) -> Option<(&'a Route, usize)> {
         self.matches(path).find_map(|(methods, path_info_start)| {
-            let own = |method: &str| methods.iter().find(|route| route.method() == method);
+            let own = |method: &str| methods.as_slice().iter().find(|route| route.method() == method);
             let route = own(method).or_else(|| if method == "HEAD" { own("GET") } else { None });
             Some((&**route.or_else(|| own(ANY_METHOD))?, path_info_start))
         })

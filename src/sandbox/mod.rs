@@ -282,8 +282,8 @@ impl User {
 }
 
 /// A worker calls this before it starts anything. It applies to the worker all that its functions inherit: a /proc that
-/// shows them no process but their own, and the common filter of system calls (seccomp.rs). Returns true if processes
-/// are hidden.
+/// shows them no process but their own, an empty capability bounding set, and the common filter of system calls
+/// (seccomp.rs). Returns true if processes are hidden.
 ///
 /// # Errors
 /// If the kernel does not take the filter, or if the worker is the first process of a PID namespace and gets no /proc
@@ -296,6 +296,8 @@ pub fn confine_worker() -> Result<bool> {
             std::io::ErrorKind::PermissionDenied.into(),
         ));
     }
+    // Another user than root may not, and needs it less: no_new_privs alone keeps it from gaining a capability.
+    let _ = sys::empty_bounding_set();
     let restricted = sys::restrict_own_system_calls(&SystemCalls::common());
     restricted.map_err(StartError::io("restrict", "the system calls of the worker"))?;
     Ok(hides_processes)

@@ -120,6 +120,7 @@ pub fn attempt(arguments: &[String]) {
     let folders = folders.into_iter().chain(Path::new(db).parent());
     for (name, has_succeeded) in [
         ("privileges", !is_unprivileged),
+        ("bounding set", !has_line("CapBnd:\t0000000000000000")),
         ("read", File::open(db).is_ok() || File::open(format!("{run_dir}/gateway.pid")).is_ok()),
         ("write", folders.map(Path::to_path_buf).any(write)),
         ("signal", sys::try_signal(outside).is_ok() || sys::try_signal(sibling).is_ok()),

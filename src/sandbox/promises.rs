@@ -82,6 +82,10 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
         true => "a function could see others",
         false => "only root can give workers a /proc of their own",
     };
+    let privileges = match attempts.succeeded("bounding set") {
+        true => "no capabilities, no_new_privs",
+        false => "no capabilities, an empty bounding set, no_new_privs",
+    };
     let hiding = match procfs::has_own_namespace() {
         true => "a PID namespace for each worker, and a /proc with hidepid=ptraceable",
         false => "a /proc with hidepid=ptraceable",
@@ -91,7 +95,7 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
         tried(
             "Functions have no privileges.",
             "privileges",
-            "no capabilities, no_new_privs",
+            privileges,
             "functions have capabilities, or can gain them",
         ),
         tried("Functions read neither registry nor run dir.", "read", &reading, "a function could read them"),

@@ -97,6 +97,21 @@ fn give_up_capabilities() -> Step<()> {
     Ok(())
 }
 
+/// Empties the calling thread's capability bounding set, and so that of all threads and processes that it starts from now
+/// on: no exec of theirs can give a capability (capabilities(7)). The thread keeps those that it has. Takes CAP_SETPCAP.
+pub fn empty_bounding_set() -> io::Result<()> {
+    for capability in 0.. {
+        // SAFETY: this prctl takes integers only.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            Ok(_) => {}
+            // The kernel has no capability of this number, nor of a higher one.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Restricts the calling thread for good, and the threads and processes that it starts from now on.
 pub fn restrict_own_system_calls(system_calls: &SystemCalls) -> io::Result<()> {
     // SAFETY: this prctl takes integers only.

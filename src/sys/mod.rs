@@ -43,7 +43,7 @@ pub mod terminal;
 
 pub use activation::{is_listening, notify, take_inherited_socket};
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
-pub use confine::{Confinement, confine_own_program, restrict_own_system_calls};
+pub use confine::{Confinement, confine_own_program, empty_bounding_set, restrict_own_system_calls};
 pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{

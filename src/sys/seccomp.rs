@@ -39,6 +39,11 @@ impl SystemCalls {
             program.load(FIRST_ARGUMENT);
             program.unless_one_of(&PERSONALITIES_ALLOWED, Answer::Deny);
         });
+        // The kernel lets a process change the limits of all processes of its user.
+        program.for_call(libc::SYS_prlimit64, |program| {
+            program.load(FIRST_ARGUMENT);
+            program.unless_equal(0, Answer::Deny);
+        });
         program.for_call(libc::SYS_socket, |program| {
             program.load(FIRST_ARGUMENT);
             program.check_family();

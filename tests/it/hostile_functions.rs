@@ -247,6 +247,7 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             for process in gateway.into_iter().chain([worker, function].map(inner_pid)) {
                 attempts.push(format!("signal {process}"));
                 attempts.push(format!("ptrace {process}"));
+                attempts.push(format!("prlimit {process}"));
                 if !instance.is_run_as_plain_user() {
                     attempts.push(format!("proc {process} cmdline"));
                 }
@@ -260,6 +261,26 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
         });
         instance.script("GET:/after", "echo served");
         assert_eq!(instance.get("/after").text(), "served\n");
+    });
+}
+
+#[test]
+fn no_function_has_a_capability_or_can_gain_one() {
+    let _alone = crate::alone();
+    for_each_user(&[], |instance| {
+        instance.script("GET:/native", "cat /proc/self/status");
+        instance.function("GET:/php", "php", "<?php readfile('/proc/self/status');", json!({}));
+        let gateway_is_root = fs::metadata(format!("/proc/{}", instance.gateway_pid())).unwrap().uid() == 0;
+        for target in ["/native", "/php", "/php"] {
+            let status = instance.get(target).text();
+            // Only root may empty the bounding set; no_new_privs keeps all of it out of reach.
+            let sets: &[&str] =
+                if gateway_is_root { &["Bnd", "Inh", "Prm", "Eff", "Amb"] } else { &["Inh", "Prm", "Eff", "Amb"] };
+            for set in sets {
+                assert!(status.contains(&format!("Cap{set}:\t0000000000000000\n")), "{set} of {target}: {status}");
+            }
+            assert!(status.contains("NoNewPrivs:\t1\n"), "{target}: {status}");
+        }
     });
 }
 

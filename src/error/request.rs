@@ -85,6 +85,10 @@ pub enum RequestError {
         program: String,
         install: String,
     },
+    /// start.sh builds faas-wasm.
+    RuntimeUnderWay {
+        minutes: u64,
+    },
     /// The module is being compiled, which takes longer than a call may wait.
     Compiling,
     TimedOut {
@@ -169,7 +173,8 @@ impl RequestError {
             | RequestError::Exhausted { .. }
             | RequestError::WorkerExhausted { .. }
             | RequestError::Compiling
-            | RequestError::RuntimeMissing { .. } => 503,
+            | RequestError::RuntimeMissing { .. }
+            | RequestError::RuntimeUnderWay { .. } => 503,
             RequestError::TimedOut { .. } => 504,
             RequestError::VersionUnsupported => 505,
         }
@@ -182,7 +187,7 @@ impl RequestError {
             | RequestError::QueueFull { retry_after_s }
             | RequestError::NoSlotInTime { retry_after_s } => Some(*retry_after_s),
             // An administrator may be installing it right now; the build of faas-wasm takes minutes.
-            RequestError::RuntimeMissing { .. } => Some(*RETRY_AFTER_S.end()),
+            RequestError::RuntimeMissing { .. } | RequestError::RuntimeUnderWay { .. } => Some(*RETRY_AFTER_S.end()),
             RequestError::Compiling => Some(COMPILING_RETRY_S),
             RequestError::RegistryNotLoaded
             | RequestError::TooManyConnections
@@ -248,7 +253,7 @@ impl RequestError {
             RequestError::Exhausted { .. } | RequestError::WorkerExhausted { .. } => "exhausted",
             RequestError::ModuleMissing { .. } => "module-missing",
             RequestError::ModuleNotExecutable { .. } => "module-not-executable",
-            RequestError::RuntimeMissing { .. } => "runtime-missing",
+            RequestError::RuntimeMissing { .. } | RequestError::RuntimeUnderWay { .. } => "runtime-missing",
             RequestError::Compiling => "module-compiling",
             RequestError::TimedOut { .. } => "timed-out",
             RequestError::Exited { .. } => "function-exited",
@@ -310,6 +315,12 @@ impl fmt::Display for RequestError {
             ModuleNotExecutable { path, cause } => write!(f, "could not execute the module {path}: {cause}"),
             RuntimeMissing { program, install } => {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
+            }
+            RuntimeUnderWay { minutes } => {
+                write!(
+                    f,
+                    "faas-wasm is being built, for {minutes} minutes so far; run/wasm-build.log tells how far it is"
+                )
             }
             Compiling => write!(f, "the module is being compiled; try again"),
             TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),

@@ -5,6 +5,7 @@
 //! another thread.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use super::health::Health;
 use super::operator_token::OperatorToken;
 use super::record::{Record, line_of, milliseconds};
 use super::scheduler::{Lease, Scheduler, Wish};
+use super::wasm_build;
 use super::worker_link::{Call, Failure};
 use crate::error::request::{RequestError, Result};
 use crate::http_handler::handler::{Client, Handler, Reply};
@@ -45,6 +47,7 @@ pub struct Gateway {
     /// A request that shows this token may see why a worker was chosen.
     pub operator_token: OperatorToken,
     pub response_bytes_max: u64,
+    pub run_dir: PathBuf,
 }
 
 impl Handler for Gateway {
@@ -252,7 +255,13 @@ impl Gateway {
                 line.message(format_args!("exited with code {code}; its response has a status of its own")).log();
                 None
             }
-            _ => verdict_to_error(end, function),
+            _ => verdict_to_error(end, function).map(|error| match &error {
+                RequestError::RuntimeMissing { program, .. } if program == "faas-wasm" => {
+                    wasm_build::minutes(&self.run_dir)
+                        .map_or(error, |minutes| RequestError::RuntimeUnderWay { minutes })
+                }
+                _ => error,
+            }),
         }
     }
 

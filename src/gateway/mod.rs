@@ -29,6 +29,7 @@ mod scheduler;
 mod signals;
 mod status;
 mod supervisor;
+mod wasm_build;
 pub(crate) mod worker_link;
 
 use std::fmt;
@@ -153,6 +154,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
         ledger,
         operator_token,
         response_bytes_max: settings.response_bytes_max,
+        run_dir: settings.run_dir.clone(),
     });
     let accepting = server.clone();
     start_thread("http", move || accepting.run(handler))?;

@@ -1,6 +1,6 @@
 //! Functions that fail, and the error responses that their clients get.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -189,6 +189,14 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     );
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("faas-wasm is not installed") && detail.contains("./start.sh"), "{detail}");
+    // As start.sh notes its build: by an id that counts only while that process holds the file open.
+    let pid_file = File::create(instance.run_dir().join("wasm-build.pid")).unwrap();
+    fs::write(instance.run_dir().join("wasm-build.pid"), format!("{}\n", std::process::id())).unwrap();
+    let detail = instance.get("/ping").problem(503, "runtime-missing");
+    assert!(detail.contains("faas-wasm is being built, for 0 minutes so far; run/wasm-build.log"), "{detail}");
+    drop(pid_file);
+    let detail = instance.get("/ping").problem(503, "runtime-missing");
+    assert!(detail.contains("faas-wasm is not installed"), "{detail}");
     instance.install(&[("GET:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm", "engine": "wasmer"}))]);
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("wasmer is not installed") && detail.contains("cargo install wasmer-cli"), "{detail}");

@@ -48,7 +48,7 @@ fn gateway(text: &mut Text, status: &Value) {
     let faulty = status["registry"]["faulty_rows"].as_f64().unwrap_or(0.0);
     let slots: u64 = workers.iter().filter_map(|worker| worker["slots"].as_u64()).sum();
     let mut gauges = vec![
-        ("faas_ready", "Whether the registry is loaded and a worker is ready.", is_ready),
+        ("faas_ready", "Whether the status of /healthz is ready.", is_ready),
         ("faas_uptime_seconds", "Time since the gateway started.", number("uptime_s")),
         ("faas_status_age_seconds", "Time since the gateway last told of itself.", number("age_ms") / 1000.0),
         ("faas_waiting", "Requests that wait for a slot.", number("waiting")),

@@ -118,7 +118,7 @@ fn what_does_not_end_within_the_drain_is_cut_off_and_the_exit_code_is_0() {
     assert_eq!(instance.stop().code(), Some(0));
     wait_until("no process is left", || instance.processes().is_empty());
     assert_eq!(leftovers(&instance), [] as [&str; 0]);
-    assert_eq!(instance.log_lines("requests are cut off after ").len(), 1);
+    assert_eq!(instance.log_lines("calls are cut off after ").len(), 1);
     // The client gets an error response, or sees the end of the connection.
     assert!(Answer::read(&mut stream, false).map_or(true, |answer| answer.status >= 500));
 }

@@ -590,7 +590,6 @@ pub fn run(command: &mut Command) -> Output {
     start(piped).wait_with_output().unwrap()
 }
 
-/// Sends a signal to a process that this test has started, or that its gateway has.
 /// The id of a process in its own PID namespace, by which functions of the same worker would name it.
 pub fn inner_pid(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -598,9 +597,11 @@ pub fn inner_pid(pid: u32) -> u32 {
     ids.split_ascii_whitespace().last().unwrap().parse().unwrap()
 }
 
+/// Sends a signal to a process that this test has started, or that its gateway has.
 pub fn signal(name: &str, pid: u32) {
-    // The result does not matter: a process that has ended needs no signal.
-    run(Command::new("kill").args(["-s", name, &pid.to_string()]));
+    // The result does not matter: a process that has ended needs no signal. The shell has a kill of its own; the program
+    // is not there on a minimal Debian.
+    run(Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]));
 }
 
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -3,6 +3,7 @@
  *
  *   faas-php serve                                    the fork server (../../README.md)
  *   faas-php run [--NAME VALUE]... MODULE [ARG]...    one invocation, here and now
+ *   faas-php --version                                the PHP that it is built for
  *
  * Both start PHP the same way, with the php.ini of the embed SAPI, and serve a request the same way (request.c).
  */
@@ -124,5 +125,9 @@ int main(int count, char **arguments)
         title_set("fork server");
         return serve();
     }
-    return fail(EXIT_USAGE, "serve, or: run [--NAME VALUE]... MODULE [ARGUMENT]...", NULL);
+    if (count == 2 && strcmp(arguments[1], "--version") == 0) {
+        printf("faas-php for PHP %d.%d\n", PHP_MAJOR_VERSION, PHP_MINOR_VERSION);
+        return 0;
+    }
+    return fail(EXIT_USAGE, "serve, or: run [--NAME VALUE]... MODULE [ARGUMENT]..., or: --version", NULL);
 }

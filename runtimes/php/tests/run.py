@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -134,6 +135,15 @@ def one_thread_at_every_fork():
         assert len(server.tasks()) == 1
         assert server.prepare(folder.write("a.php", "<?php echo 1;")) is None
         assert len(server.tasks()) == 1
+
+
+@test
+def version_is_that_of_the_php_it_is_built_for():
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    with Folder() as folder:
+        module = folder.write("v.php", "<?php echo PHP_MAJOR_VERSION, '.', PHP_MINOR_VERSION;")
+        version = subprocess.run([PROGRAM, "run", module], capture_output=True, text=True, check=True).stdout
+    assert told == f"faas-php for PHP {version}\n", (told, version)
 
 
 @test

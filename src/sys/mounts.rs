@@ -1,5 +1,6 @@
 //! A view of the machine's files that is this process's own (mount_namespaces(7)).
 
+use std::ffi::CStr;
 use std::io;
 
 use super::check;
@@ -13,7 +14,9 @@ pub fn hide_processes() -> io::Result<()> {
     let (none, nothing) = (c"none".as_ptr(), std::ptr::null());
     let flags = libc::MS_REC | libc::MS_SLAVE;
     // SAFETY: mount reads C strings; for these flags it looks at no other pointer.
-    check(unsafe { libc::mount(none, c"/".as_ptr(), nothing, flags, nothing.cast()) })?;
+    let separate = |place: &CStr| check(unsafe { libc::mount(none, place.as_ptr(), nothing, flags, nothing.cast()) });
+    // In a chroot the root may be a plain folder. Then it is enough that the mount over /proc does not spread.
+    separate(c"/").or_else(|_| separate(c"/proc"))?;
     let (kind, options) = (c"proc".as_ptr(), c"hidepid=4".as_ptr());
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: mount reads C strings.

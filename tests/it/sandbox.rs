@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, WORKER, has, run, wait_until};
 
 /// The gateway's report on the sandbox.
 fn described(instance: &Instance) -> Value {
@@ -177,6 +178,22 @@ fn functions_never_run_as_root_by_themselves() {
     instance.get("/closed").problem(500, "module-missing");
     // At the start, and for the call.
     instance.wait_for_log(&remedy, 2);
+}
+
+#[test]
+fn processes_are_hidden_also_in_a_chroot_whose_root_is_no_mount() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 || !has(&["unshare", "chroot"]) {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let script = "cd \"$0\" && cp \"$1\" worker && for folder in bin lib lib64 usr etc dev proc tmp; do \
+        mkdir $folder && { [ ! -d /$folder ] || mount --rbind /$folder $folder; } || exit; \
+        done && exec chroot . /worker --sandbox";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(root.path()).arg(WORKER);
+    let output = run(&mut command);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("a /proc with hidepid=ptraceable"), "{output:?}");
 }
 
 #[test]

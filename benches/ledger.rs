@@ -1,10 +1,11 @@
-//! The ledger's price: the same function by a gateway that records calls and by one that does not, in turns. And what it
-//! takes to read: `faas stats` of the last hour out of ten million calls.
+//! The ledger's price: the same function by a gateway that records calls and by one that does not, in turns; and its
+//! memory. And what it takes to read: `faas stats` of the last hour out of ten million calls.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use faas::ledger::reader::{Reader, now_ms};
+use faas::procfs;
 use rusqlite::Connection;
 
 use crate::functions::{HELLO, compile};
@@ -18,6 +19,7 @@ const ROUNDS: usize = 15;
 const TIME: Duration = Duration::from_millis(1000);
 /// With the ledger ÷ without.
 const GOAL: f64 = 0.97;
+const MEMORY_GOAL_MB: f64 = 2.0;
 
 /// Calls in the file that is read, of thirty days.
 const CALLS: u64 = 10_000_000;
@@ -30,7 +32,9 @@ pub fn measure() -> Outcome<Vec<Row>> {
         let rows = [native_row("GET:/bench/hello", &program)];
         let on = Instance::start(WORKERS, &rows)?;
         let off = Instance::with(WORKERS, &rows, &[("FAAS_LEDGER", "")])?;
-        Ok(vec![paired("native", &on, &off, "/bench/hello")?, paired("WASM", &on, &off, "/ping")?])
+        let mut rows = vec![paired("native", &on, &off, "/bench/hello")?, paired("WASM", &on, &off, "/ping")?];
+        rows.push(memory(&on, &off)?);
+        Ok(rows)
     });
     let _ = std::fs::remove_dir_all(&folder);
     rows
@@ -49,6 +53,15 @@ fn paired(what: &str, on: &Instance, off: &Instance, path: &str) -> Outcome<Row>
     let what = format!("ledger, {what}, 4 connections, on ÷ off");
     let row = Row::new(&what, "≥ 0.97×", ratio.show(Unit::Times), ratio.median() >= GOAL);
     Ok(row.beside("without the ledger", &without, Unit::PerSecond, &ratio))
+}
+
+/// What the gateway with a ledger holds more than the other one, after as many calls.
+fn memory(on: &Instance, off: &Instance) -> Outcome<Row> {
+    let [on, off] = [on, off].map(|instance| procfs::proportional_bytes(instance.pid()));
+    let (on, off) = on.zip(off).ok_or("the gateways' memory cannot be read")?;
+    let mut more = Samples::default();
+    more.push((on as f64 - off as f64) / 1e6);
+    Ok(Row::new("ledger, memory", "≤ 2 MB", more.show(Unit::Megabytes), more.median() <= MEMORY_GOAL_MB))
 }
 
 /// The name of the next one on the command line.

@@ -3,8 +3,8 @@
 //! ```text
 //! cargo bench                   everything, in about eight minutes on two cores
 //! cargo bench -- NAME …         only the rows whose name contains one of the words: lookup hop commit not-found
-//!                               native php wasm cold resize many-functions workers burst ledger fair sandboxed
-//!                               idle-memory body-memory slow-clients overload
+//!                               native php wasm cold resize many-functions workers burst ledger fair watched
+//!                               rest sandboxed idle-memory body-memory slow-clients overload
 //! cargo bench -- stats          what no run without a name measures: the reading of a ledger of 10 million calls
 //! ```
 //!
@@ -17,7 +17,7 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, ledger.rs, fair.rs, sandboxed.rs, memory.rs, hostile.rs | the rows |
+//! | lookup.rs, hop.rs, commit.rs, not_found.rs, functions.rs, growth.rs, ledger.rs, fair.rs, watched.rs, sandboxed.rs, memory.rs, hostile.rs | the rows |
 //! | floors.rs, forked.rs, rivals.rs | what a row is compared with |
 //! | instance.rs, load.rs | a gateway to measure, and clients that keep it busy |
 //! | table.rs | medians, rounds, and the table |
@@ -39,6 +39,7 @@ mod not_found;
 mod rivals;
 mod sandboxed;
 mod table;
+mod watched;
 
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ use table::{Outcome, Row, Table};
 /// A row's name on the command line, and what measures it.
 type Measurement = (&'static str, fn() -> Outcome<Vec<Row>>);
 
-const MEASUREMENTS: [Measurement; 20] = [
+const MEASUREMENTS: [Measurement; 22] = [
     // First, because only an instance that has just been started has done nothing yet.
     ("idle-memory", memory::idle),
     ("body-memory", memory::bodies),
@@ -65,6 +66,8 @@ const MEASUREMENTS: [Measurement; 20] = [
     ("burst", growth::burst),
     ("ledger", ledger::measure),
     ("fair", fair::measure),
+    ("watched", watched::measure),
+    ("rest", watched::at_rest),
     ("sandboxed", sandboxed::measure),
     ("slow-clients", hostile::slow_clients),
     ("overload", hostile::overload),

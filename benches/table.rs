@@ -83,6 +83,7 @@ pub enum Unit {
     PerSecond,
     Megabytes,
     Times,
+    Percent,
 }
 
 impl Unit {
@@ -94,6 +95,7 @@ impl Unit {
             Unit::PerSecond => "/s",
             Unit::Megabytes => " MB",
             Unit::Times => "×",
+            Unit::Percent => " %",
         }
     }
 }

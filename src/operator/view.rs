@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use super::registry::Registry;
 use super::{OperationError, Result, failed};
-use crate::registry::snapshot::Snapshot;
+use crate::registry::snapshot::{Snapshot, Taken};
 use crate::registry::stamps::Stamps;
 use crate::registry::tables::Tables;
 use crate::settings::Settings;
@@ -92,7 +92,7 @@ impl View {
         // Dropping it removes the copy's files: files that SQLite has open stay readable, and no later copy changes
         // them.
         let mut snapshot = Snapshot::new(self.copy.clone());
-        if !snapshot.take(db).map_err(failed(&step))? {
+        if snapshot.take(db).map_err(failed(&step))? == Taken::Busy {
             return Err(OperationError::Failed("the registry changes faster than it can be read; try again".into()));
         }
         let opened = Tables::open(snapshot.path()).and_then(Tables::into_connection);

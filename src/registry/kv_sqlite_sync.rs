@@ -25,14 +25,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::config_loader::Places;
 use super::fault_log::FaultLog;
-use super::files::remove_logs;
 use super::kv::{Kv, Version};
 use super::last_good::LastGood;
 use super::modules::{Bundles, CodeDir, Entry};
 use super::remarks::remarks;
 use super::routes::Routes;
 use super::rows::Rows;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Taken};
 use super::stamps::Stamps;
 use super::tables::Tables;
 use crate::log;
@@ -74,6 +73,15 @@ pub struct Sync {
     /// The time of the next try, even if nothing changed.
     retry_at: Option<Instant>,
     faults: FaultLog,
+}
+
+/// The result of a look at files that may have changed.
+enum Read {
+    New(Reading),
+    /// They have the bytes whose state is in service.
+    Same,
+    /// Writers were too busy for a snapshot.
+    Busy,
 }
 
 /// The result of one reading.
@@ -126,6 +134,7 @@ impl Sync {
         let now = Instant::now();
         if self.code_dir.check(&mut self.places.code) {
             self.seen = None;
+            self.snapshot.set_read(false);
         }
         let is_unchanged = self.seen.as_ref().is_some_and(|seen| *seen == Stamps::of(&self.db, &self.real_db));
         if is_unchanged && self.retry_at.is_none_or(|at| now < at) {
@@ -136,11 +145,13 @@ impl Sync {
         self.seen = (!stamps.are_young(SystemTime::now())).then_some(stamps);
         self.retry_at = None;
         let fault = match self.read() {
-            Ok(Some(reading)) => {
+            Ok(Read::New(reading)) => {
                 self.take_over(reading);
+                self.snapshot.set_read(true);
                 None
             }
-            Ok(None) => {
+            Ok(Read::Same) => None,
+            Ok(Read::Busy) => {
                 self.seen = None;
                 Some("it changes faster than it can be read".to_string())
             }
@@ -159,15 +170,13 @@ impl Sync {
         has_read
     }
 
-    /// Returns the changes, `None` where writers were too busy for a snapshot, or the fault as text.
-    fn read(&mut self) -> Result<Option<Reading>, String> {
-        let reading = match self.snapshot.take(&self.real_db) {
-            Ok(true) => self.compare_with_copy().map(Some),
-            Ok(false) => Ok(None),
-            Err(cause) => Err(cause.to_string()),
-        };
-        remove_logs(self.snapshot.path());
-        reading
+    /// Returns the changes, or the fault as text.
+    fn read(&mut self) -> Result<Read, String> {
+        match self.snapshot.take(&self.real_db).map_err(|cause| cause.to_string())? {
+            Taken::New => self.compare_with_copy().map(Read::New),
+            Taken::Same => Ok(Read::Same),
+            Taken::Busy => Ok(Read::Busy),
+        }
     }
 
     /// Reads the copy, writes the code that changed, and marks the rows that are the same. Changes nothing else, since

@@ -50,6 +50,20 @@ pub struct Snapshot {
     copy: PathBuf,
     /// Stamp of the database that the copy equals, unless the database has changed since.
     copied: Option<Stamp>,
+    /// The copy has been read, so it need not be read again while the registry equals it.
+    is_read: bool,
+}
+
+/// The result of taking a snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The copy equals the registry at one moment.
+    New,
+    /// It does, and [`Snapshot::set_read`] was called for the same bytes. Times of files have a grain, so a look that
+    /// comes right after a commit cannot tell that nothing came after it; the next look compares the bytes.
+    Same,
+    /// Writers were at work in every attempt; the copy is invalid.
+    Busy,
 }
 
 impl Drop for Snapshot {
@@ -61,16 +75,21 @@ impl Drop for Snapshot {
 impl Snapshot {
     /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is updated.
     pub fn new(copy: PathBuf) -> Snapshot {
-        Snapshot { copy, copied: None }
+        Snapshot { copy, copied: None, is_read: false }
     }
 
     pub fn path(&self) -> &Path {
         &self.copy
     }
 
-    /// Makes the copy equal to the registry at one moment. Returns false where writers were at work in every attempt;
-    /// then the copy is invalid. Must be called before each reading, since SQLite may change the copy.
-    pub fn take(&mut self, db: &Path) -> io::Result<bool> {
+    /// Tells if the copy was read to its end, and its state is in service: then the same bytes need not be read again.
+    pub fn set_read(&mut self, is_read: bool) {
+        self.is_read = is_read;
+    }
+
+    /// Makes the copy equal to the registry at one moment. Must be called before each reading, since SQLite may change
+    /// the copy.
+    pub fn take(&mut self, db: &Path) -> io::Result<Taken> {
         let taken = self.attempts(db);
         if taken.is_err() {
             // The disk may be full: removing the copy frees space.
@@ -80,7 +99,7 @@ impl Snapshot {
         taken
     }
 
-    fn attempts(&mut self, db: &Path) -> io::Result<bool> {
+    fn attempts(&mut self, db: &Path) -> io::Result<Taken> {
         if let Some(folder) = self.copy.parent() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             made.map_err(|cause| could_not_write(&self.copy, cause))?;
@@ -88,15 +107,36 @@ impl Snapshot {
         for _ in 0..ATTEMPTS_MAX {
             let now = SystemTime::now();
             let before = Stamp::of(db);
+            if self.is_read && self.equals(db, &before, now)? {
+                return Ok(Taken::Same);
+            }
+            self.is_read = false;
             self.first_reading(db, &before)?;
             if self.holds(db, &before, now)? {
                 // SQLite rolls a -journal back into the copy, which then differs from the database.
                 let is_kept = !with_suffix(&self.copy, JOURNAL).exists();
                 self.copied = before.filter(|before| is_kept && !before.is_young(now));
-                return Ok(true);
+                return Ok(Taken::New);
             }
         }
-        Ok(false)
+        Ok(Taken::Busy)
+    }
+
+    /// True where the files have the bytes of the copy. One reading is enough: what is written after it changes a stamp
+    /// that was taken before, so the next look sees it.
+    fn equals(&mut self, db: &Path, before: &Option<Stamp>, now: SystemTime) -> io::Result<bool> {
+        let copy = &self.copy;
+        let is_same_database = before.is_some() && (self.copied == *before || starts_with(db, copy, true)?);
+        if !is_same_database || bytes_of(&with_suffix(db, JOURNAL), |_| FILE_BYTES_MAX)? > 0 {
+            return Ok(false);
+        }
+        let (wal, copied_wal) = (with_suffix(db, WAL), with_suffix(copy, WAL));
+        let is_same_length = bytes_of(&wal, wal_bytes)? == bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
+        let is_same = is_same_length && starts_with(&wal, &copied_wal, false)?;
+        if is_same && before.as_ref().is_some_and(|before| !before.is_young(now)) {
+            self.copied.clone_from(before);
+        }
+        Ok(is_same)
     }
 
     /// Reads in the order that step 1 demands.
@@ -146,6 +186,12 @@ fn update(db: &Path, copy: &Path) -> io::Result<()> {
         true => to.set_len(at).map_err(failed),
         false => Ok(()),
     }
+}
+
+/// The length of a file, at most `bytes` of it; 0 without a file.
+fn bytes_of(path: &Path, bytes: impl Fn(&File) -> u64) -> io::Result<u64> {
+    let Some(file) = open_if_any(path)? else { return Ok(0) };
+    Ok(file.metadata()?.len().min(bytes(&file)))
 }
 
 /// Copies a log that is not empty, up to the number of bytes that `bytes` returns for it.

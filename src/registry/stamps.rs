@@ -19,7 +19,7 @@ const TIME_GRAIN: Duration = Duration::from_millis(20);
 pub struct Stamps([Option<Stamp>; 3]);
 
 /// One file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
     inode: u64,

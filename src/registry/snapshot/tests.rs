@@ -51,18 +51,49 @@ fn a_database_that_did_not_move_is_not_copied_again() {
     fs::write(snapshot.path(), "what an earlier gateway left").unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while snapshot.copied.is_none() {
-        assert!(snapshot.take(&fixture.db).unwrap() && Instant::now() < deadline);
+        assert!(snapshot.take(&fixture.db).unwrap() == Taken::New && Instant::now() < deadline);
     }
     assert!(fs::read(snapshot.path()).unwrap() == fs::read(&fixture.db).unwrap());
     fs::write(snapshot.path(), "marked").unwrap();
-    assert!(snapshot.take(&fixture.db).unwrap());
+    assert_eq!(snapshot.take(&fixture.db).unwrap(), Taken::New);
     assert_eq!(fs::read(snapshot.path()).unwrap(), b"marked");
     execute(&fixture.db, "DELETE FROM functions; VACUUM");
-    assert!(snapshot.take(&fixture.db).unwrap());
+    assert_eq!(snapshot.take(&fixture.db).unwrap(), Taken::New);
     assert!(fs::read(snapshot.path()).unwrap() == fs::read(&fixture.db).unwrap());
     let copy = snapshot.path().to_path_buf();
     drop(snapshot);
     assert!(!copy.exists());
+}
+
+#[test]
+fn bytes_that_were_read_are_not_read_again() {
+    let fixture = Fixture::with(&format!("{WITHOUT_CHECKS}{MANY_ROWS}"));
+    let mut snapshot = Snapshot::new(fixture.folder.join("copy"));
+    let mut take = |is_read| {
+        let taken = snapshot.take(&fixture.db).unwrap();
+        snapshot.set_read(is_read);
+        taken
+    };
+    assert_eq!([take(false), take(true), take(true)], [Taken::New, Taken::New, Taken::Same]);
+    let open = Connection::open(&fixture.db).unwrap();
+    let steps = [
+        ("DELETE FROM functions WHERE k = 'GET:/n/1'", Taken::New),
+        ("SELECT count(*) FROM functions", Taken::Same),
+        ("DELETE FROM functions WHERE k = 'GET:/n/2'", Taken::New),
+        ("PRAGMA wal_checkpoint(RESTART)", Taken::New),
+        ("DELETE FROM functions WHERE k = 'GET:/n/3'", Taken::New),
+        ("PRAGMA journal_mode = DELETE", Taken::New),
+        ("DELETE FROM functions WHERE k = 'GET:/n/4'", Taken::New),
+        ("SELECT count(*) FROM functions", Taken::Same),
+        ("BEGIN IMMEDIATE; DELETE FROM functions", Taken::New),
+        // A journal is rolled back into the copy, which then differs from the database.
+        ("SELECT count(*) FROM functions", Taken::New),
+        ("COMMIT", Taken::New),
+    ];
+    for (number, (sql, expected)) in steps.into_iter().enumerate() {
+        open.execute_batch(sql).unwrap();
+        assert_eq!((number, take(true)), (number, expected), "{sql}");
+    }
 }
 
 #[test]
@@ -74,7 +105,7 @@ fn the_old_rest_of_a_wal_is_not_copied() {
     ))
     .unwrap();
     let mut snapshot = Snapshot::new(fixture.folder.join("copy"));
-    assert!(snapshot.take(&fixture.db).unwrap());
+    assert_eq!(snapshot.take(&fixture.db).unwrap(), Taken::New);
     let bytes = |path: &Path| fs::metadata(with_suffix(path, WAL)).unwrap().len();
     assert!(bytes(snapshot.path()) < bytes(&fixture.db) / 10);
     let copy = Connection::open(snapshot.path()).unwrap();

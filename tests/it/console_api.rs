@@ -423,6 +423,9 @@ fn command_works_by_a_console_from_elsewhere() {
 
 #[test]
 fn follower_refuses_changes_and_names_the_setting() {
+    if !has(&["sqlite3"]) {
+        return;
+    }
     let mut instance = Instance::prepare(&[SETTINGS, &[("FAAS_FOLLOWER", "1")]].concat());
     let writer = Instance::with(&[]);
     assert!(writer.sqlite3(&format!("VACUUM INTO '{}'", instance.db().display())).status.success());
@@ -448,6 +451,9 @@ fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
 
 #[test]
 fn metrics_count_calls_by_function_and_only_by_rows() {
+    if !has(&["sqlite3"]) {
+        return;
+    }
     let instance = Instance::with(SETTINGS);
     let client = Client::of(&instance);
     instance.script_with("GET:/good", "echo good", json!({"name": "a \"<b>\" \\"}));

@@ -37,6 +37,8 @@ fn fifty_megabytes_in_and_two_hundred_out_pass_without_being_held_in_memory() {
             }
             peak
         });
+        // Ends the watcher also when an assertion fails, since the scope waits for it.
+        let done = Done(&done);
         let answer = instance.post("/sum", &body);
         assert_eq!((answer.status, answer.body), (200, expected));
 
@@ -55,13 +57,22 @@ fn fifty_megabytes_in_and_two_hundred_out_pass_without_being_held_in_memory() {
             }
         }
         assert_eq!(count, OUT);
-        done.store(true, Ordering::Relaxed);
+        drop(done);
         watcher.join().unwrap()
     });
     assert!(peak <= idle + MORE_BYTES_MAX, "{} KiB while idle, {} KiB at the peak", idle / 1024, peak / 1024);
     // Spool files have no names: nothing stays in the spool folder but the functions' scratch folders.
     let entries = fs::read_dir(instance.path("spool")).unwrap().flatten();
     assert!(entries.map(|entry| entry.file_type().unwrap()).all(|kind| kind.is_dir()));
+}
+
+/// Sets the flag when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The proportional set size of a process.

@@ -138,12 +138,13 @@ build() {
     fi
 }
 
-# faas-wasm takes minutes; PHP and native functions need not wait for it.
+# The programs for WASM take minutes; PHP and native functions need not wait for them.
 build_wasm_in_background() {
     if runtimes/build.sh --is-fresh wasm || running_pid wasm-build.pid >/dev/null; then return 0; fi
     until_then='answer 503'
     ! have wasmer || until_then='run by wasmer'
-    say "WASM functions $until_then until faas-wasm is built, in the background, in a few minutes: $run_dir/wasm-build.log"
+    say "building faas-wasm and faas-wasm-component in the background, some minutes: $run_dir/wasm-build.log"
+    [ -x "$target/faas-wasm" ] || say "WASM functions $until_then until then"
     # shellcheck disable=SC2016 # for the inner shell
     setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
@@ -153,7 +154,7 @@ build_wasm_in_background() {
 # usual priority: cargo keeps the compiled parts.
 end_background_build() {
     builder=$(running_pid wasm-build.pid) || return 0
-    say "going on with the build of faas-wasm that runs in the background as process $builder"
+    say "going on with the build for WASM that runs in the background as process $builder"
     # The build leads a session of its own, so this ends its compilers, too.
     kill -TERM "-$builder" 2>/dev/null || return 0
     while running_pid wasm-build.pid >/dev/null; do sleep 0.1; done
@@ -232,7 +233,7 @@ hint_at_line_endings
 if [ "$mode" = --prepare ]; then
     prepare
     end_background_build
-    runtimes/build.sh wasm || warn "faas-wasm could not be built; WASM functions need wasmer, or answer 503"
+    runtimes/build.sh wasm || warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
     exit 0
 fi
 if [ "$mode" = --upgrade ]; then

@@ -90,7 +90,7 @@ kill_what_is_left_of() {
     done
 }
 
-# The build of faas-wasm has a process group of its own. The next start.sh continues it.
+# The build for WASM has a process group of its own. The next start.sh continues it.
 end_build() {
     if builder=$(running_pid wasm-build.pid); then kill -TERM "-$builder" 2>/dev/null || true; fi
     rm -f "$run_dir/wasm-build.pid"

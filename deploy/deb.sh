@@ -12,7 +12,7 @@ fail() {
     exit 1
 }
 
-for program in gateway worker console faas faas-php faas-wasm; do
+for program in gateway worker console faas faas-php faas-wasm faas-wasm-component; do
     [ -x "$target/$program" ] || fail "$target/$program is missing; build it with: ./start.sh --prepare"
 done
 command -v dpkg-deb >/dev/null || fail "dpkg-deb is missing; the package can be built on Debian and its kin only"
@@ -31,7 +31,7 @@ trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
 put() { install -D -m "$1" "$2" "$root/$3"; }
 
-for program in gateway worker console faas faas-php faas-wasm; do
+for program in gateway worker console faas faas-php faas-wasm faas-wasm-component; do
     put 755 "$target/$program" "usr/lib/faas/$program"
     strip --remove-section=.comment --remove-section=.note "$root/usr/lib/faas/$program"
 done

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the runtimes and puts them beside the gateway, where workers look for them: faas-php, which takes some seconds, and
-# faas-wasm, which takes a few minutes the first time.
+# faas-wasm with faas-wasm-component, which takes some minutes the first time.
 #   build.sh [php|wasm]             one of them; both, where none is named
 #   build.sh --is-fresh php|wasm    builds nothing: its exit status is 0 where what is there is newer than its sources, and starts
 set -eu
@@ -14,6 +14,9 @@ is_fresh() {
     case $1 in
     php) sources='runtimes/php/build.sh runtimes/php/src' ;;
     wasm) sources='runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src' ;;
+    wasm-component)
+        sources='runtimes/wasm/.cargo runtimes/wasm/Cargo.toml runtimes/wasm/Cargo.lock runtimes/wasm/src runtimes/wasm/component'
+        ;;
     esac
     # After an upgrade of Debian, libphp may be another than faas-php was built with.
     [ "$1" != php ] || "$placed/faas-php" run functions/info.php >/dev/null 2>&1 || return 1
@@ -27,18 +30,23 @@ build_php() {
     runtimes/php/build.sh "$placed/faas-php"
 }
 
+# faas-wasm, and then faas-wasm-component.
 build_wasm() {
-    if is_fresh wasm; then return 0; fi
+    if is_fresh wasm && is_fresh wasm-component; then return 0; fi
     # Debian's C library comes with what linking statically takes; where another does not, children take longer to fork.
     if ! echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
         export RUSTFLAGS="-C target-feature=-crt-static"
     fi
-    # A target folder of its own: else whoever calls cargo meanwhile would wait for this.
-    echo "runtimes/build.sh: building faas-wasm; the first time this takes a few minutes"
-    (cd runtimes/wasm && cargo build --release --locked --target-dir "$target/wasm")
-    # In one step, so that a worker finds all of it or nothing.
-    cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/faas-wasm" "$placed/faas-wasm.new"
-    mv "$placed/faas-wasm.new" "$placed/faas-wasm"
+    for program in faas-wasm faas-wasm-component; do
+        if is_fresh "${program#faas-}"; then continue; fi
+        echo "runtimes/build.sh: building $program; the first time this takes a few minutes"
+        # A target folder of its own: else whoever calls cargo meanwhile would wait for this. One command for each: see
+        # runtimes/wasm/Cargo.toml.
+        (cd runtimes/wasm && cargo build --release --locked --target-dir "$target/wasm" --package "$program")
+        # In one step, so that a worker finds all of it or nothing.
+        cp "$target/wasm/$(rustc -vV | sed -n 's/^host: //p')/release/$program" "$placed/$program.new"
+        mv "$placed/$program.new" "$placed/$program"
+    done
 }
 
 mkdir -p "$placed"
@@ -52,7 +60,8 @@ case ${1-} in
 php | wasm) "build_$1" ;;
 --is-fresh)
     case ${2-} in
-    php | wasm) if is_fresh "$2"; then exit 0; else exit 1; fi ;;
+    php) if is_fresh php; then exit 0; else exit 1; fi ;;
+    wasm) if is_fresh wasm && is_fresh wasm-component; then exit 0; else exit 1; fi ;;
     esac
     echo 'runtimes/build.sh: --is-fresh takes php or wasm' >&2
     exit 1

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use super::Worker;
 use super::child::Child;
 use super::order::Order;
 use super::process::Process;
-use super::runtime::{self, Command};
+use super::runtime::{self, Artifact, Command};
 use super::scratch::Scratch;
 use super::streams::Ends;
 use super::version::Version;
@@ -29,8 +29,8 @@ pub struct Start<'a> {
     worker: &'a Worker,
     order: &'a Order,
     version: Version,
-    /// A WASM module compiled for faas-wasm; `None` if another program runs it.
-    artifact: Option<PathBuf>,
+    /// The compiled form of a WASM module; `None` if wasmer runs it.
+    artifact: Option<Artifact>,
     /// The folder of a PHP function's sessions.
     sessions: Option<Arc<Path>>,
     pub scratch: Scratch<'a>,
@@ -61,7 +61,7 @@ impl<'a> Start<'a> {
             rulesets: (writable.map_err(exhausted("make a ruleset"))?, readable),
             child: None,
         };
-        if runtime::can_fork(spec) && !order.function.is_by_exec() {
+        if runtime::can_fork(spec, start.artifact.as_ref()) && !order.function.is_by_exec() {
             start.child = worker.fork_servers.take(spec.runtime, &start.version);
         }
         if start.child.is_none() {
@@ -78,7 +78,7 @@ impl<'a> Start<'a> {
             let rulesets = self.rulesets().into_iter().flatten();
             let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(rulesets).collect();
             if child.start(&self.message(), &descriptors).is_ok() {
-                let (spec, artifact) = (self.order.spec(), self.artifact.as_deref());
+                let (spec, artifact) = (self.order.spec(), self.artifact.as_ref().map(|it| &*it.path));
                 self.worker.fork_servers.prepare(child.server(), spec, &self.version, artifact);
                 return Ok(Process::Forked(child));
             }
@@ -87,7 +87,7 @@ impl<'a> Start<'a> {
     }
 
     fn command(&self) -> Result<Command> {
-        let (artifact, spec) = (self.artifact.as_deref(), self.order.spec());
+        let (artifact, spec) = (self.artifact.as_ref(), self.order.spec());
         runtime::command(self.worker, spec, &self.version, self.scratch.path(), artifact)
     }
 
@@ -125,7 +125,7 @@ impl<'a> Start<'a> {
         push(&mut message, "folder", folder_of(spec).as_os_str().as_bytes());
         push(&mut message, "data_mib_max", runtime::data_mib_max(spec).to_string().as_bytes());
         push(&mut message, "dev", if self.worker.settings.dev { b"1" } else { b"0" });
-        let artifact = self.artifact.as_ref().map(|path| ("artifact", path.as_os_str()));
+        let artifact = self.artifact.as_ref().map(|it| ("artifact", it.path.as_os_str()));
         let sessions = self.sessions.as_ref().map(|path| ("session_dir", path.as_os_str()));
         for (name, path) in artifact.into_iter().chain(sessions) {
             push(&mut message, name, path.as_bytes());

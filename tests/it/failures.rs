@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, find, has, wait_until};
 
 /// Asserts that a function past its timeout gets this response.
 fn assert_timed_out(instance: &Instance, target: &str) {
@@ -200,6 +200,25 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     instance.install(&[("GET:/ping", json!({"runtime": "wasm", "module": "functions/ping.wasm", "engine": "wasmer"}))]);
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("wasmer is not installed") && detail.contains("cargo install wasmer-cli"), "{detail}");
+}
+
+#[test]
+fn a_component_needs_a_program_of_its_own() {
+    if !has(&["faas-wasm"]) {
+        return;
+    }
+    let programs = tempfile::tempdir().unwrap();
+    symlink(find("faas-wasm").unwrap(), programs.path().join("faas-wasm")).unwrap();
+    let mut instance = Instance::prepare(&[("PATH", programs.path().to_str().unwrap())]);
+    instance.init();
+    instance.launch_copies();
+    instance.wait_until_ready();
+    // Its header is enough to tell.
+    let component = instance.program("component.wasm", b"\0asm\x0d\0\x01\0");
+    instance.install(&[("GET:/component", json!({"runtime": "wasm", "module": component}))]);
+    assert_eq!(instance.get("/ping").status, 200);
+    let detail = instance.get("/component").problem(503, "runtime-missing");
+    assert!(detail.contains("faas-wasm-component is not installed") && detail.contains("./start.sh"), "{detail}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
@@ -13,15 +13,12 @@ use rustix::process::{
     setrlimit,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, STATUS_NOT_BEGUN};
 use crate::limits::{DESCRIPTORS_MAX, ENVIRONMENT_BYTES_MAX, SETTINGS_BYTES_MAX};
 use crate::program::Invocation;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::sys;
-
-/// The status of a child that could not begin.
-const STATUS_NOT_BEGUN: u8 = 127;
 
 /// Most invocations fit into this, so that they take one call.
 const FIRST_READ_BYTES: usize = 4096;
@@ -52,13 +49,13 @@ pub fn serve(server: &mut Server, channel: OwnedFd) -> ! {
             Err(error) => end(&error),
         },
     };
-    sys::close_all_but(&mut kept(&channel, program.artifact()));
+    sys::close_all_but(channel.as_fd());
     let Err(error) = program.run(Invocation { settings, environment, channel: Some(channel) });
     end(&error)
 }
 
 /// Ends a process whose invocation could not begin.
-pub fn fail(error: &Error) -> ! {
+fn fail(error: &Error) -> ! {
     eprintln!("faas-wasm: {error}");
     sys::end(STATUS_NOT_BEGUN)
 }
@@ -80,7 +77,7 @@ pub fn die_with(parent: Pid) -> Result<()> {
 
 /// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation comes.
 fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>)>> {
-    sys::close_all_but(&mut kept(channel, server.prepared.iter().filter_map(|(_, program)| program.artifact())));
+    sys::close_all_but(channel.as_fd());
     die_with(server.own_pid)?;
     sys::unblock_signals().map_err(Error::io("let signals through"))?;
     let Some((settings, environment, descriptors)) = receive(channel)? else { return Ok(None) };
@@ -94,11 +91,6 @@ fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>
         rustix::process::chdir(&settings.folder).map_err(|cause| failed(cause.into()))?;
     }
     Ok(Some((settings, environment)))
-}
-
-/// The descriptors that stay open: the channel, and readable artifacts.
-fn kept(channel: &OwnedFd, artifacts: impl IntoIterator<Item = RawFd>) -> Vec<RawFd> {
-    artifacts.into_iter().chain([channel.as_raw_fd()]).collect()
 }
 
 /// Settings, environment, and the descriptors that came with them.

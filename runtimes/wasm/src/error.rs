@@ -4,6 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The exit status if an invocation could not begin.
+pub const STATUS_NOT_BEGUN: u8 = 127;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug)]
@@ -13,6 +16,11 @@ pub enum Error {
     Io {
         step: &'static str,
         path: Option<PathBuf>,
+        cause: io::Error,
+    },
+    /// A folder that the function is to find.
+    Folder {
+        path: PathBuf,
         cause: io::Error,
     },
     Engine {
@@ -53,11 +61,12 @@ impl Error {
         move |cause| Error::Engine { step, cause: format!("{cause:#}").replace('\n', " ") }
     }
 
-    /// 2 for a wrong command line, 3 if compiling anew helps, otherwise 1.
+    /// 2 for a wrong command line, 3 if compiling anew helps, 127 if a folder is missing, otherwise 1.
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
             Error::ForeignArtifact { .. } => 3,
+            Error::Folder { .. } => STATUS_NOT_BEGUN,
             Error::Io { .. }
             | Error::Engine { .. }
             | Error::Module(_)
@@ -74,6 +83,7 @@ impl fmt::Display for Error {
             Error::Usage(what) => write!(f, "{what}"),
             Error::Io { step, path: Some(path), cause } => write!(f, "could not {step} {}: {cause}", path.display()),
             Error::Io { step, path: None, cause } => write!(f, "could not {step}: {cause}"),
+            Error::Folder { path, cause } => write!(f, "could not open the folder {}: {cause}", path.display()),
             Error::Engine { step, cause } => write!(f, "could not {step}: {cause}"),
             Error::Module(cause) => write!(f, "could not compile the module: {cause}"),
             Error::ForeignArtifact { path, cause } => {

@@ -10,11 +10,11 @@ use rustix::fs::{Mode, OFlags};
 use wasmtime::{Engine, Instance, Linker, Module, Store, TypedFunc};
 
 use crate::binary::START_EXPORT;
-use crate::child;
 use crate::error::{Error, Result};
 use crate::program::{Invocation, end, folders, trapped};
 use crate::wasi::Host;
 
+/// A module of one invocation.
 pub struct Instantiated {
     store: Store<Host>,
     module: Module,
@@ -75,7 +75,7 @@ impl Instantiated {
             let os = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::open(&path, os, Mode::empty()) {
                 Ok(folder) => host.files.add_folder(folder, name),
-                Err(cause) => child::fail(&Error::file("open the folder", &path)(cause.into())),
+                Err(cause) => return Err(Error::Folder { path, cause: cause.into() }),
             }
         }
         host.arguments = settings.argv().map(|word| word.as_bytes().to_vec()).collect();

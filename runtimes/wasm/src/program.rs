@@ -1,9 +1,9 @@
-//! The program of an invocation: a core module, instantiated, or a component; and the code that both share.
+//! The program of an invocation: a core module, instantiated; and the code that components share.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use wasmtime::{Engine, Trap};
@@ -39,7 +39,7 @@ pub struct Loader {
 
 impl Loader {
     pub fn new(owner: u32) -> Result<Loader> {
-        let engine = artifact::engine()?;
+        let engine = artifact::engine(&artifact::config())?;
         let linker = wasi::linker(&engine)?;
         // Make the signal stack, which a trap's handler needs; otherwise each child would make it.
         Engine::tls_eager_initialize();
@@ -47,7 +47,7 @@ impl Loader {
     }
 
     /// Loads a module for children that are forked later. A module that exceeds its time ends the process.
-    pub fn prepare(&self, settings: &Settings) -> Result<Program> {
+    pub fn prepare(&self, settings: &Settings) -> Result<Instantiated> {
         if settings.artifact.is_none() {
             return Err(Error::Protocol("no artifact is named, and to compile takes too long here".into()));
         }
@@ -58,45 +58,29 @@ impl Loader {
     }
 
     /// Loads a module for this process's own invocation.
-    pub fn load(&self, settings: &Settings) -> Result<Program> {
+    pub fn load(&self, settings: &Settings) -> Result<Instantiated> {
         self.make(settings, settings.memory_mib)
     }
 
-    fn make(&self, settings: &Settings, memory_mib: usize) -> Result<Program> {
+    fn make(&self, settings: &Settings, memory_mib: usize) -> Result<Instantiated> {
         let module = artifact::load(&self.engine, settings, self.owner)?;
-        Instantiated::new(&self.engine, &self.linker, module, memory_mib).map(Program::Module)
+        Instantiated::new(&self.engine, &self.linker, module, memory_mib)
     }
 }
 
-/// The program that runs one invocation.
-pub enum Program {
-    Module(Instantiated),
+/// The user of the parent process, whose artifacts are trusted.
+pub fn owner_of_parent() -> u32 {
+    let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+    std::fs::metadata(format!("/proc/{parent}")).map_or(0, |parent| parent.uid())
 }
 
-impl Program {
-    /// Bytes of its initial memory, which exists already.
-    pub fn memory_bytes(&self) -> usize {
-        match self {
-            Program::Module(module) => module.memory_bytes(),
-        }
+/// An invocation by exec, with the environment of this process.
+pub fn of_process(settings: Settings) -> Invocation {
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        environment.extend([name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
     }
-
-    /// A descriptor that it needs until it runs.
-    pub fn artifact(&self) -> Option<RawFd> {
-        match self {
-            Program::Module(_) => None,
-        }
-    }
-
-    /// Runs the function, and ends the process with its status.
-    ///
-    /// # Errors
-    /// If it cannot be run. None of its code has run then.
-    pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
-        match self {
-            Program::Module(module) => module.run(invocation),
-        }
-    }
+    Invocation { settings, environment, channel: None }
 }
 
 /// Ends the process after the invocation. Nothing is buffered, so this can run within a call of the module, which saves

@@ -20,7 +20,8 @@ use rustix::process::Pid;
 use crate::child;
 use crate::error::{Error, Result};
 use crate::limits::{PACKET_BYTES_MAX, PREPARED_MAX};
-use crate::program::{Loader, Program};
+use crate::module::Instantiated;
+use crate::program::Loader;
 use crate::settings::Settings;
 use crate::sys::{self, Forked, Title};
 
@@ -31,7 +32,7 @@ const SIGNAL_BYTES: usize = 128;
 const END_BYTES: usize = 1 + 4 + 3 * 8;
 
 /// Modules that children start with, by version; the least recently prepared one first.
-pub type Prepared = Vec<(Vec<u8>, Program)>;
+pub type Prepared = Vec<(Vec<u8>, Instantiated)>;
 
 /// An order of the worker.
 enum Order {

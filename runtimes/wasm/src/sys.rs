@@ -123,15 +123,13 @@ fn microseconds(time: libc::timeval) -> u64 {
 }
 
 /// Closes all descriptors except 0, 1, 2 and `kept`. For a child that neither uses nor drops their owners.
-pub fn close_all_but(kept: &mut [RawFd]) {
-    kept.sort_unstable();
-    let mut first = 3;
-    for end in kept.iter().copied().chain([RawFd::MAX]) {
-        if first < end {
+pub fn close_all_but(kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd();
+    for (first, last) in [(3, kept - 1), (kept + 1, RawFd::MAX)] {
+        if first <= last {
             // SAFETY: their owners are values of the fork server, which this process, its child, never uses again.
-            unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
-        first = end.saturating_add(1);
     }
 }
 

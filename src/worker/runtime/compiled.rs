@@ -37,9 +37,18 @@ const FAILURE_CHARS_MAX: usize = 500;
 /// The compiler of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compiler {
-    /// faas-wasm.
-    Own,
+    /// The program of the platform that also runs it.
+    Own(Runner),
     Wasmer,
+}
+
+/// The programs of the platform that run WASM functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// faas-wasm: modules of WASI preview 1.
+    Module,
+    /// faas-wasm-component: components of WASI 0.2.
+    Component,
 }
 
 /// A module to compile.
@@ -84,15 +93,24 @@ impl Compiled {
         Compiled { folder, calls_waiting_max, state: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// The path of the module if it has been compiled; else `None`.
+    pub fn find(&self, versions: &str) -> Option<PathBuf> {
+        Some(self.target(versions)).filter(|target| target.exists())
+    }
+
+    fn target(&self, versions: &str) -> PathBuf {
+        self.folder.join(format!("{versions}.compiled"))
+    }
+
     /// The path of the compiled module. `versions` names the versions of module and engine.
     ///
     /// # Errors
     /// The verdict to send instead: the module does not compile, or its compilation takes longer.
     pub fn get(&self, module: &Path, versions: &str, compiler: Compiler) -> Result<PathBuf, Verdict> {
-        let target = self.folder.join(format!("{versions}.compiled"));
-        if target.exists() {
+        if let Some(target) = self.find(versions) {
             return Ok(target);
         }
+        let target = self.target(versions);
         let failure = || fs::read_to_string(target.with_extension("failed")).ok();
         let refused = |cause| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause };
         if let Some(cause) = failure() {

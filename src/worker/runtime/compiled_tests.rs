@@ -37,7 +37,7 @@ fn world(slots: u32) -> World {
 
 impl World {
     fn get(&self) -> Result<PathBuf, Verdict> {
-        self.compiled.get(Path::new("/m.wasm"), "v1", Compiler::Own)
+        self.compiled.get(Path::new("/m.wasm"), "v1", Compiler::Own(Runner::Module))
     }
 }
 

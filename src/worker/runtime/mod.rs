@@ -11,7 +11,7 @@ mod native;
 mod php;
 mod wasm;
 
-pub use wasm::compile_modules;
+pub use wasm::{Artifact, compile_modules};
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
@@ -25,6 +25,7 @@ use crate::error::start::{self, StartError};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec, Runtime, Start};
 use crate::protocol::worker_protocol::Verdict;
+use compiled::Runner;
 
 /// The error is the verdict to send instead of running a command.
 type Result<T, E = Verdict> = std::result::Result<T, E>;
@@ -77,7 +78,7 @@ pub fn command(
     spec: &FunctionSpec,
     version: &Version,
     scratch: &Path,
-    artifact: Option<&Path>,
+    artifact: Option<&Artifact>,
 ) -> Result<Command> {
     match spec.runtime {
         Runtime::Php => php::command(worker, spec),
@@ -86,22 +87,26 @@ pub fn command(
     }
 }
 
-/// A WASM module compiled for faas-wasm; `None` if another program runs the function.
+/// The compiled form of a WASM module; `None` if wasmer runs the function, or the module is no WASM.
 ///
 /// # Errors
 /// The verdict to send instead, if the file is no module.
-pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Result<Option<PathBuf>> {
+pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Result<Option<Artifact>> {
     match (spec.runtime, spec.engine) {
         (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module, version),
         _ => Ok(None),
     }
 }
 
-/// True if a fork server could fork the function's process.
-pub fn can_fork(spec: &FunctionSpec) -> bool {
-    // A right that a fork server of PHP lacks, its children lack as well.
-    let has_rights = spec.runtime != Runtime::Php || !spec.memfd;
-    spec.start == Start::Auto && spec.runtime != Runtime::Native && spec.engine == Engine::Auto && has_rights
+/// True if a fork server could fork the function's process. `artifact` is the result of [`artifact`].
+pub fn can_fork(spec: &FunctionSpec, artifact: Option<&Artifact>) -> bool {
+    let has_server = match spec.runtime {
+        // A right that a fork server of PHP lacks, its children lack as well.
+        Runtime::Php => !spec.memfd,
+        Runtime::Wasm => artifact.is_some_and(Artifact::has_fork_server),
+        Runtime::Native => false,
+    };
+    has_server && spec.start == Start::Auto
 }
 
 /// RLIMIT_DATA of a function's process. The engine of a WASM function bounds its memory itself; this bounds the engine.
@@ -113,7 +118,7 @@ pub fn data_mib_max(spec: &FunctionSpec) -> u64 {
 pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
     let (name, found) = match runtime {
         Runtime::Php => ("faas-php", worker.runtimes.php.own.open(worker).ok()),
-        Runtime::Wasm => ("faas-wasm", worker.runtimes.wasm.open()),
+        Runtime::Wasm => ("faas-wasm", worker.runtimes.wasm.open(Runner::Module)),
         Runtime::Native => return None,
     };
     let (program, file) = found?;
@@ -127,7 +132,9 @@ pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
 pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
     match runtime {
         Runtime::Php => worker.runtimes.php.own.files_read_at_start(worker),
-        Runtime::Wasm => worker.runtimes.wasm.open().into_iter().map(|(program, _)| path_of(&program)).collect(),
+        Runtime::Wasm => {
+            worker.runtimes.wasm.open(Runner::Module).into_iter().map(|(program, _)| path_of(&program)).collect()
+        }
         Runtime::Native => Vec::new(),
     }
 }

@@ -1,16 +1,17 @@
-//! WASM: the module is a WASI preview 1 program, for faas-wasm (runtimes/wasm) or `wasmer run`.
+//! WASM: the module is a WASI preview 1 program, for faas-wasm (runtimes/wasm) or `wasmer run`, or a component of WASI
+//! 0.2, for faas-wasm-component (runtimes/wasm/component).
 //!
-//! Both run a compiled module (compiled.rs), which lies in a folder that only the worker writes to.
+//! Each runs a compiled module (compiled.rs), which lies in a folder that only the worker writes to.
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::compiled::{Compiled, Compiler};
+use super::compiled::{Compiled, Compiler, Runner};
 use super::confined::Confined;
 use super::{Command, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
@@ -31,34 +32,74 @@ const COMPILE_MAX: Duration = Duration::from_secs(120);
 /// MiB that the compilation of a module may take; one of 10 MB takes about half of it.
 const COMPILE_MEMORY_MIB: u64 = 1024;
 
+/// The first bytes of a component: the magic number, version 13, layer 1. A core module has version 1, layer 0.
+const COMPONENT_HEADER: &[u8] = b"\0asm\x0d\0\x01\0";
+
 fn refused(module: &Path) -> impl FnOnce(io::Error) -> Verdict {
     move |error| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause: error.to_string() }
 }
 
-/// The module compiled for faas-wasm; `None` if that is missing.
-pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<PathBuf>, Verdict> {
-    let cache = &worker.runtimes.wasm;
-    let Some(engine) = cache.runners.iter().find_map(|path| version_of_program(path)) else { return Ok(None) };
-    cache.compiled.get(module, &format!("{version}-{engine}"), Compiler::Own).map(Some)
+/// A module compiled for a program of the platform.
+pub struct Artifact {
+    pub path: PathBuf,
+    runner: Runner,
 }
 
-/// `artifact` is the module compiled for faas-wasm, if that runs it.
+impl Artifact {
+    /// A component may run code of its own while it is instantiated, so a fork server could prepare little of it.
+    pub fn has_fork_server(&self) -> bool {
+        self.runner == Runner::Module
+    }
+}
+
+/// The module compiled for the program that runs it; `None` if faas-wasm is missing.
+pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<Artifact>, Verdict> {
+    let cache = &worker.runtimes.wasm;
+    let Some(engine) = cache.version(Runner::Module) else { return Ok(None) };
+    let versions = format!("{version}-{engine}");
+    // Only modules are compiled for faas-wasm, so most calls need not read the header.
+    if let Some(path) = cache.compiled.find(&versions) {
+        return Ok(Some(Artifact { path, runner: Runner::Module }));
+    }
+    let get = |runner, versions: &str| {
+        let path = cache.compiled.get(module, versions, Compiler::Own(runner))?;
+        Ok(Some(Artifact { path, runner }))
+    };
+    if !is_component(module).map_err(refused(module))? {
+        return get(Runner::Module, &versions);
+    }
+    let engine = cache.version(Runner::Component).ok_or_else(|| missing(Runner::Component))?;
+    get(Runner::Component, &format!("{version}-{engine}"))
+}
+
+/// True if a module's header is that of a component (component model, Binary.md).
+fn is_component(module: &Path) -> io::Result<bool> {
+    let mut header = Vec::with_capacity(COMPONENT_HEADER.len());
+    File::open(module)?.take(COMPONENT_HEADER.len() as u64).read_to_end(&mut header)?;
+    Ok(header == COMPONENT_HEADER)
+}
+
+fn missing(runner: Runner) -> Verdict {
+    Verdict::RuntimeMissing { program: runner.program().into(), install: BUILD_RUNNER.into() }
+}
+
+/// `artifact` is the module compiled for a program of the platform, if one runs it.
 pub fn command(
     worker: &Worker,
     spec: &FunctionSpec,
     version: &Version,
     scratch: &Path,
-    artifact: Option<&Path>,
+    artifact: Option<&Artifact>,
 ) -> std::result::Result<Command, Verdict> {
     if let Some(artifact) = artifact
-        && let Some(program) = worker.runtimes.wasm.open()
+        && let Some(program) = worker.runtimes.wasm.open(artifact.runner)
     {
         return Ok(own_command(program, spec, artifact));
     }
     let module = &spec.module;
     let wasmer = match find_program("wasmer", INSTALL_WASMER) {
         Err(_) if spec.engine == Engine::Auto => {
-            return Err(Verdict::RuntimeMissing { program: "faas-wasm".into(), install: BUILD_RUNNER.into() });
+            return Err(missing(artifact.map_or(Runner::Module, |artifact| artifact.runner)));
         }
         found => found?,
     };
@@ -83,12 +124,12 @@ pub fn command(
     })
 }
 
-/// faas-wasm: `run`, with the settings that a forked process would get.
-fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: &Path) -> Command {
-    let mut arguments = ["faas-wasm", "run"].map(c_string).to_vec();
+/// A program of the platform: `run`, with the settings that a forked process would get.
+fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: &Artifact) -> Command {
+    let mut arguments = [artifact.runner.program(), "run"].map(c_string).to_vec();
     arguments.extend([c_string("--memory-mib"), c_string(spec.memory_mib.to_string())]);
     arguments.extend([c_string("--net"), c_string(if spec.net { "1" } else { "0" })]);
-    arguments.extend([c_string("--artifact"), c_string(artifact)]);
+    arguments.extend([c_string("--artifact"), c_string(&artifact.path)]);
     if !spec.handler.is_empty() {
         arguments.extend([c_string("--handler"), c_string(&spec.handler)]);
     }
@@ -101,21 +142,45 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: 
     Command { program, program_file: Some(file), arguments, data_mib_max, memfd: true, environment: Vec::new() }
 }
 
-/// Compiled modules, and the program that compiles and runs them.
+/// Compiled modules, and the programs that compile and run them.
 pub struct Cache {
     compiled: Compiled,
-    /// Paths at which faas-wasm can be. Looked up for each call, since it may be built while the worker runs.
-    runners: Vec<PathBuf>,
+    /// Paths at which faas-wasm and faas-wasm-component can be. Looked up for each call, since they may be built while
+    /// the worker runs.
+    modules: Vec<PathBuf>,
+    components: Vec<PathBuf>,
 }
 
 impl Cache {
     pub fn new(folder: PathBuf, programs: &Path, slots: u32) -> Cache {
-        Cache { compiled: Compiled::new(folder, slots), runners: places_of("faas-wasm", programs) }
+        let places = |runner: Runner| places_of(runner.program(), programs);
+        let (modules, components) = (places(Runner::Module), places(Runner::Component));
+        Cache { compiled: Compiled::new(folder, slots), modules, components }
     }
 
-    /// The path of faas-wasm for the command, and the open file.
-    pub fn open(&self) -> Option<(CString, File)> {
-        self.runners.iter().find_map(|path| open_program(path))
+    /// The path of a program for the command, and the open file.
+    pub fn open(&self, runner: Runner) -> Option<(CString, File)> {
+        self.places(runner).iter().find_map(|path| open_program(path))
+    }
+
+    fn version(&self, runner: Runner) -> Option<Version> {
+        self.places(runner).iter().find_map(|path| version_of_program(path))
+    }
+
+    fn places(&self, runner: Runner) -> &[PathBuf] {
+        match runner {
+            Runner::Module => &self.modules,
+            Runner::Component => &self.components,
+        }
+    }
+}
+
+impl Runner {
+    fn program(self) -> &'static str {
+        match self {
+            Runner::Module => "faas-wasm",
+            Runner::Component => "faas-wasm-component",
+        }
     }
 }
 
@@ -123,9 +188,9 @@ impl Cache {
 pub fn compile_modules(worker: &Worker) {
     let cache = &worker.runtimes.wasm;
     cache.compiled.work(|job, target| match job.compiler {
-        Compiler::Own => {
-            let runner = cache.open().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-            compile(&worker.sandbox, runner, &job.module, target)
+        Compiler::Own(runner) => {
+            let program = cache.open(runner).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            compile(&worker.sandbox, runner, program, &job.module, target)
         }
         Compiler::Wasmer => {
             let wasmer = find_program("wasmer", "").map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
@@ -135,14 +200,20 @@ pub fn compile_modules(worker: &Worker) {
     })
 }
 
-/// Has faas-wasm compile a module: it reads its stdin, writes its stdout, and may do nothing else. A compiler is a
-/// large program that reads a stranger's file, so it is confined like a function.
-fn compile(sandbox: &Sandbox, runner: (CString, File), module: &Path, target: &Path) -> io::Result<()> {
+/// Has a program of the platform compile a module: it reads its stdin, writes its stdout, and may do nothing else. A
+/// compiler is a large program that reads a stranger's file, so it is confined like a function.
+fn compile(
+    sandbox: &Sandbox,
+    runner: Runner,
+    program: (CString, File),
+    module: &Path,
+    target: &Path,
+) -> io::Result<()> {
     let source = File::open(module)?;
     let result = File::create(target)?;
     let compiler = Confined {
-        program: runner,
-        arguments: &["faas-wasm", "compile"].map(c_string),
+        program,
+        arguments: &[runner.program(), "compile"].map(c_string),
         environment: &[],
         scratch: None,
         stdin: source.as_fd(),

@@ -1,27 +1,36 @@
-//! WASM functions in Rust, Zig and AssemblyScript, each by its own compiler. wasm.rs tests all of WASI, in C. Here the
-//! standard library of each language must work with it. All programs do the same: `?deed` names the task.
+//! WASM functions in several languages, each by its own compiler: Rust, Zig and AssemblyScript as modules; Rust,
+//! JavaScript and Python as components. wasm.rs tests all of WASI preview 1, in C. Here the standard library of each
+//! language must work with it. All programs do the same: `?deed` names the task.
 
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::bodies::pattern;
 use super::case::{Agreement, Case, wasm};
 use super::run::conform;
-use super::wasm::can_run;
+use super::wasm::{can_run, can_run_components};
 use crate::instance::{find, has, run, skip};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/languages");
 
+const WORLD: &str = "package faas:function;\nworld function { include wasi:cli/command@0.2.12; }\n";
+
 /// The module that `compiler`, which works in `folder`, makes of a source.
 fn compiled(compiler: &mut Command, source: &str, folder: &Path) -> Vec<u8> {
-    let output = run(compiler.arg(Path::new(SOURCES).join(source)).current_dir(folder));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::read(folder.join("function.wasm")).unwrap()
+    made(compiler.arg(Path::new(SOURCES).join(source)), folder)
 }
 
-/// Cases for all of the languages.
-fn deeds(module: &[u8]) -> Vec<Case> {
+/// The module that `compiler`, which works in `folder`, makes.
+fn made(compiler: &mut Command, folder: &Path) -> Vec<u8> {
+    let output = run(compiler.current_dir(folder));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read(folder.join("function.wasm")).unwrap()
+}
+
+/// Cases for all of the languages. `exit` is the end of a program that asks for exit code 3.
+fn deeds(module: &[u8], exit: &'static str) -> Vec<Case> {
     let deed = |query| wasm(query, module).at(query);
     let mut randoms = deed("?randoms").agreeing(Agreement::Distinct);
     randoms.warm_calls = 8;
@@ -35,7 +44,7 @@ fn deeds(module: &[u8]) -> Vec<Case> {
         randoms,
         deed("?head").status(201).has_field("Content-Type", "text/csv").answers("a,b\n"),
         deed("?errors").answers("done\n").logs(&["said on stderr"]),
-        deed("?exit").exits("code 3"),
+        deed("?exit").exits(exit),
         deed("?fails").status(500).logs(&["out of luck"]),
     ]
 }
@@ -46,20 +55,29 @@ fn file_deeds(module: &[u8]) -> Vec<Case> {
     vec![deed("?scratch").answers("fresh content [\"folder\"]\n"), deed("?elsewhere").answers("true\n")]
 }
 
-#[test]
-fn wasm_from_rust() {
+/// function.rs as a module of WASI preview 1, in `folder`. `None` if the compiler is missing.
+fn rust_module(folder: &Path) -> Option<Vec<u8>> {
     const TARGET: [&str; 2] = ["--target", "wasm32-wasip1"];
-    if !can_run() || !has(&["rustc"]) {
-        return;
+    if !has(&["rustc"]) {
+        return None;
     }
     let library = run(Command::new("rustc").args(["--print", "target-libdir"]).args(TARGET));
     if !Path::new(String::from_utf8_lossy(&library.stdout).trim()).is_dir() {
-        return skip("Rust's target wasm32-wasip1 is not installed");
+        skip("Rust's target wasm32-wasip1 is not installed");
+        return None;
     }
-    let folder = tempfile::tempdir().unwrap();
     let mut rustc = Command::new("rustc");
-    let module = compiled(rustc.args(["--edition=2024", "-O"]).args(TARGET), "function.rs", folder.path());
-    conform([deeds(&module), file_deeds(&module)].into_iter().flatten().collect());
+    Some(compiled(rustc.args(["--edition=2024", "-O"]).args(TARGET), "function.rs", folder))
+}
+
+#[test]
+fn wasm_from_rust() {
+    let folder = tempfile::tempdir().unwrap();
+    if can_run()
+        && let Some(module) = rust_module(folder.path())
+    {
+        conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
+    }
 }
 
 #[test]
@@ -71,7 +89,7 @@ fn wasm_from_zig() {
     let mut zig = Command::new("zig");
     zig.args(["build-exe", "-target", "wasm32-wasi", "-O", "ReleaseSmall"]).env("ZIG_GLOBAL_CACHE_DIR", folder.path());
     let module = compiled(&mut zig, "function.zig", folder.path());
-    conform([deeds(&module), file_deeds(&module)].into_iter().flatten().collect());
+    conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
 }
 
 #[test]
@@ -85,5 +103,84 @@ fn wasm_from_assemblyscript() {
     symlink(compiler.ancestors().nth(3).unwrap(), folder.path().join("node_modules")).unwrap();
     let mut asc = Command::new("asc");
     asc.args(["-O", "--outFile", "function.wasm", "--config", "node_modules/@assemblyscript/wasi-shim/asconfig.json"]);
-    conform(deeds(&compiled(&mut asc, "function.ts", folder.path())));
+    conform(deeds(&compiled(&mut asc, "function.ts", folder.path()), "code 3"));
+}
+
+/// Components have no fork server. They end with status 0 or 1: none of these compilers uses `exit-with-code`.
+fn conform_component(cases: impl IntoIterator<Item = Vec<Case>>) {
+    conform(cases.into_iter().flatten().map(Case::never_forked).collect());
+}
+
+#[test]
+fn component_from_rust() {
+    let folder = tempfile::tempdir().unwrap();
+    if !can_run_components() || !has(&["jco"]) || rust_module(folder.path()).is_none() {
+        return;
+    }
+    let mut adapter = Command::new("jco");
+    adapter.args(["new", "function.wasm", "--wasi-command", "-o", "function.wasm"]);
+    let component = made(&mut adapter, folder.path());
+    let limits = vec![
+        wasm("timeout", &component[..]).at("?hangs").row("timeout", 1).fails(504, "timed-out", "1 s").once(),
+        wasm("memory", &component[..])
+            .at("?grows")
+            .row("memory", 32)
+            .fails(500, "memory-limit", "32 MiB")
+            .logs(&["memory allocation of", "out of memory"]),
+    ];
+    conform_component([deeds(&component, "code 1"), file_deeds(&component), limits]);
+}
+
+/// Writes the world of a function, as the compilers for JavaScript and Python need it, to `folder`/wit. jco has the
+/// interfaces of WASI.
+fn write_world(folder: &Path) {
+    let jco: PathBuf = find("jco").unwrap().canonicalize().unwrap();
+    let interfaces = jco.ancestors().nth(2).unwrap().join("lib/wit/builtin/0.2.12");
+    fs::create_dir_all(folder.join("wit/deps")).unwrap();
+    fs::write(folder.join("wit/world.wit"), WORLD).unwrap();
+    for package in ["cli", "clocks", "filesystem", "io", "random", "sockets"] {
+        let given = interfaces.join(format!("wasi-{package}/package.wit"));
+        fs::copy(given, folder.join(format!("wit/deps/{package}.wit"))).unwrap();
+    }
+}
+
+#[test]
+fn component_from_javascript() {
+    if !can_run_components() || !has(&["componentize-js", "jco"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write_world(folder.path());
+    let mut compiler = Command::new("componentize-js");
+    compiler.args(["--wit", "wit", "--world-name", "function", "--disable", "http", "fetch-event"]);
+    compiler.args(["--out", "function.wasm", "--"]);
+    let component = compiled(&mut compiler, "function.js", folder.path());
+    let sockets =
+        |net: bool, says| wasm(format!("net: {net}"), &component[..]).at("?sockets").row("net", net).answers(says);
+    let network = vec![sockets(true, "a socket\n"), sockets(false, "access-denied\n")];
+    conform_component([deeds(&component, "code 1"), network]);
+}
+
+#[test]
+fn component_from_python() {
+    if !can_run_components() || !has(&["componentize-py", "jco"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write_world(folder.path());
+    // The compiler writes beside the source.
+    fs::copy(Path::new(SOURCES).join("function.py"), folder.path().join("function.py")).unwrap();
+    let mut compiler = Command::new("componentize-py");
+    compiler.args([
+        "--wit-path",
+        "wit",
+        "--world",
+        "function",
+        "componentize",
+        "function",
+        "--output",
+        "function.wasm",
+    ]);
+    let component = made(&mut compiler, folder.path());
+    conform_component([deeds(&component, "code 1"), file_deeds(&component)]);
 }

@@ -19,6 +19,11 @@ pub fn can_run() -> bool {
     Path::new(WORKER).with_file_name("faas-wasm").is_file() || has(&["faas-wasm"])
 }
 
+/// Like [`can_run`], for components, which only faas-wasm-component runs.
+pub fn can_run_components() -> bool {
+    Path::new(WORKER).with_file_name("faas-wasm-component").is_file() || has(&["faas-wasm-component"])
+}
+
 /// wasm.c as a module; `None` without a compiler.
 fn module() -> Option<Vec<u8>> {
     if !can_run() || !has(&["clang", "wasm-ld"]) {

@@ -41,7 +41,17 @@ fn main() -> io::Result<()> {
             let names: Vec<_> = fs::read_dir(&folder)?.map(|entry| entry.unwrap().file_name()).collect();
             println!("{} {names:?}", fs::read_to_string(folder.join("folder/file"))?);
         }
-        "elsewhere" => println!("{}", fs::read("/etc/passwd").is_err()),
+        "elsewhere" => {
+            let above = format!("{}/../../../../../etc/passwd", env::var("TMPDIR").unwrap());
+            println!("{}", fs::read("/etc/passwd").is_err() && fs::read(above).is_err());
+        }
+        "grows" => {
+            let pieces: Vec<Vec<u8>> = (0..).map(|_| vec![1; 1 << 20]).take_while(|piece| !piece.is_empty()).collect();
+            println!("{}", pieces.len());
+        }
+        "hangs" => loop {
+            std::hint::spin_loop();
+        },
         "head" => print!("Status: 201 Created\r\nContent-Type: text/csv\r\n\r\na,b\n"),
         "errors" => {
             io::stderr().write_all(b"said on stderr\n")?;

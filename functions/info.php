@@ -6,7 +6,8 @@ declare(strict_types=1);
 $info = [
     'php' => PHP_VERSION,
     'method' => $_SERVER['REQUEST_METHOD'],
-    'path' => $_SERVER['SCRIPT_NAME'] . $_SERVER['PATH_INFO'],
+    // The plain php program has the module's path in $_SERVER['SCRIPT_NAME'].
+    'path' => getenv('SCRIPT_NAME') . getenv('PATH_INFO'),
     'query' => $_SERVER['QUERY_STRING'],
     'request_id' => $_SERVER['FAAS_REQUEST_ID'],
     'time' => date(DATE_ATOM),

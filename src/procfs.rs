@@ -2,14 +2,11 @@
 //!
 //! A process may end between two reads; then the result is `None`, which is no error.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::sys::{self, Pid};
@@ -201,80 +198,6 @@ pub fn storage_bytes(pid: Pid) -> Option<u64> {
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 
-/// Unlinked files that processes hold open, by the size of their blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Unlinked {
-    /// Files of a certain folder.
-    pub of_folder: u64,
-    /// Files in memory: memfds, shared memory, and files of a tmpfs outside that folder.
-    pub in_memory: u64,
-}
-
-/// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes.
-const MAPS_BYTES_MAX: u64 = 16 << 20;
-
-/// Deleted files that one of these processes has open or mapped; those from beneath `folder` are counted separately.
-/// Several processes can hold the same file.
-///
-/// A process that forbids the access (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees the
-/// size of a mapped file (CAP_SYS_ADMIN); for others only the mapped part of such a file counts.
-pub fn unlinked(processes: &[Pid], folder: &Path) -> Unlinked {
-    let mut of_folder = HashMap::new();
-    let mut in_memory = HashMap::new();
-    let mut add = |link: &Path, target: &[u8]| -> bool {
-        let is_of_folder = Path::new(OsStr::from_bytes(target)).starts_with(folder);
-        let is_unlinked = target.ends_with(b" (deleted)");
-        if !is_of_folder && !is_unlinked {
-            return true;
-        }
-        let Ok(metadata) = fs::metadata(link) else { return false };
-        // Blocks of 512 bytes, whatever block size the file system has.
-        let (object, bytes) = ((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
-        if metadata.nlink() == 0 && is_of_folder {
-            of_folder.insert(object, bytes);
-        } else if metadata.nlink() == 0 && sys::is_in_memory(link).unwrap_or(false) {
-            in_memory.insert(object, bytes);
-        }
-        true
-    };
-    let mut mapped = 0;
-    for pid in processes {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        for link in descriptors.map(|entry| entry.path()) {
-            if let Ok(target) = fs::read_link(&link) {
-                add(&link, target.as_os_str().as_bytes());
-            }
-        }
-        for (range, target) in mappings(*pid) {
-            let is_seen = add(Path::new(&format!("/proc/{pid}/map_files/{range}")), &target);
-            if !is_seen && Path::new(OsStr::from_bytes(&target)).starts_with(folder) {
-                mapped += length_of(&range);
-            }
-        }
-    }
-    Unlinked { of_folder: of_folder.values().sum::<u64>() + mapped, in_memory: in_memory.values().sum() }
-}
-
-/// The mappings of deleted files: their ranges, as files in map_files are named, and their paths.
-fn mappings(pid: Pid) -> Vec<(String, Vec<u8>)> {
-    let mut maps = Vec::new();
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/maps")) else { return Vec::new() };
-    let _ = file.take(MAPS_BYTES_MAX).read_to_end(&mut maps);
-    let lines = maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b" (deleted)"));
-    let parts = lines.filter_map(|line| {
-        let path_at = line.iter().position(|byte| *byte == b'/')?;
-        let range = line.split(|byte| *byte == b' ').next()?;
-        Some((String::from_utf8_lossy(range).into_owned(), line[path_at..].to_vec()))
-    });
-    parts.collect()
-}
-
-/// Length of a range such as `7f00-8000`.
-fn length_of(range: &str) -> u64 {
-    let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
-    range.split_once('-').map_or(0, |(start, end)| number(end).saturating_sub(number(start)))
-}
-
 /// The number behind `name` in a listing with one name and number a line.
 fn named_number(listing: &str, name: &str) -> Option<u64> {
     let line = listing.lines().find_map(|line| line.strip_prefix(name))?;
@@ -300,24 +223,6 @@ mod tests {
         shell.wait().unwrap();
         // Its parent is gone, but it has not been waited for by anybody who could give its id away within this test.
         sys::kill_child(found[1]);
-    }
-
-    #[test]
-    fn deleted_files_count_once_as_long_as_they_are_open() {
-        let folder = std::env::temp_dir().join(format!("faas-deleted-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("file");
-        fs::write(&path, vec![1; 100_000]).unwrap();
-        let file = fs::File::open(&path).unwrap();
-        let again = file.try_clone().unwrap();
-        let of_folder = |folder: &Path| unlinked(&[std::process::id() as Pid], folder).of_folder;
-        assert_eq!(of_folder(&folder), 0);
-        fs::remove_file(&path).unwrap();
-        assert!((100_000..200_000).contains(&of_folder(&folder)));
-        assert_eq!(of_folder(Path::new("/elsewhere")), 0);
-        drop((file, again));
-        assert_eq!(of_folder(&folder), 0);
-        fs::remove_dir(folder).unwrap();
     }
 
     #[test]

@@ -37,7 +37,7 @@ const REST_PERIOD: Duration = Duration::from_secs(5);
 /// look could miss a process whose parent ends meanwhile; then the next one finds other processes.
 const LOOKS_TO_REST: u32 = 2;
 /// A look waits at least this many times the cost of the look before it: the more processes, the rarer the looks.
-const COST_INVERSE: u32 = 200;
+const COST_INVERSE: u32 = 500;
 
 /// Remembers the last counters, since rates are differences.
 pub struct MetricsReader {

@@ -23,6 +23,7 @@ mod error;
 pub mod fork_server;
 mod fork_servers;
 mod guard;
+mod held_files;
 mod invocation;
 mod metrics_reader;
 mod metrics_sender;

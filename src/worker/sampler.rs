@@ -1,31 +1,33 @@
 //! Samples an invocation while it runs, for the limits that no kernel keeps for it: memory, processes and threads,
 //! scratch.
 //!
-//! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at files costs ten times
-//! that, so it looks at files less often the more of them exist. Neither takes more than a share of a processor
-//! ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In that case the next look comes after
-//! [`PERIOD_MAX`] at the latest.
+//! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at the files of processes
+//! that have run costs ten times that (held_files.rs), so it looks at files less often the more of them exist. Neither
+//! takes more than a share of a processor ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In
+//! that case the next look comes after [`PERIOD_MAX`] at the latest.
 
 use std::time::{Duration, Instant};
 
+use super::held_files::{HeldFiles, Unlinked};
 use super::process::Process;
 use super::scratch::Scratch;
 use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
-use crate::procfs::{self, Figures, Unlinked};
+use crate::procfs::{self, Figures};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sys::{self, Pid};
 
 /// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
-const COST_INVERSE: u32 = 75;
+const COST_INVERSE: u32 = 150;
 /// Upper bound of a pause that the cost demands.
-const PERIOD_MAX: Duration = Duration::from_millis(500);
+const PERIOD_MAX: Duration = Duration::from_secs(1);
 
 pub struct Sampler<'a> {
     spec: &'a FunctionSpec,
     scratch: &'a Scratch<'a>,
     figures: Rhythm,
     files: Rhythm,
+    held: HeldFiles,
     /// Bytes of files in memory that the last look at files found.
     in_memory: u64,
     pub seen: Seen,
@@ -66,7 +68,15 @@ struct Rhythm {
 impl<'a> Sampler<'a> {
     pub fn new(spec: &'a FunctionSpec, scratch: &'a Scratch<'a>) -> Sampler<'a> {
         let rhythm = || Rhythm { next: Instant::now() + SAMPLE_FIRST, pause: SAMPLE_FIRST };
-        Sampler { spec, scratch, figures: rhythm(), files: rhythm(), in_memory: 0, seen: Seen::default() }
+        Sampler {
+            spec,
+            scratch,
+            figures: rhythm(),
+            files: rhythm(),
+            held: HeldFiles::default(),
+            in_memory: 0,
+            seen: Seen::default(),
+        }
     }
 
     /// The time at which [`Sampler::look`] is due.
@@ -125,7 +135,7 @@ impl<'a> Sampler<'a> {
 
     /// True if the scratch folder holds more than it may.
     fn look_at_files(&mut self, processes: &[Pid]) -> bool {
-        let Unlinked { of_folder, in_memory } = procfs::unlinked(processes, self.scratch.path());
+        let Unlinked { of_folder, in_memory } = self.held.look(processes, self.scratch.path());
         // A WASM module cannot make files in memory; its engine has some, which it shares with its fork server.
         self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { in_memory };
         // A deleted file that is still open also takes space on the disk.

@@ -85,8 +85,9 @@ pub enum RequestError {
         program: String,
         install: String,
     },
-    /// start.sh builds faas-wasm.
+    /// start.sh builds the program.
     RuntimeUnderWay {
+        program: String,
         minutes: u64,
     },
     /// The module is being compiled, which takes longer than a call may wait.
@@ -316,10 +317,10 @@ impl fmt::Display for RequestError {
             RuntimeMissing { program, install } => {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
-            RuntimeUnderWay { minutes } => {
+            RuntimeUnderWay { program, minutes } => {
                 write!(
                     f,
-                    "faas-wasm is being built, for {minutes} minutes so far; run/wasm-build.log tells how far it is"
+                    "{program} is being built, for {minutes} minutes so far; run/wasm-build.log tells how far it is"
                 )
             }
             Compiling => write!(f, "the module is being compiled; try again"),

@@ -255,12 +255,14 @@ impl Gateway {
                 line.message(format_args!("exited with code {code}; its response has a status of its own")).log();
                 None
             }
-            _ => verdict_to_error(end, function).map(|error| match &error {
-                RequestError::RuntimeMissing { program, .. } if program == "faas-wasm" => {
-                    wasm_build::minutes(&self.run_dir)
-                        .map_or(error, |minutes| RequestError::RuntimeUnderWay { minutes })
+            _ => verdict_to_error(end, function).map(|error| match error {
+                RequestError::RuntimeMissing { program, install } if program.starts_with("faas-wasm") => {
+                    match wasm_build::minutes(&self.run_dir) {
+                        Some(minutes) => RequestError::RuntimeUnderWay { program, minutes },
+                        None => RequestError::RuntimeMissing { program, install },
+                    }
                 }
-                _ => error,
+                error => error,
             }),
         }
     }

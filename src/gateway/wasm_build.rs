@@ -1,10 +1,11 @@
-//! The build of faas-wasm that start.sh runs in the background, for the response to a call that needs it meanwhile.
+//! The build of faas-wasm and faas-wasm-component that start.sh runs in the background, for the response to a call that
+//! needs one of them meanwhile.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whole minutes since start.sh began to build faas-wasm; `None` if no build runs.
+/// Whole minutes since start.sh began to build them; `None` if no build runs.
 pub fn minutes(run_dir: &Path) -> Option<u64> {
     let pid_file = run_dir.join("wasm-build.pid");
     let file = fs::metadata(&pid_file).ok()?;

@@ -219,6 +219,10 @@ fn a_component_needs_a_program_of_its_own() {
     assert_eq!(instance.get("/ping").status, 200);
     let detail = instance.get("/component").problem(503, "runtime-missing");
     assert!(detail.contains("faas-wasm-component is not installed") && detail.contains("./start.sh"), "{detail}");
+    let _build = File::create(instance.run_dir().join("wasm-build.pid")).unwrap();
+    fs::write(instance.run_dir().join("wasm-build.pid"), format!("{}\n", std::process::id())).unwrap();
+    let detail = instance.get("/component").problem(503, "runtime-missing");
+    assert!(detail.contains("faas-wasm-component is being built"), "{detail}");
 }
 
 #[test]

@@ -537,6 +537,50 @@ fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it()
     });
 }
 
+/// Attacks in PHP: name, source, and the kind of problem that answers it.
+const PHP_ATTACKS: [(&str, &str, &str); 3] = [
+    (
+        "memory in children",
+        "for ($i = 0; $i < 8; $i++) if (pcntl_fork() === 0) { $held = str_repeat('x', 20 << 20); sleep(1000); } sleep(1000);",
+        "memory-limit",
+    ),
+    (
+        "a deleted file",
+        "$file = fopen(getenv('TMPDIR') . '/file', 'w'); unlink(getenv('TMPDIR') . '/file');
+        for ($i = 0; $i < 64; $i++) { fwrite($file, str_repeat('x', 1 << 20)); usleep(2000); } sleep(1000);",
+        "scratch-limit",
+    ),
+    (
+        "many children",
+        "for ($i = 0; $i < 300; $i++) if (pcntl_fork() === 0) sleep(1000); sleep(1000);",
+        "process-limit",
+    ),
+];
+
+#[test]
+fn limits_hold_for_php_executed_and_forked() {
+    let _alone = crate::alone();
+    if !has(&["php-cgi"]) {
+        return;
+    }
+    for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
+        for (number, (_, source, _)) in PHP_ATTACKS.iter().enumerate() {
+            let more = json!({"memory": 128, "scratch": 8, "timeout": 20});
+            instance.function(&format!("GET:/{number}"), "php", &format!("<?php {source}"), more);
+        }
+        instance.function("GET:/warm", "php", "<?php echo 'served';", json!({}));
+        // The first round has no fork server, at least for its first call.
+        for _ in 0..2 {
+            for (number, (name, _, kind)) in PHP_ATTACKS.iter().enumerate() {
+                let answer = instance.get(&format!("/{number}"));
+                assert_eq!(answer.json()["type"], format!("urn:faas:{kind}"), "{name}: {}", answer.text());
+                wait_until("its processes are gone", || instance.functions().is_empty());
+            }
+            instance.warm("/warm");
+        }
+    });
+}
+
 #[test]
 fn floods_of_output_are_cut_off_and_fill_neither_memory_nor_log() {
     let _alone = crate::alone();

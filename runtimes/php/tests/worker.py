@@ -24,7 +24,7 @@ BASE_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 class Outcome:
     out: bytes = b""
     err: bytes = b""
-    # What the child wrote to its channel: X and a status, E, or nothing.
+    # What the child wrote to its channel: any number of S and F with a byte each, then X and a status, E, or nothing.
     said: bytes = b""
     # As in D; None where no D came.
     wait_status: int | None = None
@@ -35,7 +35,9 @@ class Outcome:
     @property
     def status(self):
         """The exit status that counts."""
-        word = self.said[2:] if self.said[:1] == b"S" else self.said
+        word = self.said
+        while word[:1] in (b"S", b"F"):
+            word = word[2:]
         if word[:1] == b"X":
             return word[1]
         return None if self.wait_status is None else os.waitstatus_to_exitcode(self.wait_status)

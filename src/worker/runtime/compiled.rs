@@ -186,6 +186,7 @@ impl Compiled {
         }
         let failure = job.target.with_extension("failed");
         if job.target.exists() || failure.exists() {
+            let _ = fs::remove_file(&lock_path);
             return Ok(Try::Over(Ok(())));
         }
         self.make_room();

@@ -71,7 +71,7 @@ pub fn frame(bytes: &[u8]) {
         match kind {
             Kind::Invoke => check_invocation(payload),
             Kind::End => check_end(payload),
-            Kind::Output | Kind::Stays | Kind::Whole => {}
+            Kind::Output | Kind::Stays | Kind::Whole | Kind::Compile => {}
         }
         rest = &rest[used..];
     }

@@ -4,6 +4,7 @@
 //! main thread      starts everything, waits for SIGTERM or SIGINT, drains; starts no process itself (orphans.rs)
 //! http             accepts; one thread per connection
 //! kv sync          copies the registry into RAM when it has changed
+//! arrivals         has WASM modules compiled when their rows arrive
 //! metrics          takes in workers; one thread per worker
 //! status           reports the gateway's state on run/status.sock
 //! handover         hands the public port to a successor
@@ -12,6 +13,7 @@
 //! ledger           records calls in FAAS_LEDGER
 //! ```
 
+mod arrivals;
 pub(crate) mod cgi;
 pub(crate) mod cgi_output;
 mod counters;
@@ -117,11 +119,13 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let findings = promises::ask(&supervisor::worker_program()?, &settings, &sandbox)?;
 
     let kv = Arc::new(Kv::new());
-    let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone()), &tenure)?;
+    let (arrived, arrivals) = arrivals::queue();
+    let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone(), arrived), &tenure)?;
 
     let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
     let collector = MetricsCollector::new(scheduler.clone());
     collector.start(&settings)?;
+    arrivals::start(arrivals, scheduler.clone())?;
     let health = Health::new(kv.clone(), scheduler.clone());
     let counters = Arc::new(Counters::default());
     let status =

@@ -13,7 +13,7 @@
 mod line;
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::line::Line;
@@ -33,6 +33,8 @@ pub struct Scheduler {
     queue_timeout: Duration,
     /// Guards the workers and the line. Held for a look at a few hundred numbers at most, never across I/O.
     state: Mutex<State>,
+    /// Notified when a worker has announced itself.
+    announced: Condvar,
 }
 
 #[derive(Default)]
@@ -118,7 +120,7 @@ pub struct Lease {
 
 impl Scheduler {
     pub fn new(queue_max: usize, queue_timeout: Duration) -> Arc<Scheduler> {
-        Arc::new(Scheduler { queue_max, queue_timeout, state: Mutex::default() })
+        Arc::new(Scheduler { queue_max, queue_timeout, state: Mutex::default(), announced: Condvar::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -145,6 +147,7 @@ impl Scheduler {
                     is_gone: false,
                 });
                 state.workers.sort_by_key(|worker| worker.link.id);
+                self.announced.notify_all();
             }
         }
         state.line.forget_idle();
@@ -159,6 +162,14 @@ impl Scheduler {
             }
             !worker.is_gone || worker.in_flight > 0
         });
+    }
+
+    /// The living worker of the lowest id; waits until there is one.
+    pub fn first_worker(&self) -> Arc<WorkerLink> {
+        let is_living = |worker: &&Worker| !worker.is_gone && worker.sample.slots > 0;
+        let waited = self.announced.wait_while(self.state(), |state| !state.workers.iter().any(|it| is_living(&it)));
+        let state = waited.expect("nothing panics under this lock");
+        state.workers.iter().find(is_living).expect("the wait has found one").link.clone()
     }
 
     /// Age of the last sample of the worker with this id and process id; `None` where it has sent none.

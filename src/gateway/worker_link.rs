@@ -4,7 +4,7 @@
 //! connection is closed, never kept. Closing also cancels an invocation: the worker then kills the function.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -124,6 +124,19 @@ impl WorkerLink {
         Ok(end)
     }
 
+    /// Has the worker compile the module of a WASM function, whose settings these are, and waits until that is over or
+    /// the worker has ended.
+    pub fn compile(&self, settings: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::new();
+        wire::encode(&mut frame, Kind::Compile, settings);
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_write_timeout(Some(LINK_STALL_MAX))?;
+        stream.set_read_timeout(Some(COMPILE_WAIT_MAX))?;
+        stream.write_all(&frame)?;
+        // The worker sends nothing; it closes the connection.
+        stream.read(&mut [0]).map(drop)
+    }
+
     /// Reads frames until END.
     fn listen(&self, link: &mut Link, call: &Call<'_>, deadline: Instant, sink: &mut Sink<'_>) -> Result<End, Failure> {
         loop {
@@ -141,8 +154,8 @@ impl WorkerLink {
                     }
                     Kind::Whole => sink.send_whole().map_err(Failure::Cancelled)?,
                     Kind::Stays => sink.client.keep_going(call.outlives_client || payload == [1]),
-                    Kind::Invoke => {
-                        return Err(broken(ProtocolError::Unexpected("a worker never sends INVOKE")));
+                    Kind::Invoke | Kind::Compile => {
+                        return Err(broken(ProtocolError::Unexpected("a worker never sends INVOKE or COMPILE")));
                     }
                 }
                 used_in_all += used;
@@ -157,7 +170,7 @@ impl WorkerLink {
         let filled = link.inbox.len();
         // Grows as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
         link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
-        let result = io::Read::read(&mut link.stream, &mut link.inbox[filled..]);
+        let result = link.stream.read(&mut link.inbox[filled..]);
         link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
         match result {
             Ok(0) => Err(Failure::Lost(LinkError::Closed)),
@@ -186,6 +199,9 @@ impl WorkerLink {
         Ok(Link { stream, inbox: Vec::new() })
     }
 }
+
+/// Time for a compilation: a worker gives up before (worker/runtime/).
+const COMPILE_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Bytes requested by one read: at first a short answer with its verdict, then up to a full OUTPUT frame.
 const READ_BYTES_MIN: usize = 4096;

@@ -10,7 +10,7 @@ use std::fmt;
 
 /// The version of the protocol: the package's version, and a number that grows with each change of a frame or a sample.
 /// Gateway and worker of different versions refuse each other.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
 
 /// A protocol error of a peer on one of the platform's own sockets. The side that finds it closes the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,9 @@
 //!
 //! The gateway cancels by closing the connection.
 //!
+//! A connection can carry a COMPILE instead: the worker compiles a WASM module ahead of its calls, then closes the
+//! connection.
+//!
 //! A worker leaves the last byte of an INVOKE frame unread until it lets the function have a process. The kernel tells
 //! the gateway the rest. If a worker dies, or closes the connection, with bytes unread, the gateway reads ECONNRESET:
 //! the function has not begun, so the gateway asks another worker. If the worker has read all bytes, the gateway reads
@@ -21,7 +24,7 @@
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END, 4 STAYS, 5 WHOLE |
+//! | 0 | 1 | kind: 1 INVOKE, 2 OUTPUT, 3 END, 4 STAYS, 5 WHOLE, 6 COMPILE |
 //! | 1 | 4 | n: length of the payload, little-endian, at most FRAME_BYTES_MAX |
 //! | 5 | n | payload |
 //!
@@ -42,7 +45,7 @@
 //! and `exec_us`; if the function had a process, also `cpu_us`, `memory` and `sampled`; if it wrote to stderr, also
 //! `stderr`, the end of that. The payload of STAYS is one byte: 1 if the function has asked to go on when its client
 //! hangs up, as PHP's ignore_user_abort() does, and 0 if it has taken that back. That of WHOLE, which PHP's
-//! fastcgi_finish_request() causes, is empty.
+//! fastcgi_finish_request() causes, is empty. That of COMPILE is the function's settings.
 //!
 //! A frame is rejected if its kind is unknown or its length over the bound. An INVOKE is also rejected if a length
 //! points past its end, or if settings or environment do not end with a NUL. The side that gets such a frame closes the
@@ -65,6 +68,7 @@ pub enum Kind {
     End = 3,
     Stays = 4,
     Whole = 5,
+    Compile = 6,
 }
 
 /// The kind of a frame and the length of its payload, from its head; `None` while the head is not complete.
@@ -79,6 +83,7 @@ pub fn decode_head(bytes: &[u8]) -> Result<Option<(Kind, usize)>, ProtocolError>
         3 => Kind::End,
         4 => Kind::Stays,
         5 => Kind::Whole,
+        6 => Kind::Compile,
         other => return Err(ProtocolError::UnknownKind(other)),
     };
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;

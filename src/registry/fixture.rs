@@ -47,7 +47,7 @@ impl Fixture {
         fs::create_dir(&folder).unwrap();
         let db = folder.join("faas_meta.db");
         let kv = Arc::new(Kv::new());
-        let sync = Sync::new(&settings(&db, &folder.join("run")), kv.clone(), None);
+        let sync = Sync::new(&settings(&db, &folder.join("run")), kv.clone(), None, |_| {});
         Fixture { folder, db, kv, sync }
     }
 
@@ -89,14 +89,14 @@ impl Fixture {
     /// The same run dir, and a new gateway.
     pub fn restart(&mut self) {
         self.kv = Arc::new(Kv::new());
-        self.sync = Sync::new(&settings(&self.db, &self.folder.join("run")), self.kv.clone(), None);
+        self.sync = Sync::new(&settings(&self.db, &self.folder.join("run")), self.kv.clone(), None, |_| {});
         assert!(self.sync.look());
     }
 
     /// A second reader, as of a gateway that has just been started.
     pub fn restarted(&self) -> Fixture {
         let mut other = Fixture::empty();
-        other.sync = Sync::new(&settings(&self.db, &other.folder.join("run")), other.kv.clone(), None);
+        other.sync = Sync::new(&settings(&self.db, &other.folder.join("run")), other.kv.clone(), None, |_| {});
         assert!(other.sync.look());
         other
     }

@@ -3,7 +3,7 @@
 //! [`Sync::look`] runs every 25 ms. It asks the file system if the registry changed (stamps.rs). If so, it copies the
 //! changed parts (snapshot.rs), writes the code that changed (modules.rs), and parses the rows whose text or code
 //! changed (config_loader.rs). Then it swaps the map once (kv.rs), so all rows and modules of a transaction come into
-//! service together.
+//! service together. The functions that are new are handed to a callback of the gateway's.
 //!
 //! Invariant: after any failure, the last good version stays in service. That holds for a file that is missing, damaged
 //! or half copied, and for a single row with a fault. The thread logs the fault once. The first look that finds the
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::config_loader::Places;
+use super::config_loader::{Function, Places};
 use super::fault_log::FaultLog;
 use super::kv::{Kv, Version};
 use super::last_good::LastGood;
@@ -73,7 +73,11 @@ pub struct Sync {
     /// The time of the next try, even if nothing changed.
     retry_at: Option<Instant>,
     faults: FaultLog,
+    arrived: Arrived,
 }
+
+/// Takes the functions of new and changed rows. Must not block.
+type Arrived = Box<dyn Fn(&[Arc<Function>]) + Send>;
 
 /// The result of a look at files that may have changed.
 enum Read {
@@ -94,7 +98,14 @@ struct Reading {
 }
 
 impl Sync {
-    pub fn new(settings: &Settings, kv: Arc<Kv>, user: Option<User>) -> Sync {
+    /// `arrived` is called with the functions of the new and changed rows of each reading, once they are in service. It
+    /// must not block.
+    pub fn new(
+        settings: &Settings,
+        kv: Arc<Kv>,
+        user: Option<User>,
+        arrived: impl Fn(&[Arc<Function>]) + Send + 'static,
+    ) -> Sync {
         Sync {
             db: settings.db.clone(),
             real_db: settings.db.clone(),
@@ -112,6 +123,7 @@ impl Sync {
             seen: None,
             retry_at: None,
             faults: FaultLog::default(),
+            arrived: Box::new(arrived),
         }
     }
 
@@ -218,18 +230,20 @@ impl Sync {
     /// Parses changed rows, forgets removed ones, and brings the new map into service.
     fn take_over(&mut self, found: Reading) {
         self.code_dir.apply(found.bundles, &mut self.places.code);
-        let (mut changes, mut lines) = (0, Vec::new());
+        let (mut changes, mut lines, mut functions) = (0, Vec::new(), Vec::new());
         for (key, text) in found.rows {
             if self.rows.is_taken_over(&key) {
                 continue; // Another row of this key counts.
             }
             changes += 1;
             match self.rows.take_over(key, text, &self.places) {
-                Ok(function) if changes <= ROWS_LOOKED_AT_MAX => {
-                    let remarks = remarks(&function, self.user.as_ref());
-                    lines.extend(remarks.into_iter().map(|remark| format!("row {}: {remark}", function.route)));
+                Ok(function) => {
+                    if changes <= ROWS_LOOKED_AT_MAX {
+                        let remarks = remarks(&function, self.user.as_ref());
+                        lines.extend(remarks.into_iter().map(|remark| format!("row {}: {remark}", function.route)));
+                    }
+                    functions.push(function);
                 }
-                Ok(_) => {}
                 Err(fault) => lines.push(fault),
             }
         }
@@ -241,6 +255,7 @@ impl Sync {
         if changes > 0 || !self.kv.is_loaded() {
             self.kv.swap(Routes::new(self.rows.routes()), found.version);
             self.kv.set_row_faults(self.rows.faults());
+            (self.arrived)(&functions);
         } else {
             let before = self.kv.generation();
             self.kv.set_version(found.version);

@@ -82,6 +82,14 @@ pub fn set_urgent(thread: Pid, is_urgent: bool) {
     unsafe { libc::sched_setscheduler(thread, policy, &raw const parameter) };
 }
 
+/// Has the calling thread, and processes that it starts, give way to others of ordinary priority (setpriority(2)). On
+/// Linux a nice value belongs to a thread. Lasts until the thread's end.
+pub fn lower_priority() {
+    const NICE: i32 = 10;
+    // SAFETY: setpriority takes integers; 0 is the calling thread. Anybody may raise a nice value.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 /// Raises this process's limit of open files to the hard limit; returns it.
 pub fn raise_open_files_limit() -> io::Result<u64> {
     let mut limit = limit_of(libc::RLIMIT_NOFILE)?;

@@ -13,6 +13,15 @@ use crate::sys::{self, Watched};
 
 /// The outbox is sent at once when it holds more than this; less may wait for more output.
 const OUTBOX_BYTES: usize = SPOOL_MEMORY_MAX;
+
+/// A message of the gateway.
+pub enum Message {
+    /// An invocation, and its body if that came as a descriptor.
+    Invoke(Invocation, Option<OwnedFd>),
+    /// The settings of a function whose module is to be compiled.
+    Compile(Vec<u8>),
+}
+
 pub struct Connection {
     /// Non-blocking.
     stream: UnixStream,
@@ -35,24 +44,31 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    /// Waits for the next invocation and its body, if that came as a descriptor; `None` when the gateway closed the
-    /// connection. The last byte of the frame stays unread: see [`Connection::begin`].
+    /// Waits for the next message; `None` when the gateway closed the connection. The last byte of an INVOKE frame
+    /// stays unread: see [`Connection::begin`].
     ///
     /// # Errors
-    /// [`InvocationError::Protocol`] for anything but an INVOKE frame.
-    pub fn receive(&mut self) -> Result<Option<(Invocation, Option<OwnedFd>)>> {
+    /// [`InvocationError::Protocol`] for anything but an INVOKE or COMPILE frame.
+    pub fn receive(&mut self) -> Result<Option<Message>> {
         loop {
-            let missing = match wire::decode_head(&self.inbox)? {
-                None => FRAME_HEAD_BYTES - self.inbox.len(),
-                Some((Kind::Invoke, length)) if length > 0 => FRAME_HEAD_BYTES + length - 1 - self.inbox.len(),
+            let head = wire::decode_head(&self.inbox)?;
+            let length = match head {
+                None => FRAME_HEAD_BYTES,
+                Some((Kind::Invoke, length)) if length > 0 => FRAME_HEAD_BYTES + length - 1,
+                Some((Kind::Compile, length)) => FRAME_HEAD_BYTES + length,
                 Some(_) => {
-                    return Err(InvocationError::Protocol(ProtocolError::Unexpected("a worker takes INVOKE only")));
+                    let fault = ProtocolError::Unexpected("a worker takes INVOKE and COMPILE only");
+                    return Err(InvocationError::Protocol(fault));
                 }
             };
-            if missing == 0 {
+            let missing = length - self.inbox.len();
+            if let (0, Some((kind, _))) = (missing, head) {
                 let payload = self.inbox.split_off(FRAME_HEAD_BYTES);
                 self.inbox.clear();
-                return Ok(Some((Invocation::decode(payload)?, self.body.take())));
+                return Ok(Some(match kind {
+                    Kind::Compile => Message::Compile(payload),
+                    _ => Message::Invoke(Invocation::decode(payload)?, self.body.take()),
+                }));
             }
             // No limit between two invocations: the gateway keeps idle connections, and its death closes them.
             let timeout = (!self.inbox.is_empty()).then_some(LINK_STALL_MAX);
@@ -164,6 +180,10 @@ mod tests {
     use super::*;
     use std::io::Read;
 
+    fn receive(stream: UnixStream) -> Result<Option<Message>> {
+        Connection::new(stream)?.receive()
+    }
+
     fn frame() -> Vec<u8> {
         Invocation::encode(b"net=1\0", b"A=1\0", "r", b"the body").unwrap()
     }
@@ -177,7 +197,7 @@ mod tests {
                 std::io::Write::write_all(&mut gateway, &frame[..length]).unwrap();
                 let mut connection = Connection::new(ours).unwrap();
                 if length >= frame.len() - 1 {
-                    let (invocation, _) = connection.receive().unwrap().unwrap();
+                    let Ok(Some(Message::Invoke(invocation, None))) = connection.receive() else { panic!() };
                     assert_eq!(invocation.body(), b"the body");
                 }
                 if begins && length == frame.len() {
@@ -199,16 +219,21 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_takes_invocations_only() {
+    fn a_worker_takes_invocations_and_modules_only() {
         for kind in [Kind::Output, Kind::End] {
             let (gateway, ours) = UnixStream::pair().unwrap();
             let mut bytes = Vec::new();
             wire::encode(&mut bytes, kind, b"x");
             sys::send_with_fds(gateway.as_fd(), &bytes, &[]).unwrap();
-            assert!(matches!(Connection::new(ours).unwrap().receive(), Err(InvocationError::Protocol(_))), "{kind:?}");
+            assert!(matches!(receive(ours), Err(InvocationError::Protocol(_))), "{kind:?}");
         }
         let (gateway, ours) = UnixStream::pair().unwrap();
+        let mut bytes = Vec::new();
+        wire::encode(&mut bytes, Kind::Compile, b"net=1\0");
+        sys::send_with_fds(gateway.as_fd(), &bytes, &[]).unwrap();
+        assert!(matches!(receive(ours), Ok(Some(Message::Compile(settings))) if settings == b"net=1\0"));
+        let (gateway, ours) = UnixStream::pair().unwrap();
         drop(gateway);
-        assert!(matches!(Connection::new(ours).unwrap().receive(), Ok(None)));
+        assert!(matches!(receive(ours), Ok(None)));
     }
 }

@@ -3,9 +3,10 @@
 //! ```text
 //! main thread        accepts connections; starts no process itself (orphans.rs says why)
 //! one per connection serves one invocation at a time: connection.rs → invocation.rs → start.rs, by exec (runtime/) or
-//!                    with a child of a fork server (fork_server.rs, child.rs)
+//!                    with a child of a fork server (fork_server.rs, child.rs). Or has one module compiled ahead of
+//!                    its calls
 //! fork servers       starts and replaces fork servers: fork_servers.rs
-//! compiler (two)     compiles WASM modules in the background: runtime/compiled.rs
+//! compiler (two)     compiles WASM modules that calls wait for: runtime/compiled.rs
 //! guard              keeps the worker running while a fork bomb goes off: guard.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
@@ -49,7 +50,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use connection::Connection;
+use connection::{Connection, Message};
 use error::InvocationError;
 use fork_servers::ForkServers;
 use order::{Functions, Order};
@@ -59,6 +60,7 @@ use sessions::Sessions;
 use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::procfs;
+use crate::protocol::function_spec::FunctionSpec;
 use crate::sandbox::{self, Sandbox, orphans};
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
@@ -269,10 +271,17 @@ impl Worker {
         }
     }
 
-    /// Serves one connection: invocation after invocation.
+    /// Serves one connection: invocation after invocation, or one compilation.
     fn serve(&self, stream: UnixStream) -> Result<(), InvocationError> {
         let mut connection = Connection::new(stream)?;
-        while let Some((invocation, body)) = connection.receive()? {
+        while let Some(message) = connection.receive()? {
+            let (invocation, body) = match message {
+                Message::Invoke(invocation, body) => (invocation, body),
+                Message::Compile(settings) => {
+                    runtime::compile_ahead(self, &FunctionSpec::decode(&settings)?);
+                    break;
+                }
+            };
             // The gateway gives an invocation that has not begun to another worker.
             let Some(_running) = Running::begin(self) else { break };
             let function = self.functions.get(invocation.settings())?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::instance::{GATEWAY, Instance, WORKER, has, inner_pid, signal, skip, wait_for, wait_until};
+use crate::instance::{GATEWAY, Instance, WORKER, has, inner_pid, is_compiler, signal, skip, wait_for, wait_until};
 
 /// A user id that most likely no other user has.
 const PLAIN_USER: u32 = 47_114;
@@ -81,8 +81,8 @@ fn assert_all_succeed(instance: &Instance, target: &str, attempts: &[String]) {
     assert_eq!(failed, [], "a function could not do this");
 }
 
-/// Processes of functions: descendants of this instance's gateway other than its workers, processes started from its
-/// folder, and processes that work in one of its scratch folders or have a file there open.
+/// Processes of functions: descendants of this instance's gateway other than its workers and compilers, processes started
+/// from its folder, and processes that work in one of its scratch folders or have a file there open.
 fn leftovers(instance: &Instance) -> Vec<u32> {
     let gateway = instance.gateway_pid();
     let (folder, spool) = (instance.path(""), instance.path("spool"));
@@ -92,6 +92,7 @@ fn leftovers(instance: &Instance) -> Vec<u32> {
         let name = program.file_name().and_then(|name| name.to_str()).unwrap_or("");
         let is_platform = program == Path::new(GATEWAY)
             || program == Path::new(WORKER)
+            || is_compiler(*pid)
             || program.parent() == Some(folder.as_path()) && ["gateway", "worker"].contains(&name);
         if is_platform || *pid == std::process::id() {
             return false;
@@ -240,11 +241,11 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             let other = scope.spawn(|| instance.try_request("GET", "/sleep", &[], b""));
             let function = wait_for("another function runs", || instance.functions().first().copied());
             let worker = instance.worker_pid(0);
-            let has_namespace = inner_pid(worker) != worker;
-            assert_eq!(has_namespace, inner_pid(function) != function);
+            let has_namespace = inner_pid(worker) != Some(worker);
+            assert_eq!(has_namespace, inner_pid(function) != Some(function));
             // No process in a PID namespace can name the gateway.
             let gateway = (!has_namespace).then(|| instance.gateway_pid());
-            for process in gateway.into_iter().chain([worker, function].map(inner_pid)) {
+            for process in gateway.into_iter().chain([worker, function].map(|pid| inner_pid(pid).unwrap())) {
                 attempts.push(format!("signal {process}"));
                 attempts.push(format!("ptrace {process}"));
                 attempts.push(format!("prlimit {process}"));
@@ -373,7 +374,7 @@ fn no_process_stays_after_the_answer_whatever_it_does_and_others_are_left_alone(
         }
         // In a PID namespace nothing can leave its worker, below which `leftovers` has looked.
         let worker = instance.worker_pid(0);
-        if inner_pid(worker) != worker {
+        if inner_pid(worker) != Some(worker) {
             return;
         }
         let sessions: HashSet<u32> = fs::read_to_string(instance.shared("sessions"))

@@ -475,13 +475,13 @@ impl Instance {
         living.into_iter().map(|(pid, _)| pid).collect()
     }
 
-    /// The processes of functions, without fork servers and their waiting children.
+    /// The processes of functions, without fork servers, their waiting children, and compilers.
     pub fn functions(&self) -> Vec<u32> {
         let is_platform = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             let is_own = [GATEWAY, WORKER, CONSOLE].map(Path::new).contains(&program.as_path());
             let is_copy = ["gateway", "worker", "console"].map(|name| self.path(name)).contains(&program);
-            is_own || is_copy || is_fork_server(*pid)
+            is_own || is_copy || is_fork_server(*pid) || is_compiler(*pid)
         };
         self.processes().into_iter().filter(|pid| !is_platform(pid)).collect()
     }
@@ -578,6 +578,14 @@ fn is_fork_server(pid: u32) -> bool {
     is_kind && stream(1).is_some() && stream(1) == stream(2)
 }
 
+/// True for the compiler of a WASM module. Those of the examples run when a gateway starts.
+pub fn is_compiler(pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = arguments.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    (program.starts_with(b"faas-wasm") || program == b"wasmer") && words.next() == Some(b"compile")
+}
+
 /// Starts a process. All processes of this program start here.
 pub fn start(command: &mut Command) -> Child {
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -590,11 +598,11 @@ pub fn run(command: &mut Command) -> Output {
     start(piped).wait_with_output().unwrap()
 }
 
-/// The id of a process in its own PID namespace, by which functions of the same worker would name it.
-pub fn inner_pid(pid: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
-    ids.split_ascii_whitespace().last().unwrap().parse().unwrap()
+/// The id of a process in its own PID namespace, by which functions of the same worker would name it. `None` if it has ended.
+pub fn inner_pid(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    ids.split_ascii_whitespace().last()?.parse().ok()
 }
 
 /// Sends a signal to a process that this test has started, or that its gateway has.

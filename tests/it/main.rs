@@ -12,6 +12,7 @@
 
 mod cgi;
 mod cli;
+mod compilation;
 mod conformance;
 mod console;
 mod console_api;

@@ -167,7 +167,7 @@ fn the_next_gateway_finds_the_code_dir_as_the_last_one_left_it() {
     let before = inode(&path);
     let kv = Arc::new(crate::registry::kv::Kv::new());
     let settings = crate::registry::fixture::settings(&fixture.db, &fixture.folder.join("run"));
-    fixture.sync = crate::registry::kv_sqlite_sync::Sync::new(&settings, kv.clone(), None);
+    fixture.sync = crate::registry::kv_sqlite_sync::Sync::new(&settings, kv.clone(), None, |_| {});
     fixture.kv = kv;
     assert!(fixture.sync.look());
     assert_eq!((path_of(&fixture, "/a"), inode(&path)), (path.clone(), before), "nothing is written twice");

@@ -7,6 +7,9 @@
 //! VERSIONS.lock       locked by the worker that compiles it
 //! ```
 //!
+//! The gateway has a module compiled when its row arrives (gateway/arrivals.rs): it tells one worker, module by module.
+//! A call that comes before that has its module compiled at once.
+//!
 //! A call asks for a result and waits a little. If the module is still being compiled then, the call ends with that
 //! answer, and its slot is free for others. A large module takes a minute of a core, and a call that waited for that
 //! would hold a slot as long.
@@ -154,26 +157,57 @@ impl Compiled {
         }
     }
 
+    /// Compiles a module that no call has asked for, on this thread. Does nothing if its result exists, or a call has
+    /// asked for it meanwhile.
+    pub fn compile_ahead(
+        &self,
+        module: &Path,
+        versions: &str,
+        compiler: Compiler,
+        compile: impl Fn(&Job, &Path) -> io::Result<()>,
+    ) {
+        let job = Job { module: module.to_path_buf(), compiler, target: self.target(versions) };
+        let is_over = job.target.exists() || job.target.with_extension("failed").exists();
+        if is_over || !self.lock().pending.insert(job.target.clone()) {
+            return;
+        }
+        match self.attempt(&job, compile) {
+            // Calls may wait for it by now. The queue grows no longer by this than the other workers have compilers.
+            Ok(Try::Elsewhere) => {
+                self.lock().queue.push_back(job);
+                self.changed.notify_all();
+            }
+            Ok(Try::Over(result)) => self.conclude(&job, result),
+            Err(cause) => self.conclude(&job, Err(cause)),
+        }
+    }
+
+    /// Notes the result of a job, and tells the calls that wait for it.
+    fn conclude(&self, job: &Job, result: io::Result<()>) {
+        let mut state = self.lock();
+        state.pending.remove(&job.target);
+        // No later call looks at it: the next one tries again.
+        if let Err(cause) = result
+            && state.calls_waiting > 0
+        {
+            state.passing.insert(job.target.clone(), cause.to_string());
+        }
+        self.changed.notify_all();
+    }
+
     /// The life of a thread that compiles. `compile` compiles the module of a job into the given file.
     pub fn work(&self, compile: impl Fn(&Job, &Path) -> io::Result<()>) -> ! {
         loop {
             let waited = self.changed.wait_while(self.lock(), |state| state.queue.is_empty());
             let Some(job) = waited.expect("nothing panics under this lock").queue.pop_front() else { continue };
-            let outcome = self.attempt(&job, &compile).unwrap_or_else(|cause| Try::Over(Err(cause)));
-            let mut state = self.lock();
-            match outcome {
+            match self.attempt(&job, &compile).unwrap_or_else(|cause| Try::Over(Err(cause))) {
                 Try::Elsewhere => {
+                    let mut state = self.lock();
                     state.queue.push_back(job);
                     drop(self.changed.wait_timeout(state, ELSEWHERE_PAUSE));
-                    continue;
                 }
-                Try::Over(Ok(())) => {}
-                Try::Over(Err(cause)) => {
-                    state.passing.insert(job.target.clone(), cause.to_string());
-                }
+                Try::Over(result) => self.conclude(&job, result),
             }
-            state.pending.remove(&job.target);
-            self.changed.notify_all();
         }
     }
 

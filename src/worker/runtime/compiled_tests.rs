@@ -88,3 +88,33 @@ fn a_refused_module_is_remembered_and_a_passing_failure_is_not() {
     let names: Vec<_> = fs::read_dir(&world.compiled.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["v1.failed"]);
 }
+
+#[test]
+fn a_call_waits_for_a_compilation_ahead_of_it() {
+    let world = world(8);
+    let (begins, begun) = channel::<()>();
+    let (end, ends) = channel::<()>();
+    let ahead = |compile: &dyn Fn(&Path) -> io::Result<()>| {
+        let compiler = Compiler::Own(Runner::Module);
+        world.compiled.compile_ahead(Path::new("/m.wasm"), "v1", compiler, |_, target| compile(target));
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            ahead(&|target| {
+                begins.send(()).unwrap();
+                ends.recv().unwrap();
+                fs::write(target, "ahead")
+            });
+        });
+        begun.recv().unwrap();
+        let call = scope.spawn(|| world.get());
+        while world.compiled.lock().calls_waiting == 0 {
+            std::thread::yield_now();
+        }
+        ahead(&|_| panic!("it is being compiled"));
+        end.send(()).unwrap();
+        assert_eq!(fs::read(call.join().unwrap().unwrap()).unwrap(), b"ahead");
+    });
+    ahead(&|_| panic!("it has been compiled"));
+    assert_eq!(world.count.load(Ordering::Relaxed), 0, "no call compiled it");
+}

@@ -25,6 +25,7 @@ use crate::error::start::{self, StartError};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec, Runtime, Start};
 use crate::protocol::worker_protocol::Verdict;
+use crate::sys;
 use compiled::Runner;
 
 /// The error is the verdict to send instead of running a command.
@@ -95,6 +96,18 @@ pub fn artifact(worker: &Worker, spec: &FunctionSpec, version: &Version) -> Resu
     match (spec.runtime, spec.engine) {
         (Runtime::Wasm, Engine::Auto) => wasm::artifact(worker, &spec.module, version),
         _ => Ok(None),
+    }
+}
+
+/// Compiles the module of a WASM function ahead of its calls. Leaves a fault to be found again by the next call, which
+/// can report it.
+pub fn compile_ahead(worker: &Worker, spec: &FunctionSpec) {
+    // So that no call waits for the processor because of a module that none has asked for.
+    sys::lower_priority();
+    let module = &spec.module;
+    let version = version_of(module).and_then(|version| check_readable(worker, module).map(|()| version));
+    if let (Runtime::Wasm, Ok(version)) = (spec.runtime, version) {
+        let _ = wasm::compile_ahead(worker, spec, &version);
     }
 }
 

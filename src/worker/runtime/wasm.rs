@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::compiled::{Compiled, Compiler, Runner};
+use super::compiled::{Compiled, Compiler, Job, Runner};
 use super::confined::Confined;
 use super::{Command, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
@@ -55,21 +55,53 @@ impl Artifact {
 /// The module compiled for the program that runs it; `None` if faas-wasm is missing.
 pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<Artifact>, Verdict> {
     let cache = &worker.runtimes.wasm;
-    let Some(engine) = cache.version(Runner::Module) else { return Ok(None) };
-    let versions = format!("{version}-{engine}");
+    let Some(versions) = cache.versions(version, Runner::Module) else { return Ok(None) };
     // Only modules are compiled for faas-wasm, so most calls need not read the header.
     if let Some(path) = cache.compiled.find(&versions) {
         return Ok(Some(Artifact { path, runner: Runner::Module }));
     }
-    let get = |runner, versions: &str| {
-        let path = cache.compiled.get(module, versions, Compiler::Own(runner))?;
-        Ok(Some(Artifact { path, runner }))
-    };
+    let Some((runner, versions)) = own_runner(cache, module, version)? else { return Ok(None) };
+    let path = cache.compiled.get(module, &versions, Compiler::Own(runner))?;
+    Ok(Some(Artifact { path, runner }))
+}
+
+/// The program of the platform that runs a module, and the versions of both; `None` if faas-wasm is missing.
+fn own_runner(
+    cache: &Cache,
+    module: &Path,
+    version: &Version,
+) -> std::result::Result<Option<(Runner, String)>, Verdict> {
+    let Some(versions) = cache.versions(version, Runner::Module) else { return Ok(None) };
     if !is_component(module).map_err(refused(module))? {
-        return get(Runner::Module, &versions);
+        return Ok(Some((Runner::Module, versions)));
     }
-    let engine = cache.version(Runner::Component).ok_or_else(|| missing(Runner::Component))?;
-    get(Runner::Component, &format!("{version}-{engine}"))
+    let versions = cache.versions(version, Runner::Component).ok_or_else(|| missing(Runner::Component))?;
+    Ok(Some((Runner::Component, versions)))
+}
+
+/// Compiles a module for the program that a call would run it with.
+pub fn compile_ahead(worker: &Worker, spec: &FunctionSpec, version: &Version) -> std::result::Result<(), Verdict> {
+    let (cache, module) = (&worker.runtimes.wasm, &spec.module);
+    let own = match spec.engine {
+        Engine::Auto => own_runner(cache, module, version)?,
+        Engine::Wasmer => None,
+    };
+    let (versions, compiler) = match own {
+        Some((runner, versions)) => (versions, Compiler::Own(runner)),
+        None => (wasmer(module, version)?.1, Compiler::Wasmer),
+    };
+    cache.compiled.compile_ahead(module, &versions, compiler, |job, target| run_compiler(worker, job, target));
+    Ok(())
+}
+
+/// wasmer's path for the command, and the open file.
+type Program = (CString, File);
+
+/// wasmer, and the versions of it and a module.
+fn wasmer(module: &Path, version: &Version) -> std::result::Result<(Program, String), Verdict> {
+    let (path, file) = find_program("wasmer", INSTALL_WASMER)?;
+    let engine = file.metadata().map(|metadata| Version::of(&metadata)).map_err(refused(module))?;
+    Ok(((path, file), format!("{version}-{engine}")))
 }
 
 /// True if a module's header is that of a component (component model, Binary.md).
@@ -97,15 +129,13 @@ pub fn command(
         return Ok(own_command(program, spec, artifact));
     }
     let module = &spec.module;
-    let wasmer = match find_program("wasmer", INSTALL_WASMER) {
-        Err(_) if spec.engine == Engine::Auto => {
+    let ((program, file), versions) = match wasmer(module, version) {
+        Err(Verdict::RuntimeMissing { .. }) if spec.engine == Engine::Auto => {
             return Err(missing(artifact.map_or(Runner::Module, |artifact| artifact.runner)));
         }
         found => found?,
     };
-    let (program, file) = wasmer;
-    let engine = file.metadata().map(|metadata| Version::of(&metadata)).map_err(refused(module))?;
-    let compiled = worker.runtimes.wasm.compiled.get(module, &format!("{version}-{engine}"), Compiler::Wasmer)?;
+    let compiled = worker.runtimes.wasm.compiled.get(module, &versions, Compiler::Wasmer)?;
     // The environment of the wasmer process is the one made for the function, so all of it is forwarded.
     let mut arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).to_vec();
     arguments.extend(spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display()))));
@@ -125,7 +155,7 @@ pub fn command(
 }
 
 /// A program of the platform: `run`, with the settings that a forked process would get.
-fn own_command((program, file): (CString, File), spec: &FunctionSpec, artifact: &Artifact) -> Command {
+fn own_command((program, file): Program, spec: &FunctionSpec, artifact: &Artifact) -> Command {
     let mut arguments = [artifact.runner.program(), "run"].map(c_string).to_vec();
     arguments.extend([c_string("--memory-mib"), c_string(spec.memory_mib.to_string())]);
     arguments.extend([c_string("--net"), c_string(if spec.net { "1" } else { "0" })]);
@@ -159,12 +189,14 @@ impl Cache {
     }
 
     /// The path of a program for the command, and the open file.
-    pub fn open(&self, runner: Runner) -> Option<(CString, File)> {
+    pub fn open(&self, runner: Runner) -> Option<Program> {
         self.places(runner).iter().find_map(|path| open_program(path))
     }
 
-    fn version(&self, runner: Runner) -> Option<Version> {
-        self.places(runner).iter().find_map(|path| version_of_program(path))
+    /// The versions of a module and of the program that runs it; `None` if the program is missing.
+    fn versions(&self, module: &Version, runner: Runner) -> Option<String> {
+        let engine = self.places(runner).iter().find_map(|path| version_of_program(path))?;
+        Some(format!("{module}-{engine}"))
     }
 
     fn places(&self, runner: Runner) -> &[PathBuf] {
@@ -186,10 +218,14 @@ impl Runner {
 
 /// The life of a thread that compiles modules.
 pub fn compile_modules(worker: &Worker) {
-    let cache = &worker.runtimes.wasm;
-    cache.compiled.work(|job, target| match job.compiler {
+    worker.runtimes.wasm.compiled.work(|job, target| run_compiler(worker, job, target))
+}
+
+fn run_compiler(worker: &Worker, job: &Job, target: &Path) -> io::Result<()> {
+    match job.compiler {
         Compiler::Own(runner) => {
-            let program = cache.open(runner).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            let program = worker.runtimes.wasm.open(runner);
+            let program = program.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
             compile(&worker.sandbox, runner, program, &job.module, target)
         }
         Compiler::Wasmer => {
@@ -197,18 +233,12 @@ pub fn compile_modules(worker: &Worker) {
             let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
             compile_for_wasmer(&worker.sandbox, wasmer, &job.module, scratch.path(), target)
         }
-    })
+    }
 }
 
 /// Has a program of the platform compile a module: it reads its stdin, writes its stdout, and may do nothing else. A
 /// compiler is a large program that reads a stranger's file, so it is confined like a function.
-fn compile(
-    sandbox: &Sandbox,
-    runner: Runner,
-    program: (CString, File),
-    module: &Path,
-    target: &Path,
-) -> io::Result<()> {
+fn compile(sandbox: &Sandbox, runner: Runner, program: Program, module: &Path, target: &Path) -> io::Result<()> {
     let source = File::open(module)?;
     let result = File::create(target)?;
     let compiler = Confined {
@@ -227,7 +257,7 @@ fn compile(
 /// Has wasmer compile a module. It writes to paths only, so it writes into a scratch folder.
 fn compile_for_wasmer(
     sandbox: &Sandbox,
-    wasmer: (CString, File),
+    wasmer: Program,
     module: &Path,
     scratch: &Path,
     target: &Path,

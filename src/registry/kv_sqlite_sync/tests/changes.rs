@@ -28,6 +28,27 @@ fn changes_arrive_and_unchanged_rows_are_kept() {
 }
 
 #[test]
+fn functions_of_changed_rows_arrive_once_each() {
+    let fixture = Fixture::with(WITHOUT_CHECKS);
+    let (arrived, arrivals) = crossbeam_channel::unbounded();
+    let run_dir = fixture.folder.join("run");
+    let mut sync = Sync::new(&settings(&fixture.db, &run_dir), fixture.kv.clone(), None, move |functions| {
+        let routes: Vec<_> = functions.iter().map(|function| function.route.clone()).collect();
+        arrived.send(routes).unwrap();
+    });
+    fixture.set("GET:/a", r#""timeout":1"#);
+    sync.look();
+    fixture.set("GET:/b", r#""timeout":1"#);
+    fixture.set("GET:/faulty", r#""timeout":0"#);
+    sync.look();
+    sync.seen = None;
+    sync.look();
+    fixture.set("GET:/a", r#""timeout":2"#);
+    sync.look();
+    assert_eq!(arrivals.try_iter().collect::<Vec<_>>(), [["GET:/a"], ["GET:/b"], ["GET:/a"]]);
+}
+
+#[test]
 fn an_unmoved_registry_is_not_read() {
     let mut fixture = Fixture::with(INIT_SQL);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -139,7 +160,7 @@ fn rows_that_are_no_routes_harm_no_other() {
 #[test]
 fn the_thread_syncs_until_shutdown() {
     let fixture = Fixture::with(INIT_SQL);
-    let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone(), None);
+    let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone(), None, |_| {});
     let (stop, shutdown) = crossbeam_channel::bounded::<()>(0);
     let thread = std::thread::spawn(move || sync.run(&shutdown, || true));
     fixture.set("GET:/a", r#""timeout":1"#);

@@ -110,7 +110,7 @@ fn a_function_finds_the_same_interpreter_process_and_limits() {
             readlink('/proc/self') == getmypid() ? 'itself' : 'not', ' ', count(scandir('/proc/self/task')) - 2;")
             .check(|seen| assert!(seen.answer.text().ends_with("session group itself 1"))),
         php("limits", "foreach (posix_getrlimit() as $name => $value) echo \"$name=$value\\n\";"),
-        php("rights and signals", "$of_interest = '/^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask|SigBlk|SigIgn|SigCgt|Sig|Shd)/';
+        php("rights and signals", "$of_interest = '/^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask|SigBlk|SigIgn|SigCgt|SigPnd|ShdPnd)/';
             echo implode(preg_grep($of_interest, file('/proc/self/status'))), pcntl_getpriority();"),
         php("descriptors that a subprocess gets", "$files = explode(\"\\n\", shell_exec('exec find /proc/self/fd -type l -printf \"%l\\n\"'));
             $files = preg_replace('/:.*/', '', preg_grep('/^.proc/', $files, PREG_GREP_INVERT)); sort($files); echo implode(' ', $files);"),

@@ -53,7 +53,7 @@ const TABLES: &str = "
 /// Time to wait for a writer that holds the file; then the thread tries the batch again later.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Pages that SQLite keeps in memory, in KiB: enough for the ends of the table and its index.
-const CACHE_KIB: i64 = 1024;
+const CACHE_KIB: i64 = 256;
 /// Size to which the -wal is cut once it has been copied into the file.
 const WAL_BYTES_KEPT: i64 = 8 << 20;
 /// Rows that one step of the retention deletes: some milliseconds.

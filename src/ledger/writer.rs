@@ -20,7 +20,7 @@ use super::file::{Fault, LedgerFile, Retention};
 use crate::log;
 
 /// A call waits this long for others: they share a transaction, and need not wake the thread one by one.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(100);
 /// Rows of one transaction.
 const BATCH_MAX: usize = 2048;
 /// Pause before another try after a fault.

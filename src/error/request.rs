@@ -292,14 +292,7 @@ impl fmt::Display for RequestError {
             RegistryNotLoaded => write!(f, "the registry is not loaded"),
             TooManyConnections => write!(f, "too many connections are open; try again"),
             TooManyCalls => write!(f, "too many calls are under way; try again"),
-            FunctionBusy { max_inflight, queue, .. } => {
-                write!(f, "{max_inflight} invocations of this function are running, its max_inflight")?;
-                match queue {
-                    Some(0) => Ok(()),
-                    Some(queue) => write!(f, ", and as many calls wait as its queue permits: {queue}"),
-                    None => write!(f, ", and none ended in time (FAAS_QUEUE_TIMEOUT_MS)"),
-                }
-            }
+            FunctionBusy { max_inflight, queue, .. } => busy(f, *max_inflight, *queue),
             QueueFull { .. } => write!(f, "all slots are taken and the queue is full (FAAS_QUEUE_MAX)"),
             NoSlotInTime { .. } => write!(f, "no slot became free in time (FAAS_QUEUE_TIMEOUT_MS)"),
             NoWorker => write!(f, "no worker is ready"),
@@ -318,10 +311,7 @@ impl fmt::Display for RequestError {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
             RuntimeUnderWay { program, minutes } => {
-                write!(
-                    f,
-                    "{program} is being built, for {minutes} minutes so far; run/wasm-build.log tells how far it is"
-                )
+                write!(f, "{program} is being built, for {minutes} minutes so far; see run/wasm-build.log")
             }
             Compiling => write!(f, "the module is being compiled; try again"),
             TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),
@@ -355,6 +345,16 @@ impl fmt::Display for RequestError {
 }
 
 impl std::error::Error for RequestError {}
+
+/// [`RequestError::FunctionBusy`] in words.
+fn busy(f: &mut fmt::Formatter<'_>, max_inflight: u64, queue: Option<u64>) -> fmt::Result {
+    write!(f, "{max_inflight} invocations of this function are running, its max_inflight")?;
+    match queue {
+        Some(0) => Ok(()),
+        Some(queue) => write!(f, ", and as many calls wait as its queue permits: {queue}"),
+        None => write!(f, ", and none ended in time (FAAS_QUEUE_TIMEOUT_MS)"),
+    }
+}
 
 /// The parts of a row's fault that show nothing of it but a field's name: `memory is 5; it must be a whole number`. The
 /// value between them may hold any text, so the rule is the part after the last "it must be".

@@ -134,13 +134,15 @@ impl Methods {
 
     /// Of two routes that match the same requests, such as `/{a}` and `/{b}`, the one whose key sorts first stays.
     fn add(&mut self, route: Arc<Route>) {
-        let mut routes = self.as_slice().to_vec();
+        if let Methods::One(first) = self {
+            *self = Methods::Several(vec![first.clone()]);
+        }
+        let Methods::Several(routes) = self else { return };
         match routes.iter_mut().find(|other| other.method() == route.method()) {
-            Some(other) if other.key <= route.key => return,
+            Some(other) if other.key <= route.key => {}
             Some(other) => *other = route,
             None => routes.push(route),
         }
-        *self = Methods::Several(routes);
     }
 }
 

@@ -22,6 +22,10 @@ const MAPS_BYTES_MAX: u64 = 16 << 20;
 /// can map and open files for one that does not run.
 const LISTING_AGE_MAX: Duration = Duration::from_secs(4);
 
+/// Files of one process whose listing is kept. A function may have 256 processes with 65,530 mappings each: their
+/// listings would take gigabytes of the worker's memory.
+const LISTED_MAX: usize = 512;
+
 /// Blocks of unlinked files, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unlinked {
@@ -73,17 +77,14 @@ impl HeldFiles {
         for pid in processes {
             // Before the listing: what changes meanwhile is found by the next look.
             let state = State::of(*pid);
-            let is_good = self.0.get(pid).is_some_and(|listing| {
-                Some(&listing.state) == state.as_ref() && listing.at.elapsed() < LISTING_AGE_MAX
-            });
-            if !is_good {
-                let Some(state) = state else {
-                    self.0.remove(pid);
-                    continue;
-                };
-                self.0.insert(*pid, Listing::of(*pid, folder, state));
+            let is_good =
+                |listing: &Listing| Some(&listing.state) == state.as_ref() && listing.at.elapsed() < LISTING_AGE_MAX;
+            let kept = self.0.remove(pid).filter(is_good);
+            let Some(listing) = kept.or_else(|| Some(Listing::of(*pid, folder, state?))) else { continue };
+            sizes.add(&listing);
+            if listing.descriptors.len() + listing.mappings.len() <= LISTED_MAX {
+                self.0.insert(*pid, listing);
             }
-            sizes.add(&self.0[pid]);
         }
         sizes.sum()
     }
@@ -217,6 +218,31 @@ mod tests {
         assert_eq!(held.look(&[], &folder), Unlinked::default());
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
+        fs::remove_dir(folder).unwrap();
+    }
+
+    #[test]
+    fn a_long_listing_is_not_kept_and_counts() {
+        let folder = std::env::temp_dir().join(format!("faas-many-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        fs::write(&path, vec![1; 100_000]).unwrap();
+        let open_all =
+            format!("for fd in {{10..{}}}; do eval \"exec $fd<&0\"; done; echo open; kill -STOP $$", LISTED_MAX + 20);
+        let (mut said, says) = io::pipe().unwrap();
+        let mut holder = std::process::Command::new("bash")
+            .args(["-c", &open_all])
+            .stdin(fs::File::open(&path).unwrap())
+            .stdout(says)
+            .spawn()
+            .unwrap();
+        fs::remove_file(&path).unwrap();
+        said.read_exact(&mut [0; 5]).unwrap();
+        let (pid, mut held) = (holder.id() as Pid, HeldFiles::default());
+        assert!((100_000..200_000).contains(&held.look(&[pid], &folder).of_folder));
+        assert!(held.0.is_empty());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
         fs::remove_dir(folder).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It denies no less than Docker's default profile does (docs/SECURITY.md has the difference), and one thing more: a
 //! process whose parent is not its maker, which could outlive its invocation. A denied call fails with EPERM. Calls
-//! that C libraries can do without fail with ENOSYS, so that the libraries fall back.
+//! that C libraries can do without fail with ENOSYS or EOPNOTSUPP, so that the libraries fall back.
 //!
 //! A filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. The kernel takes
 //! about 0.1 ms to install one: it translates the program, and runs it for every number to keep the answers (since
@@ -31,6 +31,15 @@ impl SystemCalls {
         program.answer_calls(&[PERSISTENT_OBJECT_CALLS, KERNEL_CALLS].concat(), Answer::Deny);
         // A filter cannot look at clone3's flags, which lie in memory.
         program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
+        // The machine has one number of asynchronous requests for all users (fs.aio-max-nr).
+        program.when(IF_EQUAL, libc::SYS_io_setup as u32, Answer::NotThere);
+        program.when(IF_EQUAL, libc::SYS_fallocate as u32, Answer::NotSupported);
+        program.for_call(libc::SYS_ioctl, |program| {
+            program.load(SECOND_ARGUMENT);
+            for request in RESERVING_REQUESTS {
+                program.when(IF_EQUAL, request, Answer::NotSupported);
+            }
+        });
         program.for_call(libc::SYS_clone, |program| {
             program.load(FIRST_ARGUMENT);
             program.when(IF_ANY_BIT, CLONE_DENIED as u32, Answer::Deny);
@@ -174,6 +183,11 @@ const KERNEL_CALLS: &[c_long] = &[
 /// Calls that make files without a name in memory. Their contents count as a process's memory only once it maps them.
 const MEMORY_FILE_CALLS: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_memfd_secret];
 
+/// ioctl's requests that do what fallocate(2) does, on any file system: FS_IOC_RESVSP, FS_IOC_RESVSP64 and
+/// FS_IOC_ZERO_RANGE of linux/falloc.h. All reserve blocks without writing to them: one call could take the whole disk,
+/// between two samples of the scratch folder. C libraries write instead.
+const RESERVING_REQUESTS: [u32; 3] = [0x4030_5828, 0x4030_582a, 0x4030_5839];
+
 /// The call that libc lacks. Numbers from 424 up are the same on all machines.
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
 
@@ -229,6 +243,7 @@ const X32_BIT: u32 = 0x4000_0000;
 const NUMBER: u32 = 0;
 const MACHINE: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
+const SECOND_ARGUMENT: u32 = 24;
 const THIRD_ARGUMENT: u32 = 32;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -245,6 +260,8 @@ enum Answer {
     Deny,
     /// ENOSYS.
     NotThere,
+    /// EOPNOTSUPP.
+    NotSupported,
 }
 
 /// A filter under construction.
@@ -274,6 +291,7 @@ impl Program {
         let errno = match answer {
             Answer::Deny => libc::EPERM,
             Answer::NotThere => libc::ENOSYS,
+            Answer::NotSupported => libc::EOPNOTSUPP,
         };
         self.push(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
     }
@@ -389,6 +407,7 @@ mod tests {
     fn calls_are_allowed_denied_or_not_there() {
         const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        const NOT_SUPPORTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32;
         const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
         let common = SystemCalls::common();
         let further = SystemCalls::further(true, true, false);
@@ -401,6 +420,11 @@ mod tests {
             (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
             (libc::SYS_memfd_create, [0, 0, 0], ALLOWED, NOT_THERE),
             (libc::SYS_clone3, [0, 0, 0], NOT_THERE, NOT_THERE),
+            (libc::SYS_io_setup, [1, 0, 0], NOT_THERE, NOT_THERE),
+            (libc::SYS_fallocate, [1, 0, 0], NOT_SUPPORTED, NOT_SUPPORTED),
+            (libc::SYS_ioctl, [1, libc::TCGETS as u32, 0], ALLOWED, ALLOWED),
+            (libc::SYS_ioctl, [1, RESERVING_REQUESTS[0], 0], NOT_SUPPORTED, NOT_SUPPORTED),
+            (libc::SYS_ioctl, [1, RESERVING_REQUESTS[2], 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_clone, [fork, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_clone, [fork | libc::CLONE_PARENT as u32, 0, 0], DENIED, DENIED),
             (libc::SYS_clone, [fork | libc::CLONE_NEWUSER as u32, 0, 0], DENIED, DENIED),
@@ -428,7 +452,8 @@ mod tests {
                     || KERNEL_CALLS.contains(&call)
                     || keep_permissions && PERMISSION_CALLS.contains(&call);
                 let looks_at_arguments = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].contains(&call);
-                if !looks_at_arguments && call != libc::SYS_clone3 {
+                let has_other_answer = [libc::SYS_clone3, libc::SYS_io_setup, libc::SYS_fallocate].contains(&call);
+                if !looks_at_arguments && !has_other_answer {
                     let answer = run(&[&filters[0], &filters[1]], call, [0; 3]);
                     let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
                     assert_eq!(answer, if is_listed { denied } else { libc::SECCOMP_RET_ALLOW }, "{call}");

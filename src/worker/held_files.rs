@@ -1,5 +1,5 @@
-//! Deleted files that the processes of an invocation hold, by descriptors or mappings: they take space, and no path leads
-//! to them.
+//! What the processes of an invocation hold beyond their pages: deleted files, by descriptors or mappings, which take
+//! space although no path leads to them; and the kernel's descriptions of their mappings.
 //!
 //! To list a process's descriptors and mappings takes about 100 µs, ten times as long as all else that a sample reads. A
 //! process that has not run since its last listing holds what it held then. So its listing is kept, and only the sizes
@@ -16,8 +16,12 @@ use std::time::{Duration, Instant};
 
 use crate::sys::{self, Pid};
 
-/// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes.
+/// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes. A path
+/// can have 4,096.
 const MAPS_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of the kernel's memory that one mapping takes: 192 for itself, and its part of a node of a tree (measured on
+/// Linux 6.18, as the growth of Slab in /proc/meminfo).
+pub const MAPPING_BYTES: u64 = 216;
 /// Age of a listing that is not used any more. Processes that share their memory or descriptors (CLONE_VM, CLONE_FILES)
 /// can map and open files for one that does not run.
 const LISTING_AGE_MAX: Duration = Duration::from_secs(4);
@@ -26,13 +30,17 @@ const LISTING_AGE_MAX: Duration = Duration::from_secs(4);
 /// listings would take gigabytes of the worker's memory.
 const LISTED_MAX: usize = 512;
 
-/// Blocks of unlinked files, in bytes.
+/// What processes hold, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Unlinked {
-    /// Files of a certain folder.
+pub struct Held {
+    /// Blocks of deleted files of a certain folder.
     pub of_folder: u64,
-    /// Files in memory: memfds, shared memory, and files of a tmpfs outside that folder.
+    /// Blocks of files in memory: memfds, shared memory, and files of a tmpfs outside that folder.
     pub in_memory: u64,
+    /// The kernel's descriptions of mappings.
+    pub mappings: u64,
+    /// True if a process has more mappings than can be read, so that some files were not seen.
+    pub is_cut: bool,
 }
 
 /// The listings of the processes of one invocation.
@@ -47,6 +55,10 @@ struct Listing {
     descriptors: Vec<(PathBuf, bool)>,
     /// The same for mappings, with the length of the mapped part.
     mappings: Vec<(PathBuf, bool, u64)>,
+    /// Number of all mappings.
+    mappings_count: u64,
+    /// True if not all mappings were read.
+    is_cut: bool,
 }
 
 /// Differs once a process has run, or its descriptors were changed (the kernel counts them since Linux 6.2).
@@ -66,11 +78,12 @@ impl State {
 
 impl HeldFiles {
     /// Deleted files that one of these processes has open or mapped; those from beneath `folder` are counted separately.
-    /// Several processes can hold the same file. `folder` must be the same at each call.
+    /// Several processes can hold the same file. `folder` must be the same at each call. The look ends early once it has
+    /// found more than `mappings_bytes_max` of mappings: to list those of 256 processes can take minutes.
     ///
     /// A process that forbids the access (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees
     /// the size of a mapped file (CAP_SYS_ADMIN); for others only the mapped part of such a file counts.
-    pub fn look(&mut self, processes: &[Pid], folder: &Path) -> Unlinked {
+    pub fn look(&mut self, processes: &[Pid], folder: &Path, mappings_bytes_max: u64) -> Held {
         let present: HashSet<Pid> = processes.iter().copied().collect();
         self.0.retain(|pid, _| present.contains(pid));
         let mut sizes = Sizes::default();
@@ -85,6 +98,9 @@ impl HeldFiles {
             if listing.descriptors.len() + listing.mappings.len() <= LISTED_MAX {
                 self.0.insert(*pid, listing);
             }
+            if sizes.mappings_count * MAPPING_BYTES > mappings_bytes_max {
+                break;
+            }
         }
         sizes.sum()
     }
@@ -97,16 +113,23 @@ impl Listing {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let descriptors = descriptors.filter_map(|entry| {
             let link = entry.path();
-            let target = fs::read_link(&link).ok()?;
+            let target = match fs::read_link(&link) {
+                Ok(target) => target,
+                // The path is longer than the kernel tells (PATH_MAX). Only functions make such paths, in this folder.
+                Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => folder.to_path_buf(),
+                Err(_) => return None,
+            };
             let target = target.as_os_str().as_bytes();
             (is_of_folder(target) || target.ends_with(b" (deleted)")).then(|| (link, is_of_folder(target)))
         });
         let descriptors = descriptors.collect();
-        let mappings = mappings(pid).into_iter().map(|(range, target)| {
+        let (maps, is_cut) = maps(pid);
+        let mappings = deleted_mappings(&maps).map(|(range, target)| {
             let link = PathBuf::from(format!("/proc/{pid}/map_files/{range}"));
-            (link, is_of_folder(&target), length_of(&range))
+            (link, is_of_folder(target), length_of(&range))
         });
-        Listing { state, at, descriptors, mappings: mappings.collect() }
+        let (mappings, mappings_count) = (mappings.collect(), maps.split(|byte| *byte == b'\n').count() as u64);
+        Listing { state, at, descriptors, mappings, mappings_count, is_cut }
     }
 }
 
@@ -117,10 +140,14 @@ struct Sizes {
     in_memory: HashMap<(u64, u64), u64>,
     /// Mapped parts of files whose size cannot be read.
     mapped: u64,
+    mappings_count: u64,
+    is_cut: bool,
 }
 
 impl Sizes {
     fn add(&mut self, listing: &Listing) {
+        self.mappings_count += listing.mappings_count;
+        self.is_cut |= listing.is_cut;
         for (link, is_of_folder) in &listing.descriptors {
             self.add_file(link, *is_of_folder);
         }
@@ -144,24 +171,34 @@ impl Sizes {
         true
     }
 
-    fn sum(&self) -> Unlinked {
-        let of_folder = self.of_folder.values().sum::<u64>() + self.mapped;
-        Unlinked { of_folder, in_memory: self.in_memory.values().sum() }
+    fn sum(&self) -> Held {
+        Held {
+            of_folder: self.of_folder.values().sum::<u64>() + self.mapped,
+            in_memory: self.in_memory.values().sum(),
+            mappings: self.mappings_count * MAPPING_BYTES,
+            is_cut: self.is_cut,
+        }
     }
 }
 
-/// The mappings of deleted files: their ranges, as files in map_files are named, and their paths.
-fn mappings(pid: Pid) -> Vec<(String, Vec<u8>)> {
+/// The list of a process's mappings, and true if it has more than was read.
+fn maps(pid: Pid) -> (Vec<u8>, bool) {
     let mut maps = Vec::new();
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/maps")) else { return Vec::new() };
-    let _ = file.take(MAPS_BYTES_MAX).read_to_end(&mut maps);
+    if let Ok(file) = fs::File::open(format!("/proc/{pid}/maps")) {
+        let _ = file.take(MAPS_BYTES_MAX).read_to_end(&mut maps);
+    }
+    let is_cut = maps.len() as u64 == MAPS_BYTES_MAX;
+    (maps, is_cut)
+}
+
+/// The mappings of deleted files: their ranges, as files in map_files are named, and their paths.
+fn deleted_mappings(maps: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
     let lines = maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b" (deleted)"));
-    let parts = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let path_at = line.iter().position(|byte| *byte == b'/')?;
         let range = line.split(|byte| *byte == b' ').next()?;
-        Some((String::from_utf8_lossy(range).into_owned(), line[path_at..].to_vec()))
-    });
-    parts.collect()
+        Some((String::from_utf8_lossy(range).into_owned(), &line[path_at..]))
+    })
 }
 
 /// Length of a range such as `7f00-8000`.
@@ -183,7 +220,8 @@ mod tests {
         fs::write(&path, vec![1; 100_000]).unwrap();
         let file = fs::File::open(&path).unwrap();
         let again = file.try_clone().unwrap();
-        let of_folder = |folder: &Path| HeldFiles::default().look(&[std::process::id() as Pid], folder).of_folder;
+        let of_folder =
+            |folder: &Path| HeldFiles::default().look(&[std::process::id() as Pid], folder, u64::MAX).of_folder;
         assert_eq!(of_folder(&folder), 0);
         fs::remove_file(&path).unwrap();
         assert!((100_000..200_000).contains(&of_folder(&folder)));
@@ -207,15 +245,15 @@ mod tests {
         while !at_rest() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(held.look(&[pid], &folder).of_folder, 0);
+        assert_eq!(held.look(&[pid], &folder, u64::MAX).of_folder, 0);
         let listed = held.0[&pid].at;
         io::Write::write_all(&mut file, &[1; 100_000]).unwrap();
-        assert!((100_000..200_000).contains(&held.look(&[pid], &folder).of_folder));
+        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX).of_folder));
         assert_eq!(held.0[&pid].at, listed, "it has not run");
         held.0.get_mut(&pid).unwrap().at = listed - LISTING_AGE_MAX;
-        held.look(&[pid], &folder);
+        held.look(&[pid], &folder, u64::MAX);
         assert!(held.0[&pid].at >= listed, "an old listing is not used");
-        assert_eq!(held.look(&[], &folder), Unlinked::default());
+        assert_eq!(held.look(&[], &folder, u64::MAX), Held::default());
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
         fs::remove_dir(folder).unwrap();
@@ -239,7 +277,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         said.read_exact(&mut [0; 5]).unwrap();
         let (pid, mut held) = (holder.id() as Pid, HeldFiles::default());
-        assert!((100_000..200_000).contains(&held.look(&[pid], &folder).of_folder));
+        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX).of_folder));
         assert!(held.0.is_empty());
         holder.kill().unwrap();
         holder.wait().unwrap();

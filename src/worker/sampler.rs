@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::held_files::{HeldFiles, Unlinked};
+use super::held_files::{Held, HeldFiles};
 use super::process::Process;
 use super::scratch::Scratch;
 use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
@@ -28,8 +28,9 @@ pub struct Sampler<'a> {
     figures: Rhythm,
     files: Rhythm,
     held: HeldFiles,
-    /// Bytes of files in memory that the last look at files found.
+    /// Bytes of files in memory, and of the kernel's descriptions of mappings, that the last look at files found.
     in_memory: u64,
+    mappings: u64,
     pub seen: Seen,
 }
 
@@ -75,6 +76,7 @@ impl<'a> Sampler<'a> {
             files: rhythm(),
             held: HeldFiles::default(),
             in_memory: 0,
+            mappings: 0,
             seen: Seen::default(),
         }
     }
@@ -123,7 +125,7 @@ impl<'a> Sampler<'a> {
             let (anonymous, shared) =
                 figures.fold((0, 0), |sum, figures| (sum.0 + figures.anonymous, sum.1 + figures.shared));
             // Some pages of files in memory are mapped, and so counted among the shared ones.
-            anonymous + shared.max(self.in_memory)
+            anonymous + shared.max(self.in_memory) + self.mappings
         };
         let plain = sum(&mut found.iter().map(|(_, figures)| *figures));
         if plain <= self.spec.memory_mib << 20 {
@@ -133,14 +135,17 @@ impl<'a> Sampler<'a> {
         sum(&mut found.iter().map(|(pid, figures)| figures.proportional(*pid).unwrap_or(*figures)))
     }
 
-    /// True if the scratch folder holds more than it may.
+    /// True if the scratch folder holds more than it may, or if that cannot be told.
     fn look_at_files(&mut self, processes: &[Pid]) -> bool {
-        let Unlinked { of_folder, in_memory } = self.held.look(processes, self.scratch.path());
+        let memory_bytes_max = self.spec.memory_mib << 20;
+        let held = self.held.look(processes, self.scratch.path(), memory_bytes_max);
+        let Held { of_folder, in_memory, mappings, is_cut } = held;
+        self.mappings = mappings;
         // A WASM module cannot make files in memory; its engine has some, which it shares with its fork server.
         self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { in_memory };
         // A deleted file that is still open also takes space on the disk.
         let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
-        scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
+        is_cut || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
     }
 }
 

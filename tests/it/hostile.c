@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/netlink.h>
 #include <net/ethernet.h>
 #include <netinet/in.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
@@ -203,26 +205,30 @@ static int fill_memory_file(int mib) {
     return 0;
 }
 
-/* Fills a file to which no path leads: deleted, beneath more names than a path can hold, or in a closed folder. */
+/* Fills a file to which no path leads: deleted, beneath more names than a path can hold, both, or in a closed folder. */
 static int fill_unseen(const char *how, const char *mib) {
     static char piece[MIB];
     int fd;
     if (chdir(getenv("TMPDIR")) < 0)
         return -1;
-    if (strcmp(how, "deep") == 0) {
-        char name[201] = {0};
-        memset(name, 'd', 200);
-        for (int i = 0; i < 40; i++) {
-            if (mkdir(name, 0700) < 0 || chdir(name) < 0)
-                return -1;
-        }
+    int is_buried = strcmp(how, "buried") == 0;
+    char name[201] = {0};
+    memset(name, 'd', 200);
+    for (int i = 0; i < 40 && (is_buried || strcmp(how, "deep") == 0); i++) {
+        if (mkdir(name, 0700) < 0 || chdir(name) < 0)
+            return -1;
     }
     if (strcmp(how, "closed") == 0 && (mkdir("closed", 0700) < 0 || chdir("closed") < 0))
         return -1;
     if ((fd = open("file", O_RDWR | O_CREAT, 0600)) < 0)
         return -1;
-    if (strcmp(how, "deleted") == 0)
+    if (strcmp(how, "deleted") == 0 || is_buried)
         unlink("file");
+    /* Its path stays as long, and no folder is left in which it could be looked for. */
+    for (int i = 0; i < 40 && is_buried; i++) {
+        if (chdir("..") < 0 || rmdir(name) < 0)
+            return -1;
+    }
     if (strcmp(how, "mapped") == 0) {
         if (posix_fallocate(fd, 0, (off_t)atoi(mib) * MIB) != 0 || unlink("file") < 0)
             return -1;
@@ -239,6 +245,127 @@ static int fill_unseen(const char *how, const char *mib) {
             return -1;
         usleep(2000);
     }
+    return 0;
+}
+
+/* The path of a new file, 3,900 characters from the root, in which each line of /proc/PID/maps is as long. */
+static int open_at_length(char *path) {
+    strcpy(path, getenv("TMPDIR"));
+    while (strlen(path) < 3700) {
+        strcat(path, "/");
+        memset(path + strlen(path), 'd', 200);
+        if (mkdir(path, 0700) < 0)
+            return -1;
+    }
+    strcat(path, "/file");
+    return open(path, O_RDWR | O_CREAT, 0600);
+}
+
+/* Maps a deleted file where the list of mappings has its end, after so many others that the list has this many MiB. */
+static int map_behind(int list_mib, int mib) {
+    static char path[8192];
+    int fd = open_at_length(path);
+    if (fd < 0 || ftruncate(fd, 2 * 4096) < 0)
+        return -1;
+    size_t count = (size_t)list_mib * MIB / strlen(path) + 1;
+    char *area = mmap(NULL, count * 4096 + (size_t)mib * MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (area == MAP_FAILED)
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        /* Always the first page, so that the kernel does not join two neighbours. */
+        if (mmap(area + i * 4096, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+            return -1;
+    }
+    close(fd);
+    *strrchr(path, '/') = 0;
+    strcat(path, "/hidden");
+    fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0 || unlink(path) < 0 || ftruncate(fd, (off_t)mib * MIB) < 0)
+        return -1;
+    char *hidden = mmap(area + count * 4096, (size_t)mib * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (hidden == MAP_FAILED)
+        return -1;
+    close(fd);
+    memset(hidden, 1, (size_t)mib * MIB);
+    sleep(3);
+    return 0;
+}
+
+/* Has the kernel keep descriptions of mappings, of pages that nothing has touched. */
+static int many_mappings(int count) {
+    char *area = mmap(NULL, (size_t)count * 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED)
+        return -1;
+    for (int i = 0; i < count; i++) {
+        if (mprotect(area + (size_t)i * 8192, 4096, PROT_READ) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The same in this many processes. */
+static int many_mappings_in_children(int processes, int count) {
+    while (processes-- > 0) {
+        if (fork() == 0) {
+            many_mappings(count);
+            pause();
+        }
+    }
+    sleep(5);
+    return 0;
+}
+
+/* Reserves blocks of a file without writing to it. */
+static int reserve(const char *how, int mib) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/reserved", getenv("TMPDIR"));
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0)
+        return -1;
+    /* FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE, which linux/falloc.h leaves to the kernel; its argument is a struct space_resv. */
+    struct {
+        short type, whence;
+        long long start, length;
+        int system, pid, pad[4];
+    } range = {.length = (long long)mib * MIB};
+    if (!strcmp(how, "resvsp"))
+        return ioctl(fd, _IOW('X', 40, range), &range);
+    if (!strcmp(how, "resvsp64"))
+        return ioctl(fd, _IOW('X', 42, range), &range);
+    if (!strcmp(how, "zero-range"))
+        return ioctl(fd, _IOW('X', 57, range), &range);
+    return syscall(SYS_fallocate, fd, !strcmp(how, "keep-size") ? FALLOC_FL_KEEP_SIZE : 0, 0L, (long)mib * MIB);
+}
+
+/* Fills files of 15 MiB, and leaves each in a message of a socket, where no process has it open. */
+static int fill_in_flight(int count) {
+    static char piece[MIB];
+    int pair[2] = {-1, -1};
+    for (int i = 0; i < count; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/in-flight", getenv("TMPDIR"));
+        int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+        if (fd < 0 || unlink(path) < 0)
+            return -1;
+        for (int written = 0; written < 15; written++)
+            if (write(fd, piece, MIB) != MIB)
+                return -1;
+        /* A datagram socket takes ten messages that wait. */
+        if (i % 8 == 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) < 0)
+            return -1;
+        union { char bytes[CMSG_SPACE(sizeof fd)]; struct cmsghdr align; } control = {0};
+        struct msghdr message = {.msg_control = control.bytes, .msg_controllen = sizeof control.bytes,
+                                 .msg_iov = &(struct iovec){"x", 1}, .msg_iovlen = 1};
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        *header = (struct cmsghdr){CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS};
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        if (sendmsg(pair[0], &message, 0) < 0) {
+            printf("%d files in flight, then ", i);
+            return -1;
+        }
+        close(fd);
+    }
+    sleep(2);
     return 0;
 }
 
@@ -282,6 +409,7 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "vsock")) return socket(AF_VSOCK, SOCK_STREAM, 0);
     if (!strcmp(name, "inet-pair")) return socketpair(AF_INET, SOCK_STREAM, 0, (int[2]){0});
     if (!strcmp(name, "io_uring")) return syscall(SYS_io_uring_setup, 1, (char[128]){0});
+    if (!strcmp(name, "io_setup")) return syscall(SYS_io_setup, 1, (unsigned long[1]){0});
     if (!strcmp(name, "int80")) return by_interrupt(atoi(argument));
     if (!strcmp(name, "socketcall")) return socketcall();
     if (!strcmp(name, "shmget")) return shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600);
@@ -299,6 +427,10 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "memfd_secret")) return syscall(SYS_memfd_secret, 0);
     if (!strcmp(name, "fill-memfd")) return fill_memory_file(atoi(argument));
     if (!strcmp(name, "fill")) return fill_unseen(argument, second);
+    if (!strcmp(name, "map-behind")) return map_behind(atoi(argument), atoi(second));
+    if (!strcmp(name, "mappings")) return many_mappings_in_children(atoi(argument), atoi(second));
+    if (!strcmp(name, "reserve")) return reserve(argument, atoi(second));
+    if (!strcmp(name, "in-flight")) return fill_in_flight(atoi(argument));
     if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);
     if (!strcmp(name, "stay-on")) return prctl(PR_SET_PDEATHSIG, 0);
     if (!strcmp(name, "children")) return hold_in_children(atoi(argument), atoi(second));

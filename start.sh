@@ -59,6 +59,7 @@ hint_at_line_endings() {
 
 need_compilers() {
     rust='curl -sSf https://sh.rustup.rs | sh -s -- -y'
+    have curl || rust="${sudo}apt-get install -y curl && $rust"
     if ! have cargo || ! found=$(rustc --version 2>/dev/null); then
         fail "Rust is missing; install it with: $rust"
     fi
@@ -70,33 +71,36 @@ need_compilers() {
     have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: ${sudo}apt-get install -y gcc libc6-dev"
 }
 
-# Calls apt-get as root without a prompt, and says every few seconds how far it is. Its own output appears only when it
-# fails: the last line. Its status lines are NAME:PACKAGE:PERCENT:TEXT.
-apt_get() {
-    {
-        ${sudo:+sudo -n} env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" \
-            </dev/null 2>&1 || echo "failed: apt-get $*"
-    } | {
-        last=
-        next=$(($(date +%s) + progress_seconds))
-        while IFS= read -r line; do
-            case $line in
-            dlstatus:* | pmstatus:*)
-                [ "$(date +%s)" -ge "$next" ] || continue
-                text=${line##*:}
-                line=${line%:*}
-                percent=${line##*:}
-                say "apt-get: ${percent%%.*} %, $text"
-                next=$(($(date +%s) + progress_seconds))
-                ;;
-            'failed: '*)
-                warn "$line: $last"
-                exit 1
-                ;;
-            *) last=$line ;;
-            esac
+# Runs a command, and says every few seconds that it goes on: with_progress_of DOING OUTPUT COMMAND... The last line of the
+# file OUTPUT tells how far it is; apt-get writes NAME:PACKAGE:PERCENT:TEXT there.
+with_progress_of() {
+    doing=$1 output=$2
+    shift 2
+    (
+        began=$(date +%s)
+        while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+            line=$(tail -n 1 "$output" | sed 's/^ *//; s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)$/\1 %, \2/')
+            say "$doing, $(($(date +%s) - began)) s so far${line:+: $line}"
         done
-    }
+    ) &
+    progress=$!
+    result=0
+    "$@" || result=$?
+    kill "$progress" 2>/dev/null || true
+    wait "$progress" 2>/dev/null || true
+    return "$result"
+}
+
+# Calls apt-get as root without a prompt. Its own output appears only when it fails: the last line.
+apt_get() {
+    apt_output=$(mktemp)
+    apt_result=0
+    # shellcheck disable=SC2016 # for the inner shell
+    with_progress_of "apt-get $1" "$apt_output" sh -c 'exec "$@" </dev/null >"$0" 2>&1' "$apt_output" ${sudo:+sudo -n} \
+        env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" || apt_result=$?
+    [ "$apt_result" = 0 ] || warn "failed: apt-get $*: $(grep -v '^[dp][lm]status:' "$apt_output" | tail -n 1)"
+    rm -f "$apt_output"
+    return "$apt_result"
 }
 
 has_libphp() {
@@ -130,9 +134,14 @@ hint_at_missing_programs() {
 
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
-    cargo build --release --locked
+    if [ -t 2 ]; then # there cargo itself says how far it is
+        cargo build --release --locked
+    else
+        with_progress_of building /dev/null cargo build --release --locked
+    fi
     if php_config=$(command -v php-config) && [ -n "$php_config" ] && has_libphp; then
-        runtimes/build.sh php || warn "PHP functions run by php-cgi or php, where they are installed, and slower"
+        with_progress_of 'building faas-php' /dev/null runtimes/build.sh php ||
+            warn "PHP functions run by php-cgi or php, where they are installed, and slower"
     elif have php-cgi || have php; then
         warn "PHP functions run by php-cgi or php, and slower; for faas-php: ${sudo}apt-get install -y libphp-embed php-dev"
     fi
@@ -145,9 +154,27 @@ build_wasm_in_background() {
     ! have wasmer || until_then='run by wasmer'
     say "building faas-wasm and faas-wasm-component in the background, some minutes: $run_dir/wasm-build.log"
     [ -x "$target/faas-wasm" ] || say "WASM functions $until_then until then"
+    start_wasm_build 19
+}
+
+# Its process group is its own. The gateway finds its process id and log in the run dir.
+start_wasm_build() {
     # shellcheck disable=SC2016 # for the inner shell
-    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
+    setsid nice -n "$1" sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
+}
+
+build_wasm_in_foreground() {
+    if runtimes/build.sh --is-fresh wasm; then return 0; fi
+    end_background_build
+    [ -w "$run_dir" ] || run_dir=$target
+    say "building faas-wasm and faas-wasm-component; the first time that takes some minutes: $run_dir/wasm-build.log"
+    start_wasm_build 0
+    builder=$!
+    trap 'kill -TERM "-$builder" 2>/dev/null; exit 1' HUP INT TERM
+    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" wait "$builder" && return 0
+    tail -n 20 "$run_dir/wasm-build.log" >&2
+    warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
 }
 
 # A build that start.sh started runs at the lowest priority. A caller that waits for it is faster to continue it at the
@@ -232,8 +259,7 @@ sudo=
 hint_at_line_endings
 if [ "$mode" = --prepare ]; then
     prepare
-    end_background_build
-    runtimes/build.sh wasm || warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
+    build_wasm_in_foreground
     exit 0
 fi
 if [ "$mode" = --upgrade ]; then

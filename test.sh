@@ -8,10 +8,11 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")"
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 watcher=
 strict=${FAAS_TEST_STRICT:-0}
 [ "${CI-}" != true ] || strict=1
 change_seconds_max=5 # until a change of the registry must be in service
+progress_seconds=5   # without a line, after which one says how far it is
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -20,7 +21,31 @@ has_php() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-php" ] || have php-cg
 has_wasm() { [ -x "${CARGO_TARGET_DIR:-target}/release/faas-wasm" ] || have wasmer; }
 
 # Announces the next step.
-step() { printf 'test.sh: %s\n' "$*"; }
+step() { printf 'test.sh: %s\n' "$*" | tee -a "$work/said.log"; }
+
+# Prints how far cargo's log is: the tests of the program that runs which have ended, and how many it has.
+cargo_progress() {
+    awk '/^running [0-9]+ tests?$/ { all = $2; ended = 0 } /^test .* \.\.\. (ok|FAILED|ignored)/ { ended++ }
+        /^test result:/ { all = "" }
+        END { if (all) print ended " of " all " tests have ended"; else print "compiling" }' "$work/cargo.log"
+}
+
+# Until this script ends: a line whenever it has printed nothing for some seconds.
+watch_for_silence() {
+    began=$(date +%s)
+    before=
+    while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+        now=$(cat "$work"/*.log | wc -c)
+        if [ "$now" = "$before" ]; then
+            if [ -e "$work/cargo.result" ]; then
+                printf 'test.sh: %s s so far; the last line: %s\n' "$(($(date +%s) - began))" "$(tail -n 1 "$work/said.log")"
+            else
+                printf 'test.sh: cargo test, %s s so far: %s\n' "$(($(date +%s) - began))" "$(cargo_progress)"
+            fi
+        fi
+        before=$now
+    done
+}
 
 # Counts one test that was not run, named $1, for the reason $2.
 skip() {
@@ -33,11 +58,11 @@ check() {
     # shellcheck disable=SC2254 # it is a pattern
     case $3 in
     $2)
-        echo "ok: $1"
+        echo "ok: $1" | tee -a "$work/said.log"
         passed=$((passed + 1))
         ;;
     *)
-        printf 'FAILED: %s\n  expected: %s\n  got:      %s\n' "$1" "$2" "$3"
+        printf 'FAILED: %s\n  expected: %s\n  got:      %s\n' "$1" "$2" "$3" | tee -a "$work/said.log"
         failed=$((failed + 1))
         ;;
     esac
@@ -71,6 +96,7 @@ check_soon() {
 leave() {
     code=$?
     [ ! -e "$work/run/gateway.pid" ] || ./stop.sh >"$work/stop.log" 2>&1 || cat "$work/stop.log"
+    [ -z "$watcher" ] || { kill "$watcher" && wait "$watcher"; } 2>/dev/null || true
     rm -rf "$work"
     [ "$code" = 0 ] || [ "$failed" != 0 ] || failed=1
     if [ "$skipped" = 0 ]; then
@@ -191,10 +217,12 @@ export PATH
 work=$(mktemp -d)
 trap leave EXIT
 trap 'exit 1' HUP INT TERM
-touch "$work/skips"
+touch "$work/skips" "$work/cargo.log"
 
 step '1 of 3: build what is not built yet'
 ./start.sh --prepare
+watch_for_silence 2>/dev/null &
+watcher=$!
 step '2 of 3: the tests of the code'
 run_cargo_tests
 step "3 of 3: the seed's curl and sqlite3 commands against an instance of its own"

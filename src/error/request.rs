@@ -311,7 +311,7 @@ impl fmt::Display for RequestError {
                 write!(f, "{program} is not installed on this machine; install it with: {install}")
             }
             RuntimeUnderWay { program, minutes } => {
-                write!(f, "{program} is being built, for {minutes} minutes so far; see run/wasm-build.log")
+                write!(f, "{program} is being built, for {minutes} min so far; see run/wasm-build.log")
             }
             Compiling => write!(f, "the module is being compiled; try again"),
             TimedOut { timeout_s } => write!(f, "the function ran past its timeout of {timeout_s} s"),

@@ -193,7 +193,7 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
     let pid_file = File::create(instance.run_dir().join("wasm-build.pid")).unwrap();
     fs::write(instance.run_dir().join("wasm-build.pid"), format!("{}\n", std::process::id())).unwrap();
     let detail = instance.get("/ping").problem(503, "runtime-missing");
-    assert!(detail.contains("faas-wasm is being built, for 0 minutes so far; see run/wasm-build.log"), "{detail}");
+    assert!(detail.contains("faas-wasm is being built, for 0 min so far; see run/wasm-build.log"), "{detail}");
     drop(pid_file);
     let detail = instance.get("/ping").problem(503, "runtime-missing");
     assert!(detail.contains("faas-wasm is not installed"), "{detail}");

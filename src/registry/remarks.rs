@@ -9,14 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use super::config_loader::Function;
 use crate::error::shell_word;
 use crate::protocol::function_spec::Runtime;
-use crate::sandbox::{User, may_write};
+use crate::sandbox::{User, may_read, may_write};
 use crate::shebang::shebang_fault;
 
 /// One sentence each. `user` is the user that functions run as, if it is not the gateway's own.
 pub fn remarks(function: &Function, user: Option<&User>) -> Vec<String> {
     let mut remarks = Vec::new();
     remarks.extend(unknown_fields(&function.unknown_fields));
-    remarks.extend(module(function));
+    remarks.extend(module(function, user));
     remarks.extend(function.write.iter().filter_map(|path| may_write(user, path).err()));
     for (_, path) in &function.dirs {
         if !path.exists() {
@@ -32,7 +32,7 @@ fn unknown_fields(fields: &[String]) -> Option<String> {
     Some(format!("the field {first}{more} does not exist, and is ignored"))
 }
 
-fn module(function: &Function) -> Option<String> {
+fn module(function: &Function, user: Option<&User>) -> Option<String> {
     let path = &function.module;
     let word = || shell_word(path.display());
     match fs::metadata(path) {
@@ -40,7 +40,11 @@ fn module(function: &Function) -> Option<String> {
         Ok(found) if function.runtime == Runtime::Native && found.permissions().mode() & 0o111 == 0 => {
             Some(format!("{} is not executable; try: chmod +x {}", path.display(), word()))
         }
-        Ok(_) if function.runtime == Runtime::Native => shebang_fault(path),
-        _ => None,
+        Ok(_) => {
+            let shebang = if function.runtime == Runtime::Native { shebang_fault(path) } else { None };
+            // Functions can always read code out of the registry.
+            shebang.or_else(|| may_read(user.filter(|_| function.bundle.is_none()), path).err())
+        }
+        Err(_) => None,
     }
 }

@@ -95,7 +95,8 @@ impl Sandbox {
             remarks,
             user,
         };
-        let is_registry_open = sandbox.user.is_some() && settings.db.exists() && sandbox.may_read(&settings.db).is_ok();
+        let is_registry_open =
+            sandbox.user.is_some() && settings.db.exists() && may_read(sandbox.user.as_ref(), &settings.db).is_ok();
         if landlock_version == 0 && is_registry_open {
             let text = format!("functions can read the registry; try: chmod o-r {}", shell_word(settings.db.display()));
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
@@ -203,24 +204,24 @@ impl Sandbox {
         let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, memfd, [None, None]);
         Confinement { collects_orphans: false, ..confinement }
     }
+}
 
-    /// Checks that the functions' user may read `path`.
-    ///
-    /// # Errors
-    /// The obstacle and its remedy, in one sentence.
-    pub fn may_read(&self, path: &Path) -> std::result::Result<(), String> {
-        let Some(user) = &self.user else { return Ok(()) };
-        let refuse = |path: &Path, what: &str, mode: &str| {
-            let word = shell_word(path.display());
-            Err(format!("user {} may not {what} {}; try: chmod {mode} {word}", user.name, path.display()))
-        };
-        for folder in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-            if !user.may(folder, 0o1) {
-                return refuse(folder, "enter", "o+x");
-            }
+/// Checks, as far as permission bits tell, that functions may read `path`. They run as `user`, or else as our own user.
+///
+/// # Errors
+/// The obstacle and its remedy, in one sentence.
+pub fn may_read(user: Option<&User>, path: &Path) -> std::result::Result<(), String> {
+    let Some(user) = user else { return Ok(()) };
+    let refuse = |path: &Path, what: &str, mode: &str| {
+        let word = shell_word(path.display());
+        Err(format!("the user {} cannot {what} {}; try: chmod {mode} {word}", user.name, path.display()))
+    };
+    for folder in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        if !user.may(folder, 0o1) {
+            return refuse(folder, "enter", "o+x");
         }
-        if user.may(path, 0o4) { Ok(()) } else { refuse(path, "read", "o+r") }
     }
+    if user.may(path, 0o4) { Ok(()) } else { refuse(path, "read", "o+r") }
 }
 
 /// Checks, as far as permission bits tell, that functions may write to or beneath `path`. They run as `user`, or else
@@ -240,7 +241,7 @@ pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), St
         Some(folder) => {
             let (shown, word) = (folder.display(), shell_word(folder.display()));
             Err(format!(
-                "write names {0}, but user {1} may not enter {shown}; try: chmod o+x {word}",
+                "write names {0}, but the user {1} cannot enter {shown}; try: chmod o+x {word}",
                 path.display(),
                 user.name
             ))
@@ -248,7 +249,7 @@ pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), St
         None if !user.may(path, 0o2) => {
             let name = &user.name;
             Err(format!(
-                "write names {shown}, but user {name} may not write there; try: chown {} {word}",
+                "write names {shown}, but the user {name} cannot write there; try: chown {} {word}",
                 shell_word(name)
             ))
         }
@@ -407,17 +408,18 @@ mod tests {
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(&folder, 0o755);
         set(&module, 0o644);
-        assert_eq!(sandbox.may_read(&module), Ok(()));
+        let reading = || may_read(sandbox.user.as_ref(), &module);
+        assert_eq!(reading(), Ok(()));
         set(&module, 0o600);
-        let remedy = format!("user other may not read {0}; try: chmod o+r {0}", module.display());
-        assert_eq!(sandbox.may_read(&module), Err(remedy));
+        let remedy = format!("the user other cannot read {0}; try: chmod o+r {0}", module.display());
+        assert_eq!(reading(), Err(remedy));
         set(&folder, 0o700);
-        let remedy = format!("user other may not enter {0}; try: chmod o+x {0}", folder.display());
-        assert_eq!(sandbox.may_read(&module), Err(remedy));
+        let remedy = format!("the user other cannot enter {0}; try: chmod o+x {0}", folder.display());
+        assert_eq!(reading(), Err(remedy));
         let writing = |path: &Path| may_write(sandbox.user.as_ref(), path).unwrap_err();
         assert!(writing(&module).ends_with(&format!("try: chmod o+x {}", folder.display())));
         set(&folder, 0o755);
-        assert!(writing(&module).ends_with(&format!("may not write there; try: chown other {}", module.display())));
+        assert!(writing(&module).ends_with(&format!("cannot write there; try: chown other {}", module.display())));
         let missing = folder.join("not there");
         let remedy = format!("nothing is there; try: mkdir -p '{0}' && chown other '{0}'", missing.display());
         assert!(writing(&missing).ends_with(&remedy), "{}", writing(&missing));

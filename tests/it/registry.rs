@@ -1,6 +1,7 @@
 //! The registry: changes made by the sqlite3 program come into service, whatever happens to the file.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
@@ -215,6 +216,9 @@ fn what_calls_of_a_new_row_would_meet_is_told_when_it_arrives() {
     fs::write(&plain, "#!/bin/sh\n").unwrap();
     let good = instance.program("good.sh", "#!/bin/sh\necho good\n");
     let windows = instance.program("windows.sh", "#!/bin/sh\r\n");
+    let secret = instance.path("secret.php");
+    fs::write(&secret, "<?php\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     let native = |module: &std::path::Path| json!({"runtime": "native", "module": module});
     let with = |name: &str, value: serde_json::Value| {
         let mut row = native(&good);
@@ -228,14 +232,20 @@ fn what_calls_of_a_new_row_would_meet_is_told_when_it_arrives() {
         ("GET:/d", with("memroy", json!(64))),
         ("GET:/e", with("write", json!(["no such folder"]))),
         ("GET:/f", native(&good)),
+        ("GET:/g", json!({"runtime": "php", "module": secret})),
     ]);
+    let is_other_user = !instance.log_lines("functions run as nobody").is_empty();
+    let unreadable = ("/g", format!("the user nobody cannot read {0}; try: chmod o+r {0}", secret.display()));
     for (key, says) in [
         ("/a", "no module is at ".to_string()),
         ("/b", format!("is not executable; try: chmod +x {}", plain.display())),
         ("/c", "ends with CR LF".to_string()),
         ("/d", r#"the field memroy does not exist, and is ignored"#.to_string()),
         ("/e", "nothing is there; try: mkdir -p '".to_string()),
-    ] {
+    ]
+    .into_iter()
+    .chain(is_other_user.then_some(unreadable))
+    {
         let lines = instance.wait_for_log(&format!("registry: row GET:{key}: "), 1);
         assert!(lines.len() == 1 && lines[0].contains(&says), "{key}: {lines:?}");
     }

@@ -25,6 +25,7 @@ use crate::error::start::{self, StartError};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec, Runtime, Start};
 use crate::protocol::worker_protocol::Verdict;
+use crate::sandbox::may_read;
 use crate::sys;
 use compiled::Runner;
 
@@ -167,7 +168,7 @@ pub fn check_readable(worker: &Worker, module: &Path) -> Result<()> {
     if worker.code_dirs.iter().any(|folder| module.starts_with(folder)) {
         return Ok(());
     }
-    worker.sandbox.may_read(module).map_err(|cause| missing(module, cause))
+    may_read(worker.sandbox.user.as_ref(), module).map_err(|cause| missing(module, cause))
 }
 
 fn missing(module: &Path, cause: String) -> Verdict {

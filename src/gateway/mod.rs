@@ -65,7 +65,7 @@ use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
 use crate::sandbox::{Sandbox, promises};
 use crate::settings::Settings;
-use crate::sys::{Pid, Signal};
+use crate::sys::{EventFd, Pid, Signal};
 use crate::{http_handler, limits, log, sys};
 
 /// Time for clients whose calls were cut off to receive their responses, before the process ends.
@@ -253,7 +253,7 @@ fn notify(note: &str) {
 
 /// The thread that keeps the routes in RAM equal to the registry.
 struct SyncThread {
-    stop: Sender<()>,
+    stop: Arc<EventFd>,
     thread: JoinHandle<()>,
 }
 
@@ -264,14 +264,15 @@ impl SyncThread {
         let is_alone = move || tenure.is_alone.load(Ordering::SeqCst);
         sync.set_alone(is_alone());
         sync.look();
-        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let stop = Arc::new(EventFd::new().map_err(StartError::io("make", "an eventfd"))?);
+        let stopped = stop.clone();
         let thread = start_thread("kv sync", move || sync.run(&stopped, is_alone))?;
         Ok(SyncThread { stop, thread })
     }
 
     /// Waits for its end: otherwise a copy of the registry that it is reading would stay in the run dir.
     fn stop(self) {
-        drop(self.stop);
+        self.stop.signal();
         let _ = self.thread.join();
     }
 }

@@ -1,7 +1,7 @@
 //! Decides which faults of the whole registry the log shows.
 //!
-//! Looks come every 25 ms and find the same fault again and again. The log shows it once, after it has lasted. If a
-//! look catches a `cp` over the registry in the middle, it logs nothing. The end of a fault is logged once, if the
+//! Looks come many times a second and find the same fault again and again. The log shows it once, after it has lasted.
+//! If a look catches a `cp` over the registry in the middle, it logs nothing. The end of a fault is logged once, if the
 //! fault was.
 
 use std::time::{Duration, Instant};

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`poll`](mod@poll) | waiting for descriptors: poll(2), eventfd(2), non-blocking mode |
+//! | [`inotify`] | notices of changes to the files of a folder |
 //! | [`socket`] | additions to std's sockets: descriptor passing, peer credentials, sendfile(2) |
 //! | [`file`](mod@file) | descriptors without rights, mount options, another stdout |
 //! | [`lock`] | byte-range locks that name their holder |
@@ -29,6 +30,7 @@ pub mod activation;
 pub mod attempts;
 pub mod confine;
 pub mod file;
+pub mod inotify;
 pub mod landlock;
 pub mod limits;
 pub mod lock;
@@ -45,6 +47,7 @@ pub use activation::{is_listening, notify, take_inherited_socket};
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use confine::{Confinement, confine_own_program, empty_bounding_set, restrict_own_system_calls};
 pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
+pub use inotify::FolderWatch;
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{
     Urgency, alarm, clock_ticks_per_s, fit_address_space, hasten_end, join_alarm, lower_priority, open_files_limit,

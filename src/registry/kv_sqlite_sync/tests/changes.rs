@@ -7,6 +7,7 @@ use crate::registry::create::INIT_SQL;
 use crate::registry::fixture::{Fixture, WITHOUT_CHECKS, execute, settings};
 use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::routes::Found;
+use crate::sys::EventFd;
 
 #[test]
 fn changes_arrive_and_unchanged_rows_are_kept() {
@@ -161,14 +162,34 @@ fn rows_that_are_no_routes_harm_no_other() {
 fn the_thread_syncs_until_shutdown() {
     let fixture = Fixture::with(INIT_SQL);
     let sync = Sync::new(&settings(&fixture.db, &fixture.folder.join("run")), fixture.kv.clone(), None, |_| {});
-    let (stop, shutdown) = crossbeam_channel::bounded::<()>(0);
-    let thread = std::thread::spawn(move || sync.run(&shutdown, || true));
+    let stop = Arc::new(EventFd::new().unwrap());
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || sync.run(&stopped, || true));
     fixture.set("GET:/a", r#""timeout":1"#);
     let deadline = Instant::now() + Duration::from_secs(10);
     while fixture.timeout_s("/a") == 0 {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
-    drop(stop);
+    stop.signal();
     thread.join().unwrap();
+}
+
+#[test]
+fn the_kernel_tells_of_changes_to_the_registry_and_of_no_other() {
+    let mut fixture = Fixture::with(INIT_SQL);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.sync.seen.is_none() {
+        assert!(Instant::now() < deadline);
+        fixture.sync.look();
+    }
+    let (watch, shutdown) = (fixture.sync.watch(), EventFd::new().unwrap());
+    assert!(watch.is_some());
+    std::fs::write(fixture.folder.join("another.db"), "x").unwrap();
+    assert_eq!(fixture.sync.wait(&shutdown, watch.as_ref()), Some(false));
+    fixture.set("GET:/a", r#""timeout":1"#);
+    assert_eq!(fixture.sync.wait(&shutdown, watch.as_ref()), Some(true));
+    assert_eq!(fixture.sync.wait(&shutdown, None), Some(false), "without a watch it only looks more often");
+    shutdown.signal();
+    assert_eq!(fixture.sync.wait(&shutdown, watch.as_ref()), None);
 }

@@ -27,6 +27,17 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Prints the command "$@" as this user types it to run it as root. Debian installs sudo only where root has no password.
+as_root() {
+    if [ -z "$sudo" ]; then
+        echo "$*"
+    elif have sudo; then
+        echo "sudo $*"
+    else
+        echo "su - -c '$*'"
+    fi
+}
+
 # Prints the process id in the pid file $1 of our run dir, by default gateway.pid. The id counts only while that process
 # holds the very file open: after a crash the number may belong to another process.
 running_pid() {
@@ -59,7 +70,7 @@ hint_at_line_endings() {
 
 need_compilers() {
     rust='curl -sSf https://sh.rustup.rs | sh -s -- -y'
-    have curl || rust="${sudo}apt-get install -y curl && $rust"
+    have curl || rust="$(as_root apt-get install -y curl) && $rust"
     if ! have cargo || ! found=$(rustc --version 2>/dev/null); then
         fail "Rust is missing; install it with: $rust"
     fi
@@ -68,7 +79,7 @@ need_compilers() {
     if [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" != "$needed" ]; then
         fail "Rust $found is too old, $needed is needed; install a newer one with: $rust"
     fi
-    have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: ${sudo}apt-get install -y gcc libc6-dev"
+    have cc || fail "a C compiler is missing (SQLite is compiled from C); install one with: $(as_root apt-get install -y gcc libc6-dev)"
 }
 
 # Runs a command, and says every few seconds that it goes on: with_progress_of DOING OUTPUT COMMAND... The last line of the
@@ -127,9 +138,9 @@ install_missing_packages() {
 # Prints one line for each missing program: the feature that needs it, and the command that installs it.
 hint_at_missing_programs() {
     [ -x "$target/faas-php" ] || have php-cgi || have php ||
-        warn "PHP is missing, PHP functions will answer 503; install it with: ${sudo}apt-get install -y libphp-embed php-dev"
-    have sqlite3 || warn "the sqlite3 program is missing, for editing routes; install it with: ${sudo}apt-get install -y sqlite3"
-    have curl || warn "curl is missing, for trying things out; install it with: ${sudo}apt-get install -y curl"
+        warn "PHP is missing, PHP functions will answer 503; install it with: $(as_root apt-get install -y libphp-embed php-dev)"
+    have sqlite3 || warn "the sqlite3 program is missing, for editing routes; install it with: $(as_root apt-get install -y sqlite3)"
+    have curl || warn "curl is missing, for trying things out; install it with: $(as_root apt-get install -y curl)"
 }
 
 build() {
@@ -143,7 +154,7 @@ build() {
         with_progress_of 'building faas-php' /dev/null runtimes/build.sh php ||
             warn "PHP functions run by php-cgi or php, where they are installed, and slower"
     elif have php-cgi || have php; then
-        warn "PHP functions run by php-cgi or php, and slower; for faas-php: ${sudo}apt-get install -y libphp-embed php-dev"
+        warn "PHP functions run by php-cgi or php, and slower; for faas-php: $(as_root apt-get install -y libphp-embed php-dev)"
     fi
 }
 
@@ -154,25 +165,21 @@ build_wasm_in_background() {
     ! have wasmer || until_then='run by wasmer'
     say "building faas-wasm and faas-wasm-component in the background, some minutes: $run_dir/wasm-build.log"
     [ -x "$target/faas-wasm" ] || say "WASM functions $until_then until then"
-    start_wasm_build 19
-}
-
-# Its process group is its own. The gateway finds its process id and log in the run dir.
-start_wasm_build() {
     # shellcheck disable=SC2016 # for the inner shell
-    setsid nice -n "$1" sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
+    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
+# A gateway that runs finds process id and log of this build, too. Without a process group of its own, it is not ended by
+# stop.sh or by another start.sh.
 build_wasm_in_foreground() {
     if runtimes/build.sh --is-fresh wasm; then return 0; fi
     end_background_build
     [ -w "$run_dir" ] || run_dir=$target
     say "building faas-wasm and faas-wasm-component; the first time that takes some minutes: $run_dir/wasm-build.log"
-    start_wasm_build 0
-    builder=$!
-    trap 'kill -TERM "-$builder" 2>/dev/null; exit 1' HUP INT TERM
-    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" wait "$builder" && return 0
+    # shellcheck disable=SC2016 # for the inner shell
+    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" \
+        sh -c 'echo $$ >&9; exec runtimes/build.sh wasm >"$0" 2>&1' "$run_dir/wasm-build.log" 9>"$run_dir/wasm-build.pid" && return 0
     tail -n 20 "$run_dir/wasm-build.log" >&2
     warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
 }

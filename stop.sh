@@ -114,12 +114,12 @@ remove_leftovers() {
 }
 
 if [ -d "$run_dir" ] && [ ! -x "$run_dir" ]; then
-    fail "$run_dir belongs to another user; try: sudo ./stop.sh"
+    fail "$run_dir belongs to another user; root can stop it with: $PWD/stop.sh"
 fi
 end_build
 if ! gateway=$(running_pid); then
     if read -r pid 2>/dev/null <"$run_dir/gateway.pid" && [ -d "/proc/$pid" ] && [ ! -r "/proc/$pid/fd" ]; then
-        fail "process $pid, which may be the gateway, belongs to another user; try: sudo ./stop.sh"
+        fail "process $pid, which may be the gateway, belongs to another user; root can stop it with: $PWD/stop.sh"
     fi
     remove_leftovers
     say "nothing runs in $run_dir"
@@ -138,7 +138,7 @@ for process in $(all_gateways); do
     family="$family $branch"
     heads="$heads $(echo "$branch" | head -n 1)"
     kill -TERM "$process" 2>/dev/null || [ ! -d "/proc/$process" ] ||
-        fail "process $process belongs to another user; try: sudo ./stop.sh"
+        fail "process $process belongs to another user; root can stop it with: $PWD/stop.sh"
 done
 if ! wait_for_end_of "$(((${lame_duck_ms:-0} + ${drain_ms:-10000}) / 100 + drain_grace))" "$heads"; then
     say "process $gateway has not ended in time and is killed"

@@ -11,7 +11,7 @@ packages='clang lld wasi-libc libclang-rt-14-dev-wasm32 libstb-dev'
 for file in /usr/bin/clang /usr/bin/wasm-ld /usr/lib/wasm32-wasi/libc.a \
     /usr/lib/llvm-14/lib/clang/14.*/lib/wasi/libclang_rt.builtins-wasm32.a /usr/include/stb/stb_image.h; do
     if [ ! -e "$file" ]; then
-        echo "build.sh: $file is missing; install it with: sudo apt-get install -y $packages" >&2
+        echo "build.sh: $file is missing; root installs it with: apt-get install -y $packages" >&2
         exit 1
     fi
 done

@@ -1,12 +1,13 @@
 //! Reports if this gateway serves: to balancers by `GET /healthz`, to the operator by status.sock.
 //!
 //! ```text
-//! {"status":"ready","routes":5,"generation":7,"generation_age_s":412,"lag_s":12}
+//! {"status":"ready","routes":5,"faulty_rows":0,"generation":7,"generation_age_s":412,"lag_s":12}
 //! ```
 //!
 //! | field | is |
 //! |---|---|
 //! | status | "ready" or [`STALE`], and then the response is 200; else why not, and then it is 503 |
+//! | faulty_rows | rows with a fault, which serve their last good version, or answer 500 where they never had one |
 //! | generation | the newest id of the registry's history; null where it keeps none |
 //! | generation_age_s | seconds since that change was made |
 //! | lag_s | seconds since the registry's newest sign of life: that change, or its heartbeat (docs/SCALING.md) |
@@ -85,6 +86,7 @@ impl Health {
     pub fn response(&self, query: &str) -> Result<Response> {
         let lag_s_max = lag_s_max(query)?;
         let mut text = self.registry();
+        text["faulty_rows"] = self.kv.faults().rows.count.into();
         let status = match (self.status(), lag_s_max) {
             ("ready" | STALE, Some(max)) if text["lag_s"].as_u64().is_none_or(|lag| lag > max) => "the registry lags",
             (status, _) => status,

@@ -90,7 +90,7 @@ fn operator_sees_workers_and_sandbox_and_the_public_does_not() {
     }
     let health = instance.get("/healthz").json();
     let names: Vec<&String> = health.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["generation", "generation_age_s", "lag_s", "routes", "status"]);
+    assert_eq!(names, ["faulty_rows", "generation", "generation_age_s", "lag_s", "routes", "status"]);
 }
 
 #[test]

@@ -192,6 +192,7 @@ fn a_bad_row_keeps_its_last_good_version_and_a_new_bad_row_answers_500_naming_it
     assert!(detail.ends_with("runtime must be one of php, wasm, native"), "{detail}");
     let told = &instance.status()["registry"];
     assert_eq!((&told["faulty_rows"], &told["first"][1]["route"]), (&json!(2), &json!("GET:/row")), "{told}");
+    assert_eq!(instance.get("/healthz").json()["faulty_rows"], 2);
     let said = run(instance.command(env!("CARGO_BIN_EXE_faas")).arg("status"));
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("\nrow GET:/row: timeout is 0; it must be"), "{said}");

@@ -189,6 +189,9 @@ pub const SCRATCH_MIB: RangeInclusive<u64> = 0..=65_536;
 pub const SCRATCH_MIB_DEFAULT: u64 = 256;
 /// Files and folders in the scratch folder: they may take no blocks, but they take inodes and time to remove.
 pub const SCRATCH_ENTRIES_MAX: u64 = 16_384;
+/// Folders in folders within the scratch folder. A look at all of them takes a time that grows with the square of their
+/// depth: with 2,000 it took seconds, in which no other limit was kept.
+pub const SCRATCH_DEPTH_MAX: usize = 128;
 /// Looks at a folder that is being removed. Each look empties one level and moves the next one up. A level costs a
 /// function at least one system call, so a folder can be far deeper than any use; this bound is deeper than it can get
 /// between two samples.

@@ -157,6 +157,7 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
         start_thread("compiler", &worker, runtime::compile_modules)?;
     }
     start_thread("guard", &worker, guard::watch)?;
+    start_thread("scratch", &worker, |worker| worker.scratch_area.remove_the_waiting())?;
     start_thread("sessions", &worker, |worker| {
         loop {
             std::thread::sleep(SESSIONS_PERIOD);

@@ -5,6 +5,9 @@
 //! recursion would run out of stack, names of any bytes, symbolic links to elsewhere, folders without permissions. So
 //! it follows no link, and moves nested folders up and empties them one after the other. By then the function's
 //! processes are dead, so no process changes the folder meanwhile.
+//!
+//! To remove 16,384 entries can take ten seconds, on a disk that is told of each freed block. The thread that served the
+//! invocation has its next call by then. So it spends a moment on removing, and leaves the rest to another thread.
 
 use std::fs::{self, DirBuilder, DirEntry, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,12 +16,20 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::start::{Result, StartError};
-use crate::limits::{SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
+use crate::limits::{SCRATCH_DEPTH_MAX, SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
 use crate::log;
 use crate::sandbox::{Sandbox, User};
 use crate::sys;
+
+/// Time that an invocation's own thread spends on removing its scratch folder. Most take less than a millisecond.
+const OWN_REMOVAL_MAX: Duration = Duration::from_millis(20);
+/// Folders that wait for the thread that removes the rest. Those of further invocations are removed by their own threads.
+const WAITING_MAX: usize = 64;
 
 /// The area in which one worker makes the scratch folders of its invocations.
 ///
@@ -28,6 +39,8 @@ pub struct ScratchArea {
     folder: PathBuf,
     /// Empty folders, never more than invocations at once. Guards the list; held for a push or a pop.
     empty: Mutex<Vec<Empty>>,
+    /// Folders whose removal takes long.
+    waiting: (Sender<PathBuf>, Receiver<PathBuf>),
 }
 
 /// An empty folder, and a ruleset that allows writing there: it holds for the folder, whatever its name.
@@ -61,13 +74,11 @@ impl ScratchArea {
         }
         let all = above.last().expect("a worker's folder lies in others");
         let folder = all.join(format!("worker_{worker}"));
-        if folder.symlink_metadata().is_ok() {
-            remove(&folder).map_err(failed(&folder))?;
-        }
+        remove(&folder, None).map_err(failed(&folder))?;
         // Not even its owner may list it without privileges: functions may run as that user, and could otherwise find
         // each other's folders.
         builder.mode(0o311).create(&folder).map_err(failed(&folder))?;
-        Ok(ScratchArea { folder, empty: Mutex::default() })
+        Ok(ScratchArea { folder, empty: Mutex::default(), waiting: bounded(WAITING_MAX) })
     }
 
     /// An empty folder for one invocation and its user alone, under a name that no function can guess: other functions
@@ -89,9 +100,25 @@ impl ScratchArea {
         Ok(scratch)
     }
 
+    /// Removes all that is here.
     pub fn remove(&self) {
-        if let Err(error) = remove(&self.folder) {
-            log!("could not remove {}: {error}", self.folder.display());
+        remove_and_log(&self.folder, None);
+    }
+
+    /// The life of the thread that removes folders whose removal takes long.
+    pub fn remove_the_waiting(&self) {
+        for folder in &self.waiting.1 {
+            remove_and_log(&folder, None);
+        }
+    }
+
+    /// Removes an invocation's folder, or has the rest of it removed.
+    fn clear(&self, folder: PathBuf, own_time: Duration) {
+        if remove_and_log(&folder, Some(Instant::now() + own_time)) {
+            return;
+        }
+        if let Err(unsent) = self.waiting.0.try_send(folder) {
+            remove_and_log(&unsent.into_inner(), None);
         }
     }
 }
@@ -140,12 +167,12 @@ impl Scratch<'_> {
     }
 
     /// True if the folder holds more than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders,
-    /// or is nested so deep that no path leads to the end (PATH_MAX), since its contents cannot be checked then.
+    /// or folders nested deeper than [`SCRATCH_DEPTH_MAX`], or if no path leads to the end (PATH_MAX).
     /// Reopens a folder that a function has closed, if it runs as the worker's own user.
     pub fn holds_more_than(&self, bytes_max: u64) -> bool {
-        let mut folders = vec![self.folder.path.clone()];
+        let mut folders = vec![(self.folder.path.clone(), 0)];
         let (mut bytes, mut entries) = (0, 0);
-        while let Some(folder) = folders.pop() {
+        while let Some((folder, depth)) = folders.pop() {
             let listed = match fs::read_dir(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     reopen(&folder);
@@ -169,11 +196,11 @@ impl Scratch<'_> {
                 // it takes.
                 bytes += metadata.blocks() * 512;
                 entries += 1;
-                if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX {
+                if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX || depth > SCRATCH_DEPTH_MAX {
                     return true;
                 }
                 if metadata.is_dir() {
-                    folders.push(entry.path());
+                    folders.push((entry.path(), depth + 1));
                 }
             }
         }
@@ -186,8 +213,8 @@ impl Drop for Scratch<'_> {
         let folder = std::mem::take(&mut self.folder);
         if is_as_made(&folder.path) {
             self.area.empty.lock().expect("nothing panics under this lock").push(folder);
-        } else if let Err(error) = remove(&folder.path) {
-            log!("could not remove {}: {error}", folder.path.display());
+        } else {
+            self.area.clear(folder.path, OWN_REMOVAL_MAX);
         }
     }
 }
@@ -205,32 +232,58 @@ fn is_as_made(path: &Path) -> bool {
     is_private && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Removes a folder and its contents, without recursion and without following a link.
-fn remove(top: &Path) -> io::Result<()> {
+/// Like [`remove`], but logs an error. False if the time was up.
+fn remove_and_log(top: &Path, deadline: Option<Instant>) -> bool {
+    remove(top, deadline).unwrap_or_else(|error| {
+        log!("could not remove {}: {error}", top.display());
+        true
+    })
+}
+
+/// Removes a folder and its contents, without recursion and without following a link. Returns false if it stopped at the
+/// deadline. What another thread removes meanwhile is no error.
+fn remove(top: &Path, deadline: Option<Instant>) -> io::Result<bool> {
+    let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let mut moved_up = 0u64;
     for _ in 0..SCRATCH_LOOKS_MAX {
         let _ = fs::set_permissions(top, Permissions::from_mode(0o700));
         let mut is_empty = true;
-        for entry in fs::read_dir(top)? {
+        let Some(entries) = unless_gone(fs::read_dir(top))? else { return Ok(true) };
+        for entry in entries {
+            if is_late() {
+                return Ok(false);
+            }
             is_empty = false;
             let entry = entry?;
             if !entry.file_type()?.is_dir() {
-                fs::remove_file(entry.path())?;
+                unless_gone(fs::remove_file(entry.path()))?;
             } else if fs::remove_dir(entry.path()).is_err() {
-                empty_into(top, &entry, &mut moved_up)?;
+                unless_gone(empty_into(top, &entry, &mut moved_up, &is_late))?;
             }
         }
         if is_empty {
-            return fs::remove_dir(top);
+            return unless_gone(fs::remove_dir(top)).map(|_| true);
         }
     }
     Err(io::Error::other("there is no end to what is in it"))
 }
 
-/// Empties one folder within `top`: removes its files, and moves its folders up into `top` under new names.
-fn empty_into(top: &Path, folder: &DirEntry, moved_up: &mut u64) -> io::Result<()> {
+/// `None` if the file or folder is not there any more.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Empties one folder within `top`: removes its files, and moves its folders up into `top` under new names. Stops where
+/// it is late.
+fn empty_into(top: &Path, folder: &DirEntry, moved_up: &mut u64, is_late: &dyn Fn() -> bool) -> io::Result<()> {
     let _ = fs::set_permissions(folder.path(), Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder.path())? {
+        if is_late() {
+            return Ok(());
+        }
         let entry = entry?;
         if !entry.file_type()?.is_dir() {
             fs::remove_file(entry.path())?;
@@ -263,6 +316,11 @@ mod tests {
         (all, area)
     }
 
+    /// What the other thread does, as long as folders wait.
+    fn remove_all(area: &ScratchArea) {
+        area.waiting.1.try_iter().for_each(|folder| assert!(remove_and_log(&folder, None)));
+    }
+
     #[test]
     fn whatever_a_function_leaves_is_removed_and_nothing_outside() {
         let (all, area) = area("remove");
@@ -278,6 +336,7 @@ mod tests {
         symlink(&outside, path.join("a/b/link")).unwrap();
         fs::set_permissions(path.join("a/b"), Permissions::from_mode(0o000)).unwrap();
         drop(scratch);
+        remove_all(&area);
         assert!(!path.exists());
         assert!(outside.join("kept").exists());
         fs::remove_dir_all(all).unwrap();
@@ -297,10 +356,39 @@ mod tests {
         }
         let thread = std::thread::Builder::new().stack_size(64 * 1024);
         std::thread::scope(|scope| {
-            thread.spawn_scoped(scope, move || drop(scratch)).unwrap().join().unwrap();
+            let remove = || {
+                drop(scratch);
+                remove_all(&area);
+            };
+            thread.spawn_scoped(scope, remove).unwrap().join().unwrap();
         });
         assert!(!path.exists());
         fs::remove_dir_all(all).unwrap();
+    }
+
+    #[test]
+    fn what_takes_long_to_remove_is_left_to_another_thread() {
+        let (all, area) = area("slow");
+        let scratch = area.take(None).unwrap();
+        let path = scratch.path().to_path_buf();
+        fs::create_dir_all(path.join("a/b")).unwrap();
+        fs::write(path.join("a/b/file"), "x").unwrap();
+        std::mem::forget(scratch);
+        area.clear(path.clone(), Duration::ZERO);
+        assert!(path.join("a/b/file").exists(), "its own thread has no time");
+        remove_all(&area);
+        assert!(!path.exists());
+        for number in 0..=WAITING_MAX {
+            let folder = area.folder.join(number.to_string());
+            fs::create_dir_all(folder.join("a")).unwrap();
+            area.clear(folder, Duration::ZERO);
+        }
+        assert_eq!(area.waiting.1.len(), WAITING_MAX);
+        assert!(!area.folder.join(WAITING_MAX.to_string()).exists(), "one that cannot wait is removed at once");
+        area.remove();
+        // What is gone is no error.
+        remove_all(&area);
+        fs::remove_dir(all).unwrap();
     }
 
     #[test]
@@ -335,6 +423,15 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         assert!(!scratch.holds_more_than(1 << 20));
         fs::rename(scratch.path().join("in"), scratch.path().join("in".repeat(100))).unwrap();
+        assert!(scratch.holds_more_than(1 << 20));
+        let mut deep = scratch.path().join("a");
+        for _ in 0..SCRATCH_DEPTH_MAX {
+            deep.push("a");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        fs::rename(scratch.path().join("in".repeat(100)), scratch.path().join("in")).unwrap();
+        assert!(!scratch.holds_more_than(1 << 20));
+        fs::create_dir(deep.join("a")).unwrap();
         assert!(scratch.holds_more_than(1 << 20));
         drop(scratch);
         area.remove();

@@ -2,6 +2,7 @@
 //! So they are a binary of their own, which cargo runs after the first one, and run one after the other.
 
 mod hostile_functions;
+mod hostile_modules;
 // Both binaries share the harness, and neither uses all of it.
 #[allow(dead_code)]
 mod http;

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::instance::{GATEWAY, Instance, WORKER, has, inner_pid, is_compiler, signal, skip, wait_for, wait_until};
+use crate::instance::{
+    GATEWAY, Instance, WORKER, has, inner_pid, is_compiler, is_fork_server, signal, skip, wait_for, wait_until,
+};
 
 /// A user id that most likely no other user has.
 const PLAIN_USER: u32 = 47_114;
@@ -25,7 +27,7 @@ fn is_root() -> bool {
 }
 
 /// Calls `test` with an instance for each user that functions can run as.
-fn for_each_user(settings: &[(&str, &str)], test: impl Fn(&Instance)) {
+pub fn for_each_user(settings: &[(&str, &str)], test: impl Fn(&Instance)) {
     if !is_root() {
         test(&Instance::with(settings));
         return;
@@ -81,8 +83,8 @@ fn assert_all_succeed(instance: &Instance, target: &str, attempts: &[String]) {
     assert_eq!(failed, [], "a function could not do this");
 }
 
-/// Processes of functions: descendants of this instance's gateway other than its workers and compilers, processes started
-/// from its folder, and processes that work in one of its scratch folders or have a file there open.
+/// Processes of functions: descendants of this instance's gateway other than its workers, compilers and fork servers,
+/// processes started from its folder, and processes that work in one of its scratch folders or have a file there open.
 fn leftovers(instance: &Instance) -> Vec<u32> {
     let gateway = instance.gateway_pid();
     let (folder, spool) = (instance.path(""), instance.path("spool"));
@@ -93,6 +95,7 @@ fn leftovers(instance: &Instance) -> Vec<u32> {
         let is_platform = program == Path::new(GATEWAY)
             || program == Path::new(WORKER)
             || is_compiler(*pid)
+            || is_fork_server(*pid)
             || program.parent() == Some(folder.as_path()) && ["gateway", "worker"].contains(&name);
         if is_platform || *pid == std::process::id() {
             return false;
@@ -130,7 +133,7 @@ fn descends(pid: u32, ancestor: u32) -> bool {
 }
 
 /// Call this at once after a response.
-fn assert_nothing_stays(instance: &Instance) {
+pub fn assert_nothing_stays(instance: &Instance) {
     let answered = Instant::now();
     loop {
         let found = leftovers(instance);
@@ -165,7 +168,7 @@ fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
     }
 }
 
-fn has_landlock(instance: &Instance) -> bool {
+pub fn has_landlock(instance: &Instance) -> bool {
     instance.status()["sandbox"]["landlock"].as_u64() >= Some(6)
 }
 

@@ -570,7 +570,7 @@ impl Stat {
 }
 
 /// True for a fork server and for its waiting children: their stdout and stderr are one pipe, where functions have two.
-fn is_fork_server(pid: u32) -> bool {
+pub fn is_fork_server(pid: u32) -> bool {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments);
     let is_kind = arguments.starts_with("faas-php: fork server") || arguments.contains("faas-wasm\0serve\0");

@@ -15,8 +15,8 @@ fn figure(worker: &Value, name: &str) -> f64 {
 fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
     let instance = Instance::start();
     let mut gate = instance.gate("gate");
-    // On both cores of a small machine, so that the load shows beside other processes.
-    instance.script("GET:/spin", "while :; do :; done & while :; do :; done");
+    // Several processes, so that the load also shows on a machine that runs many others.
+    instance.script("GET:/spin", "for i in 1 2 3 4 5; do while :; do :; done & done; while :; do :; done");
     instance.script("GET:/sleep", "read _ < \"$IT_FOLDER/gate\"");
     instance.script("GET:/probe", "echo probe");
     std::thread::scope(|scope| {

@@ -12,7 +12,7 @@ passed=0 failed=0 skipped=0 watcher=
 strict=${FAAS_TEST_STRICT:-0}
 [ "${CI-}" != true ] || strict=1
 change_seconds_max=5 # until a change of the registry must be in service
-progress_seconds=5   # without a line, after which one says how far it is
+progress_seconds=4   # without a line; at the latest after twice that, one says how far it is
 
 have() { command -v "$1" >/dev/null 2>&1; }
 

@@ -190,6 +190,9 @@ fn status_of(value: &[u8]) -> Option<(u16, String)> {
     let is_number = digits.iter().all(u8::is_ascii_digit) && rest.first().is_none_or(|next| b" \t:".contains(next));
     let code = std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok().filter(|code| *code >= 200)?;
     let reason = rest.trim_ascii_start().strip_prefix(b":").unwrap_or(rest).trim_ascii();
+    // No control character may reach the status line: of an output that begins with one, nothing else has checked it.
+    let is_plain = reason.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
+    let reason = if is_plain { reason } else { b"" };
     Some((code, String::from_utf8_lossy(reason).into_owned()))
 }
 

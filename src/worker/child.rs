@@ -17,6 +17,9 @@ const WHOLE: u8 = b'F';
 const END: u8 = b'D';
 /// Bytes of a child's usage: user and system time in microseconds, peak of resident memory in KiB.
 const USAGE_BYTES: usize = 24;
+/// 36 years in microseconds, an exbibyte in KiB. A function that has taken its process over can report any number, and
+/// sums of those must not overflow.
+const FIGURE_MAX: u64 = 1 << 50;
 /// Bytes of the report of an end: the letter, the wait status, the usage.
 const END_BYTES: usize = 5 + USAGE_BYTES;
 
@@ -201,8 +204,9 @@ impl Drop for Child {
     }
 }
 
-/// `usage` is three numbers of eight bytes.
+/// `usage` is three numbers of eight bytes, each at most [`FIGURE_MAX`].
 fn ended(how: EndedHow, usage: &[u8]) -> Ended {
     let number = |at: usize| u64::from_le_bytes(*usage[8 * at..].first_chunk().expect("it has three numbers"));
-    Ended { how, cpu_us: number(0).saturating_add(number(1)), resident_kib_max: number(2) }
+    let number = |at: usize| number(at).min(FIGURE_MAX);
+    Ended { how, cpu_us: number(0) + number(1), resident_kib_max: number(2) }
 }

@@ -19,6 +19,12 @@ use crate::sys::{self, Pid};
 
 /// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
 const COST_INVERSE: u32 = 150;
+/// Threads by which an invocation that is no fork bomb grows between two looks. A faster one is only counted, until it
+/// grows no more or is found to be a bomb: at most for the next eight looks. To read the mappings of a process that
+/// forks, the kernel waits until that process gets a turn at a processor, and meanwhile a bomb grows without bound.
+const GROWTH_MAX: usize = FUNCTION_PROCESSES_MAX / 8;
+/// A look at files that takes longer counts the threads again.
+const RECOUNT_PERIOD: Duration = Duration::from_millis(50);
 /// Upper bound of a pause that the cost demands.
 const PERIOD_MAX: Duration = Duration::from_secs(1);
 
@@ -28,6 +34,8 @@ pub struct Sampler<'a> {
     figures: Rhythm,
     files: Rhythm,
     held: HeldFiles,
+    /// Number of threads at the last look.
+    threads: usize,
     /// Bytes of files in memory, and of the kernel's descriptions of mappings, that the last look at files found.
     in_memory: u64,
     mappings: u64,
@@ -75,6 +83,7 @@ impl<'a> Sampler<'a> {
             figures: rhythm(),
             files: rhythm(),
             held: HeldFiles::default(),
+            threads: 1,
             in_memory: 0,
             mappings: 0,
             seen: Seen::default(),
@@ -94,13 +103,13 @@ impl<'a> Sampler<'a> {
         let found = procfs::figures_of_tree(process.pid(), FUNCTION_PROCESSES_MAX);
         let processes: Vec<Pid> = found.iter().map(|(pid, _)| *pid).collect();
         let before_files = sys::own_thread_cpu_time();
-        let threads: usize = found.iter().map(|(_, figures)| figures.threads).sum();
-        let is_bomb = threads > FUNCTION_PROCESSES_MAX;
-        // Of a bomb nothing else is read: the kernel would make each read wait until a forking process gets a turn at a
-        // processor.
-        let holds_too_much = !is_bomb && self.files.is_due() && self.look_at_files(&processes);
+        let threads = threads_of(&found);
+        let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > self.threads + GROWTH_MAX);
+        self.threads = threads;
+        let looks_at_files = !is_bomb && !is_growing && self.files.is_due();
+        let holds_too_much = looks_at_files && self.look_at_files(&processes);
         let after_files = sys::own_thread_cpu_time();
-        let memory = if is_bomb { 0 } else { self.memory(&found) };
+        let memory = if is_bomb || is_growing { 0 } else { self.memory(&found) };
         self.seen.note(&processes, memory);
         let excess = match () {
             () if is_bomb => Some(Verdict::TooManyProcesses),
@@ -111,7 +120,7 @@ impl<'a> Sampler<'a> {
         let of_files = after_files - before_files;
         let of_figures = sys::own_thread_cpu_time() - began - of_files;
         self.figures.go_on(of_figures, running);
-        if self.files.is_due() {
+        if looks_at_files {
             self.files.go_on(of_files, running);
         }
         // If the main process has ended meanwhile, the kernel may have reused its id.
@@ -137,8 +146,16 @@ impl<'a> Sampler<'a> {
 
     /// True if the scratch folder holds more than it may, or if that cannot be told.
     fn look_at_files(&mut self, processes: &[Pid]) -> bool {
-        let memory_bytes_max = self.spec.memory_mib << 20;
-        let held = self.held.look(processes, self.scratch.path(), memory_bytes_max);
+        let (main, threads_before, mut counted) = (processes.first().copied(), self.threads, Instant::now());
+        let is_calm = || {
+            if counted.elapsed() < RECOUNT_PERIOD {
+                return true;
+            }
+            counted = Instant::now();
+            let found = main.map(|main| procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX));
+            threads_of(&found.unwrap_or_default()) <= threads_before + GROWTH_MAX
+        };
+        let held = self.held.look(processes, self.scratch.path(), self.spec.memory_mib << 20, is_calm);
         let Held { of_folder, in_memory, mappings, is_cut } = held;
         self.mappings = mappings;
         // A WASM module cannot make files in memory; its engine has some, which it shares with its fork server.
@@ -147,6 +164,10 @@ impl<'a> Sampler<'a> {
         let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
         is_cut || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
     }
+}
+
+fn threads_of(found: &[(Pid, Figures)]) -> usize {
+    found.iter().map(|(_, figures)| figures.threads).sum()
 }
 
 impl Rhythm {

@@ -311,7 +311,7 @@ static int many_mappings_in_children(int processes, int count) {
             pause();
         }
     }
-    sleep(5);
+    pause();
     return 0;
 }
 
@@ -409,6 +409,7 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "vsock")) return socket(AF_VSOCK, SOCK_STREAM, 0);
     if (!strcmp(name, "inet-pair")) return socketpair(AF_INET, SOCK_STREAM, 0, (int[2]){0});
     if (!strcmp(name, "io_uring")) return syscall(SYS_io_uring_setup, 1, (char[128]){0});
+    if (!strcmp(name, "terminal")) return ioctl(open("/dev/ptmx", O_RDONLY | O_NOCTTY), TIOCGPTN, &(int){0});
     if (!strcmp(name, "io_setup")) return syscall(SYS_io_setup, 1, (unsigned long[1]){0});
     if (!strcmp(name, "int80")) return by_interrupt(atoi(argument));
     if (!strcmp(name, "socketcall")) return socketcall();

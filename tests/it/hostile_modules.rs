@@ -356,7 +356,8 @@ const EXCESSES: [(&str, &str, &str); 13] = [
             (i32.store (i32.const 1028) (i32.or (i32.const 0x61616161)
                 (i32.and (i32.shr_u (local.get $n) (i32.const 4)) (i32.const 0x0f0f0f0f))))
             (local.set $n (i32.add (local.get $n) (i32.const 1)))
-            (drop (call $mkdir (i32.const 3) (i32.const 1024) (i32.const 8))) (br $l)))"#,
+            (drop (call $symlink (i32.const 1024) (i32.const 1) (i32.const 3) (i32.const 1024) (i32.const 8)))
+            (br $l)))"#,
         "scratch-limit",
     ),
     (

@@ -42,6 +42,8 @@
 //! Dependencies run one way: `gateway`, `worker` and `console` use what is below them and never each other; `http_handler`
 //! knows neither registry nor workers. docs/ARCHITECTURE.md follows a request, a row and a sample from file to file.
 
+#[cfg(test)]
+mod cases;
 pub mod cli;
 pub mod clock;
 pub mod console;

@@ -87,14 +87,20 @@ fn fields(headers: &Value) -> Option<Vec<(String, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::check;
 
     #[test]
     fn headers_stay_on_their_lines() {
         assert_eq!(fields(&json!({"X-A": "b c"})), Some(vec![("X-A".into(), "b c".into())]));
         assert_eq!(fields(&Value::Null), Some(vec![]));
-        for headers in [json!({"X": "a\r\nY: b"}), json!({"X Y": "a"}), json!({"": "a"}), json!({"X": 1}), json!([])] {
-            assert_eq!(fields(&headers), None, "{headers}");
-        }
-        assert_eq!(fields(&json!({"Content-Length": "5"})), None);
+        let bad = [
+            json!({"X": "a\r\nY: b"}),
+            json!({"X Y": "a"}),
+            json!({"": "a"}),
+            json!({"X": 1}),
+            json!([]),
+            json!({"Content-Length": "5"}),
+        ];
+        check(bad.map(|headers| (headers, None)), fields);
     }
 }

@@ -179,6 +179,73 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http_handler::parser::parse_complete;
+
+    /// The environment of a request to the route `/tell/*`, as text without the last NUL.
+    fn told(request: &str) -> Result<String> {
+        let address = "127.0.0.1:80".parse().unwrap();
+        let meta = Meta {
+            request_id: "r",
+            route: "GET:/tell/*",
+            function: "tell",
+            handler: "",
+            module: Path::new("/srv/tell"),
+            output: Output::Auto,
+            path_info_start: "/tell".len(),
+            params: &[],
+            content_length: 0,
+            origin: Origin { client: address, scheme: None },
+            local: address,
+            env: &[],
+        };
+        let environment = environment(&parse_complete(request.as_bytes()).unwrap(), &meta)?;
+        Ok(String::from_utf8(environment).unwrap().trim_end_matches('\0').into())
+    }
+
+    #[test]
+    fn targets_arrive_as_sent_and_in_parts() {
+        let mut wrong = Vec::new();
+        for (target, uri, info, query, host) in [
+            ("/tell", "/tell", "", "", "h"),
+            ("/tell?", "/tell?", "", "", "h"),
+            ("/tell?a=b?c=d&%00", "/tell?a=b?c=d&%00", "", "a=b?c=d&%00", "h"),
+            ("/tell//a", "/tell//a", "//a", "", "h"),
+            ("/tell/a%2Fb", "/tell/a%2Fb", "/a/b", "", "h"),
+            ("/tell/%zz%4", "/tell/%zz%4", "/%zz%4", "", "h"),
+            // The absolute form, whose host wins over the Host line.
+            ("http://other:81/tell?q", "http://other:81/tell?q", "", "q", "other:81"),
+        ] {
+            let all = told(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
+            for line in [
+                format!("REQUEST_URI={uri}"),
+                format!("PATH_INFO={info}"),
+                format!("QUERY_STRING={query}"),
+                format!("HTTP_HOST={host}"),
+                format!("SERVER_NAME={}", host_name(host)),
+            ] {
+                if !all.split('\0').any(|other| other == line) {
+                    wrong.push(format!("{target}: {line} is not in {all:?}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert!(told("GET /tell/a%00b HTTP/1.1\r\nHost: h\r\n\r\n").is_err(), "no variable can carry a NUL");
+    }
+
+    #[test]
+    fn fields_become_variables_that_no_other_can_pretend_to_be() {
+        let all = told(
+            "GET /tell HTTP/1.0\r\nProxy: evil\r\nContent_Length: 3\r\nRemote_Addr: 6.6.6.6\r\nX.Dot: 1\r\n\
+             Content-Length: 0\r\nX-Twice: 1\r\nX-Twice: 2\r\nCookie: a=1\r\ncookie: b=\"\u{fc}\"\r\n\
+             X-Request-Id: evil\r\n\r\n",
+        );
+        let all = all.unwrap();
+        let fields: Vec<&str> = all.split('\0').filter(|line| line.starts_with("HTTP_")).collect();
+        assert_eq!(fields, ["HTTP_X_TWICE=1, 2", "HTTP_COOKIE=a=1; b=\"\u{fc}\"", "HTTP_X_REQUEST_ID=r"]);
+        for line in ["REMOTE_ADDR=127.0.0.1", "CONTENT_LENGTH=0", "SERVER_NAME=localhost", "SERVER_PROTOCOL=HTTP/1.0"] {
+            assert!(all.split('\0').any(|other| other == line), "{line} is not in {all:?}");
+        }
+    }
 
     #[test]
     fn escapes_are_decoded_and_hosts_lose_their_port() {

@@ -165,6 +165,6 @@ mod tests {
         let address = holder.local_addr().unwrap();
         let error = listen(address).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{address} is taken by ")), "{error}");
-        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        assert!(error.contains(&format!("(pid {})", std::process::id())) && error.contains("FAAS_PORT"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 use super::chunked::{ChunkDecoder, Step};
 use super::parser::{BodyFraming, parse_head};
 use super::smuggling_table::{TABLE, first_request};
+use crate::cases::check;
 use crate::error::request::{RequestError, Result};
 
 const MARKER: &[u8] = b"GET /marker HTTP/1.1\r\nHost: m\r\n\r\n";
@@ -39,27 +40,28 @@ fn read_request(bytes: &[u8]) -> Result<(String, Vec<u8>, usize)> {
 #[test]
 fn every_row_has_one_reading() {
     assert!(TABLE.len() >= 80);
-    for (row, expected) in TABLE {
+    check(TABLE.iter().copied(), |row| {
         let first = first_request(row);
         let bytes = [first.as_bytes(), MARKER].concat();
-        let verdict = read_request(&bytes).and_then(|(_, _, used)| {
-            let (marker, body, marker_used) = read_request(&bytes[used..])?;
-            assert_eq!((marker.as_str(), body.as_slice()), ("GET /marker", &b""[..]), "behind {first:?}");
-            assert_eq!(used + marker_used, bytes.len(), "behind {first:?}");
-            assert_eq!(used, first.len(), "in {first:?}");
-            Ok(200)
-        });
-        assert_eq!(verdict.unwrap_or_else(|error| error.status()), *expected, "for {first:?}");
-    }
+        let read = read_request(&bytes).and_then(|(_, _, used)| Ok((used, read_request(&bytes[used..])?)));
+        match read {
+            Ok((used, (marker, body, marker_used))) => {
+                let is_marker = marker == "GET /marker" && body.is_empty() && marker_used == MARKER.len();
+                // 0 is no status: the row is read in another way.
+                if is_marker && used == first.len() { 200 } else { 0 }
+            }
+            Err(error) => error.status(),
+        }
+    });
 }
 
 #[test]
 fn every_head_reads_the_same_byte_by_byte() {
-    for (row, _) in TABLE {
+    let verdict =
+        |bytes: &[u8]| parse_head(bytes).map(|head| head.map(|(_, used)| used)).map_err(|error| error.status());
+    let whole = |row: &str| Some(verdict(first_request(row).as_bytes()));
+    check(TABLE.iter().map(|(row, _)| (*row, whole(row))), |row| {
         let bytes = first_request(row).into_bytes();
-        let verdict =
-            |read: Result<Option<_>>| read.map(|head| head.map(|(_, used)| used)).map_err(|error| error.status());
-        let in_pieces = (1..=bytes.len()).map(|length| verdict(parse_head(&bytes[..length])));
-        assert_eq!(in_pieces.into_iter().find(|read| *read != Ok(None)), Some(verdict(parse_head(&bytes))), "{row:?}");
-    }
+        (1..=bytes.len()).map(|length| verdict(&bytes[..length])).find(|read| *read != Ok(None))
+    });
 }

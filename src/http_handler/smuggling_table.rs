@@ -10,6 +10,7 @@ pub(super) const TABLE: &[(&str, u16)] = &[
     ("+content-LENGTH:5\r\n\r\nhello", 200),
     ("+Content-Length: \t5\t \r\n\r\nhello", 200),
     ("+Content-Length: 005\r\n\r\nhello", 400),
+    ("+Content-Length: 00\r\n\r\n", 400),
     ("+Content-Length: +5\r\n\r\nhello", 400),
     ("+Content-Length: -0\r\n\r\n", 400),
     ("+Content-Length: \r\n\r\nhello", 400),

@@ -23,7 +23,6 @@ mod failures;
 mod faults;
 mod followers;
 mod fork_servers;
-mod framing;
 mod hangup;
 mod hostile_clients;
 mod http;

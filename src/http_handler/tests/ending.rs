@@ -8,13 +8,17 @@ use super::server::{TestServer, WAIT_MAX, wait_until};
 #[test]
 fn the_handler_learns_that_its_client_left() {
     let server = TestServer::open_within(|bounds| bounds.half_close_grace = Duration::from_millis(1));
-    let mut client = server.connect();
-    client.get("/gone");
-    assert_eq!(server.next_event(), "waits for the client to leave");
-    drop(client);
-    assert_eq!(server.next_event(), "saw the client leave");
-    wait_until("the connection ends", || server.connections() == 0);
-    assert_eq!(server.calls(), 0);
+    for leaves in [true, false] {
+        let mut client = server.connect();
+        client.get("/gone").get("/gate");
+        assert_eq!(server.next_event(), "waits for the client to leave");
+        // Or stays silent beyond the grace after it has closed its sending side.
+        let stays = (!leaves).then_some(client);
+        stays.iter().for_each(|client| client.stream.shutdown(Shutdown::Write).unwrap());
+        assert_eq!(server.next_event(), "saw the client leave");
+        wait_until("the connection ends", || server.connections() == 0);
+        assert_eq!((server.calls(), server.has_event()), (0, false), "what it had sent behind is not handled");
+    }
     // The connection on which an answer stayed unread is not used again.
     assert_eq!(server.connect().get("/next").read_response().1, "/next");
 }

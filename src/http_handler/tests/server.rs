@@ -74,6 +74,10 @@ impl TestServer {
         self.events.recv_timeout(WAIT_MAX).expect("the handler reached a phase")
     }
 
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }

@@ -1,12 +1,12 @@
 //! The contract with a function, CGI/1.1 (RFC 3875): environment, stdin, stdout, descriptors.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+use std::io::Write;
 
 use serde_json::json;
 
 use crate::http::{Answer, read_chunk};
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, wait_until};
 
 #[test]
 fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
@@ -89,51 +89,6 @@ fn the_environment_is_that_of_cgi_and_nothing_of_the_gateways_own() {
 }
 
 #[test]
-fn content_length_is_there_also_without_a_body_and_stdin_ends() {
-    let instance = Instance::start();
-    instance.script("GET:/x", "cat\necho \"length $CONTENT_LENGTH${CONTENT_TYPE-}\"");
-    assert_eq!(instance.get("/x").text(), "length 0\n");
-}
-
-#[test]
-fn wasm_functions_get_the_same_environment_and_body() {
-    if !has(&["wasmer"]) {
-        return;
-    }
-    let instance = Instance::start();
-    // Copies the bytes of one read of stdin to stdout.
-    let source = r#"(module
-        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 1)
-        (func (export "_start")
-            (i32.store (i32.const 0) (i32.const 64))
-            (i32.store (i32.const 4) (i32.const 1024))
-            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
-            (i32.store (i32.const 4) (i32.load (i32.const 8)))
-            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
-    instance.function("POST:/echo", "wasm", source, json!({"output": "raw"}));
-    assert_eq!(instance.post("/echo", "a body\0of 16 bytes").text(), "a body\0of 16 bytes");
-}
-
-#[test]
-fn a_request_id_is_taken_over_where_it_is_sane_and_minted_where_not() {
-    let instance = Instance::start();
-    instance.script("GET:/x", "echo \"$FAAS_REQUEST_ID\"");
-    let ask = |id: &str| {
-        let answer = instance.request("GET", "/x", &[("X-Request-Id", id)], b"");
-        let said = answer.field("X-Request-Id").unwrap().to_string();
-        assert_eq!(answer.text(), format!("{said}\n"));
-        said
-    };
-    assert_eq!(ask("Root=1-abc/7:+_."), "Root=1-abc/7:+_.");
-    let (first, second) = (ask("with \"quotes\""), ask(&"x".repeat(200)));
-    assert!(first != second && first.len() == 16 && second.len() == 16, "{first} {second}");
-    let other = instance.get("/nowhere");
-    assert_eq!(other.field("X-Request-Id").map(str::len), Some(16));
-}
-
-#[test]
 fn binary_data_passes_in_both_directions_byte_by_byte() {
     let instance = Instance::start();
     let every_byte: Vec<u8> = (0..=255).cycle().take(100_000).collect();
@@ -151,25 +106,18 @@ fn binary_data_passes_in_both_directions_byte_by_byte() {
 }
 
 #[test]
-fn output_auto_finds_a_cgi_head_cgi_demands_one_and_raw_never_looks() {
+fn the_field_output_says_where_a_head_is_looked_for() {
     let instance = Instance::start();
     let ask = |output: &str, text: &str| {
         instance.script_with("GET:/x", &format!("printf '{text}'"), json!({"output": output}));
-        let answer = instance.get("/x");
-        let content_type = answer.field("Content-Type").unwrap_or("-").to_string();
-        (answer.status, content_type, answer.text())
+        instance.get("/x")
     };
-    let is = |status: u16, content_type: &str, body: &str| (status, content_type.to_string(), body.to_string());
-    assert_eq!(ask("auto", "Status: 201 Made\\nContent-Type: a/b\\n\\nbody"), is(201, "a/b", "body"));
-    assert_eq!(ask("auto", "content-type: a/b\\r\\n\\r\\n"), is(200, "a/b", ""));
-    assert_eq!(ask("auto", "Note: no head\\n\\nbody").2, "Note: no head\n\nbody");
-    assert_eq!(ask("auto", "{\"a\": 1}").1, "application/json");
-    assert_eq!(ask("auto", "[1]").1, "application/json");
-    assert!(ask("auto", "hello").1.starts_with("text/plain"));
-    assert_eq!(ask("cgi", "Location: /there\\n\\n").0, 302);
-    let raw = ask("raw", "Status: 404\\n\\nbody");
-    assert_eq!((raw.0, raw.2.as_str()), (200, "Status: 404\n\nbody"));
-    assert_eq!(ask("auto", "").0, 200);
+    let text = "Status: 201 Made\\nContent-Type: a/b\\n\\nbody";
+    let auto = ask("auto", text);
+    assert_eq!((auto.status, auto.field("Content-Type"), auto.text()), (201, Some("a/b"), "body".into()));
+    let raw = ask("raw", text);
+    assert_eq!((raw.status, raw.text()), (200, "Status: 201 Made\nContent-Type: a/b\n\nbody".into()));
+    ask("cgi", "no head at all").problem(502, "cgi-malformed");
 }
 
 #[test]
@@ -185,18 +133,6 @@ fn a_function_cannot_split_the_head_nor_speak_for_the_platform() {
     assert_eq!([answer.field("X-Request-Id"), answer.field("Transfer-Encoding")], [Some("real"), None]);
     assert!(answer.field("X-Faas-Worker") != Some("99") && answer.field("Connection") != Some("upgrade"));
     assert_eq!([answer.field("X-Faas-Spooled"), answer.field("X-Faas-Explain")], [None, None]);
-
-    // A bare CR, a NUL, or a second line could smuggle these in.
-    for evil in ["X-Evil: a\\rSet-Cookie: b", "X-Evil: a\\0b", "X-Evil: a\\r\\n Set-Cookie: b", "X Evil: a", ": a"] {
-        instance.script("GET:/evil", &format!("printf 'Content-Type: text/plain\\r\\n{evil}\\r\\n\\r\\nbody'"));
-        let mut stream = instance.connect();
-        stream.get_mut().write_all(b"GET /evil HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") && stream.read_until(b'\n', &mut head).unwrap() > 0 {}
-        let head = String::from_utf8(head).unwrap();
-        let is_clean = head.split("\r\n").all(|line| !line.contains(['\r', '\n', '\0']));
-        assert!(is_clean && !head.to_lowercase().contains("\r\nset-cookie"), "{evil}: {head:?}");
-    }
 }
 
 #[test]
@@ -224,22 +160,6 @@ fn a_function_has_three_descriptors_a_session_of_its_own_and_no_new_privileges()
 }
 
 #[test]
-fn a_function_that_leaves_its_body_unread_or_closes_its_pipes_is_answered() {
-    let instance = Instance::start();
-    let body = vec![b'x'; 1_000_000];
-    instance.script("POST:/ignore", "echo done");
-    instance.script("POST:/close", "exec <&-\necho done");
-    instance.script("POST:/mute", "echo done\nexec >&- 2>&-\nread _ < \"$IT_FOLDER/gate\"");
-    let mut gate = instance.gate("gate");
-    for length in [10, 60_000, 1_000_000] {
-        assert_eq!(instance.post("/ignore", &body[..length]).text(), "done\n");
-        assert_eq!(instance.post("/close", &body[..length]).text(), "done\n");
-    }
-    gate.write_all(b"\n").unwrap();
-    assert_eq!(instance.post("/mute", "x").text(), "done\n");
-}
-
-#[test]
 fn a_function_that_fills_both_pipes_without_reading_does_not_hang() {
     let instance = Instance::start();
     let script = "head -c 1000000 /dev/zero | tr '\\0' e >&2\nhead -c 1000000 /dev/zero | tr '\\0' o\nwc -c";
@@ -250,18 +170,6 @@ fn a_function_that_fills_both_pipes_without_reading_does_not_hang() {
         assert!(output.bytes().all(|byte| byte == b'o'));
         assert_eq!(count.trim(), length.to_string());
     }
-}
-
-#[test]
-fn the_answer_is_complete_when_the_main_process_has_ended_and_a_grandchild_is_killed() {
-    let instance = Instance::start();
-    // Each of these functions holds the pipe open, in a way of its own.
-    let script = "sleep 1000 &\nsetsid sleep 1000 &\n(setsid sh -c 'sleep 1000 & wait' &)\necho answered";
-    instance.script("GET:/leave", script);
-    for _ in 0..3 {
-        assert_eq!(instance.get("/leave").text(), "answered\n");
-    }
-    wait_until("its processes are gone", || instance.functions().is_empty());
 }
 
 #[test]

@@ -13,7 +13,6 @@ mod case;
 mod edits;
 mod ends;
 mod files;
-mod headers;
 mod languages;
 mod processes;
 mod run;

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::http::{Answer, read_chunk};
+use faas::procfs::proportional_bytes;
+
+use crate::http::Answer;
 use crate::instance::{Instance, run, wait_until};
 
 /// Additional memory that the platform may use while it carries large bodies.
@@ -27,13 +29,13 @@ fn fifty_megabytes_in_and_two_hundred_out_pass_without_being_held_in_memory() {
     assert_eq!(instance.post("/sum", "warm").status, 200);
     let platform: Vec<u32> =
         [instance.gateway_pid(), instance.worker_pid(0), instance.worker_pid(1)].into_iter().collect();
-    let idle = platform.iter().map(|pid| proportional_bytes(*pid)).sum::<u64>();
+    let idle = platform.iter().map(|pid| proportional_bytes(*pid as i32).unwrap()).sum::<u64>();
     let done = AtomicBool::new(false);
     let peak = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
-                peak = peak.max(platform.iter().map(|pid| proportional_bytes(*pid)).sum());
+                peak = peak.max(platform.iter().map(|pid| proportional_bytes(*pid as i32).unwrap()).sum());
             }
             peak
         });
@@ -73,35 +75,6 @@ impl Drop for Done<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// The proportional set size of a process.
-fn proportional_bytes(pid: u32) -> u64 {
-    let listing = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = listing.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
-}
-
-#[test]
-fn events_arrive_one_by_one_while_the_function_runs() {
-    let instance = Instance::start();
-    let mut gate = instance.gate("gate");
-    let script = "printf 'Content-Type: text/event-stream\\r\\n\\r\\n'\n\
-        for n in 1 2 3; do printf 'data: %s\\n\\n' \"$n\"; read _ < \"$IT_FOLDER/gate\"; done";
-    instance.script("GET:/events", script);
-    let mut stream = instance.connect();
-    stream.get_mut().write_all(b"GET /events HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
-    let head = Answer::read_head(&mut stream).unwrap();
-    assert_eq!((head.status, head.field("Content-Type")), (200, Some("text/event-stream")));
-    for number in 1..=3 {
-        // The function waits at the gate. An event that were sent only with the next one would never arrive.
-        assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), format!("data: {number}\n\n").as_bytes());
-        gate.write_all(b"\n").unwrap();
-    }
-    assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"");
-    // The connection can be used again.
-    stream.get_mut().write_all(b"GET /healthz HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
-    assert_eq!(Answer::read(&mut stream, false).unwrap().status, 200);
 }
 
 #[test]

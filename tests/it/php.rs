@@ -4,11 +4,10 @@
 //! and the constants STDIN, STDOUT and STDERR.
 
 use std::fs;
-use std::io::Write;
 
 use serde_json::json;
 
-use crate::http::{Answer, read_chunk};
+use crate::http::Answer;
 use crate::instance::{Instance, find, has, wait_for};
 
 /// A snippet and its request.
@@ -360,56 +359,9 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
     assert_eq!(parameters.json(), json!({"a": "1", "b": "2"}));
 
     let answer = ask("<?php function f() { return NAN; }", "f");
-    assert!(answer.problem(500, "function-exited").contains("255"), "{}", answer.text());
+    let detail = answer.problem(500, "function-exited");
+    assert!(detail.ends_with("code 255, PHP's code for a fatal error"), "{detail}");
     instance.wait_for_log("what the handler f returned cannot be sent as JSON", 2);
-}
-
-#[test]
-fn the_exit_status_of_php_is_the_same_cold_and_forked() {
-    if !has(&["faas-php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let ask = |source: &str| both(&instance, source, json!({}), "", "{}");
-    for (source, status) in [
-        ("<?php echo 'x'; exit(3);", "3"),
-        ("<?php throw new Exception('thrown');", "255"),
-        ("<?php no_such_function();", "255"),
-        ("<?php register_shutdown_function(function () { exit(7); });", "7"),
-        ("<?php class D { function __destruct() { throw new Exception('late'); } } $d = new D;", "255"),
-        ("<?php str_repeat('x', 1 << 30);", "255"),
-        ("<?php ob_start(); echo 'x'; exit(9);", "9"),
-    ] {
-        let answer = ask(source);
-        assert!(answer.status == 500, "{source}: {}", answer.text());
-        let detail = answer.json()["detail"].to_string();
-        assert!(detail.contains(status) || detail.contains("memory"), "{source}: {detail}");
-    }
-    assert_eq!(ask("<?php exit('a text');").text(), "a text");
-    assert_eq!(ask("<?php set_exception_handler(fn () => print 'handled'); throw new Exception;").text(), "handled");
-}
-
-#[test]
-fn forked_php_draws_different_random_numbers_and_has_fresh_globals() {
-    if !has(&["faas-php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let source = "<?php $a = range(1, 50); shuffle($a); function count_up() { static $n = 0; return ++$n; }\n\
-        echo json_encode([mt_rand(), rand(), lcg_value(), implode(',', $a), uniqid('', true), bin2hex(random_bytes(8)), array_rand(range(1, 1000000)), str_shuffle(str_repeat('abc', 9)), count_up()]);";
-    instance.function("GET:/random", "php", source, json!({}));
-    wait_for("a forked process answers", || Some(instance.get("/random")).filter(is_warm));
-    let answers: Vec<_> = (0..6).map(|_| instance.get("/random")).collect();
-    for (index, answer) in answers.iter().enumerate() {
-        let numbers = answer.json();
-        assert_eq!(numbers[8], 1);
-        for other in &answers[..index] {
-            let other = other.json();
-            for at in 0..8 {
-                assert_ne!(numbers[at], other[at], "number {at}");
-            }
-        }
-    }
 }
 
 #[test]
@@ -439,63 +391,18 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+/// The platform closes open streams as PHP would, so the rest of a compressor's data reaches the file.
 #[test]
-fn forked_php_finds_the_world_that_php_started_anew_finds() {
+fn open_streams_are_closed_at_the_end() {
     if !has(&["faas-php"]) {
         return;
     }
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let ask = |source: &str| {
-        both(&instance, source, json!({"env": {"OWN": "a=b c", "IT_FOLDER": instance.shared("")}}), "?q=1", "{}").text()
-    };
-    // Environment: for getenv(), for subprocesses, for $_SERVER; and the folder for temporary files.
-    let text = ask(
-        "<?php $names = array_keys(getenv()); sort($names); echo implode(' ', $names), \"\\n\", getenv('OWN'), `echo \"\\$OWN\"`;\n\
-        putenv('OWN=c'); echo getenv('OWN'), `echo \"\\$OWN\"`, $_SERVER['OWN'], sys_get_temp_dir() === getenv('TMPDIR') ? 'scratch' : 'none';\n\
-        echo trim((string) shell_exec('env | cut -d= -f1 | grep -vE \"^(PWD|_|SHLVL|OLDPWD)$\" | sort | tr \"\\\\n\" \" \"')) === implode(' ', $names) ? ' same' : ' differs';",
-    );
-    assert!(text.contains("OWN") && text.ends_with("a=b ca=b c\ncc\na=b cscratch same"), "{text}");
-    let text = ask("<?php function trace() { return (new Exception)->getTraceAsString(); }\n\
-        echo json_encode([$argc, $argv === [__FILE__], getcwd() === __DIR__, PHP_SAPI, trace(), count(get_included_files()), get_included_files()[0] === __FILE__, posix_getsid(0) === getmypid(), ob_get_level(), memory_get_usage() < 4000000, is_resource(STDIN), ini_get('memory_limit'), debug_backtrace()]);");
-    assert!(text.contains("\"cgi-fcgi\""), "{text}");
-    // The platform closes open streams as PHP would, so the rest of a compressor's data reaches the file.
+    let ask =
+        |source: &str| both(&instance, source, json!({"env": {"IT_FOLDER": instance.shared("")}}), "", "{}").text();
     let text = ask(
         "<?php $file = getenv('IT_FOLDER') . '/left.gz'; @unlink($file); $open = gzopen($file, 'w'); gzwrite($open, str_repeat('x', 1000)); chmod($file, 0666); echo 'left';",
     );
     assert_eq!(text, "left");
     assert_eq!(ask("<?php echo strlen(implode(gzfile(getenv('IT_FOLDER') . '/left.gz')));"), "1000");
-    // A process that the function has forked ends by itself, and its end is not the function's.
-    let text = ask(
-        "<?php $child = pcntl_fork(); if ($child === 0) { exit(5); } pcntl_waitpid($child, $status); echo pcntl_wexitstatus($status);",
-    );
-    assert_eq!(text, "5");
-    let tight = both(&instance, "<?php echo 'small';", json!({"memory": 16, "net": false}), "", "{}");
-    assert_eq!(tight.text(), "small");
-    for signal in ["SIGTERM", "SIGKILL", "SIGSEGV"] {
-        let source = format!("<?php echo 'x'; posix_kill(getmypid(), {signal}); sleep(5);");
-        let answer = both(&instance, &source, json!({}), "", "{}");
-        assert!(answer.problem(500, "function-signaled").contains("signal"), "{}", answer.text());
-    }
-}
-
-#[test]
-fn what_php_echoes_is_sent_at_once_where_the_row_says_stream() {
-    if !has(&["faas-php"]) {
-        return;
-    }
-    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
-    let mut gate = instance.gate("gate");
-    let source = "<?php header('X-A: 1'); header('Content-Type: text/plain'); echo \"first\\n\"; fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); echo 'last';";
-    for start in ["cold", "auto"] {
-        instance.function("GET:/stream", "php", source, json!({"stream": true, "start": start}));
-        for _ in 0..3 {
-            let mut stream = instance.connect();
-            write!(stream.get_mut(), "GET /stream HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
-            let head = Answer::read_head(&mut stream).unwrap();
-            assert_eq!((head.status, head.field("X-A")), (200, Some("1")));
-            assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"first\n");
-            gate.write_all(b"\n").unwrap();
-            assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"last");
-        }
-    }
 }

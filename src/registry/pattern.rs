@@ -156,6 +156,7 @@ pub fn param_value(path: &str, segment: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::check;
 
     #[test]
     fn keys_are_methods_and_paths_or_prefixes() {
@@ -180,10 +181,9 @@ mod tests {
             |GET:/a/**|GET:/*.php|GET:/a\n|GET:/healthz|POST:/healthz|*:/healthz|**:/x|*GET:/x|*:/a*\
             |GET://|GET:///a|GET://a|GET://a:80/x|GET://*/x|GET://{a}/x|GET://a@b/x|GET://[]/x|GET://[a]x/y|GET://a/healthz\
             |GET:/{}|GET:/{1}|GET:/{a|GET:/a}|GET:/x{a}|GET:/{a}x|GET:/{a}/{A}|GET:/{a-b}|GET:/{{a}}";
-        for key in bad.split('|') {
-            let fault = Pattern::parse(key).unwrap_err();
-            assert!(fault.starts_with("k is ") && fault.contains("; it must "), "{key}: {fault}");
-        }
+        check(bad.split('|').map(|key| (key, true)), |key| {
+            Pattern::parse(key).is_err_and(|fault| fault.starts_with("k is ") && fault.contains("; it must "))
+        });
         assert!(Pattern::parse(&format!("GET:/{}", "x".repeat(ROUTE_KEY_BYTES_MAX))).is_err());
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let params = Pattern::parse("GET:/users/{id}/posts/{post_id}").unwrap().params();
         let shown: Vec<(&str, usize)> = params.iter().map(|param| (param.variable.as_str(), param.segment)).collect();
         assert_eq!(shown, [("FAAS_PARAM_ID", 1), ("FAAS_PARAM_POST_ID", 3)]);
-        for (sent, value) in [
+        let values = [
             ("42", "42"),
             ("a%20b", "a b"),
             ("a%2Fb%2fc", "a%2Fb%2fc"),
@@ -201,8 +201,9 @@ mod tests {
             ("%zz", "%zz"),
             ("%00", "%00"),
             ("%C3%BC", "ü"),
-        ] {
-            assert_eq!(param_value(&format!("/users/{sent}/posts/7"), 1), value.as_bytes(), "{sent}");
-        }
+        ];
+        check(values.map(|(sent, value)| (sent, value.as_bytes().to_vec())), |sent| {
+            param_value(&format!("/users/{sent}/posts/7"), 1).to_vec()
+        });
     }
 }

@@ -51,6 +51,11 @@ fn a_value_that_cannot_be_used_is_named() {
         ("FAAS_HOST", "localhost"),
         ("FAAS_WORKERS", "0"),
         ("FAAS_WORKERS", "4 "),
+        ("FAAS_WORKER_SLOTS", "many"),
+        ("FAAS_BODY_MAX", "-1"),
+        ("FAAS_ANSWER_MAX", "0"),
+        ("FAAS_DRAIN_MS", "1.5"),
+        ("FAAS_QUEUE_MAX", "100000"),
         ("FAAS_FORK_SERVERS", "2"),
         ("FAAS_REQUIRE_SANDBOX", "1"),
         ("FAAS_EMA", "1"),
@@ -61,11 +66,12 @@ fn a_value_that_cannot_be_used_is_named() {
         ("FAAS_CONSOLE", "localhost:8081"),
         ("FAAS_TRUSTED_PROXIES", "localhost"),
     ];
-    for (name, value) in bad {
-        let error = with(&[(name, value)]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().starts_with(&format!("{name}={value:?} cannot be used")), "{error}");
-    }
+    let is_wrong = |(name, value): &&(&str, &str)| {
+        !with(&[(*name, *value)]).is_err_and(|error| {
+            error.exit_code() == 2 && error.to_string().starts_with(&format!("{name}={value:?} cannot be used"))
+        })
+    };
+    assert_eq!(bad.iter().filter(is_wrong).collect::<Vec<_>>(), [] as [&(&str, &str); 0]);
 }
 
 #[test]

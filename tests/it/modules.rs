@@ -45,23 +45,6 @@ fn a_bundle_finds_its_own_files_and_other_functions_cannot_list_it() {
 }
 
 #[test]
-fn parameters_and_any_method_reach_the_function() {
-    let instance = Instance::start();
-    let script = "echo \"$REQUEST_METHOD $SCRIPT_NAME|$PATH_INFO|$FAAS_PARAM_ID|$FAAS_PARAM_POST\"";
-    instance.script("*:/users/{id}/posts/{post}", script);
-    instance.script("GET:/users/{id}/files/*", script);
-    for (method, target, says) in [
-        ("GET", "/users/42/posts/7?x=1", "GET /users/42/posts/7||42|7"),
-        ("DELETE", "/users/a%20b/posts/%C3%BC", "DELETE /users/a b/posts/ü||a b|ü"),
-        ("PUT", "/users/a%2Fb/posts/%2500", "PUT /users/a/b/posts/%00||a%2Fb|%00"),
-        ("GET", "/users/9/files/x/y", "GET /users/9/files|/x/y|9|"),
-    ] {
-        assert_eq!(instance.request(method, target, &[], b"").text(), format!("{says}\n"), "{target}");
-    }
-    assert_eq!(instance.get("/users//posts/7").status, 404);
-}
-
-#[test]
 fn a_route_with_a_host_beats_the_same_without() {
     let instance = Instance::start();
     instance.script("GET:/cart", "echo any");

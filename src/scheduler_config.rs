@@ -43,3 +43,13 @@ impl Weights {
         self.alpha * cpu + self.beta * mem + self.gamma * io
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_counts_half_and_memory_and_io_less() {
+        assert_eq!(Weights::default().score(100.0, 10.0, 1.0), 53.2);
+    }
+}

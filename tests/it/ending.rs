@@ -179,24 +179,3 @@ fn an_interrupt_from_the_terminal_ends_it_like_sigterm() {
     assert_eq!(instance.wait().code(), Some(0));
     wait_until("no process is left", || instance.processes().is_empty());
 }
-
-#[test]
-fn a_killed_gateway_takes_workers_and_functions_with_it_and_the_next_start_works() {
-    let mut instance = Instance::start();
-    instance.script("GET:/sleep", "(setsid sh -c 'sleep 1000 & wait' &)\ntouch \"$IT_FOLDER/started\"\nsleep 1000");
-    for round in 0..2 {
-        let mut stream = instance.connect();
-        stream.get_mut().write_all(b"GET /sleep HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
-        wait_until("it runs", || instance.shared("started").exists());
-        signal("KILL", instance.gateway_pid());
-        instance.wait();
-        wait_until("no process is left", || instance.processes().is_empty());
-        assert!(leftovers(&instance).contains(&"gateway.pid".to_string()), "it had no time to clear up");
-        fs::remove_file(instance.shared("started")).unwrap();
-        instance.launch();
-        instance.wait_until_ready();
-        assert_eq!(instance.get("/api/env").status, 200, "round {round}");
-    }
-    assert_eq!(instance.stop().code(), Some(0));
-    assert_eq!(leftovers(&instance), [] as [&str; 0]);
-}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::ending::leftovers;
 use crate::http::Answer;
 use crate::instance::{Instance, has, signal, wait_until};
 
@@ -77,33 +78,6 @@ fn with_a_worker_killed_every_300_ms_no_answer_is_wrong_and_502_is_only_for_what
 }
 
 #[test]
-fn a_worker_that_drains_gets_nothing_new_and_killed_then_it_is_replaced_and_what_ran_on_it_is_gone() {
-    let instance = Instance::with(&[("FAAS_WORKER_SLOTS", "4")]);
-    instance.script("GET:/sleep", "touch \"$IT_FOLDER/started\"; setsid sleep 1000 & sleep 1000");
-    instance.script("GET:/x", "sleep 0.02; echo x");
-    let (id, draining) = std::thread::scope(|scope| {
-        let request = scope.spawn(|| instance.get("/sleep"));
-        wait_until("it runs", || instance.shared("started").exists());
-        let id = (0..2).find(|id| instance.worker(*id).unwrap()["in_flight"] == 1).unwrap();
-        let draining = instance.worker_pid(id);
-        // A SIGTERM sent by hand means: finish the running calls.
-        signal("TERM", draining);
-        wait_until("it says so", || instance.worker(id).unwrap()["slots"] == 0);
-        let other = (1 - id).to_string();
-        let busy = [(); 6].map(|()| scope.spawn(|| [(); 20].map(|()| instance.get("/x"))));
-        for answer in busy.into_iter().flat_map(|client| client.join().unwrap()) {
-            assert_eq!((answer.text().as_str(), answer.field("X-Faas-Worker")), ("x\n", Some(other.as_str())));
-        }
-        signal("KILL", draining);
-        assert!(request.join().unwrap().problem(502, "worker-lost").contains(&format!("worker {id} died")));
-        (id, draining)
-    });
-    wait_until("no function is left", || instance.functions().is_empty());
-    wait_until("another one is there", || instance.worker(id).is_some_and(|worker| worker["pid"] != draining));
-    assert_eq!(instance.get("/x").text(), "x\n");
-}
-
-#[test]
 fn a_killed_gateway_takes_even_functions_along_that_want_to_stay_and_the_registry_is_whole() {
     if !has(&["cc"]) {
         return;
@@ -131,10 +105,13 @@ fn a_killed_gateway_takes_even_functions_along_that_want_to_stay_and_the_registr
         for mut stream in streams {
             assert!(Answer::read(&mut stream, false).is_err());
         }
+        assert!(leftovers(&instance).contains(&"gateway.pid".to_string()), "it had no time to clear up");
         let verdict: String = instance.registry().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(verdict, "ok");
         instance.launch();
         instance.wait_until_ready();
         assert_eq!(instance.post("/hostile", "socketpair\n").text(), "socketpair: ok\n");
     }
+    assert_eq!(instance.stop().code(), Some(0));
+    assert_eq!(leftovers(&instance), [] as [&str; 0]);
 }

@@ -6,8 +6,6 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::http::Answer;
 use crate::instance::{Instance, wait_until};
 
@@ -144,26 +142,4 @@ fn who_is_told_to_come_back_later_and_comes_at_once_waits_a_moment_and_others_do
     }
     gate.write_all(b"\n").unwrap();
     assert_eq!(Answer::read(&mut first, false).unwrap().text(), "through\n");
-}
-
-#[test]
-fn one_functions_overload_leaves_the_slots_it_may_not_have_to_others() {
-    let _alone = crate::alone();
-    let instance = Instance::with(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")]);
-    let mut gate = instance.gate("gate");
-    let waiter = "touch \"$IT_FOLDER/started-$$\"\nread _ <\"$IT_FOLDER/gate\"";
-    instance.script_with("GET:/greedy", waiter, json!({"max_inflight": 2}));
-    instance.script("GET:/modest", "echo modest");
-    std::thread::scope(|scope| {
-        let greedy: Vec<_> = (0..40).map(|_| scope.spawn(|| instance.get("/greedy"))).collect();
-        wait_until("all but two are refused", || greedy.iter().filter(|client| client.is_finished()).count() == 38);
-        for _ in 0..20 {
-            assert_eq!(instance.get("/modest").text(), "modest\n");
-        }
-        gate.write_all(b"\n\n").unwrap();
-        let answers: Vec<Answer> = greedy.into_iter().map(|client| client.join().unwrap()).collect();
-        let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
-        refused.iter().for_each(|answer| assert_retry_after(answer));
-        assert_eq!(refused.len(), 38);
-    });
 }

@@ -83,15 +83,6 @@ fn a_request_can_ask_why_it_went_to_its_worker() {
 }
 
 #[test]
-fn the_score_is_half_the_cpu_and_less_of_memory_and_io() {
-    let instance = Instance::start();
-    let worker = wait_for("a worker has a score", || instance.worker(0).filter(|worker| figure(worker, "mem") > 0.0));
-    let [cpu, mem, io] = ["cpu", "mem", "io"].map(|name| figure(&worker, name));
-    let score = 0.5 * cpu + 0.3 * mem + 0.2 * io;
-    assert!((figure(&worker, "score") - score).abs() < 0.1, "{worker}");
-}
-
-#[test]
 fn a_worker_that_is_started_by_hand_joins_and_leaves_without_a_request_lost() {
     let instance = Instance::start();
     instance.script("GET:/x", "echo x");

@@ -145,7 +145,8 @@ fn who_avoids_a_worker_waits_for_its_next_sample_and_keeps_nobody_from_it() {
 fn waiting_ends_when_the_client_goes_or_the_time_is_up() {
     let (scheduler, links) = scheduler(&[sample(0, 1, 0.0)], 8, 1);
     let lease = scheduler.acquire(&of("a"), false, &mut stays()).unwrap();
-    assert!(matches!(scheduler.acquire(&of("a"), false, &mut stays()), Err(RequestError::NoSlotInTime { .. })));
+    let late = scheduler.acquire(&of("a"), false, &mut stays()).err().unwrap();
+    assert!(matches!(late, RequestError::NoSlotInTime { .. }) && late.to_string().contains("FAAS_QUEUE_TIMEOUT_MS"));
     assert!(matches!(scheduler.acquire(&of("a"), false, &mut leaves()), Err(RequestError::ClientGone)));
     assert_eq!(scheduler.waiting(), 0);
     scheduler.remove(&links[0]);

@@ -98,11 +98,6 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Number of files that this process may have open.
-pub fn open_files_limit() -> u64 {
-    limit_of(libc::RLIMIT_NOFILE).map_or(0, |limit| limit.rlim_cur)
-}
-
 /// CPU time of the calling thread.
 pub fn own_thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

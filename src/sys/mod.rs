@@ -50,8 +50,8 @@ pub use file::{is_in_memory, is_noexec, refer_to, replace_output};
 pub use inotify::FolderWatch;
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{
-    Urgency, alarm, clock_ticks_per_s, fit_address_space, hasten_end, join_alarm, lower_priority, open_files_limit,
-    own_thread, own_thread_cpu_time, page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
+    Urgency, alarm, clock_ticks_per_s, fit_address_space, hasten_end, join_alarm, lower_priority, own_thread,
+    own_thread_cpu_time, page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
 };
 pub use lock::{lock_holder, try_lock};
 pub use mounts::hide_processes;

@@ -30,10 +30,6 @@ impl<'fd> Watched<'fd> {
         Watched::new(fd.as_raw_fd(), libc::POLLOUT)
     }
 
-    pub fn read_write(fd: BorrowedFd<'fd>) -> Watched<'fd> {
-        Watched::new(fd.as_raw_fd(), libc::POLLIN | libc::POLLOUT)
-    }
-
     /// Ready when the peer of a socket has closed its sending side or the whole connection; never for mere data.
     pub fn hang_up(fd: BorrowedFd<'fd>) -> Watched<'fd> {
         Watched::new(fd.as_raw_fd(), libc::POLLRDHUP)
@@ -50,10 +46,6 @@ impl<'fd> Watched<'fd> {
 
     pub fn is_readable(&self) -> bool {
         self.inner.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) != 0
-    }
-
-    pub fn is_writable(&self) -> bool {
-        self.inner.revents & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) != 0
     }
 }
 

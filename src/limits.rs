@@ -237,8 +237,8 @@ pub const LEDGER_MAX_DEFAULT: u64 = 1 << 30;
 
 // ---- Fork servers -----------------------------------------------------------------------------------------------
 
-/// One for PHP and one for WASM.
-pub const FORK_SERVERS_PER_WORKER: u64 = 2;
+/// One for PHP, one for WASM modules, and one for components.
+pub const FORK_SERVERS_PER_WORKER: u64 = 3;
 /// MiB of a fork server's data (RLIMIT_DATA). Its children inherit it and lower it to their function's limit.
 pub const FORK_SERVER_DATA_MIB: u64 = 2 * *MEMORY_MIB.end();
 /// Time for a successor to become ready; then it ends, and the old gateway stays.

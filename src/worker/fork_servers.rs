@@ -1,4 +1,4 @@
-//! The fork servers of a worker, one per runtime: when one starts, when it is replaced, which modules it prepares.
+//! The fork servers of a worker, one per program: when one starts, when it is replaced, which modules it prepares.
 //!
 //! An invocation asks [`ForkServers::take`] for a child. If no fork server is ready, the answer is `None` and the
 //! invocation goes by exec; meanwhile one thread, the keeper, starts a fork server. So no invocation ever waits for
@@ -18,18 +18,15 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::child::Child;
 use super::fork_server::{ForkServer, Word};
-use super::runtime;
+use super::runtime::{self, Server};
 use super::version::Version;
 use crate::error::start::{Result, StartError};
 use crate::limits::KILL_WAIT_MAX;
-use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
+use crate::protocol::function_spec::{FunctionSpec, push};
 use crate::sandbox::orphans;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Spawn, Watched};
 use crate::{log, procfs};
-
-/// The runtimes that have a fork server.
-const RUNTIMES: [Runtime; 2] = [Runtime::Php, Runtime::Wasm];
 
 /// From its start until it is ready; the keeper kills a fork server that takes longer.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -58,8 +55,8 @@ pub struct ForkServers {
     is_on: bool,
     /// False if fork servers prepare no modules.
     prepares: bool,
-    /// One for each of [`RUNTIMES`]. Held for a look or a change, never across a start, a request or a wait.
-    places: [Mutex<Place>; RUNTIMES.len()],
+    /// One for each of [`Server::ALL`]. Held for a look or a change, never across a start, a request or a wait.
+    places: [Mutex<Place>; Server::ALL.len()],
     /// Wakes the keeper.
     wake: EventFd,
     /// Children that may wait: the number of slots.
@@ -102,18 +99,18 @@ impl ForkServers {
         })
     }
 
-    fn place(&self, runtime: Runtime) -> Option<MutexGuard<'_, Place>> {
-        let number = RUNTIMES.iter().position(|other| *other == runtime)?;
-        Some(self.places[number].lock().expect("nothing panics under this lock"))
+    fn place(&self, kind: Server) -> MutexGuard<'_, Place> {
+        let number = Server::ALL.iter().position(|other| *other == kind).expect("the list has all");
+        self.places[number].lock().expect("nothing panics under this lock")
     }
 
     /// A child for an invocation of this version of a module; `None` means exec. If no fork server runs, has the keeper
     /// start one.
-    pub fn take(&self, runtime: Runtime, version: &Version) -> Option<Child> {
+    pub fn take(&self, kind: Server, version: &Version) -> Option<Child> {
         if !self.is_on {
             return None;
         }
-        let mut place = self.place(runtime)?;
+        let mut place = self.place(kind);
         if !place.by_exec.is_empty() && place.by_exec.contains(&version.to_string()) {
             return None;
         }
@@ -137,13 +134,20 @@ impl ForkServers {
     }
 
     /// Has a fork server prepare a module, unless it was asked for that lately.
-    pub fn prepare(&self, server: &Arc<ForkServer>, spec: &FunctionSpec, version: &Version, artifact: Option<&Path>) {
+    pub fn prepare(
+        &self,
+        kind: Server,
+        server: &Arc<ForkServer>,
+        spec: &FunctionSpec,
+        version: &Version,
+        artifact: Option<&Path>,
+    ) {
         if !self.prepares {
             return;
         }
-        let (text, runtime) = (version.to_string(), spec.runtime);
+        let text = version.to_string();
         let now = Instant::now();
-        let Some(mut place) = self.place(runtime) else { return };
+        let mut place = self.place(kind);
         let is_present = matches!(&place.state, State::Ready(present) if Arc::ptr_eq(present, server));
         let is_due = match place.modules.get(&text) {
             None => !version.is_young(),
@@ -165,10 +169,8 @@ impl ForkServers {
         if let Some(artifact) = artifact {
             push(&mut settings, "artifact", artifact.as_os_str().as_bytes());
         }
-        if !server.prepare(&settings)
-            && let Some(mut place) = self.place(runtime)
-        {
-            place.unanswered.retain(|other| *other != text);
+        if !server.prepare(&settings) {
+            self.place(kind).unanswered.retain(|other| *other != text);
         }
     }
 }
@@ -203,8 +205,8 @@ pub(super) fn keep(worker: &Worker) {
             one.look_after(worker, is_due, retired < RETIRED_MAX);
         }
         kept.retain(|one| !one.has_ended);
-        for runtime in RUNTIMES {
-            kept.extend(start_if_wanted(worker, runtime));
+        for kind in Server::ALL {
+            kept.extend(start_if_wanted(worker, kind));
         }
         if is_due {
             next_look = Instant::now() + LOOK_PERIOD;
@@ -212,20 +214,20 @@ pub(super) fn keep(worker: &Worker) {
     }
 }
 
-fn start_if_wanted(worker: &Worker, runtime: Runtime) -> Option<Kept> {
-    let mut place = worker.fork_servers.place(runtime)?;
+fn start_if_wanted(worker: &Worker, kind: Server) -> Option<Kept> {
+    let mut place = worker.fork_servers.place(kind);
     if !matches!(place.state, State::Wanted) {
         return None;
     }
     place.state = State::Coming;
     drop(place);
-    match Kept::start(worker, runtime) {
+    match Kept::start(worker, kind) {
         Ok(one) => Some(one),
         Err(why) => {
             if let Some(why) = why {
-                log!("worker {}: no fork server for {}: {why}", worker.id, runtime.as_str());
+                log!("worker {}: no fork server for {}: {why}", worker.id, kind.name());
             }
-            worker.fork_servers.place(runtime)?.state = State::Failed(Instant::now() + RETRY_UNREADY);
+            worker.fork_servers.place(kind).state = State::Failed(Instant::now() + RETRY_UNREADY);
             None
         }
     }
@@ -233,7 +235,7 @@ fn start_if_wanted(worker: &Worker, runtime: Runtime) -> Option<Kept> {
 
 /// A fork server that runs. Dropping it ends it.
 struct Kept {
-    runtime: Runtime,
+    kind: Server,
     server: Arc<ForkServer>,
     /// Its stdout and stderr. `None` at the end of the stream.
     said: Option<PipeReader>,
@@ -248,11 +250,11 @@ struct Kept {
 
 impl Kept {
     /// # Errors
-    /// Why it could not be started, for the log; `None` if the runtime's program is missing.
-    fn start(worker: &Worker, runtime: Runtime) -> std::result::Result<Kept, Option<String>> {
+    /// Why it could not be started, for the log; `None` if its program is missing.
+    fn start(worker: &Worker, kind: Server) -> std::result::Result<Kept, Option<String>> {
         let as_text = |step: &'static str| move |error: std::io::Error| Some(format!("could not {step}: {error}"));
-        let command = runtime::server_command(worker, runtime).ok_or(None)?;
-        let read = runtime::files_read_at_start(worker, runtime);
+        let command = runtime::server_command(worker, kind).ok_or(None)?;
+        let read = runtime::files_read_at_start(worker, kind);
         let read = read.into_iter().map(|path| (path.clone(), Version::of_path(&path))).collect();
         let (control, theirs) = sys::packet_pair().map_err(as_text("make a socket pair"))?;
         let (said, says) = std::io::pipe().map_err(as_text("make a pipe"))?;
@@ -271,7 +273,7 @@ impl Kept {
         })
         .map_err(|error| Some(format!("could not {}: {}", error.step, error.cause)))?;
         Ok(Kept {
-            runtime,
+            kind,
             server: Arc::new(ForkServer::new(control, process, worker.fork_servers.ahead_max)),
             said: Some(said),
             line: Vec::new(),
@@ -286,7 +288,7 @@ impl Kept {
     fn hear(&mut self, worker: &Worker) {
         loop {
             let word = self.server.listen();
-            let Some(mut place) = worker.fork_servers.place(self.runtime) else { return };
+            let mut place = worker.fork_servers.place(self.kind);
             match word {
                 Word::Ready if matches!(place.state, State::Coming) && self.retired.is_none() => {
                     place.modules.clear();
@@ -301,7 +303,7 @@ impl Kept {
                         *asked = None;
                     }
                     drop(place);
-                    log!("fork server of {}: a module is not prepared: {}", self.runtime.as_str(), reason.trim_end());
+                    log!("fork server of {}: a module is not prepared: {}", self.kind.name(), reason.trim_end());
                 }
                 Word::Nothing => return,
                 Word::End => {
@@ -316,8 +318,8 @@ impl Kept {
     fn bury(&mut self, worker: &Worker) {
         self.log_what_it_said();
         self.has_ended = true;
-        let name = self.runtime.as_str();
-        let Some(mut place) = worker.fork_servers.place(self.runtime) else { return };
+        let name = self.kind.name();
+        let mut place = worker.fork_servers.place(self.kind);
         let was_ready = self.server.is_ready();
         let is_present = match &place.state {
             State::Ready(present) => Arc::ptr_eq(present, &self.server),
@@ -354,7 +356,7 @@ impl Kept {
         }
         if !self.server.is_ready() {
             if self.started.elapsed() >= START_MAX {
-                log!("worker {}: the fork server of {} was not ready in time", worker.id, self.runtime.as_str());
+                log!("worker {}: the fork server of {} was not ready in time", worker.id, self.kind.name());
                 self.bury(worker);
             }
             return;
@@ -368,12 +370,10 @@ impl Kept {
             () if is_due && may_retire && self.has_grown() => "is replaced: it has grown",
             () => return,
         };
-        log!("worker {}: the fork server of {} {why}", worker.id, self.runtime.as_str());
+        log!("worker {}: the fork server of {} {why}", worker.id, self.kind.name());
         self.retired = Some(Instant::now());
         self.server.retire();
-        if let Some(mut place) = worker.fork_servers.place(self.runtime) {
-            place.state = State::Wanted;
-        }
+        worker.fork_servers.place(self.kind).state = State::Wanted;
     }
 
     fn is_outdated(&self) -> bool {
@@ -403,7 +403,7 @@ impl Kept {
         }) {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             let text = String::from_utf8_lossy(&line);
-            log!("fork server of {}: {}", self.runtime.as_str(), text.trim_end());
+            log!("fork server of {}: {}", self.kind.name(), text.trim_end());
         }
     }
 }

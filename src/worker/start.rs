@@ -11,7 +11,7 @@ use super::Worker;
 use super::child::Child;
 use super::order::Order;
 use super::process::Process;
-use super::runtime::{self, Artifact, Command};
+use super::runtime::{self, Artifact, Command, Server};
 use super::scratch::Scratch;
 use super::streams::Ends;
 use super::version::Version;
@@ -36,8 +36,8 @@ pub struct Start<'a> {
     pub scratch: Scratch<'a>,
     /// The rulesets for writing and for reading.
     rulesets: (Option<Arc<OwnedFd>>, Option<Arc<readable::Ruleset>>),
-    /// `None` if it is to be started by exec.
-    child: Option<Child>,
+    /// With its fork server; `None` if it is to be started by exec.
+    child: Option<(Server, Child)>,
 }
 
 impl<'a> Start<'a> {
@@ -61,8 +61,10 @@ impl<'a> Start<'a> {
             rulesets: (writable.map_err(exhausted("make a ruleset"))?, readable),
             child: None,
         };
-        if runtime::can_fork(spec, start.artifact.as_ref()) && !order.function.is_by_exec() {
-            start.child = worker.fork_servers.take(spec.runtime, &start.version);
+        if let Some(server) = runtime::server(spec, start.artifact.as_ref())
+            && !order.function.is_by_exec()
+        {
+            start.child = worker.fork_servers.take(server, &start.version).map(|child| (server, child));
         }
         if start.child.is_none() {
             // Errors of an exec are found before the gateway hears that the function has begun.
@@ -74,12 +76,12 @@ impl<'a> Start<'a> {
     /// Starts the process with these streams. If a forked one dies before it has its invocation, an executed one
     /// replaces it.
     pub fn run(&mut self, ends: &Ends) -> Result<Process> {
-        if let Some(child) = self.child.take() {
+        if let Some((server, child)) = self.child.take() {
             let rulesets = self.rulesets().into_iter().flatten();
             let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(rulesets).collect();
             if child.start(&self.message(), &descriptors).is_ok() {
                 let (spec, artifact) = (self.order.spec(), self.artifact.as_ref().map(|it| &*it.path));
-                self.worker.fork_servers.prepare(child.server(), spec, &self.version, artifact);
+                self.worker.fork_servers.prepare(server, child.server(), spec, &self.version, artifact);
                 return Ok(Process::Forked(child));
             }
         }

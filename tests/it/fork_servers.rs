@@ -1,4 +1,4 @@
-//! Fork servers: one per runtime; its sharing, its replacement, and the cost of its end.
+//! Fork servers: one per program; its sharing, its replacement, and the cost of its end.
 
 use std::fs;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::instance::{Instance, find, inner_pid, signal, skip, wait_for, wait_until};
+use crate::instance::{Instance, find, has, inner_pid, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
 /// Waits at the gate if asked to, and prints its version.
@@ -103,6 +103,52 @@ fn the_death_of_a_fork_server_costs_only_what_it_had_begun() {
         assert_eq!(instance.get("/x").text(), "done");
     }
     instance.warm("/x");
+    assert!(!instance.fork_servers().contains(&server));
+}
+
+/// A component whose `run` is `body`.
+fn component(body: &str) -> String {
+    format!(
+        r#"(component
+        (core module $code (func (export "run") (result i32) {body}))
+        (core instance $made (instantiate $code))
+        (func $run (result (result)) (canon lift (core func $made "run")))
+        (instance $command (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $command)))"#
+    )
+}
+
+#[test]
+fn components_have_a_fork_server_of_their_own_whose_death_costs_only_what_it_had_begun() {
+    if !has(&["faas-wasm", "faas-wasm-component"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    instance.function("GET:/a", "wasm", &component("(i32.const 0)"), json!({}));
+    instance.function("GET:/fails", "wasm", &component("(i32.const 1)"), json!({}));
+    instance.function("GET:/loops", "wasm", &component("(loop $again (br $again)) (unreachable)"), json!({}));
+    assert!(!instance.get("/a").is_warm(), "the first finds no fork server");
+    instance.warm("/a");
+    let [server] = instance.fork_servers()[..] else { panic!("one fork server") };
+    let failed = instance.get("/fails");
+    assert_eq!((failed.status, failed.is_warm()), (500, true));
+    instance.warm("/ping");
+    assert_eq!(instance.fork_servers().len(), 2, "modules have another one");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| instance.get("/loops"));
+        let [pid] = wait_for("it runs", || Some(instance.functions()).filter(|all| !all.is_empty()))[..] else {
+            panic!("one process")
+        };
+        let title = || fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        assert_eq!(title().trim_end_matches('\0'), "faas-wasm-component: GET:/loops");
+        signal("KILL", server);
+        running.join().unwrap().problem(502, "fork-server-lost");
+    });
+    instance.wait_for_log("the fork server of components has ended", 1);
+    for _ in 0..5 {
+        assert_eq!(instance.get("/a").status, 200);
+    }
+    instance.warm("/a");
     assert!(!instance.fork_servers().contains(&server));
 }
 

@@ -1,7 +1,7 @@
 //! Hostile WASM modules and components: what they ask of WASI in bad faith is refused, and their limits hold.
 //!
 //! Each table runs as each user that functions can run as, once by a process of its own and once by a child of the fork
-//! server. A component has no fork server.
+//! server. Components start in either way, as it comes.
 
 use std::fmt::Write;
 use std::fs;

@@ -573,7 +573,9 @@ impl Stat {
 pub fn is_fork_server(pid: u32) -> bool {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments);
-    let is_kind = arguments.starts_with("faas-php: fork server") || arguments.contains("faas-wasm\0serve\0");
+    let is_kind = arguments.starts_with("faas-php: fork server")
+        || arguments.starts_with("faas-wasm\0serve\0")
+        || arguments.starts_with("faas-wasm-component\0serve\0");
     let stream = |fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
     is_kind && stream(1).is_some() && stream(1) == stream(2)
 }

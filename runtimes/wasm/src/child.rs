@@ -5,7 +5,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
@@ -15,7 +15,7 @@ use rustix::process::{
 
 use crate::error::{Error, Result, STATUS_NOT_BEGUN};
 use crate::limits::{DESCRIPTORS_MAX, ENVIRONMENT_BYTES_MAX, SETTINGS_BYTES_MAX};
-use crate::program::Invocation;
+use crate::program::{Invocation, Loader, Program};
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::sys;
@@ -27,16 +27,16 @@ const FIRST_READ_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 8;
 
 /// Serves the invocation that comes on the channel, and ends the process.
-pub fn serve(server: &mut Server, channel: OwnedFd) -> ! {
+pub fn serve<L: Loader>(server: &mut Server<L>, channel: OwnedFd) -> ! {
     let (settings, environment) = match begin(server, &channel) {
         Ok(Some(invocation)) => invocation,
         Ok(None) => sys::end(0),
-        Err(error) => fail(&error),
+        Err(error) => end::<L>(&error, STATUS_NOT_BEGUN),
     };
     let mut loaded;
     let program = match server.prepared.iter_mut().find(|(version, _)| *version == settings.version) {
         Some((_, program)) => program,
-        None => match server.loader.load(&settings) {
+        None => match server.loader.load(&settings, settings.memory_mib) {
             Ok(program) => {
                 loaded = program;
                 &mut loaded
@@ -46,23 +46,24 @@ pub fn serve(server: &mut Server, channel: OwnedFd) -> ! {
                 let _ = rustix::io::write(&channel, b"E");
                 sys::end(0)
             }
-            Err(error) => end(&error),
+            Err(error) => end::<L>(&error, error.exit_status()),
         },
     };
-    sys::close_all_but(channel.as_fd());
+    close_all_but(&channel, program.artifact());
     let Err(error) = program.run(Invocation { settings, environment, channel: Some(channel) });
-    end(&error)
+    end::<L>(&error, error.exit_status())
 }
 
-/// Ends a process whose invocation could not begin.
-fn fail(error: &Error) -> ! {
-    eprintln!("faas-wasm: {error}");
-    sys::end(STATUS_NOT_BEGUN)
+fn end<L: Loader>(error: &Error, status: u8) -> ! {
+    eprintln!("{}: {error}", L::NAME);
+    sys::end(status)
 }
 
-fn end(error: &Error) -> ! {
-    eprintln!("faas-wasm: {error}");
-    sys::end(error.exit_status())
+/// Closes all descriptors except 0, 1, 2, the channel, and the artifacts that programs still need.
+fn close_all_but(channel: &OwnedFd, artifacts: impl IntoIterator<Item = RawFd>) {
+    let mut kept: Vec<RawFd> = artifacts.into_iter().chain([channel.as_raw_fd()]).collect();
+    kept.sort();
+    sys::close_all_but(&kept);
 }
 
 /// Ties this process's life to its parent's.
@@ -76,15 +77,15 @@ pub fn die_with(parent: Pid) -> Result<()> {
 }
 
 /// Steps 1 to 3 of the protocol, and the change to the working folder. `None` if no invocation comes.
-fn begin(server: &Server, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>)>> {
-    sys::close_all_but(channel.as_fd());
+fn begin<L: Loader>(server: &Server<L>, channel: &OwnedFd) -> Result<Option<(Settings, Vec<u8>)>> {
+    close_all_but(channel, server.prepared.iter().filter_map(|(_, program)| program.artifact()));
     die_with(server.own_pid)?;
     sys::unblock_signals().map_err(Error::io("let signals through"))?;
     let Some((settings, environment, descriptors)) = receive(channel)? else { return Ok(None) };
     let inherited = server.prepared.iter().map(|(_, program)| program.memory_bytes()).sum();
     become_invocation(&settings, descriptors, inherited)?;
     if let Some(title) = &server.title {
-        title.set(&[b"faas-wasm: ", &settings.route[..]].concat());
+        title.set(&[L::NAME.as_bytes(), b": ", &settings.route].concat());
     }
     if !settings.folder.as_os_str().is_empty() {
         let failed = Error::file("change to the folder", &settings.folder);

@@ -28,12 +28,12 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | main.rs | the command line |
 //! | lib.rs | the list of modules |
+//! | main.rs, command.rs | the command line |
 //! | binary.rs | a module's properties before it is compiled |
 //! | artifact.rs | the engine; compiling, and mapping the artifact |
 //! | settings.rs | a function's settings, from an invocation or the command line |
-//! | program.rs | the program of an invocation |
+//! | program.rs | the program of an invocation, and its loader |
 //! | module.rs | a core module, instantiated |
 //! | server.rs, child.rs | the fork server and its children |
 //! | wasi/ | the functions that a core module calls |
@@ -48,17 +48,18 @@
 //! The module's code never sees the process's own environment, working folder or descriptor numbers: it can reach only
 //! the items of the table above. A module that imports anything but `wasi_snapshot_preview1` is rejected by name.
 //!
-//! The public modules are shared with the package in component/, the program for components of WASI 0.2.
+//! All but module.rs and wasi/ is shared with the package in component/, the program for components of WASI 0.2.
 
 pub mod artifact;
 mod binary;
 mod child;
+pub mod command;
 pub mod error;
 pub mod limits;
 pub mod memory;
-mod module;
+pub mod module;
 pub mod program;
-pub mod server;
+mod server;
 pub mod settings;
 mod sys;
 mod wasi;

@@ -4,15 +4,50 @@
 //! handler, and its `_initialize` is called before. A start function precedes both (see artifact.rs).
 
 use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Mode, OFlags};
 use wasmtime::{Engine, Instance, Linker, Module, Store, TypedFunc};
 
+use crate::artifact;
 use crate::binary::START_EXPORT;
 use crate::error::{Error, Result};
-use crate::program::{Invocation, end, folders, trapped};
-use crate::wasi::Host;
+use crate::program::{Invocation, Loader, Program, end, folders, trapped};
+use crate::settings::Settings;
+use crate::wasi::{self, Host};
+
+/// The loader of modules.
+pub struct Modules {
+    engine: Engine,
+    linker: Linker<Host>,
+    /// The user whose artifacts are trusted.
+    owner: u32,
+}
+
+impl Loader for Modules {
+    const NAME: &'static str = "faas-wasm";
+
+    type Program = Instantiated;
+
+    fn new(owner: u32) -> Result<Modules> {
+        let engine = artifact::engine(&artifact::config())?;
+        let linker = wasi::linker(&engine)?;
+        // Make the signal stack, which a trap's handler needs; otherwise each child would make it.
+        Engine::tls_eager_initialize();
+        Ok(Modules { engine, linker, owner })
+    }
+
+    fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+        artifact::compile(input, output)
+    }
+
+    fn load(&self, settings: &Settings, memory_mib: usize) -> Result<Instantiated> {
+        let module = artifact::load(&self.engine, settings, self.owner)?;
+        Instantiated::new(&self.engine, &self.linker, module, memory_mib)
+    }
+}
 
 /// A module of one invocation.
 pub struct Instantiated {
@@ -33,7 +68,7 @@ enum Entry {
 }
 
 impl Instantiated {
-    pub fn new(engine: &Engine, linker: &Linker<Host>, module: Module, memory_mib: usize) -> Result<Instantiated> {
+    fn new(engine: &Engine, linker: &Linker<Host>, module: Module, memory_mib: usize) -> Result<Instantiated> {
         let mut store = Store::new(engine, Host::new(memory_mib));
         store.limiter(|host| &mut host.memory_limit);
         let instance = match linker.instantiate(&mut store, &module) {
@@ -52,16 +87,28 @@ impl Instantiated {
         Ok(Instantiated { store, module, instance, first: [begin, initialize], command })
     }
 
-    /// Bytes of its initial memory.
-    pub fn memory_bytes(&self) -> usize {
+    fn call(&mut self, entry: &Entry) -> wasmtime::Result<i32> {
+        for function in self.first.iter().flatten() {
+            function.call(&mut self.store, ())?;
+        }
+        match entry {
+            Entry::Plain(function) => function.call(&mut self.store, ()).map(|()| 0),
+            Entry::Status(function) => function.call(&mut self.store, ()),
+        }
+    }
+}
+
+impl Program for Instantiated {
+    fn memory_bytes(&self) -> usize {
         self.store.data().memory_limit.bytes
     }
 
-    /// Runs the function, and ends the process with its status.
-    ///
-    /// # Errors
-    /// If it cannot be run. None of its code has run then.
-    pub fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
+    /// It is mapped.
+    fn artifact(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
         let Invocation { settings, environment, channel } = invocation;
         let entry = match &self.command {
             Some(start) => Entry::Plain(start.clone()),
@@ -85,16 +132,6 @@ impl Instantiated {
         let status = outcome.map_or_else(|error| trapped(&error), |status| status as u8);
         let host = self.store.data();
         end(status, &host.memory_limit, host.channel.as_ref())
-    }
-
-    fn call(&mut self, entry: &Entry) -> wasmtime::Result<i32> {
-        for function in self.first.iter().flatten() {
-            function.call(&mut self.store, ())?;
-        }
-        match entry {
-            Entry::Plain(function) => function.call(&mut self.store, ()).map(|()| 0),
-            Entry::Status(function) => function.call(&mut self.store, ()),
-        }
     }
 }
 

@@ -1,21 +1,21 @@
-//! The program of an invocation: a core module, instantiated; and the code that components share.
+//! The program of an invocation, and its loader: the interface between the fork server and the engine, and the code
+//! that modules and components share.
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use wasmtime::{Engine, Trap};
+use wasmtime::Trap;
 
-use crate::artifact;
 use crate::error::{Error, Result};
 use crate::limits::{PREPARE_CPU_MS_MAX, PREPARE_MEMORY_MIB_MAX};
 use crate::memory::MemoryLimit;
-use crate::module::Instantiated;
 use crate::settings::Settings;
 use crate::sys;
-use crate::wasi::{self, Host};
 
 /// The exit status after a trap, as a shell counts an end by abort(3): 128 + SIGABRT.
 const STATUS_TRAP: u8 = 134;
@@ -29,43 +29,47 @@ pub struct Invocation {
     pub channel: Option<OwnedFd>,
 }
 
-/// Makes programs of modules: holds all that does not depend on the module, made once.
-pub struct Loader {
-    engine: Engine,
-    linker: wasmtime::Linker<Host>,
-    /// The user whose artifacts are trusted.
-    owner: u32,
-}
+/// Makes programs of modules or of components: holds all that does not depend on one of them, made once.
+pub trait Loader: Sized {
+    /// The name of the command, which is also the title of its processes.
+    const NAME: &'static str;
 
-impl Loader {
-    pub fn new(owner: u32) -> Result<Loader> {
-        let engine = artifact::engine(&artifact::config())?;
-        let linker = wasi::linker(&engine)?;
-        // Make the signal stack, which a trap's handler needs; otherwise each child would make it.
-        Engine::tls_eager_initialize();
-        Ok(Loader { engine, linker, owner })
-    }
+    type Program: Program;
+
+    /// `owner` is the user whose artifacts are trusted.
+    fn new(owner: u32) -> Result<Self>;
+
+    /// Reads a module from `input`, binary or text, and writes its artifact to `output`.
+    fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()>;
+
+    /// Loads a module, with at most `memory_mib` of initial memory. Runs none of its code.
+    fn load(&self, settings: &Settings, memory_mib: usize) -> Result<Self::Program>;
 
     /// Loads a module for children that are forked later. A module that exceeds its time ends the process.
-    pub fn prepare(&self, settings: &Settings) -> Result<Instantiated> {
+    fn prepare(&self, settings: &Settings) -> Result<Self::Program> {
         if settings.artifact.is_none() {
             return Err(Error::Protocol("no artifact is named, and to compile takes too long here".into()));
         }
         sys::limit_cpu_time(PREPARE_CPU_MS_MAX);
-        let program = self.make(settings, PREPARE_MEMORY_MIB_MAX);
+        let program = self.load(settings, PREPARE_MEMORY_MIB_MAX);
         sys::limit_cpu_time(0);
         program
     }
+}
 
-    /// Loads a module for this process's own invocation.
-    pub fn load(&self, settings: &Settings) -> Result<Instantiated> {
-        self.make(settings, settings.memory_mib)
-    }
+/// A loaded module or component, none of whose code has run. It serves one invocation.
+pub trait Program {
+    /// Bytes of its memory, which the kernel counts as a forked child's.
+    fn memory_bytes(&self) -> usize;
 
-    fn make(&self, settings: &Settings, memory_mib: usize) -> Result<Instantiated> {
-        let module = artifact::load(&self.engine, settings, self.owner)?;
-        Instantiated::new(&self.engine, &self.linker, module, memory_mib)
-    }
+    /// The open artifact, if the program still maps memory from it when it runs.
+    fn artifact(&self) -> Option<RawFd>;
+
+    /// Runs the function, and ends the process with its status.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    fn run(&mut self, invocation: Invocation) -> Result<Infallible>;
 }
 
 /// The user of the parent process, whose artifacts are trusted.

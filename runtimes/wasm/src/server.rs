@@ -1,8 +1,9 @@
 //! The fork server: knows no function when it starts; prepares modules and forks children on the worker's orders.
 //!
 //! runtimes/README.md is the protocol. The server does the work that all invocations share before the first fork: the
-//! engine and the linking. A prepared module is compiled, mapped and instantiated; a child inherits it as a private
-//! copy of pages that no process has written to.
+//! engine and its functions. A prepared module is compiled, mapped and instantiated; a prepared component, whose
+//! instantiation may run its code, is compiled, mapped and linked. A child inherits it as a private copy of pages that
+//! no process has written to.
 //!
 //! Invariants: one thread; runs none of the functions' code; seeds nothing.
 
@@ -20,7 +21,6 @@ use rustix::process::Pid;
 use crate::child;
 use crate::error::{Error, Result};
 use crate::limits::{PACKET_BYTES_MAX, PREPARED_MAX};
-use crate::module::Instantiated;
 use crate::program::Loader;
 use crate::settings::Settings;
 use crate::sys::{self, Forked, Title};
@@ -30,9 +30,6 @@ const SIGNAL_BYTES: usize = 128;
 
 /// The report of a child's end: a letter, the wait status, three numbers.
 const END_BYTES: usize = 1 + 4 + 3 * 8;
-
-/// Modules that children start with, by version; the least recently prepared one first.
-pub type Prepared = Vec<(Vec<u8>, Instantiated)>;
 
 /// An order of the worker.
 enum Order {
@@ -48,7 +45,7 @@ enum Order {
 }
 
 /// Serves until the worker closes the control socket, or until it has ordered to retire and the last child is reaped.
-pub fn serve() -> Result<()> {
+pub fn serve<L: Loader>() -> Result<()> {
     let control = sys::take_control().ok_or_else(|| {
         Error::Usage("serve needs the control socket as descriptor 3; the worker starts it so".into())
     })?;
@@ -59,10 +56,10 @@ pub fn serve() -> Result<()> {
     let mut server = Server {
         own_pid: rustix::process::getpid(),
         title: Title::take(),
-        loader: Loader::new(worker.uid.as_raw())?,
+        loader: L::new(worker.uid.as_raw())?,
         control,
         packet: vec![0; PACKET_BYTES_MAX],
-        prepared: Prepared::new(),
+        prepared: Vec::new(),
         reports: Vec::new(),
     };
     send(&server.control, b"R", SendFlags::NOSIGNAL).map_err(Error::os("say that we are ready"))?;
@@ -93,20 +90,21 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-pub struct Server {
+pub struct Server<L: Loader> {
     pub own_pid: Pid,
     pub title: Option<Title>,
-    pub loader: Loader,
+    pub loader: L,
     control: OwnedFd,
     /// Buffer for orders. Not on the stack: each page that is written to after a fork is copied, and most orders touch
     /// only the first one.
     packet: Vec<u8>,
-    pub prepared: Prepared,
+    /// Modules that children start with, by version; the least recently prepared one first.
+    pub prepared: Vec<(Vec<u8>, L::Program)>,
     /// The report sockets of living children: some tens at the most.
     reports: Vec<(Pid, OwnedFd)>,
 }
 
-impl Server {
+impl<L: Loader> Server<L> {
     /// Forks a child. If that fails, the sockets close, which tells the worker; the next attempt may succeed.
     fn fork(&mut self, channel: OwnedFd, report: OwnedFd) {
         match sys::fork() {
@@ -114,9 +112,9 @@ impl Server {
             Ok(Forked::Server(child, pidfd)) => match announce(&report, child, pidfd) {
                 Ok(()) => self.reports.push((child, report)),
                 // The child meets the end of its channel, and is reaped without a report.
-                Err(error) => eprintln!("faas-wasm: {error}"),
+                Err(error) => eprintln!("{}: {error}", L::NAME),
             },
-            Err(cause) => eprintln!("faas-wasm: could not fork: {cause}"),
+            Err(cause) => eprintln!("{}: could not fork: {cause}", L::NAME),
         }
     }
 

@@ -122,14 +122,16 @@ fn microseconds(time: libc::timeval) -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64
 }
 
-/// Closes all descriptors except 0, 1, 2 and `kept`. For a child that neither uses nor drops their owners.
-pub fn close_all_but(kept: BorrowedFd<'_>) {
-    let kept = kept.as_raw_fd();
-    for (first, last) in [(3, kept - 1), (kept + 1, RawFd::MAX)] {
-        if first <= last {
+/// Closes all descriptors except 0, 1, 2 and `kept`, which are sorted. For a child that neither uses nor drops their
+/// owners.
+pub fn close_all_but(kept: &[RawFd]) {
+    let mut first = 3;
+    for next in kept.iter().copied().chain([RawFd::MAX]) {
+        if first < next {
             // SAFETY: their owners are values of the fork server, which this process, its child, never uses again.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, first, next - 1, 0) };
         }
+        first = next.saturating_add(1);
     }
 }
 

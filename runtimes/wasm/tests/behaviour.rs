@@ -6,8 +6,10 @@ mod driver;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use driver::{CAT, Call, Folder, Function, PROGRAM, Server, call, compile, module, receive, run, send};
+use driver::{CAT, Call, Folder, Function, Server, call, compile, module, receive, run, send};
 use std::os::fd::AsFd;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_faas-wasm");
 
 const REPORT: &str = r#"(func (export "_start")
     (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))

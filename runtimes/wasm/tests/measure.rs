@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use driver::{Call, Folder, Idle, Server, compile};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_faas-wasm");
+
 /// How long a measurement takes.
 const SPAN: Duration = Duration::from_secs(3);
 

@@ -51,6 +51,26 @@ pub struct Command {
 /// Makes PHP send echoed output at once, even if php.ini has it wait for more.
 pub const UNBUFFERED: &str = "output_buffering=0";
 
+/// The fork servers that a worker can have: one for each program of the platform that runs functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Php,
+    Wasm(Runner),
+}
+
+impl Server {
+    pub const ALL: [Server; 3] = [Server::Php, Server::Wasm(Runner::Module), Server::Wasm(Runner::Component)];
+
+    /// The functions that it forks, for the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Server::Php => "php",
+            Server::Wasm(Runner::Module) => "wasm",
+            Server::Wasm(Runner::Component) => "components",
+        }
+    }
+}
+
 /// The runtimes' programs, and their files in a folder that functions can read and only the worker writes.
 pub struct Runtimes {
     php: php::Php,
@@ -59,7 +79,7 @@ pub struct Runtimes {
 
 impl Runtimes {
     /// Makes `folder` if it is missing; its parent must be the worker's own. All workers of a run dir share it.
-    /// `programs` is the folder of the platform's programs, and so of faas-php and faas-wasm once they are built.
+    /// `programs` is the folder of the platform's programs, and so of faas-php and the others once they are built.
     pub fn new(folder: PathBuf, programs: &Path, slots: u32) -> start::Result<Runtimes> {
         let failed = || StartError::io("make the folder for the runtimes", folder.display().to_string());
         match fs::create_dir(&folder) {
@@ -112,15 +132,15 @@ pub fn compile_ahead(worker: &Worker, spec: &FunctionSpec) {
     }
 }
 
-/// True if a fork server could fork the function's process. `artifact` is the result of [`artifact`].
-pub fn can_fork(spec: &FunctionSpec, artifact: Option<&Artifact>) -> bool {
-    let has_server = match spec.runtime {
+/// The fork server that could fork the function's process. `artifact` is the result of [`artifact`].
+pub fn server(spec: &FunctionSpec, artifact: Option<&Artifact>) -> Option<Server> {
+    let server = match spec.runtime {
         // A right that a fork server of PHP lacks, its children lack as well.
-        Runtime::Php => !spec.memfd,
-        Runtime::Wasm => artifact.is_some_and(Artifact::has_fork_server),
-        Runtime::Native => false,
+        Runtime::Php => (!spec.memfd).then_some(Server::Php),
+        Runtime::Wasm => artifact.map(Artifact::server),
+        Runtime::Native => None,
     };
-    has_server && spec.start == Start::Auto
+    server.filter(|_| spec.start == Start::Auto)
 }
 
 /// RLIMIT_DATA of a function's process. The engine of a WASM function bounds its memory itself; this bounds the engine.
@@ -128,28 +148,26 @@ pub fn data_mib_max(spec: &FunctionSpec) -> u64 {
     spec.memory_mib + if spec.runtime == Runtime::Wasm { MEMORY_FLOOR_WASM_MIB } else { MEMORY_GRACE_MIB }
 }
 
-/// The command of a runtime's fork server; `None` if its program is missing or cannot start.
-pub fn server_command(worker: &Worker, runtime: Runtime) -> Option<Command> {
-    let (name, found) = match runtime {
-        Runtime::Php => ("faas-php", worker.runtimes.php.own.open(worker).ok()),
-        Runtime::Wasm => ("faas-wasm", worker.runtimes.wasm.open(Runner::Module)),
-        Runtime::Native => return None,
+/// The command of a fork server; `None` if its program is missing or cannot start.
+pub fn server_command(worker: &Worker, server: Server) -> Option<Command> {
+    let (name, found) = match server {
+        Server::Php => ("faas-php", worker.runtimes.php.own.open(worker).ok()),
+        Server::Wasm(runner) => (runner.program(), worker.runtimes.wasm.open(runner)),
     };
     let (program, file) = found?;
     let arguments = vec![c_string(name), c_string("serve")];
     // The sandbox sets the limit of a fork server. A WASM engine keeps images of memory in such files.
-    let memfd = runtime == Runtime::Wasm;
+    let memfd = server != Server::Php;
     Some(Command { program, program_file: Some(file), arguments, data_mib_max: 0, memfd, environment: Vec::new() })
 }
 
-/// The program of a runtime's fork server, and the files and folders that it reads when it starts.
-pub fn files_read_at_start(worker: &Worker, runtime: Runtime) -> Vec<PathBuf> {
-    match runtime {
-        Runtime::Php => worker.runtimes.php.own.files_read_at_start(worker),
-        Runtime::Wasm => {
-            worker.runtimes.wasm.open(Runner::Module).into_iter().map(|(program, _)| path_of(&program)).collect()
+/// The program of a fork server, and the files and folders that it reads when it starts.
+pub fn files_read_at_start(worker: &Worker, server: Server) -> Vec<PathBuf> {
+    match server {
+        Server::Php => worker.runtimes.php.own.files_read_at_start(worker),
+        Server::Wasm(runner) => {
+            worker.runtimes.wasm.open(runner).into_iter().map(|(program, _)| path_of(&program)).collect()
         }
-        Runtime::Native => Vec::new(),
     }
 }
 

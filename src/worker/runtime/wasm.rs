@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::compiled::{Compiled, Compiler, Job, Runner};
 use super::confined::Confined;
-use super::{Command, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
+use super::{Command, Server, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec};
 use crate::protocol::worker_protocol::Verdict;
@@ -46,19 +46,21 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// A component may run code of its own while it is instantiated, so a fork server could prepare little of it.
-    pub fn has_fork_server(&self) -> bool {
-        self.runner == Runner::Module
+    /// The fork server of the program that runs it.
+    pub fn server(&self) -> Server {
+        Server::Wasm(self.runner)
     }
 }
 
 /// The module compiled for the program that runs it; `None` if faas-wasm is missing.
 pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::result::Result<Option<Artifact>, Verdict> {
     let cache = &worker.runtimes.wasm;
-    let Some(versions) = cache.versions(version, Runner::Module) else { return Ok(None) };
-    // Only modules are compiled for faas-wasm, so most calls need not read the header.
-    if let Some(path) = cache.compiled.find(&versions) {
-        return Ok(Some(Artifact { path, runner: Runner::Module }));
+    // Each is compiled for one of the programs, so most calls need not read the header.
+    for runner in [Runner::Module, Runner::Component] {
+        let path = cache.versions(version, runner).and_then(|versions| cache.compiled.find(&versions));
+        if let Some(path) = path {
+            return Ok(Some(Artifact { path, runner }));
+        }
     }
     let Some((runner, versions)) = own_runner(cache, module, version)? else { return Ok(None) };
     let path = cache.compiled.get(module, &versions, Compiler::Own(runner))?;
@@ -208,7 +210,7 @@ impl Cache {
 }
 
 impl Runner {
-    fn program(self) -> &'static str {
+    pub fn program(self) -> &'static str {
         match self {
             Runner::Module => "faas-wasm",
             Runner::Component => "faas-wasm-component",

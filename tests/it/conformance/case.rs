@@ -57,8 +57,6 @@ pub struct Case {
     pub checks_log: bool,
     pub checks: Vec<Check>,
     pub agreement: Agreement,
-    /// False if its runtime has no fork server: then its further calls are cold, too.
-    pub is_forked: bool,
     /// Calls beyond the first one, which is cold.
     pub warm_calls: usize,
 }
@@ -93,7 +91,6 @@ fn case(name: impl Into<String>, source: Source) -> Case {
         checks_log: false,
         checks: Vec::new(),
         agreement: Agreement::Whole,
-        is_forked: true,
         warm_calls: 2,
     }
 }
@@ -213,12 +210,6 @@ impl Case {
     /// For a function that cannot be forked: it stays cold, and fails as cold ones do.
     pub fn stays_cold(mut self) -> Case {
         self.warm_calls = 0;
-        self
-    }
-
-    /// For a runtime without a fork server.
-    pub fn never_forked(mut self) -> Case {
-        self.is_forked = false;
         self
     }
 

@@ -1,6 +1,6 @@
-//! WASM functions in several languages, each by its own compiler: Rust, Zig and AssemblyScript as modules; Rust,
-//! JavaScript and Python as components. wasm.rs tests all of WASI preview 1, in C. Here the standard library of each
-//! language must work with it. All programs do the same: `?deed` names the task.
+//! WASM functions in several languages, each by its own compiler: Rust, Zig and AssemblyScript as modules; Rust, Zig,
+//! JavaScript and Python as components. wasm.rs tests all of WASI preview 1, in C, and C as a component. Here the
+//! standard library of each language must work with it. All programs do the same: `?deed` names the task.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -80,16 +80,32 @@ fn wasm_from_rust() {
     }
 }
 
+/// function.zig as a module of WASI preview 1, in `folder`.
+fn zig_module(folder: &Path) -> Vec<u8> {
+    let mut zig = Command::new("zig");
+    zig.args(["build-exe", "-target", "wasm32-wasi", "-O", "ReleaseSmall"]).env("ZIG_GLOBAL_CACHE_DIR", folder);
+    compiled(&mut zig, "function.zig", folder)
+}
+
 #[test]
 fn wasm_from_zig() {
     if !can_run() || !has(&["zig"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut zig = Command::new("zig");
-    zig.args(["build-exe", "-target", "wasm32-wasi", "-O", "ReleaseSmall"]).env("ZIG_GLOBAL_CACHE_DIR", folder.path());
-    let module = compiled(&mut zig, "function.zig", folder.path());
+    let module = zig_module(folder.path());
     conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
+}
+
+#[test]
+fn component_from_zig() {
+    if !can_run_components() || !has(&["zig", "jco"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    zig_module(folder.path());
+    let component = component_of_module(folder.path());
+    conform([deeds(&component, "code 1"), file_deeds(&component)].into_iter().flatten().collect());
 }
 
 #[test]
@@ -106,9 +122,11 @@ fn wasm_from_assemblyscript() {
     conform(deeds(&compiled(&mut asc, "function.ts", folder.path()), "code 3"));
 }
 
-/// Components have no fork server. They end with status 0 or 1: none of these compilers uses `exit-with-code`.
-fn conform_component(cases: impl IntoIterator<Item = Vec<Case>>) {
-    conform(cases.into_iter().flatten().map(Case::never_forked).collect());
+/// The component that jco makes of folder/function.wasm, a module of WASI preview 1. A component ends with status 0 or
+/// 1: none of the compilers here uses `exit-with-code`.
+pub fn component_of_module(folder: &Path) -> Vec<u8> {
+    let mut adapter = Command::new("jco");
+    made(adapter.args(["new", "function.wasm", "--wasi-command", "-o", "function.wasm"]), folder)
 }
 
 #[test]
@@ -117,9 +135,7 @@ fn component_from_rust() {
     if !can_run_components() || !has(&["jco"]) || rust_module(folder.path()).is_none() {
         return;
     }
-    let mut adapter = Command::new("jco");
-    adapter.args(["new", "function.wasm", "--wasi-command", "-o", "function.wasm"]);
-    let component = made(&mut adapter, folder.path());
+    let component = component_of_module(folder.path());
     let limits = vec![
         wasm("timeout", &component[..]).at("?hangs").row("timeout", 1).fails(504, "timed-out", "1 s").once(),
         wasm("memory", &component[..])
@@ -128,7 +144,7 @@ fn component_from_rust() {
             .fails(500, "memory-limit", "32 MiB")
             .logs(&["memory allocation of", "out of memory"]),
     ];
-    conform_component([deeds(&component, "code 1"), file_deeds(&component), limits]);
+    conform([deeds(&component, "code 1"), file_deeds(&component), limits].into_iter().flatten().collect());
 }
 
 /// Writes the world of a function, as the compilers for JavaScript and Python need it, to `folder`/wit. jco has the
@@ -158,7 +174,7 @@ fn component_from_javascript() {
     let sockets =
         |net: bool, says| wasm(format!("net: {net}"), &component[..]).at("?sockets").row("net", net).answers(says);
     let network = vec![sockets(true, "a socket\n"), sockets(false, "access-denied\n")];
-    conform_component([deeds(&component, "code 1"), network]);
+    conform([deeds(&component, "code 1"), network].into_iter().flatten().collect());
 }
 
 #[test]
@@ -182,5 +198,5 @@ fn component_from_python() {
         "function.wasm",
     ]);
     let component = made(&mut compiler, folder.path());
-    conform_component([deeds(&component, "code 1"), file_deeds(&component)]);
+    conform([deeds(&component, "code 1"), file_deeds(&component)].into_iter().flatten().collect());
 }

@@ -156,14 +156,13 @@ impl<'a> Table<'a> {
     fn run(&self, number: usize, case: &Case) {
         let mut calls = vec![self.call(number, case, "cold", 0)];
         // Where nothing starts warm, each wait takes long, so one wait is enough.
-        if case.is_forked && case.warm_calls > 0 {
+        if case.warm_calls > 0 {
             assert!(!self.never_warm.replace(true), "a route before did not become warm");
             warm_up(self.instance, case.method, &target(number, case, "warm"));
             self.never_warm.set(false);
         }
         assert_nothing_stays(self.instance);
-        let start = if case.is_forked { "warm" } else { "cold" };
-        calls.extend((1..=case.warm_calls).map(|call| self.call(number, case, start, call)));
+        calls.extend((1..=case.warm_calls).map(|call| self.call(number, case, "warm", call)));
         settle_log(self.instance, number);
         let normals = calls.into_iter().map(|Call { start, id, answer }| {
             let seen = Seen { answer, log: log_of(self.instance, &id) };

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::bodies::pattern;
 use super::case::{Agreement, Case, wasm};
+use super::languages::component_of_module;
 use super::run::conform;
 use crate::instance::{WORKER, has, run};
 
@@ -26,11 +27,18 @@ pub fn can_run_components() -> bool {
 
 /// wasm.c as a module; `None` without a compiler.
 fn module() -> Option<Vec<u8>> {
-    if !can_run() || !has(&["clang", "wasm-ld"]) {
+    if !can_run() {
         return None;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let (source, module) = (folder.path().join("wasm.c"), folder.path().join("wasm.wasm"));
+    module_in(tempfile::tempdir().unwrap().path())
+}
+
+/// wasm.c as the module `folder`/function.wasm; `None` without a compiler.
+fn module_in(folder: &Path) -> Option<Vec<u8>> {
+    if !has(&["clang", "wasm-ld"]) {
+        return None;
+    }
+    let (source, module) = (folder.join("wasm.c"), folder.join("function.wasm"));
     std::fs::write(&source, include_str!("wasm.c")).unwrap();
     let stack = ["-Wl,-z,stack-size=262144", "-Wl,--stack-first"];
     let mut compiler = Command::new("clang");
@@ -139,6 +147,40 @@ fn wasm_files_are_in_the_scratch_folder_and_in_dirs() {
         deed("?scratch").answers("fresh content there\n"),
         deed("?folders").row("dirs", json!({"/data": functions})).answers("given refused\n"),
         deed("?folders").answers("No such file or directory\n").agreeing(Agreement::None),
+    ]);
+}
+
+/// As the modules above, through the adapter from preview 1.
+#[test]
+fn component_from_c() {
+    let folder = tempfile::tempdir().unwrap();
+    if !can_run_components() || !has(&["jco"]) || module_in(folder.path()).is_none() {
+        return;
+    }
+    let component = component_of_module(folder.path());
+    let deed = |name| deed(&component, name);
+    let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/given");
+    conform(vec![
+        deed("?echo").echoes(pattern(1_000_000)),
+        deed("?count").posts(pattern(200_000)).answers("200000\n"),
+        deed("?ignore").posts(pattern(1_000_000)).answers("unread\n"),
+        deed("?nothing").answers(""),
+        deed("?exit-0").answers("x"),
+        deed("?exit-1").exits("code 1"),
+        deed("?errors").answers("done\n").logs(&["first", "second, without an end"]),
+        deed("?abort").status(500).logs(&["unreachable"]),
+        deed("?divide").status(500).logs(&["divi"]),
+        deed("?stray").status(500).logs(&["out of bounds"]),
+        deed("?globals").answers("1 fresh\n"),
+        deed("?memory").answers("zeroes\n"),
+        deed("?much-memory")
+            .row("memory", 96)
+            .row("timeout", 5)
+            .fails(500, "memory-limit", "limit of 96 MiB")
+            .logs_what(|_| true)
+            .agreeing(Agreement::None),
+        deed("?folders").row("dirs", json!({"/data": functions})).answers("given refused\n"),
+        deed("?sleep").row("timeout", 1).once().fails(504, "timed-out", "of 1 s"),
     ]);
 }
 

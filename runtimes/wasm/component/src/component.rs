@@ -7,13 +7,13 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use faas_wasm::artifact;
 use faas_wasm::error::{Error, Result};
 use faas_wasm::limits::WASM_STACK_BYTES_MAX;
 use faas_wasm::memory::MemoryLimit;
-use faas_wasm::program::{Invocation, end, folders, trapped};
+use faas_wasm::program::{Invocation, Loader, Program, end, folders, trapped};
 use faas_wasm::settings::Settings;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
@@ -40,77 +40,108 @@ impl WasiView for Host {
     }
 }
 
-/// Compiles the component from `input`, binary or text, and writes the artifact to `output`.
-pub fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
-    let engine = engine()?;
-    let component = compiled(&engine, input)?;
-    linked(&engine, &component)?;
-    let artifact = component.serialize().map_err(artifact::not_compiled)?;
-    output.write_all(&artifact).and_then(|()| output.flush()).map_err(Error::io("write the artifact"))
+/// The loader of components.
+pub struct Components {
+    engine: Engine,
+    linker: Linker<Host>,
+    /// The user whose artifacts are trusted.
+    owner: u32,
 }
 
-/// Runs the component of an invocation, and ends the process with its status. `owner` is the user whose artifacts are
-/// trusted.
-///
-/// # Errors
-/// If it cannot be run.
-pub fn run(invocation: Invocation, owner: u32) -> Result<Infallible> {
-    let Invocation { settings, environment, channel } = invocation;
-    let engine = engine()?;
-    let command = linked(&engine, &load(&engine, &settings, owner)?)?;
-    let memory_limit = MemoryLimit::new(settings.memory_mib);
-    let host = Host { wasi: context(&settings, &environment)?, table: ResourceTable::new(), memory_limit };
-    let mut store = Store::new(&engine, host);
-    store.limiter(|host| &mut host.memory_limit);
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    if settings.net {
-        runtime.enable_io();
+impl Loader for Components {
+    const NAME: &'static str = "faas-wasm-component";
+
+    type Program = Linked;
+
+    fn new(owner: u32) -> Result<Components> {
+        let mut config = artifact::config();
+        let engine = artifact::engine(config.async_stack_size(FIBER_STACK_BYTES))?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine("link the interfaces of WASI"))?;
+        // Make the signal stack, which a trap's handler needs; otherwise each child would make it.
+        Engine::tls_eager_initialize();
+        Ok(Components { engine, linker, owner })
     }
-    let runtime = runtime.enable_time().build().map_err(Error::io("start the asynchronous runtime"))?;
-    let instance = runtime.block_on(command.instantiate_async(&mut store));
-    if instance.is_err() && store.data().memory_limit.refused {
-        return Err(Error::OutOfMemory { limit_mib: settings.memory_mib });
+
+    fn compile(input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+        let components = Components::new(0)?;
+        let component = components.compiled(input)?;
+        components.link(&component)?;
+        let artifact = component.serialize().map_err(artifact::not_compiled)?;
+        output.write_all(&artifact).and_then(|()| output.flush()).map_err(Error::io("write the artifact"))
     }
-    let outcome = runtime.block_on(async { instance?.wasi_cli_run().call_run(&mut store).await });
-    let status = match outcome {
-        Ok(Ok(())) => 0,
-        Ok(Err(())) => 1,
-        Err(error) => match error.downcast_ref::<I32Exit>() {
-            // The low byte, as wait(2) gives it for any process.
-            Some(I32Exit(status)) => *status as u8,
-            None => trapped(&error),
-        },
-    };
-    end(status, &store.data().memory_limit, channel.as_ref())
+
+    /// The memory is limited when the component is instantiated, which may run its code.
+    fn load(&self, settings: &Settings, _memory_mib: usize) -> Result<Linked> {
+        let Some(path) = &settings.artifact else {
+            let component = settings.module.as_ref();
+            let mut file = File::open(component).map_err(Error::file("open", component))?;
+            return Ok(Linked { command: self.link(&self.compiled(&mut file)?)?, artifact: None });
+        };
+        let (component, artifact) = sys::map_component(&self.engine, path, artifact::open(path, self.owner)?)
+            .map_err(artifact::foreign(path))?;
+        Ok(Linked { command: self.link(&component)?, artifact: Some(artifact) })
+    }
 }
 
-fn engine() -> Result<Engine> {
-    let mut config = artifact::config();
-    artifact::engine(config.async_stack_size(FIBER_STACK_BYTES))
-}
+impl Components {
+    fn compiled(&self, input: &mut dyn Read) -> Result<Component> {
+        let binary = artifact::read(input)?;
+        imports::check(&binary)?;
+        Component::new(&self.engine, binary).map_err(artifact::not_compiled)
+    }
 
-/// Maps the component's artifact; compiles the component if no artifact is named.
-fn load(engine: &Engine, settings: &Settings, owner: u32) -> Result<Component> {
-    let Some(path) = &settings.artifact else {
-        let component = settings.module.as_ref();
-        return compiled(engine, &mut File::open(component).map_err(Error::file("open", component))?);
-    };
-    artifact::open(path, owner)?;
-    sys::map_component(engine, path).map_err(artifact::foreign(path))
-}
-
-fn compiled(engine: &Engine, input: &mut dyn Read) -> Result<Component> {
-    let binary = artifact::read(input)?;
-    imports::check(&binary)?;
-    Component::new(engine, binary).map_err(artifact::not_compiled)
+    /// Finds all that the component imports.
+    fn link(&self, component: &Component) -> Result<CommandPre<Host>> {
+        let linked = self.linker.instantiate_pre(component).and_then(CommandPre::new);
+        linked.map_err(|cause| Error::NotRunnable(artifact::one_line(&format!("{cause:#}"))))
+    }
 }
 
 /// A component whose imports are all there.
-fn linked(engine: &Engine, component: &Component) -> Result<CommandPre<Host>> {
-    let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(Error::engine("link the interfaces of WASI"))?;
-    let linked = linker.instantiate_pre(component).and_then(CommandPre::new);
-    linked.map_err(|cause| Error::NotRunnable(artifact::one_line(&format!("{cause:#}"))))
+pub struct Linked {
+    command: CommandPre<Host>,
+    /// The open artifact. The initial memory is mapped from it at each instantiation.
+    artifact: Option<RawFd>,
+}
+
+impl Program for Linked {
+    /// It has none before it is instantiated.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
+    fn artifact(&self) -> Option<RawFd> {
+        self.artifact
+    }
+
+    fn run(&mut self, invocation: Invocation) -> Result<Infallible> {
+        let Invocation { settings, environment, channel } = invocation;
+        let memory_limit = MemoryLimit::new(settings.memory_mib);
+        let host = Host { wasi: context(&settings, &environment)?, table: ResourceTable::new(), memory_limit };
+        let mut store = Store::new(self.command.engine(), host);
+        store.limiter(|host| &mut host.memory_limit);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        if settings.net {
+            runtime.enable_io();
+        }
+        let runtime = runtime.enable_time().build().map_err(Error::io("start the asynchronous runtime"))?;
+        let instance = runtime.block_on(self.command.instantiate_async(&mut store));
+        if instance.is_err() && store.data().memory_limit.refused {
+            return Err(Error::OutOfMemory { limit_mib: settings.memory_mib });
+        }
+        let outcome = runtime.block_on(async { instance?.wasi_cli_run().call_run(&mut store).await });
+        let status = match outcome {
+            Ok(Ok(())) => 0,
+            Ok(Err(())) => 1,
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                // The low byte, as wait(2) gives it for any process.
+                Some(I32Exit(status)) => *status as u8,
+                None => trapped(&error),
+            },
+        };
+        end(status, &store.data().memory_limit, channel.as_ref())
+    }
 }
 
 /// The parts of the process that the component may reach: the same as for a module, and sockets.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! faas-wasm-component compile <COMPONENT >ARTIFACT
+//! faas-wasm-component serve
 //! faas-wasm-component run [--NAME VALUE]... COMPONENT [ARGUMENT]...
 //! faas-wasm-component --version
 //! ```
@@ -15,7 +16,7 @@
 //! | network | sockets of `wasi:sockets`, if `net` is 1 |
 //!
 //! It is a program of its own because WASI 0.2 needs the crate wasmtime-wasi, which modules of preview 1 would pay for
-//! with time and memory. It has no fork server: every invocation is a process of its own, by exec.
+//! with time and memory.
 //!
 //! | file | is |
 //! |---|---|
@@ -28,34 +29,8 @@ mod component;
 mod imports;
 mod sys;
 
-use std::io;
 use std::process::ExitCode;
 
-use faas_wasm::VERSION;
-use faas_wasm::error::Error;
-use faas_wasm::program;
-use faas_wasm::settings::Settings;
-
-const USAGE: &str = "usage: faas-wasm-component compile | run [--NAME VALUE]... COMPONENT [ARGUMENT]... | --version";
-
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let command = arguments.next().unwrap_or_default();
-    let run = |settings| component::run(program::of_process(settings), program::owner_of_parent());
-    let result = match command.to_str() {
-        Some("compile") => component::compile(&mut io::stdin().lock(), &mut io::stdout().lock()),
-        Some("run") => Settings::of_command_line(arguments).and_then(run).map(|never| match never {}),
-        Some("--version") => {
-            println!("faas-wasm-component {VERSION}");
-            Ok(())
-        }
-        _ => Err(Error::Usage(USAGE.into())),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("faas-wasm-component: {error}");
-            ExitCode::from(error.exit_status())
-        }
-    }
+    faas_wasm::command::main::<component::Components>()
 }

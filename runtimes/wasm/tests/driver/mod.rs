@@ -1,5 +1,5 @@
 //! The worker's part of runtimes/README.md, for tests and measurements: starts a fork server, orders children, gives
-//! them invocations and waits for their ends.
+//! them invocations and waits for their ends. The test program names the fork server's program as `PROGRAM`.
 
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
@@ -16,7 +16,8 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_faas-wasm");
+use crate::PROGRAM;
+
 pub const MODULE: &str = "/functions/test.wasm";
 
 /// A folder of one test, removed at its end.

@@ -53,7 +53,7 @@ struct Listing {
     at: Instant,
     /// Links of /proc that lead to files of the folder, or to deleted ones; true: to one of the folder.
     descriptors: Vec<(PathBuf, bool)>,
-    /// The same for mappings, with the length of the mapped part.
+    /// The same for mapped files, with the length of all mapped parts.
     mappings: Vec<(PathBuf, bool, u64)>,
     /// Number of all mappings.
     mappings_count: u64,
@@ -131,11 +131,16 @@ impl Listing {
         });
         let descriptors = descriptors.collect();
         let (maps, is_cut) = maps(pid);
-        let mappings = deleted_mappings(&maps).map(|(range, target)| {
-            let link = PathBuf::from(format!("/proc/{pid}/map_files/{range}"));
-            (link, is_of_folder(target), length_of(&range))
-        });
-        let (mappings, mappings_count) = (mappings.collect(), maps.split(|byte| *byte == b'\n').count() as u64);
+        // One entry for each file: PHP's fork server has its own data in one, in a hundred mappings.
+        let (mut mappings, mut places) = (Vec::<(PathBuf, bool, u64)>::new(), HashMap::new());
+        for (range, file, target) in deleted_mappings(&maps) {
+            let place = *places.entry(file).or_insert(mappings.len());
+            if place == mappings.len() {
+                mappings.push((PathBuf::from(format!("/proc/{pid}/map_files/{range}")), is_of_folder(target), 0));
+            }
+            mappings[place].2 += length_of(&range);
+        }
+        let mappings_count = maps.split(|byte| *byte == b'\n').count() as u64;
         Listing { state, at, descriptors, mappings, mappings_count, is_cut }
     }
 }
@@ -198,13 +203,16 @@ fn maps(pid: Pid) -> (Vec<u8>, bool) {
     (maps, is_cut)
 }
 
-/// The mappings of deleted files: their ranges, as files in map_files are named, and their paths.
-fn deleted_mappings(maps: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
+/// The mappings of deleted files: their ranges, as files in map_files are named, the files' devices and inodes, and their
+/// paths.
+fn deleted_mappings(maps: &[u8]) -> impl Iterator<Item = (String, &[u8], &[u8])> {
     let lines = maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b" (deleted)"));
     lines.filter_map(|line| {
         let path_at = line.iter().position(|byte| *byte == b'/')?;
-        let range = line.split(|byte| *byte == b' ').next()?;
-        Some((String::from_utf8_lossy(range).into_owned(), &line[path_at..]))
+        // Behind the range stand rights and offset.
+        let mut columns = line[..path_at].splitn(4, |byte| *byte == b' ');
+        let (range, file) = (columns.next()?, columns.nth(2)?);
+        Some((String::from_utf8_lossy(range).into_owned(), file, &line[path_at..]))
     })
 }
 
@@ -237,6 +245,19 @@ mod tests {
         drop((file, again));
         assert_eq!(of_folder(&folder), 0);
         fs::remove_dir(folder).unwrap();
+    }
+
+    #[test]
+    fn mappings_of_one_file_are_one_entry() {
+        let maps = b"7f00-8000 rw-p 00001000 fe:00 123                        /tmp/a b (deleted)\n\
+            8000-9000 r-xp 00000000 fe:00 77     /lib/c.so\n\
+            9000-a000 r--s 00002000 fe:00 123                        /tmp/a b (deleted)\n\
+            a000-b000 rw-s 00000000 00:01 123    /dev/zero (deleted)\nb000-c000 rw-p 00000000 00:00 0\n";
+        let found: Vec<_> = deleted_mappings(maps).collect();
+        let ranges: Vec<&str> = found.iter().map(|(range, ..)| range.as_str()).collect();
+        assert_eq!(ranges, ["7f00-8000", "9000-a000", "a000-b000"]);
+        assert!(found[0].1 == found[1].1 && found[0].1 != found[2].1);
+        assert_eq!(found[0].2, b"/tmp/a b (deleted)");
     }
 
     #[test]

@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #include "code.h"
 #include "directives.h"
-#include "mappings.h"
 #include "request.h"
 #include "sapi.h"
 #include "serve.h"
@@ -119,7 +118,6 @@ int main(int count, char **arguments)
     if (count > 2 && strcmp(arguments[1], "run") == 0)
         return run(arguments + 2);
     if (count == 2 && strcmp(arguments[1], "serve") == 0) {
-        mappings_align_heap();
         if (!start_php(NULL))
             return fail(1, "PHP does not start, or is another version than faas-php was built for", NULL);
         title_set("fork server");

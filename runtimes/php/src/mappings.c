@@ -1,14 +1,18 @@
-/* The mappings of libraries; mappings.h has the interface. */
+/* The fork server's mappings; mappings.h has the interface. */
 
 #define _GNU_SOURCE
 #include "mappings.h"
 
 #include <fcntl.h>
+#include <link.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Far more than a PHP with all of its extensions has. */
@@ -17,29 +21,29 @@
 struct mapping {
     unsigned long from, to, inode;
     char rights[5];
+    bool is_heap;
 };
 
-static int read_all(struct mapping *all)
+static struct mapping all[MAPPINGS_MAX];
+
+static int read_all(void)
 {
     FILE *maps = fopen("/proc/self/maps", "re");
     char line[512];
     int count = 0;
     while (maps && count < MAPPINGS_MAX && fgets(line, sizeof line, maps)) {
         struct mapping *mapping = &all[count];
-        if (sscanf(line, "%lx-%lx %4s %*x %*x:%*x %lu", &mapping->from, &mapping->to, mapping->rights, &mapping->inode) == 4)
-            count++;
+        if (sscanf(line, "%lx-%lx %4s %*x %*x:%*x %lu", &mapping->from, &mapping->to, mapping->rights, &mapping->inode) != 4)
+            continue;
+        mapping->is_heap = strstr(line, "[heap]") != NULL;
+        count++;
     }
     if (maps)
         fclose(maps);
     return count;
 }
 
-/* Bits of pagemap (the kernel's Documentation/admin-guide/mm/pagemap.rst): the page is present; it belongs to a
-   file. */
-#define PAGE_IS_PRESENT (1ULL << 63)
-#define PAGE_IS_FILES (1ULL << 61)
-
-static struct mapping all[MAPPINGS_MAX];
+/* ---- Fewer mappings ---------------------------------------------------------------------------------------------- */
 
 static bool are_neighbours(const struct mapping *one, const struct mapping *next)
 {
@@ -48,7 +52,7 @@ static bool are_neighbours(const struct mapping *one, const struct mapping *next
 
 void mappings_join(void)
 {
-    int count = read_all(all);
+    int count = read_all();
     for (int at = 0; at < count; at++) {
         const struct mapping *mapping = &all[at];
         if (mapping->inode == 0 || strcmp(mapping->rights, "r--p") != 0)
@@ -62,100 +66,93 @@ void mappings_join(void)
     }
 }
 
-/* Size of a huge page on x86_64, and on aarch64 with pages of 4 KiB. Elsewhere the kernel refuses. */
-#define HUGE_BYTES (2ul << 20)
-/* Minimum number of present pages for a huge page. With fewer it would waste memory, as in the chunk of requests,
-   which children write to. */
-#define COLLAPSE_PAGES_MIN 128
+/* ---- Fewer pages of its own -------------------------------------------------------------------------------------- */
 
-/* From linux/mman.h, since 6.1; Debian's C library lacks it. */
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
+struct copy {
+    int file;
+    off_t length;
+};
 
-static unsigned long round_up(unsigned long address)
+/* Creates a file without a name; -1 if there is no place for it. On a tmpfs it would be memory that each function is
+   charged for. */
+static int create_file(void)
 {
-    return (address + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
-}
-
-void mappings_align_heap(void)
-{
-    unsigned long end = (unsigned long)sbrk(0);
-    (void)!sbrk((intptr_t)(round_up(end) - end));
-}
-
-static int count_present(unsigned long from, int pagemap)
-{
-    unsigned long size = (unsigned long)getpagesize();
-    int count = 0;
-    for (unsigned long at = from; at < from + HUGE_BYTES; at += size) {
-        uint64_t page;
-        if (pread(pagemap, &page, sizeof page, (off_t)(at / size * sizeof page)) == sizeof page && (page & PAGE_IS_PRESENT))
-            count++;
-    }
-    return count;
-}
-
-void mappings_collapse(void)
-{
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    /* The last huge page of the heap must lie in it as a whole. */
-    mappings_align_heap();
-    int count = read_all(all);
-    for (int at = 0; at < count; at++) {
-        if (all[at].inode != 0 || strcmp(all[at].rights, "rw-p") != 0)
+    static const char *const folders[] = {"/var/tmp", "/tmp"};
+    for (size_t at = 0; at < sizeof folders / sizeof *folders; at++) {
+        struct statfs system;
+        char path[] = "/var/tmp/faas-php-XXXXXX";
+        if (statfs(folders[at], &system) != 0 || system.f_type == TMPFS_MAGIC)
             continue;
-        for (unsigned long from = round_up(all[at].from); from + HUGE_BYTES <= all[at].to; from += HUGE_BYTES) {
-            if (count_present(from, pagemap) >= COLLAPSE_PAGES_MIN)
-                (void)madvise((void *)from, HUGE_BYTES, MADV_COLLAPSE);
+        snprintf(path, sizeof path, "%s/faas-php-XXXXXX", folders[at]);
+        int file = mkostemp(path, O_CLOEXEC);
+        if (file < 0)
+            continue;
+        unlink(path);
+        return file;
+    }
+    return -1;
+}
+
+static bool is_empty(const char *page, size_t size)
+{
+    for (size_t at = 0; at < size; at += sizeof(long)) {
+        if (*(const long *)(page + at))
+            return false;
+    }
+    return true;
+}
+
+/* Keeps one range of whole pages. Nothing may write to it meanwhile, so between copying and mapping there are only
+   system calls. Empty pages become holes. */
+static void keep(struct copy *copy, char *from, size_t size)
+{
+    size_t page = (size_t)getpagesize();
+    off_t start = copy->length;
+    if (size == 0 || ftruncate(copy->file, start + (off_t)size) != 0)
+        return;
+    copy->length += (off_t)size;
+    for (size_t at = 0; at < size; at += page) {
+        if (!is_empty(from + at, page) && pwrite(copy->file, from + at, page, start + (off_t)at) != (ssize_t)page)
+            return;
+    }
+    if (mmap(from, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, copy->file, start) == MAP_FAILED) {
+        /* There may be a hole where the data was. */
+        _exit(1);
+    }
+}
+
+/* Keeps the writable segments of the program or of a library (elf(5)): initialised data and what follows it. */
+static int keep_object(struct dl_phdr_info *object, size_t size, void *context)
+{
+    unsigned long page = (unsigned long)getpagesize();
+    (void)size;
+    for (int at = 0; at < object->dlpi_phnum; at++) {
+        const ElfW(Phdr) *segment = &object->dlpi_phdr[at];
+        if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_W))
+            continue;
+        unsigned long from = (object->dlpi_addr + segment->p_vaddr) / page * page;
+        unsigned long to = object->dlpi_addr + segment->p_vaddr + segment->p_memsz;
+        keep(context, (char *)from, (to - from + page - 1) / page * page);
+    }
+    return 0;
+}
+
+void mappings_keep_in_file(void *more, size_t size)
+{
+    struct copy copy = {.file = create_file()};
+    if (copy.file < 0)
+        return;
+    int count = read_all();
+    unsigned long from = 0, to = 0;
+    for (int at = 0; at < count; at++) {
+        if (all[at].is_heap) {
+            from = all[at].from;
+            to = all[at].to;
         }
     }
-    if (pagemap >= 0)
-        close(pagemap);
-}
-
-/* Drops a mapping's pages that belong to the file if `is_to_be_dropped`. Returns the number that were present. */
-static int count_pages(const struct mapping *mapping, int pagemap, bool is_to_be_dropped)
-{
-    unsigned long size = (unsigned long)getpagesize();
-    int count = 0;
-    for (unsigned long at = mapping->from; at < mapping->to; at += size) {
-        uint64_t page;
-        if (pread(pagemap, &page, sizeof page, (off_t)(at / size * sizeof page)) != sizeof page)
-            return 0;
-        if ((page & (PAGE_IS_PRESENT | PAGE_IS_FILES)) != (PAGE_IS_PRESENT | PAGE_IS_FILES))
-            continue;
-        count++;
-        if (is_to_be_dropped)
-            (void)madvise((void *)at, size, MADV_DONTNEED);
-    }
-    return count;
-}
-
-/* Writes the bytes that are there already. */
-static void own_a_page(const struct mapping *mapping)
-{
-    void *start = (void *)mapping->from;
-    unsigned long length = mapping->to - mapping->from;
-    volatile char *byte = start;
-    if (mprotect(start, length, PROT_READ | PROT_WRITE | PROT_EXEC) == 0)
-        *byte = *byte;
-    (void)mprotect(start, length, PROT_READ | PROT_EXEC);
-}
-
-void mappings_hand_down(void (*rehearse)(void))
-{
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    int count = read_all(all);
-    for (int at = 0; at < count; at++) {
-        if (all[at].inode != 0 && strcmp(all[at].rights, "r-xp") == 0)
-            count_pages(&all[at], pagemap, true);
-    }
-    rehearse();
-    for (int at = 0; at < count; at++) {
-        if (all[at].inode != 0 && strcmp(all[at].rights, "r-xp") == 0 && count_pages(&all[at], pagemap, false) > 0)
-            own_a_page(&all[at]);
-    }
-    if (pagemap >= 0)
-        close(pagemap);
+    keep(&copy, (char *)from, to - from);
+    if (size > 0)
+        keep(&copy, more, size);
+    dl_iterate_phdr(keep_object, &copy);
+    close(copy.file);
 }

@@ -254,17 +254,3 @@ int request_serve(const struct settings *settings)
         end_request();
     return EG(exit_status) & 0xff;
 }
-
-void request_rehearse(void)
-{
-    static char code[] = "header('Content-Type: application/json'); function f(array $a): array { return $a + ['b' => \"$a[c]\"]; }"
-                         "$s = $_SERVER; foreach (f($_GET + ['c' => 1]) as $k => $v) echo json_encode([$k => $v]), strlen($k);";
-    if (php_request_startup() != SUCCESS)
-        return;
-    zend_try {
-        php_hash_environment();
-        define_stream("STDIN", STDIN_FILENO, "rb");
-        zend_eval_string(code, NULL, "rehearsal");
-    } zend_end_try();
-    php_request_shutdown(NULL);
-}

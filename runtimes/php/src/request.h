@@ -22,6 +22,3 @@ bool request_can_serve(const struct settings *settings);
 
 /* Serves the request that stdin and the environment describe. Returns the exit status. */
 int request_serve(const struct settings *settings);
-
-/* Runs an empty request without output: it touches the code that every request touches. */
-void request_rehearse(void);

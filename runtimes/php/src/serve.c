@@ -214,9 +214,8 @@ int serve(void)
     if (!opcache_make_private(&why))
         return fault(why);
     mappings_join();
-    mappings_hand_down(request_rehearse);
     request_begin_ahead();
-    mappings_collapse();
+    mappings_keep_in_file(opcache_memory, opcache_memory_size);
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

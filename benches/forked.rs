@@ -65,6 +65,7 @@ impl BareForkServers {
             stderr: std::io::stderr().as_fd(),
             control: Some(theirs.as_fd()),
             confinement: None,
+            group: None,
         });
         let process = process.map_err(|error| format!("could not {}: {}", error.step, error.cause))?;
         Ok(ForkServer::new(control, process, CHILDREN_AHEAD_MAX))

@@ -98,6 +98,7 @@ fn spawn(program: &Path, confinement: Option<Confinement<'_>>) -> Outcome<()> {
         stderr: null.as_fd(),
         control: None,
         confinement,
+        group: None,
     });
     let child = child.map_err(|error| format!("could not {}: {}", error.step, error.cause))?;
     drop(for_child);

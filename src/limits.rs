@@ -119,6 +119,9 @@ pub const ENV_VARIABLES_MAX: usize = 256;
 
 // ---- Workers and scheduling -------------------------------------------------------------------------------------
 
+/// Gateways in one run dir: one, its successor, and old gateways that still drain.
+pub const INSTANCES_MAX: u32 = 16;
+
 /// Worker processes, and the highest worker id plus one.
 pub const WORKERS: RangeInclusive<u64> = 1..=256;
 pub const WORKERS_DEFAULT: u64 = 4;

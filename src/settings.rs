@@ -31,6 +31,8 @@ pub struct Settings {
     pub worker_slots: u32,
     /// True if functions are forked from fork servers.
     pub has_fork_servers: bool,
+    /// True if functions are put into control groups, where some were delegated (sandbox/groups.rs).
+    pub uses_cgroups: bool,
     /// True if functions may show their faults to clients.
     pub dev: bool,
     pub db: PathBuf,
@@ -92,6 +94,7 @@ impl Settings {
             workers: values.whole("FAAS_WORKERS", limits::WORKERS_DEFAULT, limits::WORKERS)? as u32,
             worker_slots: values.whole("FAAS_WORKER_SLOTS", limits::WORKER_SLOTS_DEFAULT, limits::WORKER_SLOTS)? as u32,
             has_fork_servers: values.flag("FAAS_FORK_SERVERS", true)?,
+            uses_cgroups: values.flag("FAAS_CGROUP", true)?,
             dev: values.flag("FAAS_DEV", false)?,
             module_root: values.path("FAAS_MODULE_ROOT", folder_of_db)?,
             code_dir: values.path_if_set("FAAS_CODE_DIR")?,

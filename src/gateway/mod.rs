@@ -63,7 +63,7 @@ use crate::registry::create::create_registry;
 use crate::registry::kv::Kv;
 use crate::registry::kv_sqlite_sync::Sync;
 use crate::registry::migrate::migrate;
-use crate::sandbox::{Sandbox, promises};
+use crate::sandbox::{Sandbox, groups, promises};
 use crate::settings::Settings;
 use crate::sys::{EventFd, Pid, Signal};
 use crate::{http_handler, limits, log, sys};
@@ -111,6 +111,7 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     let tenure = Arc::new(Tenure::new(succession.is_none()));
     let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
+    let delegated = groups::enter(&settings);
     let sandbox = Sandbox::new(&settings)?;
     let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
     let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
@@ -172,6 +173,9 @@ pub fn run(mut settings: Settings, start: Start) -> Result<()> {
     notify("READY=1");
 
     wait_and_end(&settings, &server, &health, end_all, &ended);
+    if let (Some(delegated), Some(number)) = (delegated, settings.instance) {
+        groups::remove_all(&delegated, &settings, number);
+    }
     drop(run_dir);
     Ok(())
 }

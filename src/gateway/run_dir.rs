@@ -16,12 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::start::{Result, StartError};
+use crate::limits::INSTANCES_MAX;
 use crate::registry::files::remove_database;
 use crate::settings::Settings;
 use crate::{log, sys};
 
-/// One gateway, its successor, and old gateways that still drain.
-const INSTANCES_MAX: u32 = 16;
 /// Interval at which a successor checks if the old gateway has ended.
 const LOCK_LOOK: Duration = Duration::from_millis(100);
 

@@ -280,6 +280,7 @@ impl Supervisor {
             stderr: std::io::stderr().as_fd(),
             control: None,
             confinement: None,
+            group: None,
         })
     }
 }

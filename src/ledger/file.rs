@@ -34,7 +34,7 @@ const TABLES: &str = "
         ms_run REAL,                  -- NULL: it had no slot
         cpu_ms REAL,
         memory INTEGER,               -- peak, in bytes
-        measured TEXT,                -- how cpu_ms and memory were measured: rusage or samples
+        measured TEXT,                -- how cpu_ms and memory were measured: rusage, samples or cgroup
         bytes_in INTEGER NOT NULL,
         bytes_out INTEGER NOT NULL,
         client TEXT NOT NULL,
@@ -202,7 +202,7 @@ fn insert_all(transaction: &Transaction<'_>, batch: &[Box<Call>]) -> rusqlite::R
             call.run_ms,
             usage.map(|usage| usage.cpu_us as f64 / 1000.0),
             usage.map(|usage| usage.memory_bytes as i64),
-            usage.map(|usage| usage.measured()),
+            usage.map(|usage| usage.measured.word()),
             call.bytes_in as i64,
             call.bytes_out as i64,
             call.client,

@@ -42,7 +42,7 @@
 //! | end-1 | 1 | a zero: the byte that is read last |
 //!
 //! The payload of OUTPUT is any bytes. That of END is a JSON object with `verdict` and its details, `warm`, `spawn_us`
-//! and `exec_us`; if the function had a process, also `cpu_us`, `memory` and `sampled`; if it wrote to stderr, also
+//! and `exec_us`; if the function had a process, also `cpu_us`, `memory` and `measured`; if it wrote to stderr, also
 //! `stderr`, the end of that. The payload of STAYS is one byte: 1 if the function has asked to go on when its client
 //! hangs up, as PHP's ignore_user_abort() does, and 0 if it has taken that back. That of WHOLE, which PHP's
 //! fastcgi_finish_request() causes, is empty. That of COMPILE is the function's settings.
@@ -246,15 +246,30 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Peak of its memory.
     pub memory_bytes: u64,
-    /// True if it lasted until its memory was sampled. Then `memory_bytes` is the highest sample, which includes its
-    /// descendants and excludes pages of files. Otherwise it is the main process's ru_maxrss (getrusage(2)).
-    pub is_sampled: bool,
+    pub measured: Measured,
 }
 
-impl Usage {
-    /// The way of measuring, in a word.
-    pub fn measured(&self) -> &'static str {
-        if self.is_sampled { "samples" } else { "rusage" }
+/// The way in which an invocation's memory was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// The main process's ru_maxrss (getrusage(2)): it ended before the first sample.
+    Rusage,
+    /// The highest sample, which includes its descendants and excludes pages of files.
+    Samples,
+    /// memory.peak of its control group, which includes pages of files that it was the first to read.
+    Cgroup,
+}
+
+impl Measured {
+    const WORDS: [(Measured, &str); 3] =
+        [(Measured::Rusage, "rusage"), (Measured::Samples, "samples"), (Measured::Cgroup, "cgroup")];
+
+    pub fn word(self) -> &'static str {
+        Measured::WORDS.iter().find(|(measured, _)| *measured == self).map_or("", |(_, word)| word)
+    }
+
+    fn from_word(word: &str) -> Option<Measured> {
+        Measured::WORDS.iter().find(|(_, other)| *other == word).map(|(measured, _)| *measured)
     }
 }
 
@@ -302,7 +317,7 @@ impl End {
         if let Some(usage) = &self.usage {
             object["cpu_us"] = usage.cpu_us.into();
             object["memory"] = usage.memory_bytes.into();
-            object["sampled"] = usage.is_sampled.into();
+            object["measured"] = usage.measured.word().into();
         }
         if !self.stderr.is_empty() {
             object["stderr"] = self.stderr.as_str().into();
@@ -340,7 +355,7 @@ impl End {
             Some(cpu_us) => Some(Usage {
                 cpu_us,
                 memory_bytes: time("memory")?,
-                is_sampled: object["sampled"].as_bool().ok_or_else(malformed)?,
+                measured: object["measured"].as_str().and_then(Measured::from_word).ok_or_else(malformed)?,
             }),
         };
         let stderr = object["stderr"].as_str().unwrap_or_default().to_string();

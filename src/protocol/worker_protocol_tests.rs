@@ -60,7 +60,7 @@ fn every_verdict_comes_back_as_it_was_sent() {
         Verdict::Exhausted { step: text(), cause: text() },
     ];
     for verdict in verdicts {
-        let usage = Some(Usage { cpu_us: 1, memory_bytes: 2, is_sampled: true });
+        let usage = Some(Usage { cpu_us: 1, memory_bytes: 2, measured: Measured::Samples });
         let end = End { verdict, is_warm: true, spawn_us: 7, exec_us: 8, usage, stderr: "\"é\n".into() };
         assert_eq!(End::decode(&end.encode()).unwrap(), end);
         let end = End { usage: None, stderr: String::new(), ..end };

@@ -15,6 +15,7 @@
 //! report it in the log and in the console (promises.rs). A feature that the kernel lacks is left out and reported
 //! there. The platform runs all the same, unless FAAS_REQUIRE_SANDBOX forbids that.
 
+pub mod groups;
 pub(crate) mod orphans;
 pub mod probe;
 pub mod promises;
@@ -107,6 +108,11 @@ impl Sandbox {
     /// The name of the user that functions run as, for USER.
     pub fn user_name(&self) -> &str {
         self.user.as_ref().map_or(&self.own_name, |user| &user.name)
+    }
+
+    /// True if functions could write to the files of control groups: they share our user, and there is no Landlock.
+    pub fn may_leave_groups(&self) -> bool {
+        self.user.is_none() && self.landlock_version == 0
     }
 
     /// For the operator: the functions' user, Landlock's version, the remarks, and the table of promises (promises.rs).

@@ -94,6 +94,7 @@ fn confined(sandbox: &Sandbox, arguments: &[OsString], stdin: &impl AsFd, stdout
         stderr: io::stderr().as_fd(),
         control: None,
         confinement: Some(sandbox.confinement(Some(&program), MEMORY_MIB, false, false, rulesets)),
+        group: None,
     })
     .map_err(|error| io::Error::other(format!("could not {}: {}", error.step, error.cause)))
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Sandbox;
+use super::groups::{Controls, Groups};
 use super::probe::Attempts;
 use crate::error::start::{Result, StartError};
 use crate::limits::{FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX};
@@ -48,20 +49,25 @@ struct Row {
 
 /// The table, as JSON: a list of objects with `promise`, `level` and `kept_by`. Only a worker may call it.
 pub fn table(sandbox: &Sandbox, settings: &Settings, hides_processes: bool) -> Value {
+    let groups = Groups::new(settings, "trial", sandbox.may_leave_groups());
+    let controls = groups.as_ref().map_or(Controls::default(), |groups| groups.controls);
     let rows = match Attempts::make(sandbox, settings) {
-        Ok(attempts) => rows(sandbox, &attempts, hides_processes),
+        Ok(attempts) => rows(sandbox, &attempts, hides_processes, (controls, settings.has_fork_servers)),
         Err(error) => {
             let kept_by = format!("could not be tried: {error}");
             vec![Row { promise: "Functions are confined.", level: Level::NotKept, kept_by }]
         }
     };
+    if let Some(groups) = groups {
+        groups.remove();
+    }
     let row = |row: Row| json!({"promise": row.promise, "level": row.level.word(), "kept_by": row.kept_by});
     rows.into_iter().map(row).collect()
 }
 
-fn rows(sandbox: &Sandbox, attempts: &Attempts, hides_processes: bool) -> Vec<Row> {
+fn rows(sandbox: &Sandbox, attempts: &Attempts, hides_processes: bool, groups: (Controls, bool)) -> Vec<Row> {
     let mut rows = kept_by_the_kernel(sandbox, attempts, hides_processes);
-    rows.extend(watched(sandbox, attempts));
+    rows.extend(watched(sandbox, attempts, groups));
     rows
 }
 
@@ -124,12 +130,17 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
     ]
 }
 
-/// Promises that workers keep by samples.
-fn watched(sandbox: &Sandbox, attempts: &Attempts) -> [Row; 4] {
+/// Promises that workers keep by samples, where no control group keeps them. Forked functions are in no group.
+fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Controls, bool)) -> [Row; 4] {
     let row = |promise, is_kept: bool, kept_by: String| Row {
         promise,
         level: if is_kept { Level::Watched } else { Level::NotKept },
         kept_by,
+    };
+    let in_group = |row: Row, works: bool, kept_by: &str| match (works, are_forked) {
+        (false, _) => row,
+        (true, false) => Row { level: Level::Kernel, kept_by: kept_by.into(), ..row },
+        (true, true) => Row { kept_by: format!("started by exec: {kept_by}; forked: {}", row.kept_by), ..row },
     };
     let has_memory_files = attempts.succeeded("memfd");
     let memory = match has_memory_files {
@@ -144,10 +155,22 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts) -> [Row; 4] {
         false => "the kernel lacks CONFIG_PROC_CHILDREN",
     };
     [
-        row("Functions keep to their memory.", !has_memory_files, memory.into()),
-        row("Functions have few threads, and leave others theirs.", true, processes),
+        in_group(
+            row("Functions keep to their memory.", !has_memory_files, memory.into()),
+            controls.memory,
+            "memory.max of a cgroup",
+        ),
+        in_group(
+            row("Functions have few threads, and leave others theirs.", true, processes),
+            controls.processes,
+            "pids.max of a cgroup",
+        ),
         row("Functions keep to their scratch space.", true, scratch.into()),
-        row("No process outlives its invocation.", procfs::lists_children(), ending.into()),
+        in_group(
+            row("No process outlives its invocation.", procfs::lists_children(), ending.into()),
+            controls.kill,
+            "cgroup.kill",
+        ),
     ]
 }
 
@@ -193,6 +216,7 @@ fn run(worker: &Path, start_worker: StartWorker) -> io::Result<String> {
         stderr: io::stderr().as_fd(),
         control: None,
         confinement: None,
+        group: None,
     })
     .map_err(|error| io::Error::new(error.cause.kind(), format!("could not {}: {}", error.step, error.cause)))?;
     drop(says);

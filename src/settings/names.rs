@@ -26,6 +26,7 @@ const TABLE: &[(&str, &str, &str)] = &[
         "none",
         "strict refuses to start where a promise of the sandbox is not kept, and prepares no code",
     ),
+    ("FAAS_CGROUP", "1", "0 puts no function into a control group, even where one was delegated"),
     ("FAAS_BODY_MAX", "67108864", "bytes of a request body; more is answered 413"),
     ("FAAS_ANSWER_MAX", "1073741824", "bytes of an answer; more is answered 502"),
     ("FAAS_SPOOL_DIR", "the system's temporary folder", "where bodies and answers over 64 KiB wait, in unlinked files"),

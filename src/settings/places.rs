@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use super::Settings;
+use crate::limits::INSTANCES_MAX;
 
 impl Settings {
     /// The gateway's own folder in the run dir (gateway/run_dir.rs).
@@ -54,6 +55,16 @@ impl Settings {
     /// enter; each run dir has one, so that instances do not meet.
     pub fn scratch_dir(&self) -> PathBuf {
         self.spool_dir.join(self.own_name())
+    }
+
+    /// Beginning of the names of the control groups of gateway `number` (sandbox/groups.rs).
+    pub fn group_name(&self, number: u32) -> String {
+        format!("{}-{number}", self.own_name())
+    }
+
+    /// The numbers of gateways that do not run: whose folder does not exist, or is ours and still new.
+    pub fn free_instances(&self) -> impl Iterator<Item = u32> {
+        (1..=INSTANCES_MAX).filter(|number| self.instance == Some(*number) || !self.instance_dir_of(*number).exists())
     }
 
     /// A name that no other run dir and no other user has.

@@ -1,6 +1,7 @@
-//! Files, as far as std does not go: a reference without any access, a mount option, another file as stdout.
+//! Files, as far as std does not go: a reference without any access, a mount option, an attribute, another file as
+//! stdout.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
@@ -38,6 +39,17 @@ pub fn is_in_memory(path: &Path) -> io::Result<bool> {
 /// folder.
 pub fn refer_to(path: &Path, flags: c_int) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
+}
+
+/// The value of an extended attribute (xattr(7)), of 64 bytes at the most; `None` without it, or without the right to
+/// read it.
+pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut value = vec![0; 64];
+    // SAFETY: getxattr reads two C strings, and writes as many bytes as there are.
+    let count = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(count).ok()?);
+    Some(value)
 }
 
 /// Makes `file` this process's stdout, and also its stderr if `is_stderr_too` is set.

@@ -6,8 +6,8 @@
 //!
 //! A filter is a BPF program that the kernel runs over a struct seccomp_data at each system call. The kernel takes
 //! about 0.1 ms to install one: it translates the program, and runs it for every number to keep the answers (since
-//! 5.11). So a worker installs the common filter for itself when it starts, and its functions inherit it. If a row or
-//! the user asks for more, a process installs a second, small one. The strictest answer holds (seccomp(2)).
+//! 5.11). So a worker installs the common filter for itself when it starts, and its functions inherit it. Functions and
+//! fork servers install a second, small one. The strictest answer holds (seccomp(2)).
 
 use std::ffi::{c_int, c_long};
 use std::io;
@@ -29,8 +29,6 @@ impl SystemCalls {
         }
         let mut program = Program::begin();
         program.answer_calls(&[PERSISTENT_OBJECT_CALLS, KERNEL_CALLS].concat(), Answer::Deny);
-        // A filter cannot look at clone3's flags, which lie in memory.
-        program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
         // The machine has one number of asynchronous requests for all users (fs.aio-max-nr).
         program.when(IF_EQUAL, libc::SYS_io_setup as u32, Answer::NotThere);
         program.when(IF_EQUAL, libc::SYS_fallocate as u32, Answer::NotSupported);
@@ -60,13 +58,16 @@ impl SystemCalls {
         SystemCalls(program.finish())
     }
 
-    /// The filter of a process that inherits the common one and gives up more: `cut_network` leaves only Unix sockets,
-    /// `keep_permissions` denies chmod and the like, `memfd` allows files that lie in memory and nowhere else.
+    /// The filter of a process that inherits the common one and gives up more: clone3, by which a worker starts processes
+    /// in control groups. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
+    /// allows files that lie in memory and nowhere else.
     pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
-        if !CAN_RESTRICT_SYSTEM_CALLS || !(cut_network || keep_permissions || !memfd) {
+        if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
         let mut program = Program::begin();
+        // A filter cannot look at clone3's flags, which lie in memory.
+        program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
         if keep_permissions {
             program.answer_calls(PERMISSION_CALLS, Answer::Deny);
         }
@@ -419,7 +420,7 @@ mod tests {
             (libc::SYS_unshare, [0, 0, 0], DENIED, DENIED),
             (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
             (libc::SYS_memfd_create, [0, 0, 0], ALLOWED, NOT_THERE),
-            (libc::SYS_clone3, [0, 0, 0], NOT_THERE, NOT_THERE),
+            (libc::SYS_clone3, [0, 0, 0], ALLOWED, NOT_THERE),
             (libc::SYS_io_setup, [1, 0, 0], NOT_THERE, NOT_THERE),
             (libc::SYS_fallocate, [1, 0, 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_ioctl, [1, libc::TCGETS as u32, 0], ALLOWED, ALLOWED),

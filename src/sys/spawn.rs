@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
+use super::clone3;
 use super::confine::{Confinement, restrict_files_and_system_calls, restrict_limits_and_user};
 use super::process::Pid;
 use super::signal;
@@ -36,6 +37,8 @@ pub struct Spawn<'a> {
     pub control: Option<BorrowedFd<'a>>,
     /// The confinement of a function; `None` for a program of the platform.
     pub confinement: Option<Confinement<'a>>,
+    /// The folder of the control group in which it is born; `None`: ours.
+    pub group: Option<BorrowedFd<'a>>,
 }
 
 /// A new child process.
@@ -139,8 +142,18 @@ fn vfork(birth: &mut Birth<'_>, more_flags: c_int) -> io::Result<(Pid, OwnedFd)>
     let top = unsafe { stack.as_mut_ptr().add(SPAWN_STACK_BYTES) };
     // SAFETY: at most 15 bytes down, within the same allocation; the ABI wants the stack aligned to 16.
     let top = unsafe { top.sub(top as usize % 16) };
+    let group = birth.plan.group;
     let argument = std::ptr::from_mut(birth).cast();
     let previous = signal::set_mask(&signal::all_signals());
+    if let Some(group) = group {
+        let bottom = stack.as_mut_ptr();
+        let bottom = bottom.wrapping_add(bottom.align_offset(16));
+        let stack = (bottom, top as usize - bottom as usize);
+        // SAFETY: as below; the stack is aligned at both ends, and `child_main` ends by _exit.
+        let made = unsafe { clone3::vfork_into(group, flags & !libc::SIGCHLD, stack, child_main, argument) };
+        signal::set_mask(&previous);
+        return made;
+    }
     // SAFETY: CLONE_VFORK holds this thread until the child has exec'd or ended, so the stack and `birth` outlive the
     // child's use of them, and only the child touches them meanwhile.
     let pid = unsafe { libc::clone(child_main, top.cast(), flags, argument, &raw mut pidfd) };

@@ -270,6 +270,7 @@ impl Kept {
             control: Some(theirs.as_fd()),
             // No Landlock: it runs nothing of a function, and its children restrict themselves before they do.
             confinement: Some(worker.sandbox.confinement_of_fork_server(command.program_file.as_ref(), command.memfd)),
+            group: None,
         })
         .map_err(|error| Some(format!("could not {}: {}", error.step, error.cause)))?;
         Ok(Kept {

@@ -26,7 +26,8 @@ use super::streams::Streams;
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX};
 use crate::log::Line;
 use crate::protocol::function_spec::FunctionSpec;
-use crate::protocol::worker_protocol::{End, Kind, Usage, Verdict};
+use crate::protocol::worker_protocol::{End, Kind, Measured, Usage, Verdict};
+use crate::sandbox::groups::Group;
 use crate::sandbox::orphans;
 use crate::sys::{self, Ended, EndedHow, Urgency, Watched};
 
@@ -344,11 +345,12 @@ impl<'a> Execution<'a> {
             ChildEnd::NotBegun | ChildEnd::Lost => (0, 0),
         };
         let sampled = self.sampler.seen.memory_bytes_max;
-        Some(Usage {
-            cpu_us: cpu_us + self.sampler.seen.killed_cpu_us,
-            memory_bytes: if sampled > 0 { sampled } else { resident_kib * 1024 },
-            is_sampled: sampled > 0,
-        })
+        let (measured, memory_bytes) = match self.process.group().and_then(Group::peak_bytes) {
+            Some(peak) => (Measured::Cgroup, peak),
+            None if sampled > 0 => (Measured::Samples, sampled),
+            None => (Measured::Rusage, resident_kib * 1024),
+        };
+        Some(Usage { cpu_us: cpu_us + self.sampler.seen.killed_cpu_us, memory_bytes, measured })
     }
 
     fn judge(&self, ended: Ended) -> Verdict {
@@ -358,7 +360,11 @@ impl<'a> Execution<'a> {
             // A process that exceeded its limit, or reported that it got no more memory, is taken to have failed for
             // that.
             _ if over_limit || self.streams.says_out_of_memory() => Verdict::MemoryExceeded,
+            _ if self.process.group().is_some_and(Group::ran_out_of_processes) => Verdict::TooManyProcesses,
             EndedHow::Exited(code) => Verdict::Exited { code },
+            EndedHow::Signaled(libc::SIGKILL) if self.process.group().is_some_and(Group::ran_out_of_memory) => {
+                Verdict::MemoryExceeded
+            }
             EndedHow::Signaled(libc::SIGKILL) => {
                 // The worker did not send this signal, so most likely the worker itself is being killed: its threads
                 // die one by one, and the function died with one of them. Then this poll does not return, and the

@@ -61,6 +61,7 @@ use crate::error::start::{Result, StartError};
 use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::procfs;
 use crate::protocol::function_spec::FunctionSpec;
+use crate::sandbox::groups::Groups;
 use crate::sandbox::{self, Sandbox, orphans};
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
@@ -87,6 +88,8 @@ struct Worker {
     scratch_area: ScratchArea,
     runtimes: runtime::Runtimes,
     fork_servers: ForkServers,
+    /// The control groups of its invocations; `None` where the kernel lends none.
+    groups: Option<Arc<Groups>>,
     null: File,
     /// The gateway's process id; the worker takes work from no other process. In a PID namespace of the worker's own it
     /// is 0, as that of all processes outside; then no function has the gateway's user (promises.rs).
@@ -124,13 +127,16 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
     let programs = own_program.parent().unwrap_or(Path::new("/"));
+    let sandbox = Sandbox::new(&settings)?;
+    let groups = Groups::new(&settings, &id.to_string(), sandbox.may_leave_groups());
     let scratch_area = ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?;
     let worker = Arc::new(Worker {
         id,
-        sandbox: Sandbox::new(&settings)?,
+        sandbox,
         scratch_area,
         runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs, settings.worker_slots)?,
         fork_servers: ForkServers::new(&settings)?,
+        groups,
         null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
         gateway,
         inherited_environment: inherited_environment(),
@@ -176,6 +182,9 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     worker.wait_for_the_running();
     // Only now may another worker take this id: until then the socket's path is ours.
     worker.scratch_area.remove();
+    if let Some(groups) = &worker.groups {
+        groups.remove();
+    }
     let _ = std::fs::remove_file(worker.settings.worker_socket(id));
     drop(lock);
     Ok(())

@@ -1,5 +1,6 @@
 //! Samples an invocation while it runs, for the limits that no kernel keeps for it: memory, processes and threads,
-//! scratch.
+//! scratch. In a control group that bounds memory and processes (sandbox/groups.rs), the looks serve scratch and the
+//! record; and one at the number of threads ends an invocation that the kernel merely keeps from forking.
 //!
 //! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at the files of processes
 //! that have run costs ten times that (held_files.rs), so it looks at files less often the more of them exist. Neither
@@ -15,6 +16,7 @@ use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
 use crate::procfs::{self, Figures};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
+use crate::sandbox::groups::{Group, GroupFigures};
 use crate::sys::{self, Pid};
 
 /// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
@@ -68,6 +70,35 @@ impl Seen {
     }
 }
 
+/// The processes of an invocation, the main process first.
+struct Census {
+    processes: Vec<Pid>,
+    threads: usize,
+    memory: Memory,
+}
+
+enum Memory {
+    /// Bytes, from a control group that bounds them; they are for the record only.
+    OfGroup(u64),
+    OfEach(Vec<(Pid, Figures)>),
+}
+
+impl Census {
+    /// Asks the control group where that bounds memory and processes; otherwise looks at each process.
+    fn take(process: &Process) -> Census {
+        let main = process.pid();
+        if let Some(GroupFigures { processes, threads, memory_bytes }) = process.group().and_then(Group::figures) {
+            let others = processes.into_iter().filter(|pid| *pid != main);
+            let processes = std::iter::once(main).chain(others).collect();
+            return Census { processes, threads, memory: Memory::OfGroup(memory_bytes) };
+        }
+        let found = procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX);
+        let processes = found.iter().map(|(pid, _)| *pid).collect();
+        let threads = found.iter().map(|(_, figures)| figures.threads).sum();
+        Census { processes, threads, memory: Memory::OfEach(found) }
+    }
+}
+
 /// The schedule of one kind of look.
 struct Rhythm {
     next: Instant,
@@ -100,16 +131,18 @@ impl<'a> Sampler<'a> {
     pub fn look(&mut self, process: &Process, running: usize) -> Option<Verdict> {
         sys::join_alarm();
         let began = sys::own_thread_cpu_time();
-        let found = procfs::figures_of_tree(process.pid(), FUNCTION_PROCESSES_MAX);
-        let processes: Vec<Pid> = found.iter().map(|(pid, _)| *pid).collect();
+        let Census { processes, threads, memory } = Census::take(process);
         let before_files = sys::own_thread_cpu_time();
-        let threads = threads_of(&found);
         let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > self.threads + GROWTH_MAX);
         self.threads = threads;
         let looks_at_files = !is_bomb && !is_growing && self.files.is_due();
         let holds_too_much = looks_at_files && self.look_at_files(&processes);
         let after_files = sys::own_thread_cpu_time();
-        let memory = if is_bomb || is_growing { 0 } else { self.memory(&found) };
+        let memory = match &memory {
+            _ if is_bomb || is_growing => 0,
+            Memory::OfGroup(bytes) => *bytes,
+            Memory::OfEach(found) => self.memory(found),
+        };
         self.seen.note(&processes, memory);
         let excess = match () {
             () if is_bomb => Some(Verdict::TooManyProcesses),

@@ -18,6 +18,7 @@ use super::version::Version;
 use crate::error::shell_word;
 use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
 use crate::protocol::worker_protocol::Verdict;
+use crate::sandbox::groups::Group;
 use crate::sandbox::{orphans, readable};
 use crate::shebang::shebang_fault;
 use crate::sys::{Spawn, SpawnError};
@@ -85,7 +86,7 @@ impl<'a> Start<'a> {
                 return Ok(Process::Forked(child));
             }
         }
-        self.execute(ends).map(Process::Executed)
+        self.execute(ends)
     }
 
     fn command(&self) -> Result<Command> {
@@ -93,13 +94,14 @@ impl<'a> Start<'a> {
         runtime::command(self.worker, spec, &self.version, self.scratch.path(), artifact)
     }
 
-    fn execute(&self, ends: &Ends) -> Result<crate::sys::Spawned> {
+    fn execute(&self, ends: &Ends) -> Result<Process> {
         let spec = self.order.spec();
         let command = self.command()?;
         let folder = CString::new(folder_of(spec).as_os_str().as_bytes());
         let folder = folder.expect("descriptors are refused when they hold a NUL");
         let [stdin, stdout, stderr] = ends.as_fds();
         let (program_file, data_mib_max) = (command.program_file.as_ref(), command.data_mib_max);
+        let group = self.worker.groups.as_ref().and_then(|groups| groups.take(spec.memory_mib));
         let (sandbox, rulesets) = (&self.worker.sandbox, self.rulesets());
         let mut environment = Vec::new();
         self.add_environment(&mut environment, &command.environment);
@@ -113,8 +115,9 @@ impl<'a> Start<'a> {
             stderr,
             control: None,
             confinement: Some(sandbox.confinement(program_file, data_mib_max, spec.net, command.memfd, rulesets)),
+            group: group.as_ref().map(Group::directory),
         });
-        spawned.map_err(|error| refused(spec, error))
+        spawned.map(|spawned| Process::Executed(spawned, group)).map_err(|error| refused(spec, error))
     }
 
     /// The message to a forked process: two lengths, settings, environment (runtimes/README.md).

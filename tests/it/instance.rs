@@ -186,6 +186,11 @@ impl Instance {
         self.launch_as(command);
     }
 
+    /// Like [`Instance::launch`], in the control group of this folder.
+    pub fn launch_in_group(&mut self, group: &Path) {
+        self.launch_under(&format!("echo $$ >{}/cgroup.procs", group.display()));
+    }
+
     /// Like [`Instance::launch`], in the network namespace that `ip netns` knows by this name.
     #[allow(dead_code)] // for tests/machines
     pub fn launch_in(&mut self, namespace: &str) {

@@ -23,6 +23,7 @@ mod failures;
 mod faults;
 mod followers;
 mod fork_servers;
+mod groups;
 mod hangup;
 mod hostile_clients;
 mod http;

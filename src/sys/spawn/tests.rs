@@ -20,6 +20,7 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
         stdout: writer.as_fd(),
         stderr: writer.as_fd(),
         control: None,
+        group: None,
         confinement: Some(Confinement {
             program_file: None,
             data_bytes_max: 64 << 20,

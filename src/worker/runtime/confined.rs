@@ -56,6 +56,7 @@ impl Confined<'_> {
             stderr: said.as_fd(),
             control: None,
             confinement: Some(sandbox.confinement(Some(file), self.memory_mib, false, false, rulesets)),
+            group: None,
         })
         .map_err(|error| error.cause)?;
         drop(said);

@@ -1,9 +1,10 @@
 //! The sync thread: copies the registry's rows into the map of routes.
 //!
-//! The kernel tells the thread when a file of the registry changes ([`FolderWatch`]). Then, and ten times a second
-//! anyway, [`Sync::look`] asks the file system if the registry changed (stamps.rs). If so, it copies the changed parts (snapshot.rs), writes the code that changed (modules.rs), and parses the rows whose text or code
-//! changed (config_loader.rs). Then it swaps the map once (kv.rs), so all rows and modules of a transaction come into
-//! service together. The functions that are new are handed to a callback of the gateway's.
+//! The kernel tells the thread when a file of the registry changes ([`FolderWatch`]). Then, and five times a second
+//! anyway, [`Sync::look`] asks the file system if the registry changed (stamps.rs). If so, it copies the changed parts
+//! (snapshot.rs), writes the code that changed (modules.rs), and parses the rows whose text or code changed
+//! (config_loader.rs). Then it swaps the map once (kv.rs), so all rows and modules of a transaction come into service
+//! together. The functions that are new are handed to a callback of the gateway's.
 //!
 //! Invariant: after any failure, the last good version stays in service. That holds for a file that is missing, damaged
 //! or half copied, and for a single row with a fault. The thread logs the fault once. The first look that finds the
@@ -46,7 +47,7 @@ const PERIOD_MIN: Duration = Duration::from_millis(25);
 
 /// Time between two looks while nothing is told. File systems of a network tell nothing of what other machines write
 /// (inotify(7)), and a link on the way to the registry may lead elsewhere.
-const PERIOD_MAX: Duration = Duration::from_millis(100);
+const PERIOD_MAX: Duration = Duration::from_millis(200);
 
 /// Time from the first notice to the look: a small transaction writes its journal, its pages and its end in less.
 const COMMIT_TIME: Duration = Duration::from_millis(5);

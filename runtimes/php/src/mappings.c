@@ -77,23 +77,22 @@ struct copy {
    charged for. */
 static int create_file(void)
 {
-    static const char *const folders[] = {"/var/tmp", "/tmp"};
-    for (size_t at = 0; at < sizeof folders / sizeof *folders; at++) {
+    /* mkostemp(3) replaces the last six characters. */
+    static char paths[][32] = {"/var/tmp/faas-php-XXXXXX", "/tmp/faas-php-XXXXXX"};
+    for (size_t at = 0; at < sizeof paths / sizeof *paths; at++) {
         struct statfs system;
-        char path[] = "/var/tmp/faas-php-XXXXXX";
-        if (statfs(folders[at], &system) != 0 || system.f_type == TMPFS_MAGIC)
-            continue;
-        snprintf(path, sizeof path, "%s/faas-php-XXXXXX", folders[at]);
-        int file = mkostemp(path, O_CLOEXEC);
+        int file = mkostemp(paths[at], O_CLOEXEC);
         if (file < 0)
             continue;
-        unlink(path);
-        return file;
+        unlink(paths[at]);
+        if (fstatfs(file, &system) == 0 && system.f_type != TMPFS_MAGIC)
+            return file;
+        close(file);
     }
     return -1;
 }
 
-static bool is_empty(const char *page, size_t size)
+bool mappings_is_empty(const char *page, size_t size)
 {
     for (size_t at = 0; at < size; at += sizeof(long)) {
         if (*(const long *)(page + at))
@@ -112,7 +111,7 @@ static void keep(struct copy *copy, char *from, size_t size)
         return;
     copy->length += (off_t)size;
     for (size_t at = 0; at < size; at += page) {
-        if (!is_empty(from + at, page) && pwrite(copy->file, from + at, page, start + (off_t)at) != (ssize_t)page)
+        if (!mappings_is_empty(from + at, page) && pwrite(copy->file, from + at, page, start + (off_t)at) != (ssize_t)page)
             return;
     }
     if (mmap(from, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, copy->file, start) == MAP_FAILED) {

@@ -2,6 +2,7 @@
 
 #define _GNU_SOURCE
 #include "opcache.h"
+#include "mappings.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -17,15 +18,6 @@ size_t opcache_memory_size;
 
 static int lock_descriptor = -1;
 
-static bool is_empty(const char *page, size_t size)
-{
-    for (size_t at = 0; at < size; at += sizeof(long)) {
-        if (*(const long *)(page + at))
-            return false;
-    }
-    return true;
-}
-
 static bool copy_to_private(char *from, size_t size)
 {
     size_t page = (size_t)getpagesize();
@@ -34,7 +26,7 @@ static bool copy_to_private(char *from, size_t size)
     if (copy == MAP_FAILED || !is_used || mincore(from, size, is_used) != 0)
         return false;
     for (size_t at = 0; at < size; at += page) {
-        if ((is_used[at / page] & 1) && !is_empty(from + at, page))
+        if ((is_used[at / page] & 1) && !mappings_is_empty(from + at, page))
             memcpy(copy + at, from + at, page);
     }
     free(is_used);

@@ -40,9 +40,9 @@ use crate::sandbox::protected::ProtectedPaths;
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, FolderWatch, Watched};
 
-/// Least time between two looks, however often the files change. It is also the time between two looks while the kernel
-/// tells nothing, and while a change may hide behind an equal stamp: a quarter of the 100 ms within which a commit must
-/// be in service.
+/// Least time between two readings, however often the files change: a quarter of the 100 ms within which a commit must be
+/// in service. It is also the time to the next look where the kernel tells nothing, where a change may hide behind an
+/// equal stamp, and where the copy must catch up.
 const PERIOD_MIN: Duration = Duration::from_millis(25);
 
 /// Time between two looks while nothing is told. File systems of a network tell nothing of what other machines write
@@ -79,6 +79,8 @@ pub struct Sync {
     user: Option<User>,
     /// The files' stamps before the last reading. `None` asks for another reading at once.
     seen: Option<Stamps>,
+    /// The end of the last reading.
+    read_at: Option<Instant>,
     /// The time of the next try, even if nothing changed.
     retry_at: Option<Instant>,
     faults: FaultLog,
@@ -130,6 +132,7 @@ impl Sync {
             rows: Rows::new(LastGood::load(settings.run_dir.join("last_good.json"))),
             user,
             seen: None,
+            read_at: None,
             retry_at: None,
             faults: FaultLog::default(),
             arrived: Box::new(arrived),
@@ -176,7 +179,8 @@ impl Sync {
             match watch {
                 Some(watch) if watched[1].is_ready() => {
                     if watch.take(is_registrys) {
-                        let left = PERIOD_MIN.saturating_sub(last.elapsed()).max(COMMIT_TIME);
+                        let rest = self.read_at.map_or(PERIOD_MIN, |at| at.elapsed());
+                        let left = PERIOD_MIN.saturating_sub(rest).max(COMMIT_TIME);
                         sys::poll(&mut watched[..1], Some(left)).ok()?;
                         watch.take(is_registrys);
                         return (!watched[0].is_ready()).then_some(true);
@@ -203,10 +207,15 @@ impl Sync {
         let stamps = Stamps::of(&self.db, &self.real_db);
         self.seen = (!stamps.are_young(SystemTime::now())).then_some(stamps);
         self.retry_at = None;
-        let fault = match self.read() {
+        let read = self.read();
+        let is_same = matches!(read, Ok(Read::Same));
+        let fault = match read {
             Ok(Read::New(reading)) => {
                 self.take_over(reading);
                 self.snapshot.set_read(true);
+                if self.snapshot.is_behind() {
+                    self.seen = None;
+                }
                 None
             }
             Ok(Read::Same) => None,
@@ -219,6 +228,9 @@ impl Sync {
                 Some(fault)
             }
         };
+        if !is_same {
+            self.read_at = Some(Instant::now());
+        }
         let has_read = fault.is_none();
         // At the start no route is in service, so the fault is logged at once.
         let age_min = if self.kv.is_loaded() { LOGGED_FAULT_AGE_MIN } else { Duration::ZERO };

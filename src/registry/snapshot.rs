@@ -10,10 +10,12 @@
 //!
 //! 1. Bring the copy of the database up to date: compare it by chunks, and write those that differ. Skip this if the
 //!    database has not changed since the last snapshot, as is usual in WAL mode, where a commit writes only the -wal.
-//!    Then copy the valid part of the -wal, and the -journal. A missing file counts as empty.
+//!    Skip it also where the -wal has grown since: then only a checkpoint wrote to the database, and the pages of a
+//!    checkpoint are in the -wal too. Then copy the valid part of the -wal, and the -journal. A missing file counts as
+//!    empty.
 //! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes
-//!    in the moment between the two readings. The database need not be read again if its stamp is the same as before
-//!    step 1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at
+//!    in the moment between the two readings. The database need not be read again if step 1 skipped it, or if its stamp
+//!    is the same as before step 1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at
 //!    its end, and its first part is a whole state by itself. It was read after the database, so it has every page that
 //!    a checkpoint may have written there.
 //! 3. Unequal bytes mean that a writer was at work: try again, a few times now, else in the next look.
@@ -48,8 +50,10 @@ const ATTEMPTS_MAX: u32 = 16;
 /// The gateway's private copy of the registry. Dropping it removes the copy.
 pub struct Snapshot {
     copy: PathBuf,
-    /// Stamp of the database that the copy equals, unless the database has changed since.
+    /// Stamp of the database that the copy equals; `None` if no stamp proves that.
     copied: Option<Stamp>,
+    /// A checkpoint has written to the database since.
+    is_behind: bool,
     /// The copy has been read, so it need not be read again while the registry equals it.
     is_read: bool,
 }
@@ -75,7 +79,7 @@ impl Drop for Snapshot {
 impl Snapshot {
     /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is updated.
     pub fn new(copy: PathBuf) -> Snapshot {
-        Snapshot { copy, copied: None, is_read: false }
+        Snapshot { copy, copied: None, is_behind: false, is_read: false }
     }
 
     pub fn path(&self) -> &Path {
@@ -85,6 +89,12 @@ impl Snapshot {
     /// Tells if the copy was read to its end, and its state is in service: then the same bytes need not be read again.
     pub fn set_read(&mut self, is_read: bool) {
         self.is_read = is_read;
+    }
+
+    /// True if the copy of the database is older than the database, though the copy of the -wal makes up for it. Another
+    /// snapshot should follow soon: once the -wal begins anew, the copy must be brought up to date while a commit waits.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Makes the copy equal to the registry at one moment. Must be called before each reading, since SQLite may change
@@ -107,15 +117,24 @@ impl Snapshot {
         for _ in 0..ATTEMPTS_MAX {
             let now = SystemTime::now();
             let before = Stamp::of(db);
-            if self.is_read && self.equals(db, &before, now)? {
+            let is_current = before.is_some() && self.copied == before;
+            self.is_behind = !is_current && self.is_read && self.wal_goes_on(db, &before)?;
+            if self.is_read && !self.is_behind && self.equals(db, &before, now)? {
                 return Ok(Taken::Same);
             }
             self.is_read = false;
-            self.first_reading(db, &before)?;
+            if !is_current && !self.is_behind {
+                self.copied = None;
+                update(db, &self.copy)?;
+            }
+            self.copy_logs(db)?;
             if self.holds(db, &before, now)? {
                 // SQLite rolls a -journal back into the copy, which then differs from the database.
-                let is_kept = !with_suffix(&self.copy, JOURNAL).exists();
-                self.copied = before.filter(|before| is_kept && !before.is_young(now));
+                if with_suffix(&self.copy, JOURNAL).exists() {
+                    self.copied = None;
+                } else if !self.is_behind {
+                    self.copied = before.filter(|before| !before.is_young(now));
+                }
                 return Ok(Taken::New);
             }
         }
@@ -139,12 +158,21 @@ impl Snapshot {
         Ok(is_same)
     }
 
-    /// Reads in the order that step 1 demands.
-    fn first_reading(&mut self, db: &Path, before: &Option<Stamp>) -> io::Result<()> {
-        if self.copied.is_none() || self.copied != *before {
-            self.copied = None;
-            update(db, &self.copy)?;
+    /// True where the -wal has all that the copy of it has, and more. Frames of one -wal have its header's salts, which
+    /// change when it begins anew (https://www.sqlite.org/fileformat2.html, 4.1).
+    fn wal_goes_on(&self, db: &Path, before: &Option<Stamp>) -> io::Result<bool> {
+        let is_same_file =
+            matches!((&self.copied, before), (Some(copied), Some(before)) if copied.is_same_file(before));
+        if !is_same_file || bytes_of(&with_suffix(db, JOURNAL), |_| FILE_BYTES_MAX)? > 0 {
+            return Ok(false);
         }
+        let (wal, copied_wal) = (with_suffix(db, WAL), with_suffix(&self.copy, WAL));
+        let copied_bytes = bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
+        Ok(copied_bytes > 0 && bytes_of(&wal, wal_bytes)? > copied_bytes && starts_with(&wal, &copied_wal, false)?)
+    }
+
+    /// Copies what belongs to the database, after it: the order that step 1 demands.
+    fn copy_logs(&self, db: &Path) -> io::Result<()> {
         remove_logs(&self.copy);
         copy_log(db, &self.copy, WAL, wal_bytes)?;
         copy_log(db, &self.copy, JOURNAL, |_| FILE_BYTES_MAX)
@@ -153,13 +181,13 @@ impl Snapshot {
     /// The second reading: true where all bytes of the copy existed at one moment. `before` is the database's stamp,
     /// taken at `now`, before the first reading.
     fn holds(&self, db: &Path, before: &Option<Stamp>, now: SystemTime) -> io::Result<bool> {
-        if Stamp::of(db) != *before {
-            return Ok(false);
-        }
-        let proves = before.as_ref().is_some_and(|before| !before.is_young(now));
         let log_holds =
             |suffix, exactly| starts_with(&with_suffix(db, suffix), &with_suffix(&self.copy, suffix), exactly);
-        Ok((proves || starts_with(db, &self.copy, true)?) && log_holds(WAL, false)? && log_holds(JOURNAL, true)?)
+        let database_holds = || {
+            let proves = before.as_ref().is_some_and(|before| !before.is_young(now));
+            Ok::<_, io::Error>(Stamp::of(db) == *before && (proves || starts_with(db, &self.copy, true)?))
+        };
+        Ok((self.is_behind || database_holds()?) && log_holds(WAL, false)? && log_holds(JOURNAL, true)?)
     }
 }
 

@@ -55,6 +55,10 @@ impl Stamp {
         })
     }
 
+    pub fn is_same_file(&self, other: &Stamp) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// True while a second change could show the same stamp. A time far in the future does not keep the sync reading
     /// until then: a user has set it, or the clock was set back.
     pub fn is_young(&self, now: SystemTime) -> bool {

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute};
+use crate::registry::tables::Tables;
 
 #[test]
 fn a_snapshot_holds_while_only_the_wal_grows() {
@@ -16,7 +17,8 @@ fn a_snapshot_holds_while_only_the_wal_grows() {
     let young = || fs::metadata(&fixture.db).unwrap().modified().unwrap();
     let take = |snapshot: &mut Snapshot| {
         let before = Stamp::of(&db);
-        snapshot.first_reading(&db, &before).unwrap();
+        update(&db, snapshot.path()).unwrap();
+        snapshot.copy_logs(&db).unwrap();
         before
     };
     let holds = |snapshot: &Snapshot, before: &Option<Stamp>| snapshot.holds(&db, before, young()).unwrap();
@@ -94,6 +96,39 @@ fn bytes_that_were_read_are_not_read_again() {
         open.execute_batch(sql).unwrap();
         assert_eq!((number, take(true)), (number, expected), "{sql}");
     }
+}
+
+#[test]
+fn a_checkpoint_makes_no_commit_wait_for_a_copy() {
+    let fixture = Fixture::with(&format!("{WITHOUT_CHECKS}{MANY_ROWS}"));
+    let mut snapshot = Snapshot::new(fixture.folder.join("copy"));
+    let open = Connection::open(&fixture.db).unwrap();
+    let delete = |number: u32| format!("DELETE FROM functions WHERE k = 'GET:/n/{number}'");
+    open.execute_batch(&delete(1)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while snapshot.copied.is_none() {
+        snapshot.take(&fixture.db).unwrap();
+        snapshot.set_read(true);
+        assert!(Instant::now() < deadline);
+    }
+    let bytes = |path: &Path| fs::read(path).unwrap();
+    let copied = bytes(snapshot.path());
+    open.execute_batch(&format!("{}; PRAGMA wal_checkpoint(PASSIVE)", delete(2))).unwrap();
+    assert_eq!((snapshot.take(&fixture.db).unwrap(), snapshot.is_behind()), (Taken::New, true));
+    assert!(bytes(snapshot.path()) == copied && copied != bytes(&fixture.db));
+    let rows = |path: &Path| {
+        let mut rows = 0;
+        Tables::open(path).unwrap().for_each_row(|_, _| rows += 1).unwrap();
+        rows
+    };
+    assert_eq!(rows(snapshot.path()), 1998);
+    snapshot.set_read(true);
+    assert_eq!((snapshot.take(&fixture.db).unwrap(), snapshot.is_behind()), (Taken::New, false), "nothing waits now");
+    assert!(bytes(snapshot.path()) == bytes(&fixture.db));
+    snapshot.set_read(true);
+    open.execute_batch(&delete(3)).unwrap();
+    assert_eq!((snapshot.take(&fixture.db).unwrap(), snapshot.is_behind()), (Taken::New, false), "the wal began anew");
+    assert_eq!(rows(snapshot.path()), 1997);
 }
 
 #[test]

@@ -44,6 +44,8 @@
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod cases_tests;
 pub mod cli;
 pub mod clock;
 pub mod console;

@@ -83,13 +83,12 @@ fn statuses(text: &str) -> Result<RangeInclusive<u16>, Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
 
     #[test]
     fn status_is_one_or_a_kind() {
         assert_eq!(statuses("404").unwrap(), 404..=404);
         assert_eq!(statuses("5xx").unwrap(), 500..=599);
-        for text in ["", "xx", "9xx", "4xxx", "-1"] {
-            assert!(statuses(text).is_err(), "{text}");
-        }
+        each(["", "xx", "9xx", "4xxx", "-1"], |text| assert!(statuses(text).is_err()));
     }
 }

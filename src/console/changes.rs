@@ -199,7 +199,7 @@ fn live(console: &Console, done: &Done) -> Result<Value, Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::check;
+    use crate::cases::{check, each};
 
     fn part<'a>(file_name: &'a str, bytes: &'a [u8]) -> Part<'a> {
         Part { name: "file", file_name, bytes }
@@ -216,10 +216,8 @@ mod tests {
         assert_eq!(read(&folder, None).unwrap(), ("shop/run".into(), Some("native")));
         assert_eq!(read(&folder, Some("mall")).unwrap(), ("mall/run".into(), Some("native")));
         let many = ["a/1", "a/2", "a/3", "a/run"].map(|name| part(name, b"x"));
-        for parts in [&[][..], &[part("a", b"x"), part("b", b"x")], &[part("a/run", b"x"), part("b/run", b"x")], &many]
-        {
-            assert!(read(parts, None).is_err());
-        }
+        let cases = [&[][..], &[part("a", b"x"), part("b", b"x")], &[part("a/run", b"x"), part("b/run", b"x")], &many];
+        each(cases, |parts| assert!(read(parts, None).is_err()));
         assert!(read(&[part("a.php", b"")], None).is_err() && read(&[part("a.php", &[1; 11])], None).is_err());
     }
 

@@ -168,6 +168,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
 
     #[test]
     fn hostile_names_stay_within_their_quotes() {
@@ -182,14 +183,13 @@ mod tests {
         let mut text = Text::default();
         of_functions(&mut text, &[counters]);
         let labels = r#"function="a\"} 1\n# <script>\\",route="GET:/a""#;
-        for line in [
+        let cases = [
             format!("faas_requests_total{{{labels},code=\"200\"}} 1"),
             format!("faas_run_seconds_bucket{{{labels},le=\"0.2\"}} 0"),
             format!("faas_run_seconds_bucket{{{labels},le=\"0.5\"}} 1"),
             format!("faas_run_seconds_bucket{{{labels},le=\"+Inf\"}} 2"),
             format!("faas_run_seconds_count{{{labels}}} 2"),
-        ] {
-            assert!(text.0.lines().any(|other| other == line), "{line} is missing in {}", text.0);
-        }
+        ];
+        each(cases, |line| assert!(text.0.lines().any(|other| other == line), "is missing in {}", text.0));
     }
 }

@@ -117,9 +117,8 @@ mod tests {
     #[test]
     fn segments_match_as_a_whole() {
         assert_eq!(params("/a/{}/b", "/a/GET%3A%2Fx/b"), Some(vec!["GET:/x".to_string()]));
-        for path in ["/a//b", "/a/x", "/a/x/b/", "/a/x/y/b", "a/x/b"] {
-            assert_eq!(params("/a/{}/b", path), None, "{path}");
-        }
+        let others = ["/a//b", "/a/x", "/a/x/b/", "/a/x/y/b", "a/x/b"];
+        crate::cases::check(others.map(|path| (path, None)), |path| params("/a/{}/b", path));
     }
 
     #[test]

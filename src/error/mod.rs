@@ -25,8 +25,7 @@ pub fn shell_word(text: impl ToString) -> String {
 mod tests {
     #[test]
     fn shell_words_are_one_word() {
-        for (text, word) in [("/srv/a-b.sh", "/srv/a-b.sh"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")] {
-            assert_eq!(super::shell_word(text), word);
-        }
+        let words = [("/srv/a-b.sh", "/srv/a-b.sh"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")];
+        crate::cases::check(words.map(|(text, word)| (text, word.to_string())), |text| super::shell_word(text));
     }
 }

@@ -179,6 +179,7 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
     use crate::http_handler::parser::parse_complete;
 
     /// The environment of a request to the route `/tell/*`, as text without the last NUL.
@@ -204,8 +205,7 @@ mod tests {
 
     #[test]
     fn targets_arrive_as_sent_and_in_parts() {
-        let mut wrong = Vec::new();
-        for (target, uri, info, query, host) in [
+        let cases = [
             ("/tell", "/tell", "", "", "h"),
             ("/tell?", "/tell?", "", "", "h"),
             ("/tell?a=b?c=d&%00", "/tell?a=b?c=d&%00", "", "a=b?c=d&%00", "h"),
@@ -214,21 +214,18 @@ mod tests {
             ("/tell/%zz%4", "/tell/%zz%4", "/%zz%4", "", "h"),
             // The absolute form, whose host wins over the Host line.
             ("http://other:81/tell?q", "http://other:81/tell?q", "", "q", "other:81"),
-        ] {
+        ];
+        each(cases, |(target, uri, info, query, host)| {
             let all = told(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
-            for line in [
+            let lines = [
                 format!("REQUEST_URI={uri}"),
                 format!("PATH_INFO={info}"),
                 format!("QUERY_STRING={query}"),
                 format!("HTTP_HOST={host}"),
                 format!("SERVER_NAME={}", host_name(host)),
-            ] {
-                if !all.split('\0').any(|other| other == line) {
-                    wrong.push(format!("{target}: {line} is not in {all:?}"));
-                }
-            }
-        }
-        assert!(wrong.is_empty(), "{wrong:#?}");
+            ];
+            each(lines, |line| assert!(all.split('\0').any(|other| other == line), "is not in {all:?}"));
+        });
         assert!(told("GET /tell/a%00b HTTP/1.1\r\nHost: h\r\n\r\n").is_err(), "no variable can carry a NUL");
     }
 
@@ -242,9 +239,8 @@ mod tests {
         let all = all.unwrap();
         let fields: Vec<&str> = all.split('\0').filter(|line| line.starts_with("HTTP_")).collect();
         assert_eq!(fields, ["HTTP_X_TWICE=1, 2", "HTTP_COOKIE=a=1; b=\"\u{fc}\"", "HTTP_X_REQUEST_ID=r"]);
-        for line in ["REMOTE_ADDR=127.0.0.1", "CONTENT_LENGTH=0", "SERVER_NAME=localhost", "SERVER_PROTOCOL=HTTP/1.0"] {
-            assert!(all.split('\0').any(|other| other == line), "{line} is not in {all:?}");
-        }
+        let lines = ["REMOTE_ADDR=127.0.0.1", "CONTENT_LENGTH=0", "SERVER_NAME=localhost", "SERVER_PROTOCOL=HTTP/1.0"];
+        each(lines, |line| assert!(all.split('\0').any(|other| other == line), "is not in {all:?}"));
     }
 
     #[test]

@@ -53,18 +53,19 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
 
     #[test]
     fn few_open_files_lower_the_bounds() {
         let full = Bounds::default().fit(20_000);
         assert_eq!((full.connections_max, full.calls_max), (limits::CONNECTIONS_MAX, limits::CALLS_MAX));
-        for descriptors in [0, 64, 256, 1024, 4096] {
+        each([0, 64, 256, 1024, 4096], |descriptors| {
             let Bounds { connections_max, calls_max, rejected_max, .. } = Bounds::default().fit(descriptors);
             assert!(connections_max >= 1 && calls_max >= 1 && rejected_max >= 1);
             let needed =
                 connections_max * DESCRIPTORS_PER_CONNECTION + calls_max * limits::DESCRIPTORS_PER_CALL + rejected_max;
             let available = (descriptors as usize).saturating_sub(limits::DESCRIPTORS_RESERVED);
             assert!(needed <= available.max(12), "{needed} of {descriptors}");
-        }
+        });
     }
 }

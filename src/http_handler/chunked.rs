@@ -180,6 +180,7 @@ fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
 
     /// Feeds `bytes` in pieces of `size`; returns the data, the length of the body and true at its end, or the error's
     /// status.
@@ -213,12 +214,12 @@ mod tests {
             b"5;\x01\r\nhello\r\n0\r\n\r\n",
             b"ffffffffffffffff\r\nhello",
         ];
-        for body in bodies {
+        each(bodies, |body| {
             let whole = decode(body, body.len());
             for size in 1..body.len() {
                 assert_eq!(decode(body, size), whole, "{:?} in pieces of {size}", String::from_utf8_lossy(body));
             }
-        }
+        });
         assert_eq!(decode(bodies[1], 1), Ok((b"hello world".to_vec(), bodies[1].len() - 6, true)));
     }
 

@@ -1,6 +1,7 @@
 //! Frames, invocations and verdicts come back as they were sent, and nothing else is taken for one.
 
 use super::*;
+use crate::cases::each;
 
 const SETTINGS: &[u8] = b"module=/srv/hello.php\0net=1\0";
 const ENVIRONMENT: &[u8] = b"A=1\0B=\xff\n\0";
@@ -59,12 +60,12 @@ fn every_verdict_comes_back_as_it_was_sent() {
         Verdict::RuntimeMissing { program: text(), install: text() },
         Verdict::Exhausted { step: text(), cause: text() },
     ];
-    for verdict in verdicts {
+    each(verdicts, |verdict| {
         let usage = Some(Usage { cpu_us: 1, memory_bytes: 2, measured: Measured::Samples });
         let end = End { verdict, is_warm: true, spawn_us: 7, exec_us: 8, usage, stderr: "\"é\n".into() };
         assert_eq!(End::decode(&end.encode()).unwrap(), end);
         let end = End { usage: None, stderr: String::new(), ..end };
         assert_eq!(End::decode(&end.encode()).unwrap(), end);
-    }
+    });
     assert!(End::decode(b"{}").is_err());
 }

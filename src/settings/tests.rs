@@ -1,6 +1,7 @@
 //! Defaults, values that cannot be used, and `--help`.
 
 use super::*;
+use crate::cases::{check, each};
 
 fn with(pairs: &[(&str, &str)]) -> Result<Settings> {
     Settings::from_lookup(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string()))
@@ -20,13 +21,14 @@ fn defaults_are_those_of_the_table() {
 #[test]
 fn a_misspelt_setting_is_refused_with_the_nearest_name() {
     let refused = |name: &str| refuse_unknown([name.to_string()].into_iter()).err().map(|error| error.to_string());
-    for (name, meant) in [("FAAS_PRT", "FAAS_PORT"), ("FAAS_WORKER", "FAAS_WORKERS"), ("FAAS_DRAIN", "FAAS_DRAIN_MS")] {
+    let cases = [("FAAS_PRT", "FAAS_PORT"), ("FAAS_WORKER", "FAAS_WORKERS"), ("FAAS_DRAIN", "FAAS_DRAIN_MS")];
+    each(cases, |(name, meant)| {
         let text = refused(name).unwrap();
         assert!(text.starts_with(&format!("{name} is no setting; is {meant} meant?")), "{text}");
-    }
-    for name in ["FAAS_PORT", "FAAS_INSTALL", "FAAS_TEST_SOAK", "PATH", "faas_port"] {
-        assert_eq!(refused(name), None, "{name}");
-    }
+    });
+    check(["FAAS_PORT", "FAAS_INSTALL", "FAAS_TEST_SOAK", "PATH", "faas_port"].map(|name| (name, None)), |name| {
+        refused(name)
+    });
 }
 
 #[test]
@@ -66,12 +68,11 @@ fn a_value_that_cannot_be_used_is_named() {
         ("FAAS_CONSOLE", "localhost:8081"),
         ("FAAS_TRUSTED_PROXIES", "localhost"),
     ];
-    let is_wrong = |(name, value): &&(&str, &str)| {
-        !with(&[(*name, *value)]).is_err_and(|error| {
-            error.exit_code() == 2 && error.to_string().starts_with(&format!("{name}={value:?} cannot be used"))
-        })
-    };
-    assert_eq!(bad.iter().filter(is_wrong).collect::<Vec<_>>(), [] as [&(&str, &str); 0]);
+    each(bad, |(name, value)| {
+        let error = with(&[(name, value)]).map(drop).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().starts_with(&format!("{name}={value:?} cannot be used")), "{error}");
+    });
 }
 
 #[test]
@@ -81,8 +82,8 @@ fn help_names_every_setting_that_is_read() {
         asked.borrow_mut().push(name.to_string());
         None
     });
-    for name in asked.into_inner() {
+    each(asked.into_inner(), |name| {
         // The gateway sets it for its programs; users do not set it.
         assert!(name == INSTANCE_VARIABLE || help().contains(&name), "{name} is missing in --help");
-    }
+    });
 }

@@ -373,6 +373,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
 
     /// The strictest answer of several filters: here all but one answer are ALLOW.
     fn run(filters: &[&SystemCalls], call: c_long, arguments: [u32; 3]) -> u32 {
@@ -414,7 +415,7 @@ mod tests {
         let further = SystemCalls::further(true, true, false);
         let (inet, netlink, vsock) = (libc::AF_INET as u32, libc::AF_NETLINK as u32, libc::AF_VSOCK as u32);
         let fork = libc::SIGCHLD as u32;
-        for (call, arguments, expected, without_network) in [
+        let cases = [
             (libc::SYS_read, [0, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_bpf, [0, 0, 0], DENIED, DENIED),
             (libc::SYS_unshare, [0, 0, 0], DENIED, DENIED),
@@ -438,17 +439,18 @@ mod tests {
             (libc::SYS_socket, [netlink, 3, libc::NETLINK_ROUTE as u32], ALLOWED, DENIED),
             (libc::SYS_socket, [netlink, 3, libc::NETLINK_NETFILTER as u32], DENIED, DENIED),
             (libc::SYS_socket, [vsock, 1, 0], DENIED, DENIED),
-        ] {
-            assert_eq!(run(&[&common], call, arguments), expected, "{call} {arguments:?}");
-            assert_eq!(run(&[&common, &further], call, arguments), without_network, "{call} {arguments:?}");
-        }
+        ];
+        each(cases, |(call, arguments, expected, without_network)| {
+            assert_eq!(run(&[&common], call, arguments), expected);
+            assert_eq!(run(&[&common, &further], call, arguments), without_network);
+        });
     }
 
     #[test]
     fn exactly_the_listed_calls_are_denied_whatever_their_arguments() {
-        for keep_permissions in [false, true] {
+        each([false, true], |keep_permissions| {
             let filters = [SystemCalls::common(), SystemCalls::further(true, keep_permissions, true)];
-            for call in 0..1024 {
+            each(0..1024, |call| {
                 let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
                     || KERNEL_CALLS.contains(&call)
                     || keep_permissions && PERMISSION_CALLS.contains(&call);
@@ -457,9 +459,9 @@ mod tests {
                 if !looks_at_arguments && !has_other_answer {
                     let answer = run(&[&filters[0], &filters[1]], call, [0; 3]);
                     let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-                    assert_eq!(answer, if is_listed { denied } else { libc::SECCOMP_RET_ALLOW }, "{call}");
+                    assert_eq!(answer, if is_listed { denied } else { libc::SECCOMP_RET_ALLOW });
                 }
-            }
-        }
+            });
+        });
     }
 }

@@ -178,6 +178,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::each;
     use std::io::Read;
 
     fn receive(stream: UnixStream) -> Result<Option<Message>> {
@@ -220,13 +221,13 @@ mod tests {
 
     #[test]
     fn a_worker_takes_invocations_and_modules_only() {
-        for kind in [Kind::Output, Kind::End] {
+        each([Kind::Output, Kind::End], |kind| {
             let (gateway, ours) = UnixStream::pair().unwrap();
             let mut bytes = Vec::new();
             wire::encode(&mut bytes, kind, b"x");
             sys::send_with_fds(gateway.as_fd(), &bytes, &[]).unwrap();
-            assert!(matches!(receive(ours), Err(InvocationError::Protocol(_))), "{kind:?}");
-        }
+            assert!(matches!(receive(ours), Err(InvocationError::Protocol(_))));
+        });
         let (gateway, ours) = UnixStream::pair().unwrap();
         let mut bytes = Vec::new();
         wire::encode(&mut bytes, Kind::Compile, b"net=1\0");

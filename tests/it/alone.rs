@@ -5,6 +5,9 @@ mod hostile_functions;
 mod hostile_modules;
 // Both binaries share the harness, and neither uses all of it.
 #[allow(dead_code)]
+#[path = "../../src/cases.rs"]
+mod cases;
+#[allow(dead_code)]
 mod http;
 #[allow(dead_code)]
 mod instance;

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::http::{Answer, read_chunk};
 use crate::instance::{Instance, wait_until};
 
@@ -95,14 +96,14 @@ fn binary_data_passes_in_both_directions_byte_by_byte() {
     instance.script_with("POST:/raw", "exec cat", json!({"output": "raw"}));
     instance.script_with("POST:/auto", "exec cat", json!({}));
     instance.script_with("POST:/cgi", "printf 'Content-Type: x/y\\r\\n\\r\\n'\nexec cat", json!({"output": "cgi"}));
-    for (path, content_type) in [("/raw", "text/plain"), ("/auto", "text/plain"), ("/cgi", "x/y")] {
-        for length in [1, 4095, 65_536, 65_537, 100_000] {
+    each([("/raw", "text/plain"), ("/auto", "text/plain"), ("/cgi", "x/y")], |(path, content_type)| {
+        each([1, 4095, 65_536, 65_537, 100_000], |length| {
             let answer = instance.post(path, &every_byte[..length]);
             assert_eq!(answer.status, 200);
             assert!(answer.field("Content-Type").unwrap().starts_with(content_type));
-            assert!(answer.body == every_byte[..length], "{path} {length}: {} bytes", answer.body.len());
-        }
-    }
+            assert!(answer.body == every_byte[..length], "{} bytes", answer.body.len());
+        });
+    });
 }
 
 #[test]
@@ -164,12 +165,12 @@ fn a_function_that_fills_both_pipes_without_reading_does_not_hang() {
     let instance = Instance::start();
     let script = "head -c 1000000 /dev/zero | tr '\\0' e >&2\nhead -c 1000000 /dev/zero | tr '\\0' o\nwc -c";
     instance.script("POST:/both", script);
-    for length in [60_000, 65_536, 300_000] {
+    each([60_000, 65_536, 300_000], |length| {
         let text = instance.post("/both", vec![b'i'; length]).text();
         let (output, count) = text.split_at(1_000_000);
         assert!(output.bytes().all(|byte| byte == b'o'));
         assert_eq!(count.trim(), length.to_string());
-    }
+    });
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn a_streamed_answer_that_breaks_off_is_cut_short_visibly() {
     let more = json!({"stream": true});
     instance.script_with("GET:/fails", "echo first\nread _ < \"$IT_FOLDER/gate\"\nexit 1", more.clone());
     instance.script_with("GET:/ends", "echo first\nread _ < \"$IT_FOLDER/gate\"\necho last", more);
-    for (path, is_whole) in [("/fails", false), ("/ends", true)] {
+    each([("/fails", false), ("/ends", true)], |(path, is_whole)| {
         let mut stream = instance.connect();
         write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
         let head = Answer::read_head(&mut stream).unwrap();
@@ -197,6 +198,6 @@ fn a_streamed_answer_that_breaks_off_is_cut_short_visibly() {
             }
         };
         assert_eq!(ended, is_whole, "{path}: {rest:?}");
-    }
+    });
     wait_until("it is said", || !instance.log_lines("the response was cut short").is_empty());
 }

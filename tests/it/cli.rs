@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::instance::{Instance, run, signal, start, wait_until};
 
 const FAAS: &str = env!("CARGO_BIN_EXE_faas");
@@ -104,12 +105,12 @@ fn calls_shows_what_was_recorded_and_stats_the_figures_of_each_route() {
     assert_eq!(ok(&instance, &["stats", "GET:/bad", "--json"]).json()["routes"].as_array().unwrap().len(), 1);
     assert!(ok(&instance, &["stats"]).out.lines().nth(2).is_some());
 
-    for verb in ["calls", "stats"] {
+    each(["calls", "stats"], |verb| {
         assert!(ok(&instance, &[verb, "--help"]).out.contains("Example:"));
         assert!(fails(&instance, 2, &[verb, "--since", "yesterday"]).contains("--since takes"));
         let off = run(instance.command(FAAS).arg(verb).env("FAAS_LEDGER", ""));
         assert_eq!(off.status.code(), Some(3));
-    }
+    });
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn deploy_refuses_what_cannot_work_in_one_sentence_and_changes_nothing() {
     fs::write(&plain, "text").unwrap();
     fs::create_dir(instance.path("folder")).unwrap();
     let [plain, folder] = [plain, instance.path("folder")].map(|path| path.display().to_string());
-    for (code, arguments, says) in [
+    let cases = [
         (2, vec!["deploy", &file], "the usage is: faas deploy FILE|FOLDER ROUTE"),
         (2, vec!["deploy", &file, "GET:/x", "--fast"], "--fast"),
         (2, vec!["deploy", &file, "GET:/x", "--memory", "much"], "--memory takes a whole number"),
@@ -160,10 +161,11 @@ fn deploy_refuses_what_cannot_work_in_one_sentence_and_changes_nothing() {
         (1, vec!["deploy", &file, "GET:/x", "--set", r#"env={"A":1}"#], "env.A is a number; it must be"),
         (1, vec!["deploy", &file, "GET:/x", "--module", "../x"], "name must be a relative path"),
         (1, vec!["deploy", &other, "GET:/x"], "GET:/good has other code under the name good.sh"),
-    ] {
+    ];
+    each(cases, |(code, arguments, says)| {
         let line = fails(&instance, code, &arguments);
-        assert!(line.starts_with("faas: ") && line.contains(says), "{arguments:?}: {line}");
-    }
+        assert!(line.starts_with("faas: ") && line.contains(says), "{line}");
+    });
     let settings = "UPDATE settings SET value = 5 WHERE name = 'module_bytes_max';
         UPDATE settings SET value = 1 WHERE name = 'bundle_files_max'";
     instance.registry().execute_batch(settings).unwrap();
@@ -275,13 +277,13 @@ fn invoke_sends_a_body_and_headers_and_its_exit_code_follows_the_status() {
     instance.script("*:/echo/{id}", "echo \"$REQUEST_METHOD $FAAS_PARAM_ID $HTTP_X_COLOR $QUERY_STRING\"; cat");
     instance.script("GET:/fails", "exit 3");
     let file = write(&instance, "body", "from a file");
-    for (arguments, says) in [
+    let body = format!("@{file}");
+    let cases = [
         (vec!["GET:/echo/7?q=1"], "GET 7  q=1\n"),
         (vec!["*:/echo/7", "-d", "text", "-H", "X-Color: red"], "POST 7 red \ntext"),
-        (vec!["PUT:/echo/8", "-d", &format!("@{file}")], "PUT 8  \nfrom a file"),
-    ] {
-        assert_eq!(ok(&instance, &[vec!["invoke"], arguments].concat()).out, says);
-    }
+        (vec!["PUT:/echo/8", "-d", &body], "PUT 8  \nfrom a file"),
+    ];
+    each(cases, |(arguments, says)| assert_eq!(ok(&instance, &[vec!["invoke"], arguments].concat()).out, says));
     let said = ok(&instance, &["invoke", "GET:/echo/7", "--explain"]);
     assert!(said.err.contains("\n200\n") && said.err.to_lowercase().contains("x-faas-explain: "), "{}", said.err);
     assert_eq!(ok(&instance, &["invoke", "GET:/echo/7", "--json"]).json()["status"], 200);
@@ -364,15 +366,14 @@ fn check_names_what_is_wrong_and_what_is_odd() {
     registry.execute(row, ("GET:/new", r#"{"runtime":"php","module":"db:hello.php","colour":1}"#)).unwrap();
     let said = call(&instance, &["check"]);
     assert_eq!(said.code, 1);
-    for line in [
+    let cases = [
         "wrong: GET:/gone: no file is at /nowhere/x.php",
         "wrong: route GET:/new was changed past the triggers",
         "odd: GET:/new: the field colour does not exist",
         "odd: GET:/{b} is never called: GET:/{a} takes the same requests",
         "odd: no route runs the code of unused.php",
-    ] {
-        assert!(said.out.contains(line), "{line}: {}", said.out);
-    }
+    ];
+    each(cases, |line| assert!(said.out.contains(line), "{}", said.out));
 }
 
 #[test]
@@ -415,13 +416,13 @@ fn each_verb_has_help_with_an_example() {
         overview.lines().filter(|line| line.starts_with("  ")).map(|line| line.split_whitespace().next().unwrap());
     let verbs: Vec<&str> = verbs.collect();
     assert_eq!(verbs.len(), 16);
-    for verb in verbs {
+    each(verbs, |verb| {
         let help = ok(&instance, &[verb, "--help"]).out;
         assert!(
             help.starts_with(&format!("faas {verb} ")) && help.contains(&format!("Example:\n  faas {verb}")),
             "{help}"
         );
-    }
+    });
     fails(&instance, 2, &["fly"]);
     assert!(fails(&instance, 3, &["list"]).contains("no registry is at"));
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::cases::check;
 use crate::instance::{Instance, has, wait_until};
 
 const COMPONENT: &str = r#"(component
@@ -56,9 +57,7 @@ fn modules_are_compiled_when_their_rows_arrive() {
     wait_for_results(&instance, "failed", 1);
     let lines = instance.wait_for_log(&format!("module {}: ", broken["module"].as_str().unwrap()), 1);
     assert!(lines[0].contains("none"), "{lines:?}");
-    for target in ["/slow", "/component"] {
-        assert_eq!(instance.get(target).status, 200, "{target}");
-    }
+    check([("/slow", 200), ("/component", 200)], |target| instance.get(target).status);
     assert_eq!(results(&instance, "compiled").len(), 4, "a call compiles nothing again");
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{CONSOLE, Instance, signal, wait_for, wait_until};
 
@@ -75,19 +76,13 @@ fn operator_sees_workers_and_sandbox_and_the_public_does_not() {
         assert_eq!(worker["id"].to_string(), *name);
         assert_eq!(worker["pid"], instance.worker_pid(name.parse().unwrap()));
         assert_eq!((&worker["slots"], &worker["in_flight"], &worker["fresh"]), (&8.into(), &0.into(), &true.into()));
-        for figure in ["cpu", "mem", "io", "score"] {
-            assert!(worker[figure].is_number(), "{figure} in {worker}");
-        }
+        each(["cpu", "mem", "io", "score"], |figure| assert!(worker[figure].is_number(), "{worker}"));
     }
     assert_eq!((&status["status"], &status["waiting"]), (&"ready".into(), &0.into()));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["routes"], 5);
-    for figure in ["generation", "uptime_s", "age_ms"] {
-        assert!(status[figure].is_u64(), "{figure} in {status}");
-    }
-    for part in ["user", "landlock", "remarks"] {
-        assert!(!status["sandbox"][part].is_null(), "{part} in {status}");
-    }
+    each(["generation", "uptime_s", "age_ms"], |figure| assert!(status[figure].is_u64(), "{status}"));
+    each(["user", "landlock", "remarks"], |part| assert!(!status["sandbox"][part].is_null(), "{status}"));
     let health = instance.get("/healthz").json();
     let names: Vec<&String> = health.as_object().unwrap().keys().collect();
     assert_eq!(names, ["faulty_rows", "generation", "generation_age_s", "lag_s", "routes", "status"]);
@@ -116,18 +111,14 @@ fn only_who_shows_the_token_under_an_own_address_is_answered() {
         ("localhost", &good, "GET", "/api/v1/status/", 404),
         ("localhost", &good, "DELETE", "/api/v1/status", 405),
     ];
-    let mut wrong = Vec::new();
-    for (host, authorization, method, target, status) in cases {
+    each(cases, |(host, authorization, method, target, status)| {
         let fields = [("Host", host), ("Authorization", authorization)];
         let fields: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let answer = ask(&instance, method, target, &fields);
         let demands = answer.field("WWW-Authenticate").is_some();
         let allows = answer.field("Allow").is_some();
-        if (answer.status, demands, allows) != (status, status == 401, status == 405) {
-            wrong.push(format!("Host {host:?}, {authorization:?}, {method} {target}: {answer:?}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+        assert_eq!((answer.status, demands, allows), (status, status == 401, status == 405), "{answer:?}");
+    });
 }
 
 #[test]
@@ -171,15 +162,16 @@ fn console_that_is_attacked_comes_back_and_calls_go_on() {
         instance.wait_for_log("open files are too many; ending, to start anew", 1);
         let before = calls.load(Ordering::Relaxed);
         let mut last = second;
-        for (length, log) in [
+        let cases = [
             ("9000000000000000000", "console: was ended by signal 6"),
             ("18446744073709551615", "capacity overflow; ending, to start anew"),
-        ] {
+        ];
+        each(cases, |(length, log)| {
             let huge = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
             connect(&instance).unwrap().write_all(huge.as_bytes()).unwrap();
             last = wait_for_another(&instance, last);
             instance.wait_for_log(log, 1);
-        }
+        });
         wait_until("calls have gone on", || calls.load(Ordering::Relaxed) > before || done.load(Ordering::Relaxed));
         assert!(!done.swap(true, Ordering::Relaxed), "a call has failed");
     });
@@ -218,9 +210,9 @@ fn console_has_no_privileges_but_its_user() {
     let statuses: Vec<_> = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap()).collect();
     assert!(statuses.len() > 1);
     for status in statuses {
-        for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"] {
-            assert!(status.contains(line), "{line} is missing in {status}");
-        }
+        each(["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"], |line| {
+            assert!(status.contains(line), "is missing in {status}");
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::console::{SETTINGS, address, token};
 use crate::http::Answer;
 use crate::instance::{Instance, has, run, wait_for, wait_until};
@@ -262,12 +263,12 @@ fn uploads_are_bounded_and_names_cannot_climb_out() {
         path_of("GET:/evil"),
         client.bearer
     );
-    for (length, status) in [("Content-Length: 200000000", 413), ("Transfer-Encoding: chunked", 411)] {
+    each([("Content-Length: 200000000", 413), ("Transfer-Encoding: chunked", 411)], |(length, status)| {
         let mut stream = TcpStream::connect(address(&instance)).unwrap();
         stream.write_all(format!("{head}{length}\r\n\r\n").as_bytes()).unwrap();
         let answer = Answer::read(&mut BufReader::new(stream), false).unwrap();
         assert_eq!(answer.status, status, "{}", answer.text());
-    }
+    });
     assert_eq!(instance.get("/healthz").json()["generation"], generation);
 }
 
@@ -308,18 +309,14 @@ fn session_needs_cookie_and_key_and_a_page_of_its_own() {
         ("/metrics", cookie, &key, "", 200),
         ("/metrics", cookie, "", "", 401),
     ];
-    let mut wrong = Vec::new();
-    for (target, cookie, key, origin, status) in cases {
+    each(cases, |(target, cookie, key, origin, status)| {
         let answer =
             send(&instance, "GET", target, &[("Cookie", cookie), ("X-Faas-Key", key), ("Origin", origin)], b"");
-        if answer.status != status {
-            wrong.push(format!("{target} {cookie:?} {key:?} {origin:?}: {}", answer.status));
-        }
+        assert_eq!(answer.status, status);
         let policy = answer.field("Content-Security-Policy").unwrap();
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
         assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"));
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    });
 }
 
 /// A function that has the network, and knows the console's address.
@@ -361,14 +358,14 @@ fn calls_are_found_by_function_status_and_request_with_their_stderr() {
         answer["calls"].as_array().unwrap().clone()
     };
     wait_until("both calls are recorded", || found("limit=10").len() == 2);
-    for query in ["status=500", "status=5xx", "function=BAD", "route=GET:/bad", &format!("request={id}")] {
+    each(["status=500", "status=5xx", "function=BAD", "route=GET:/bad", &format!("request={id}")], |query| {
         let calls = found(query);
-        assert_eq!((calls.len(), &calls[0]["request_id"]), (1, &json!(id)), "{query}");
+        assert_eq!((calls.len(), &calls[0]["request_id"]), (1, &json!(id)));
         assert!(calls[0].get("stderr").is_none());
         let whole = ok(&client.get(&format!("/api/v1/calls/{}", calls[0]["id"])));
         assert_eq!(whole["stderr"], "<b>oh</b>\n");
         assert_eq!(found(&format!("before={}", calls[0]["id"])).len(), 1);
-    }
+    });
     assert_eq!(found("status=4xx").len(), 0);
     let off = Instance::with(&[SETTINGS, &[("FAAS_LEDGER", "")]].concat());
     assert_eq!(ok(&Client::of(&off).get("/api/v1/calls"))["is_recorded"], false);

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, find, has};
 
@@ -21,10 +22,10 @@ fn the_php_function_hello_greets_whom_the_body_names() {
     assert_eq!(answer.json()["message"], "Hello, Alice!");
     assert_eq!(instance.post("/api/hello", "{}").json()["message"], "Hello, World!");
 
-    for bad in ["", "{", "[1]", r#"{"name":5}"#] {
+    each(["", "{", "[1]", r#"{"name":5}"#], |bad| {
         let answer = instance.post("/api/hello", bad);
-        assert_eq!((answer.status, answer.json()["error"].is_string()), (400, true), "{bad}: {}", answer.text());
-    }
+        assert_eq!((answer.status, answer.json()["error"].is_string()), (400, true), "{}", answer.text());
+    });
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn the_wasm_function_resize_scales_png_and_jpeg() {
     }
     let instance = Instance::start();
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {
-        for (width, height) in [(32, 24), (160, 120)] {
+        each([(32, 24), (160, 120)], |(width, height)| {
             let answer = resize(&instance, &BASE64.encode(picture(format)), json!(width));
             assert_eq!(answer.status, 200, "{}", answer.text());
             let answer = answer.json();
@@ -68,7 +69,7 @@ fn the_wasm_function_resize_scales_png_and_jpeg() {
             assert_eq!(scaled.dimensions(), (width, height));
             assert_near(scaled.get_pixel(width / 8, height / 2), LEFT);
             assert_near(scaled.get_pixel(width * 7 / 8, height / 2), RIGHT);
-        }
+        });
     }
 }
 
@@ -126,18 +127,19 @@ fn the_wasm_function_resize_refuses_what_it_cannot_scale() {
     let instance = Instance::start();
     let good = BASE64.encode(picture(ImageFormat::Png));
     let damaged = BASE64.encode(&picture(ImageFormat::Png)[..60]);
-    for (image, width, status) in [
+    let cases = [
         // The README of the C original sends this.
         ("base64data...", json!(800), 400),
         (&good, json!(0), 400),
         (&good, json!("800"), 400),
         (&BASE64.encode("a text"), json!(800), 415),
         (&damaged, json!(800), 422),
-    ] {
+    ];
+    each(cases, |(image, width, status)| {
         let answer = resize(&instance, image, width.clone());
         let text = answer.text();
-        assert_eq!((answer.status, answer.json()["error"].is_string()), (status, true), "{width} {image}: {text}");
-    }
+        assert_eq!((answer.status, answer.json()["error"].is_string()), (status, true), "{text}");
+    });
     assert_eq!(instance.post("/resize", "not JSON").status, 400);
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::instance::{Instance, find, has, wait_until};
 
 #[test]
@@ -138,12 +139,12 @@ fn a_full_spool_answers_503_and_has_room_again_afterwards() {
 
 #[test]
 fn only_with_dev_does_a_client_learn_what_a_failed_function_said() {
-    for (dev, is_shown) in [("0", false), ("1", true)] {
+    each([("0", false), ("1", true)], |(dev, is_shown)| {
         let instance = Instance::with(&[("FAAS_DEV", dev)]);
         instance.script("GET:/fails", "echo a secret >&2\nexit 3");
         let detail = instance.get("/fails").problem(500, "function-exited");
         assert!(detail.starts_with("the function exited with code 3"), "{detail}");
         assert_eq!(detail.ends_with("\na secret"), is_shown, "{detail}");
         assert_eq!(!instance.log_lines("FAAS_DEV=1").is_empty(), is_shown);
-    }
+    });
 }

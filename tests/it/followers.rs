@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, run, signal, wait_until};
 
@@ -130,12 +131,12 @@ fn on_a_follower_faas_reads_and_refuses_to_write() {
         &["rollback", "GET:/text"],
         &["rollback", "--to", "1"],
     ];
-    for arguments in writes {
+    each(writes, |arguments| {
         let said = faas(arguments);
         let line = String::from_utf8_lossy(&said.stderr);
-        assert_eq!((said.status.code(), line.lines().count()), (Some(1), 1), "{arguments:?}: {line}");
-        assert!(line.contains("FAAS_FOLLOWER=1: ") && line.contains("on the writer"), "{arguments:?}: {line}");
-    }
+        assert_eq!((said.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.contains("FAAS_FOLLOWER=1: ") && line.contains("on the writer"), "{line}");
+    });
     assert!(fs::read(follower.db()).unwrap() == before);
     let beside = fs::read_dir(follower.path("")).unwrap().flatten();
     let beside: Vec<_> =

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::instance::{Instance, find, has, inner_pid, signal, skip, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
@@ -272,16 +273,16 @@ fn streams_can_be_opened_by_name() {
     }
     let source = "<?php $body = file_get_contents('/dev/stdin'); file_put_contents('/dev/stderr', \"said by php\\n\", FILE_APPEND);
         $out = fopen('/dev/stdout', 'w'); fwrite($out, $body); echo (int) @include '/dev/stdin';";
-    for (times, start) in ["cold", "auto"].iter().enumerate() {
+    each(["cold", "auto"].into_iter().enumerate(), |(times, start)| {
         instance.function("*:/php", "php", source, json!({"output": "raw", "start": start}));
-        if *start == "auto" {
+        if start == "auto" {
             instance.warm("/php");
         }
         for body in ["body", &long] {
-            assert_eq!(instance.post("/php", body).text(), format!("{body}0"), "{start}");
+            assert_eq!(instance.post("/php", body).text(), format!("{body}0"));
         }
         instance.wait_for_log("stderr: said by php", 2 * (times + 1));
-    }
+    });
 }
 
 /// A variable of which PHP reads the value at its start counts like `"start": "cold"`.

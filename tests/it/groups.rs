@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::instance::{Instance, run, signal, wait_until};
 
 /// Together its processes take twice its memory, each by itself a fraction.
@@ -85,15 +86,16 @@ fn in_a_delegated_group_the_kernel_keeps_what_its_controllers_can_and_samples_th
     let mut instance = prepared(&[]);
     instance.launch_in_group(&delegated.0);
     instance.wait_until_ready();
-    for (text, is_lent, mechanism) in [
+    let cases = [
         ("Functions keep to their memory.", delegated.has("memory"), "memory.max"),
         ("Functions have few threads, and leave others theirs.", delegated.has("pids"), "pids.max"),
         ("No process outlives its invocation.", delegated.0.join("cgroup.kill").exists(), "cgroup.kill"),
-    ] {
+    ];
+    each(cases, |(text, is_lent, mechanism)| {
         let row = promise(&instance, text);
         assert_eq!(row["level"], if is_lent { "kernel" } else { "watched" }, "{row}");
         assert_eq!(row["kept_by"].as_str().unwrap().contains(mechanism), is_lent, "{row}");
-    }
+    });
     instance.script("GET:/leave", LEAVER);
     for _ in 0..3 {
         let group = instance.get("/leave").text();
@@ -139,10 +141,10 @@ fn without_a_delegated_group_samples_keep_the_limits() {
         None => instance.launch(),
     }
     instance.wait_until_ready();
-    for text in ["Functions keep to their memory.", "No process outlives its invocation."] {
+    each(["Functions keep to their memory.", "No process outlives its invocation."], |text| {
         let row = promise(&instance, text);
         assert!(row["level"] == "watched" && !row["kept_by"].as_str().unwrap().contains("cgroup"), "{row}");
-    }
+    });
     assert_limits_hold(&instance);
     if let Some(delegated) = &delegated {
         assert_eq!(delegated.groups(), Vec::<String>::new());

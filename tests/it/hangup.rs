@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, has, wait_for, wait_until};
 
@@ -141,12 +142,13 @@ fn fastcgi_finish_request_sends_the_response_while_the_script_goes_on_in_its_slo
         let wait = "$gate = fopen(getenv('IT_FOLDER') . '/gate', 'r'); fgets($gate);";
         format!("<?php {executed} {begins} fastcgi_finish_request(); echo 'lost'; {wait} {ends}")
     };
-    for (name, begins, ends, more, body, failure) in [
+    let cases = [
         ("ends", "header('X-A: 1'); echo 'sent';", "", json!({}), "sent", None),
         ("exits", "header('X-A: 1'); echo 'sent';", "exit(7);", json!({}), "sent", Some("exited with code 7")),
         ("is-long", "header('X-A: 1'); echo str_repeat('x', 200000);", "", json!({}), &long, None),
         ("streams", "header('X-A: 1'); echo 'se'; flush(); echo 'nt';", "", json!({"stream": true}), "sent", None),
-    ] {
+    ];
+    each(cases, |(name, begins, ends, more, body, failure)| {
         let mut descriptor = more.clone();
         descriptor["name"] = name.into();
         descriptor["max_inflight"] = 1.into();
@@ -157,10 +159,10 @@ fn fastcgi_finish_request_sends_the_response_while_the_script_goes_on_in_its_slo
             let answer = instance.request("GET", &format!("/{name}"), &[("X-Request-Id", name)], b"");
             Some(answer).filter(|answer| answer.text() != "executed")
         });
-        assert_eq!((answer.status, answer.field("X-A"), answer.text()), (200, Some("1"), body.into()), "{name}");
+        assert_eq!((answer.status, answer.field("X-A"), answer.text()), (200, Some("1"), body.into()));
         // An executed process before it may not have ended yet.
         wait_until(&format!("{name} alone goes on"), || instance.functions().len() == 1);
-        assert_eq!(instance.get(&format!("/{name}")).status, 429, "{name} has its slot");
+        assert_eq!(instance.get(&format!("/{name}")).status, 429, "it has its slot");
         gate.write_all(b"\n").unwrap();
         wait_until("its processes are gone", || instance.functions().is_empty());
         let line = instance.wait_for_log(&format!("request={name} client="), calls).pop().unwrap();
@@ -169,5 +171,5 @@ fn fastcgi_finish_request_sends_the_response_while_the_script_goes_on_in_its_slo
         let says = |text: &str| lines.iter().any(|line| line.contains(text));
         assert_eq!(says("after its response: "), failure.is_some(), "{lines:#?}");
         assert!(failure.is_none_or(says), "{lines:#?}");
-    }
+    });
 }

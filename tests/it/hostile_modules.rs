@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::hostile_functions::{assert_nothing_stays, for_each_user, has_landlock};
 use crate::instance::{Instance, find, has, wait_until};
 
@@ -396,19 +397,15 @@ fn limits_hold_for_modules_executed_and_forked() {
         let rows: Vec<_> = modules.iter().map(|(key, descriptor)| (key.as_str(), descriptor.clone())).collect();
         instance.install(&rows);
         instance.function("GET:/warm", "wasm", &module(r#"(func (export "_start"))"#), json!({}));
-        let mut wrong = Vec::new();
         // The fork server may not be there for the first round.
-        for round in ["first", "forked"] {
-            for (number, (name, _, kind)) in EXCESSES.iter().enumerate() {
+        each(["first", "forked"], |_| {
+            each(EXCESSES.iter().enumerate(), |(number, (_, _, kind))| {
                 let answer = instance.get(&format!("/{number}"));
                 wait_until("its processes are gone", || instance.functions().is_empty());
-                if answer.json()["type"] != format!("urn:faas:{kind}") {
-                    wrong.push((round, *name, answer.text()));
-                }
-            }
+                assert_eq!(answer.json()["type"], format!("urn:faas:{kind}"), "{}", answer.text());
+            });
             instance.warm("/warm");
-        }
-        assert_eq!(wrong, [], "another answer, or none");
+        });
     });
 }
 
@@ -488,17 +485,13 @@ fn limits_hold_for_components() {
         bring_runners(instance);
         let end = r#"(func $run (result (result)) (canon lift (core func $made "run")))
             (instance $command (export "run" (func $run))) (export "wasi:cli/run@0.2.0" (instance $command)))"#;
-        let mut wrong = Vec::new();
-        for (name, body, kind) in COMPONENT_EXCESSES {
+        each(COMPONENT_EXCESSES, |(_, body, kind)| {
             let timeout = if kind == "timed-out" { 1 } else { 30 };
             let more = json!({"memory": 64, "scratch": 8, "timeout": timeout});
             instance.function("GET:/component", "wasm", &format!("(component {body} {end}"), more);
             let answer = instance.get("/component");
             wait_until("its processes are gone", || instance.functions().is_empty());
-            if answer.json()["type"] != format!("urn:faas:{kind}") {
-                wrong.push((name, answer.text()));
-            }
-        }
-        assert_eq!(wrong, [], "another answer, or none");
+            assert_eq!(answer.json()["type"], format!("urn:faas:{kind}"), "{}", answer.text());
+        });
     });
 }

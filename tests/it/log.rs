@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, has, run, signal, wait_for, wait_until};
 
@@ -72,9 +73,9 @@ fn with_faas_log_json_each_line_is_an_object_with_the_same_names() {
     let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
     assert!(instance.log().lines().all(|line| read(&line.to_string())["time"].is_string()));
     let (complaints, calls): (Vec<_>, Vec<_>) = lines.iter().map(read).partition(|line| line["stderr"].is_string());
-    for line in complaints.iter().chain(&calls) {
-        assert_eq!([&line["request"], &line["route"], &line["function"]], ["it-json", "GET:/x", "GET:/x"], "{line}");
-    }
+    each(complaints.iter().chain(&calls), |line| {
+        assert_eq!([&line["request"], &line["route"], &line["function"]], ["it-json", "GET:/x", "GET:/x"]);
+    });
     assert_eq!(complaints[0]["stderr"], "a \"b\"\u{1b}[31m");
     assert_eq!(calls[0]["status"], 500);
     assert!(calls[0]["cpu_ms"].is_f64() && calls[0]["memory"].is_u64(), "{calls:?}");

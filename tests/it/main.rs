@@ -10,6 +10,8 @@
 //! A test whose program is not installed notes that in the file FAAS_TEST_SKIPS and ends. With CI=true or
 //! FAAS_TEST_STRICT=1 it fails.
 
+#[path = "../../src/cases.rs"]
+mod cases;
 mod cgi;
 mod cli;
 mod compilation;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::instance::{Instance, has, wait_until};
 
 #[test]
@@ -66,10 +67,10 @@ fn each_answer_names_its_generation() {
         registry.query_row("SELECT max(id) FROM history", [], |row| row.get::<_, u64>(0)).unwrap().to_string()
     };
     let first = newest();
-    for (method, target) in [("GET", "/steps"), ("OPTIONS", "/steps"), ("PUT", "/steps"), ("GET", "/nowhere")] {
+    each([("GET", "/steps"), ("OPTIONS", "/steps"), ("PUT", "/steps"), ("GET", "/nowhere")], |(method, target)| {
         let answer = instance.request(method, target, &[], b"");
-        assert_eq!(answer.field("X-Faas-Generation"), Some(first.as_str()), "{method} {target}");
-    }
+        assert_eq!(answer.field("X-Faas-Generation"), Some(first.as_str()));
+    });
     instance.script_with(
         "GET:/steps",
         "printf 'Content-Type: text/plain\\nX-Faas-Generation: 1\\n\\n'",

@@ -7,10 +7,12 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, find, has, wait_for};
 
 /// A snippet and its request.
+#[derive(Debug)]
 struct Case {
     name: &'static str,
     code: &'static str,
@@ -228,23 +230,18 @@ fn php_answers_as_php_cgi_does_by_exec_and_forked() {
     }
     reference.install(&reference_rows);
     instance.install(&rows);
-    let mut faults = Vec::new();
-    for case in CASES {
+    each(CASES, |case| {
         let target = |way: &str| format!("/{way}/{}{}", case.name, case.query);
         let ask = |instance: &Instance, way: &str| {
             instance.request(case.method, &target(way), case.fields, case.body.as_bytes())
         };
         let wanted = told(&ask(&reference, "cgi"), "cgi");
         let warm = wait_for("a forked process answers", || Some(ask(&instance, "warm")).filter(is_warm));
-        for (way, answer) in [("cold", ask(&instance, "cold")), ("warm", warm)] {
-            let got = told(&answer, way);
-            if got != wanted {
-                faults.push(format!("{} {way}:\n  {got}\nphp-cgi:\n  {wanted}", case.name));
-            }
-        }
-    }
+        each([("cold", ask(&instance, "cold")), ("warm", warm)], |(way, answer)| {
+            assert_eq!(told(&answer, way), wanted);
+        });
+    });
     assert_eq!(reference.wait_for_log("faas-php is not built; php-cgi runs PHP functions", 1).len(), 1);
-    assert!(faults.is_empty(), "{} differ:\n{}", faults.len(), faults.join("\n"));
 }
 
 #[test]
@@ -348,12 +345,12 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
     assert_eq!((answer.status, answer.text().as_str()), (201, "a,b"));
     assert_eq!(answer.field("Content-Type"), Some("text/csv;charset=UTF-8"));
     let all_params = "<?php function f($event, $context) { return $context['params']; }";
-    for start in ["auto", "cold"] {
+    each(["auto", "cold"], |start| {
         let more = json!({"handler": "f", "start": start});
         instance.function("GET:/users/{id}/posts/{postId}", "php", all_params, more);
         let params = instance.get("/users/4%202/posts/a%2Fb").json();
-        assert_eq!(params, json!({"id": "4 2", "postId": "a%2Fb"}), "{start}");
-    }
+        assert_eq!(params, json!({"id": "4 2", "postId": "a%2Fb"}));
+    });
     // If the body is not JSON, the event is the parameters.
     let parameters = both(&instance, "<?php function f($event) { return $event; }", with("f"), "?a=1&b=2", "not JSON");
     assert_eq!(parameters.json(), json!({"a": "1", "b": "2"}));

@@ -5,6 +5,9 @@
 
 // The test binaries share the harness, and none of them uses all of it.
 #[allow(dead_code)]
+#[path = "../../src/cases.rs"]
+mod cases;
+#[allow(dead_code)]
 mod http;
 #[allow(dead_code)]
 mod instance;
@@ -16,6 +19,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::instance::{Instance, run, start, wait_until};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
@@ -74,9 +78,9 @@ impl Proxy {
         let text = self.curl("/env", &fields.chain(["-H", "X-Request-Id: it-proxied"]).collect::<Vec<_>>());
         let port = format!("SERVER_PORT={}", self.port);
         let client = format!("REMOTE_ADDR={CLIENT}");
-        for line in [&client, "HTTPS=on", "REQUEST_SCHEME=https", &port, "HTTP_X_FORWARDED_PROTO=https"] {
-            assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
-        }
+        each([&client, "HTTPS=on", "REQUEST_SCHEME=https", &port, "HTTP_X_FORWARDED_PROTO=https"], |line| {
+            assert!(text.lines().any(|other| other == line), "is not in {text}");
+        });
         assert!(!text.contains("6.6.6.6"), "{text}");
         let line = self.instance.wait_for_log("request=it-proxied ", 1).remove(0);
         assert!(line.contains(&format!(" client={CLIENT} ")), "{line}");

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::instance::{Instance, run, wait_until};
 
 /// A table as the C original makes it, without constraints.
@@ -99,19 +100,17 @@ fn what_calls_of_a_new_row_would_meet_is_told_when_it_arrives() {
     ]);
     let is_other_user = !instance.log_lines("functions run as nobody").is_empty();
     let unreadable = ("/g", format!("the user nobody cannot read {0}; try: chmod o+r {0}", secret.display()));
-    for (key, says) in [
+    let cases = [
         ("/a", "no module is at ".to_string()),
         ("/b", format!("is not executable; try: chmod +x {}", plain.display())),
         ("/c", "ends with CR LF".to_string()),
         ("/d", r#"the field memroy does not exist, and is ignored"#.to_string()),
         ("/e", "nothing is there; try: mkdir -p '".to_string()),
-    ]
-    .into_iter()
-    .chain(is_other_user.then_some(unreadable))
-    {
+    ];
+    each(cases.into_iter().chain(is_other_user.then_some(unreadable)), |(key, says)| {
         let lines = instance.wait_for_log(&format!("registry: row GET:{key}: "), 1);
-        assert!(lines.len() == 1 && lines[0].contains(&says), "{key}: {lines:?}");
-    }
+        assert!(lines.len() == 1 && lines[0].contains(&says), "{lines:?}");
+    });
     assert!(instance.log_lines("row GET:/f").is_empty() && instance.get("/f").text() == "good\n");
 }
 

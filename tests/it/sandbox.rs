@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::instance::{Instance, WORKER, has, run, wait_until};
 
 /// The gateway's report on the sandbox.
@@ -215,13 +216,13 @@ fn each_promise_is_named_with_what_keeps_it_and_strict_demands_them_all() {
     let promises = instance.status()["sandbox"]["promises"].clone();
     let promises = promises.as_array().unwrap();
     assert!(promises.len() > 10, "{promises:?}");
-    for row in promises {
-        for name in ["promise", "level", "kept_by"] {
+    each(promises, |row| {
+        each(["promise", "level", "kept_by"], |name| {
             assert!(row[name].as_str().is_some_and(|text| !text.is_empty()), "{name} in {row}");
-        }
+        });
         let promise = row["promise"].as_str().unwrap();
         assert_eq!(instance.log_lines(&format!("sandbox: {promise} ")).len(), 1);
-    }
+    });
     let not_kept: Vec<&str> =
         promises.iter().filter(|row| row["level"] == "not kept").map(|row| row["promise"].as_str().unwrap()).collect();
     let mut strict = Instance::prepare(&[("FAAS_REQUIRE_SANDBOX", "strict")]);

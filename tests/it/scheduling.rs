@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::cases::each;
 use crate::instance::{Instance, WORKER, signal, start, wait_for, wait_until};
 
 fn figure(worker: &Value, name: &str) -> f64 {
@@ -57,12 +58,12 @@ fn a_request_can_ask_why_it_went_to_its_worker() {
     instance.script("GET:/x", "echo x");
     instance.script_with("GET:/env", "env", json!({"output": "raw"}));
     let token = std::fs::read_to_string(instance.run_dir().join("operator.token")).unwrap();
-    for stranger in ["1", "", &token[1..], &token.replace(char::is_numeric, "x")] {
+    each(["1", "", &token[1..], &token.replace(char::is_numeric, "x")], |stranger| {
         assert_eq!(
             instance.request("GET", "/x", &[("X-Faas-Explain", stranger.trim())], b"").field("X-Faas-Explain"),
             None
         );
-    }
+    });
     let environment = instance.request("GET", "/env", &[("X-Faas-Explain", token.trim())], b"").text();
     assert!(!environment.contains(token.trim()), "a function must not see it: {environment}");
     let answer = instance.request("GET", "/x", &[("X-Faas-Explain", token.trim())], b"");
@@ -71,14 +72,10 @@ fn a_request_can_ask_why_it_went_to_its_worker() {
     assert!(why.starts_with(&format!("chosen={chosen} why=\"lowest score")), "{why}");
     for id in [0, 1] {
         let part = why.split("; ").find(|part| part.starts_with(&format!("worker={id} "))).unwrap();
-        for figure in ["cpu=", "mem=", "io=", "score=", "in-flight="] {
-            assert!(part.contains(figure), "{why}");
-        }
+        each(["cpu=", "mem=", "io=", "score=", "in-flight="], |figure| assert!(part.contains(figure), "{why}"));
     }
     let timing = answer.field("Server-Timing").unwrap();
-    for step in ["queue;dur=", "spawn;dur=", "exec;dur="] {
-        assert!(timing.contains(step), "{timing}");
-    }
+    each(["queue;dur=", "spawn;dur=", "exec;dur="], |step| assert!(timing.contains(step), "{timing}"));
     assert_eq!(instance.get("/x").field("X-Faas-Explain"), None);
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use crate::cases::each;
 use crate::instance::{CONSOLE, GATEWAY, Instance, WORKER, run};
 
 /// Asserts that a program refused to start with this exit code and one line, and returns the line.
@@ -14,10 +15,10 @@ fn refusal(output: &Output, code: i32) -> String {
 #[test]
 fn a_setting_that_cannot_be_used_ends_the_start_with_code_2_and_one_line_that_names_it() {
     let instance = Instance::prepare(&[("FAAS_PORT", "http")]);
-    for program in [GATEWAY, WORKER] {
+    each([GATEWAY, WORKER], |program| {
         let line = refusal(&run(&mut instance.command(program)), 2);
         assert!(line.contains("FAAS_PORT=\"http\" cannot be used: it must be"), "{line}");
-    }
+    });
 }
 
 #[test]
@@ -29,12 +30,12 @@ fn an_unknown_argument_ends_the_start_with_code_2_and_says_where_to_look() {
 
 #[test]
 fn help_lists_the_settings_and_starts_nothing() {
-    for program in [GATEWAY, WORKER, CONSOLE] {
+    each([GATEWAY, WORKER, CONSOLE], |program| {
         let output = run(Command::new(program).arg("--help"));
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());
         assert!(text.contains("FAAS_PORT"), "{text}");
-    }
+    });
 }
 
 #[test]

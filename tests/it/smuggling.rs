@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::Instance;
 
@@ -47,18 +48,18 @@ fn a_body_that_is_a_request_stays_a_body() {
             right.len()
         ),
     ];
-    for body in &bodies {
+    each(&bodies, |body| {
         let answers = instance.exchange(format!("POST /first HTTP/1.1\r\nHost: h\r\n{body}{MARKER}"));
-        assert_eq!(statuses(&answers), [200, 200], "for {body:?}");
-        assert_eq!(answers[0].text(), SMUGGLED, "for {body:?}");
-        assert_eq!(take_runs(&instance), [format!("POST /first {length}"), "GET /marker 0".into()], "for {body:?}");
-    }
+        assert_eq!(statuses(&answers), [200, 200]);
+        assert_eq!(answers[0].text(), SMUGGLED);
+        assert_eq!(take_runs(&instance), [format!("POST /first {length}"), "GET /marker 0".into()]);
+    });
     // The gateway reads the body of a GET, and of a request that it answers itself, to its end.
-    for (line, status) in [("GET /first", 200), ("PUT /first", 405), ("GET /healthz", 200), ("OPTIONS *", 204)] {
+    each([("GET /first", 200), ("PUT /first", 405), ("GET /healthz", 200), ("OPTIONS *", 204)], |(line, status)| {
         let first = format!("{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}");
-        assert_eq!(statuses(&instance.exchange(format!("{first}{MARKER}"))), [status, 200], "for {line}");
+        assert_eq!(statuses(&instance.exchange(format!("{first}{MARKER}"))), [status, 200]);
         let runs = take_runs(&instance);
         assert_eq!(runs.last().unwrap(), "GET /marker 0");
         assert!(!runs.iter().any(|run| run.contains("smuggled")), "{runs:?}");
-    }
+    });
 }

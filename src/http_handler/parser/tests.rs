@@ -1,7 +1,7 @@
 //! The rules of mod.rs, one by one. The rules that decide where a request ends are in ../smuggling_table.rs.
 
 use super::*;
-use crate::cases::check;
+use crate::cases::{check, each};
 use crate::limits::{HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 fn parse(bytes: impl AsRef<[u8]>) -> Result<Head> {
@@ -49,12 +49,12 @@ fn a_head_in_pieces_reads_like_a_whole_one() {
         b"GET / HTTP/1.1\rHost: h\r\n\r\n",
         b"\r\n\r\nGET / HTTP/1.1\r\n\r\n",
     ];
-    for head in heads {
+    each(heads, |head| {
         let whole = HeadScan::default().end(head).map_err(|error| error.to_string());
         let mut scan = HeadScan::default();
         let pieces = (1..=head.len()).map(|length| scan.end(&head[..length])).find(|end| !matches!(end, Ok(None)));
         assert_eq!(pieces.unwrap().map_err(|error| error.to_string()), whole);
-    }
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Clients that leave, and the end of service.
 
+use crate::cases::each;
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::server::{TestServer, WAIT_MAX, wait_until};
 #[test]
 fn the_handler_learns_that_its_client_left() {
     let server = TestServer::open_within(|bounds| bounds.half_close_grace = Duration::from_millis(1));
-    for leaves in [true, false] {
+    each([true, false], |leaves| {
         let mut client = server.connect();
         client.get("/gone").get("/gate");
         assert_eq!(server.next_event(), "waits for the client to leave");
@@ -18,7 +19,7 @@ fn the_handler_learns_that_its_client_left() {
         assert_eq!(server.next_event(), "saw the client leave");
         wait_until("the connection ends", || server.connections() == 0);
         assert_eq!((server.calls(), server.has_event()), (0, false), "what it had sent behind is not handled");
-    }
+    });
     // The connection on which an answer stayed unread is not used again.
     assert_eq!(server.connect().get("/next").read_response().1, "/next");
 }

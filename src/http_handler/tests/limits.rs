@@ -1,5 +1,6 @@
 //! Requests, clients and connections that exceed a bound or break a rule.
 
+use crate::cases::each;
 use std::io::Read;
 use std::net::Shutdown;
 use std::time::Duration;
@@ -58,11 +59,11 @@ fn a_rejected_request_ends_its_connection() {
         ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
         ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n", 400),
     ];
-    for (request, status) in rows {
+    each(rows, |(request, status)| {
         let mut client = server.connect();
         client.send(request).get("/never");
-        assert_eq!(client.read_problem()["status"], status, "{request}");
-    }
+        assert_eq!(client.read_problem()["status"], status);
+    });
     assert_eq!(server.calls(), 0);
 }
 
@@ -70,12 +71,12 @@ fn a_rejected_request_ends_its_connection() {
 fn an_incomplete_request_is_rejected() {
     let server = TestServer::open();
     let chunked = "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
-    for request in ["GET / HT", "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhell", chunked] {
+    each(["GET / HT", "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhell", chunked], |request| {
         let mut client = server.connect();
         client.send(request);
         client.stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(client.read_problem()["status"], 400);
-    }
+    });
 }
 
 #[test]

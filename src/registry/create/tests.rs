@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::cases::each;
 use crate::limits;
 use crate::registry::config_loader::{self, Places};
 use crate::registry::files::WAL;
@@ -15,20 +16,21 @@ fn init_registers_the_examples() {
     create_registry(&fixture.db, &fixture.folder).unwrap();
     assert_eq!(names_in(&fixture.folder), ["faas_meta.db"]);
     assert!(fixture.sync.look());
-    for (method, path, runtime, module) in [
+    let cases = [
         ("POST", "/api/hello", "php", "hello.php"),
         ("GET", "/api/info", "php", "info.php"),
         ("POST", "/resize", "wasm", "resize.wasm"),
         ("GET", "/ping", "wasm", "ping.wasm"),
         ("GET", "/api/env", "native", "env.sh"),
-    ] {
+    ];
+    each(cases, |(method, path, runtime, module)| {
         let Found::Function { function, .. } = fixture.found(method, path) else { panic!("{path} is registered") };
         assert_eq!(function.runtime.as_str(), runtime);
         // The tests run in the project's folder, so readfile() finds the functions that ship.
         assert!(function.code.is_some() && function.module.ends_with(module));
         let shipped = fs::read(format!("functions/{module}")).unwrap();
-        assert!(fs::read(&function.module).unwrap() == shipped, "{module}");
-    }
+        assert!(fs::read(&function.module).unwrap() == shipped);
+    });
     assert_eq!(fixture.kv.len(), 5);
     let env = fixture.function("/api/env").unwrap();
     assert_eq!((env.memory_mib, env.timeout.as_secs()), (64, 5));
@@ -135,12 +137,12 @@ fn sql_checks_agree_with_the_parser() {
     for filler in [limits::ROUTE_KEY_BYTES_MAX, limits::ROUTE_KEY_BYTES_MAX + 1] {
         rows.push((format!("GET:/{}", "x".repeat(filler - 5)), good.clone()));
     }
-    for (key, text) in rows {
+    each(rows, |(key, text)| {
         let parsed = config_loader::parse(&key, &text, &Places::default(), Arc::default());
         let inserted = connection.execute("INSERT INTO functions VALUES (?1, ?2, 0)", (&key, &text));
-        assert_eq!(parsed.is_ok(), inserted.is_ok(), "{key:?} {text:?}\n{parsed:?}\n{inserted:?}");
+        assert_eq!(parsed.is_ok(), inserted.is_ok(), "{parsed:?}\n{inserted:?}");
         connection.execute("DELETE FROM functions WHERE k = ?1", [&key]).unwrap();
-    }
+    });
     assert!(connection.execute("INSERT INTO functions VALUES (NULL, ?1, 0)", [&good]).is_err());
     assert!(connection.execute("INSERT INTO functions VALUES ('GET:/t', CAST(?1 AS BLOB), 0)", [&good]).is_err());
 }

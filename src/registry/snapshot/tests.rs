@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::*;
+use crate::cases::each;
 use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute};
 use crate::registry::tables::Tables;
 
@@ -92,10 +93,10 @@ fn bytes_that_were_read_are_not_read_again() {
         ("SELECT count(*) FROM functions", Taken::New),
         ("COMMIT", Taken::New),
     ];
-    for (number, (sql, expected)) in steps.into_iter().enumerate() {
+    each(steps.into_iter().enumerate(), |(_, (sql, expected))| {
         open.execute_batch(sql).unwrap();
-        assert_eq!((number, take(true)), (number, expected), "{sql}");
-    }
+        assert_eq!(take(true), expected);
+    });
 }
 
 #[test]

@@ -186,12 +186,10 @@ impl Case {
     pub fn has_lines(self, lines: &'static [&'static str], none: &'static [&'static str]) -> Case {
         self.check(move |seen| {
             let text = lines_of(&seen.answer);
-            for line in lines {
-                assert!(text.contains(&line.to_string()), "{line} is missing in {text:#?}");
-            }
-            for start in none {
-                assert!(!text.iter().any(|line| line.starts_with(start)), "{start} is in {text:#?}");
-            }
+            let missing: Vec<_> = lines.iter().filter(|line| !text.contains(&line.to_string())).collect();
+            let present: Vec<_> =
+                none.iter().filter(|start| text.iter().any(|line| line.starts_with(**start))).collect();
+            assert!(missing.is_empty() && present.is_empty(), "missing {missing:?}, unwanted {present:?} in {text:#?}");
         })
     }
 

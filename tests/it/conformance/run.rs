@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::case::{Agreement, Case, Seen, Source, lines_of};
 use super::traces::assert_nothing_stays;
+use crate::cases::each;
 use crate::http::Answer;
 use crate::instance::{Instance, wait_for, wait_until};
 
@@ -36,17 +36,12 @@ pub fn settle_log(instance: &Instance, number: usize) {
     wait_until("the log is written", || !instance.log_lines(&mark).is_empty());
 }
 
-/// Runs all cases, prints the faults of each, and fails with the names of those that do not hold.
+/// Runs all cases, and fails with the names and faults of those that do not hold.
 pub fn conform(cases: Vec<Case>) {
     let instance = instance();
     let table = Table::install(&instance, &cases);
     await_compilation(&instance, &cases[0]);
-    let does_not_hold = |(number, case): &(usize, &Case)| {
-        let outcome = catch_unwind(AssertUnwindSafe(|| table.run(*number, case)));
-        outcome.inspect_err(|_| eprintln!("---- so it does not hold: {}\n", case.name)).is_err()
-    };
-    let failed: Vec<_> = cases.iter().enumerate().filter(does_not_hold).map(|(_, case)| &case.name).collect();
-    assert!(failed.is_empty(), "{} of {} cases do not hold: {failed:#?}", failed.len(), cases.len());
+    each(cases.iter().map(|case| &case.name).enumerate(), |(number, _)| table.run(number, &cases[number]));
 }
 
 /// Calls the first case until its module is compiled. Each call waits 5 s for that; an interpreter can take a minute.

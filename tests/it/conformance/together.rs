@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::run::{instance, log_of, settle_log, start_of, warm_up};
 use super::traces::assert_nothing_stays;
+use crate::cases::each;
 use crate::http::{Answer, read_chunk};
 use crate::instance::{Instance, has, skip, wait_until};
 
@@ -32,21 +33,21 @@ fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
         foreach ([1, 2, 3] as $n) { echo \"data: $n\\n\\n\"; flush(); fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); }";
     let mut gate = instance.gate("gate");
     both(&instance, source, json!({"ini": {"output_buffering": "0"}}));
-    for start in ["cold", "warm"] {
+    each(["cold", "warm"], |start| {
         let mut stream = instance.connect();
         write!(stream.get_mut(), "GET /{start} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
         let head = Answer::read_head(&mut stream).unwrap();
-        assert_eq!(head.status, 200, "{start}");
-        assert_eq!(head.field("Content-Type"), Some("text/event-stream;charset=UTF-8"), "{start}");
+        assert_eq!(head.status, 200);
+        assert_eq!(head.field("Content-Type"), Some("text/event-stream;charset=UTF-8"));
         for number in 1..=3 {
             // The function waits at the gate. An event that were sent only with the next one would never arrive.
             let event = read_chunk(&mut stream).unwrap().unwrap();
-            assert_eq!(event, format!("data: {number}\n\n").as_bytes(), "{start}");
+            assert_eq!(event, format!("data: {number}\n\n").as_bytes());
             gate.write_all(b"\n").unwrap();
         }
-        assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"", "{start}");
+        assert_eq!(read_chunk(&mut stream).unwrap().unwrap(), b"");
         assert_nothing_stays(&instance);
-    }
+    });
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
         "exec('setsid sleep 1000 >/dev/null 2>&1 &'); touch(getenv('IT_FOLDER') . '/runs'); sleep(1000);",
         json!({}),
     );
-    for start in ["cold", "warm"] {
+    each(["cold", "warm"], |start| {
         let mut stream = instance.connect();
         write!(stream.get_mut(), "GET /{start} HTTP/1.1\r\nHost: it\r\n\r\n").unwrap();
         wait_until("it runs", || instance.shared("runs").exists());
@@ -72,7 +73,7 @@ fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
             lines.iter().filter(|line| line.contains(" status=499 ")).count() == 1
         });
         fs::remove_file(instance.shared("runs")).unwrap();
-    }
+    });
 }
 
 #[test]
@@ -104,18 +105,18 @@ fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
         echo posix_getsid((int) $victim) === (int) $victim ? 'tried' : 'the other one is not there';";
     let mut gate = instance.gate("gate");
     both(&instance, source, json!({}));
-    for (of, by) in [("cold", "cold"), ("cold", "warm"), ("warm", "cold"), ("warm", "warm")] {
+    each([("cold", "cold"), ("cold", "warm"), ("warm", "cold"), ("warm", "warm")], |(of, by)| {
         std::thread::scope(|scope| {
             let victim = scope.spawn(|| instance.get(&format!("/{of}?victim")));
             wait_until("the victim waits", || instance.shared("waits").exists());
             let attacker = instance.get(&format!("/{by}"));
             gate.write_all(b"\n").unwrap();
-            assert_eq!((attacker.status, attacker.text().as_str()), (200, "tried"), "{by} to {of}");
-            assert_eq!(victim.join().unwrap().text(), "unharmed", "{by} to {of}");
+            assert_eq!((attacker.status, attacker.text().as_str()), (200, "tried"));
+            assert_eq!(victim.join().unwrap().text(), "unharmed");
         });
         fs::remove_file(instance.shared("waits")).unwrap();
         assert_nothing_stays(&instance);
-    }
+    });
     assert_eq!(
         start_of(&instance.request("GET", "/warm", &[("X-Warm-Up", "1")], b"")),
         "warm",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cases::each;
 use crate::registry::create::INIT_SQL;
 use crate::registry::fixture::{Fixture, WITHOUT_CHECKS, execute, settings};
 use crate::registry::kv_sqlite_sync::Sync;
@@ -108,12 +109,12 @@ fn a_last_good_version_survives_a_restart() {
     fixture.sync.look();
     let kept = fixture.folder.join("run/last_good.json");
     assert!(!kept.exists());
-    for timeout in ["0", "-1"] {
+    each(["0", "-1"], |timeout| {
         fixture.set("GET:/a", &format!(r#""timeout":{timeout}"#));
         fixture.sync.look();
         fixture.restart();
-        assert_eq!((fixture.timeout_s("/a"), fixture.timeout_s("/b")), (1, 1), "after {timeout}");
-    }
+        assert_eq!((fixture.timeout_s("/a"), fixture.timeout_s("/b")), (1, 1));
+    });
     let faults = fixture.kv.faults().rows;
     assert_eq!((faults.count, faults.first[0].0.as_str()), (1, "GET:/a"));
     fixture.set("GET:/a", r#""timeout":2"#);

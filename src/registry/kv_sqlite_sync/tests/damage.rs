@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::cases::each;
 use crate::limits;
 use crate::registry::create::INIT_SQL;
 use crate::registry::files::{WAL, with_suffix};
@@ -27,17 +28,17 @@ fn a_damaged_registry_leaves_the_last_map_in_service() {
         &|db| execute(db, "DROP TABLE functions"),
         &|db| execute(db, "ALTER TABLE functions RENAME COLUMN v TO descriptor"),
     ];
-    for (index, damage) in damages.iter().enumerate() {
-        damage(&fixture.db);
-        assert!(!fixture.sync.look(), "damage {index}");
-        assert_eq!(fixture.kv.len(), 5, "damage {index}");
+    each(0..damages.len(), |index| {
+        damages[index](&fixture.db);
+        assert!(!fixture.sync.look(), "it was taken in");
+        assert_eq!(fixture.kv.len(), 5);
         fs::write(&fixture.db, &whole).unwrap();
         fixture.set("GET:/mended", &format!(r#""timeout":{}"#, index + 1));
-        assert!(fixture.sync.look(), "damage {index}");
+        assert!(fixture.sync.look());
         assert_eq!(fixture.timeout_s("/mended"), index as u64 + 1);
         execute(&fixture.db, "DELETE FROM functions WHERE k = 'GET:/mended'");
-        assert!(fixture.sync.look(), "damage {index}");
-    }
+        assert!(fixture.sync.look());
+    });
 }
 
 #[test]
@@ -128,27 +129,26 @@ fn a_symbolic_link_is_followed_to_its_wal() {
 #[test]
 fn vacuum_and_journal_modes_are_survived() {
     let mut fixture = Fixture::with(&format!("{INIT_SQL}{MANY_ROWS}"));
-    for (index, sql) in
-        ["VACUUM", "PRAGMA journal_mode = DELETE", "VACUUM", "PRAGMA journal_mode = PERSIST"].iter().enumerate()
-    {
+    let steps = ["VACUUM", "PRAGMA journal_mode = DELETE", "VACUUM", "PRAGMA journal_mode = PERSIST"];
+    each(steps.iter().enumerate(), |(index, sql)| {
         execute(&fixture.db, &format!("DELETE FROM functions WHERE k LIKE 'GET:/n/{index}%'; {sql};"));
         fixture.set("GET:/a", &format!(r#""timeout":{}"#, index + 1));
         assert!(fixture.sync.look());
-        assert_eq!(fixture.timeout_s("/a"), index as u64 + 1, "after {sql}");
-    }
+        assert_eq!(fixture.timeout_s("/a"), index as u64 + 1);
+    });
 }
 
 #[test]
 fn a_locked_database_is_read() {
     let mut fixture = Fixture::with(INIT_SQL);
-    for mode in ["WAL", "DELETE"] {
+    each(["WAL", "DELETE"], |mode| {
         execute(&fixture.db, &format!("PRAGMA journal_mode = {mode}"));
         let holder = Connection::open(&fixture.db).unwrap();
         holder.execute_batch("BEGIN EXCLUSIVE; DELETE FROM functions").unwrap();
         fixture.sync.seen = None;
         assert!(fixture.sync.look());
         assert_eq!(fixture.kv.len(), 5, "what is not committed is not seen");
-    }
+    });
 }
 
 #[test]

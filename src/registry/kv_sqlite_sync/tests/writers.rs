@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Connection;
 
+use crate::cases::each;
 use crate::registry::create::INIT_SQL;
 use crate::registry::files::{WAL, with_suffix};
 use crate::registry::fixture::{Fixture, MANY_ROWS, WITHOUT_CHECKS, execute, killed_after, names_in, sqlite3};
 
 #[test]
 fn a_transaction_is_seen_whole_or_not_at_all() {
-    for mode in ["WAL", "DELETE"] {
+    each(["WAL", "DELETE"], |mode| {
         let mut fixture = Fixture::with(&format!("{WITHOUT_CHECKS} {MANY_ROWS} PRAGMA journal_mode = {mode};"));
         let (db, is_over) = (fixture.db.clone(), Arc::new(AtomicBool::new(false)));
         let writer = std::thread::spawn({
@@ -31,17 +32,17 @@ fn a_transaction_is_seen_whole_or_not_at_all() {
         while !is_over.load(Ordering::Relaxed) {
             fixture.sync.look();
             let first = fixture.timeout_s(&paths[0]);
-            assert!(paths.iter().all(|path| fixture.timeout_s(path) == first), "in mode {mode}");
+            assert!(paths.iter().all(|path| fixture.timeout_s(path) == first));
         }
         writer.join().unwrap();
         assert!(fixture.sync.look());
         assert_eq!(fixture.timeout_s("/n/2000"), 99);
-    }
+    });
 }
 
 #[test]
 fn a_reader_never_fails_a_writer() {
-    for mode in ["WAL", "DELETE"] {
+    each(["WAL", "DELETE"], |mode| {
         let mut fixture = Fixture::with(&format!("{INIT_SQL} PRAGMA journal_mode = {mode};"));
         let (db, is_over) = (fixture.db.clone(), Arc::new(AtomicBool::new(false)));
         let writer = std::thread::spawn({
@@ -64,7 +65,7 @@ fn a_reader_never_fails_a_writer() {
         assert_eq!(writer.join().unwrap(), Vec::<String>::new());
         fixture.sync.look();
         assert_eq!(fixture.kv.len(), 105);
-    }
+    });
 }
 
 #[test]

@@ -154,11 +154,11 @@ impl Succession {
         Ok((Succession { old, deadline }, http_handler::adopt(socket)?))
     }
 
-    /// Waits until `is_ready`, and makes the old gateway stop accepting.
+    /// Waits until `is_ready` and until the old gateway has ended its console; then makes this gateway the current one.
     ///
     /// # Errors
     /// Where this gateway is not ready in time, or the old gateway has ended meanwhile.
-    pub fn wait_for_go(&self, is_ready: impl Fn() -> bool) -> Result<()> {
+    pub fn take_over(&self, is_ready: impl Fn() -> bool, run_dir: &RunDir, tenure: &Tenure) -> Result<()> {
         while !is_ready() {
             if Instant::now() >= self.deadline {
                 return Err(StartError::NotReady { seconds: SUCCESSION_MAX.as_secs() });
@@ -166,7 +166,9 @@ impl Succession {
             std::thread::sleep(Duration::from_millis(10));
         }
         let told = say(&self.old, READY).and_then(|()| hear(&self.old, GO, STEP_MAX));
-        told.map_err(StartError::io("take over from", "the old gateway"))
+        told.and_then(|()| run_dir.make_current()).map_err(StartError::io("take over from", "the old gateway"))?;
+        tenure.is_current.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Tells the old gateway that this one has taken over.

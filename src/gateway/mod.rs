@@ -37,7 +37,7 @@ pub(crate) mod worker_link;
 use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -103,81 +103,111 @@ pub enum Start {
 ///
 /// # Errors
 /// Any failure of the start. Nothing that happens later ends it.
-pub fn run(mut settings: Settings, start: Start) -> Result<()> {
-    let had_terminal = sys::has_terminal();
-    // The order: first the steps that another instance can block, then those that need no worker, then workers, then
-    // the server.
-    let (run_dir, succession, handed) = enter(&mut settings, start)?;
-    let tenure = Arc::new(Tenure::new(succession.is_none()));
-    let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
-    sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
-    let delegated = groups::enter(&settings);
-    let sandbox = Sandbox::new(&settings)?;
-    let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
-    let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
-    let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);
-    log_start(&settings, &sandbox, open_files);
-    let findings = promises::ask(&supervisor::worker_program()?, &settings, &sandbox)?;
-
-    let kv = Arc::new(Kv::new());
-    let (arrived, arrivals) = arrivals::queue();
-    let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone(), arrived), &tenure)?;
-
-    let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
-    let collector = MetricsCollector::new(scheduler.clone());
-    collector.start(&settings)?;
-    arrivals::start(arrivals, scheduler.clone())?;
-    let health = Health::new(kv.clone(), scheduler.clone());
-    let counters = Arc::new(Counters::default());
-    let status =
-        Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox.describe(findings.table));
-    status.start(&settings)?;
-    let operator_token = operator_token::provide(&settings.operator_token_file())?;
-    let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone(), findings.start_worker)?;
-    let supervising = supervisor.clone();
-    let workers = start_thread("supervisor", move || supervising.run())?;
-    let for_ledger = tenure.clone();
-    let (ledger, ledger_thread) = Ledger::start(&settings, move || for_ledger.is_current.load(Ordering::SeqCst))?;
-    let end_all = EndAll { supervisor: supervisor.clone(), collector, workers, sync, ledger_thread };
-    let (ending, ended) = crossbeam_channel::bounded(1);
-    let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
-    if let Some(Err(error)) = succession.as_ref().map(|succession| succession.wait_for_go(is_ready)) {
-        end_all.cut_off();
-        return Err(error);
-    }
-    if succession.is_some() {
-        run_dir.make_current().map_err(StartError::io("switch", settings.run_dir.display()))?;
-        tenure.is_current.store(true, Ordering::SeqCst);
-    }
-    let handler = Arc::new(Gateway {
-        dev: settings.dev,
-        kv,
-        scheduler,
-        counters,
-        health: health.clone(),
-        spool_area,
-        ledger,
-        operator_token,
-        response_bytes_max: settings.response_bytes_max,
-        run_dir: settings.run_dir.clone(),
-    });
-    let accepting = server.clone();
-    start_thread("http", move || accepting.run(handler))?;
-    start_handover(&settings, &server, &supervisor, &tenure, &run_dir, ending.clone(), succession)?;
-    let has_lame_duck = !settings.lame_duck.is_zero();
-    let signals = Signals { server: server.clone(), supervisor, ending, had_terminal, has_lame_duck };
-    start_thread("signals", move || signals.take())?;
-    let address = server.address();
-    run_dir.write_address(address)?;
-    log!("gateway: listening on http://{address}");
-    notify("READY=1");
-
-    wait_and_end(&settings, &server, &health, end_all, &ended);
-    if let (Some(delegated), Some(number)) = (delegated, settings.instance) {
-        groups::remove_all(&delegated, &settings, number);
-    }
-    drop(run_dir);
+pub fn run(settings: Settings, start: Start) -> Result<()> {
+    Service::start(settings, start)?.wait_and_end();
     Ok(())
+}
+
+/// A gateway in service, as its end needs it.
+struct Service {
+    settings: Settings,
+    run_dir: Arc<RunDir>,
+    server: Arc<HttpServer>,
+    health: Arc<Health>,
+    background: Background,
+    /// The folder of the invocations' control groups, where one is delegated.
+    delegated: Option<PathBuf>,
+    ended: Receiver<Ending>,
+}
+
+impl Service {
+    /// Starts all parts. The order: first the steps that another instance can block, then those that need no worker, then
+    /// workers, then the server.
+    fn start(mut settings: Settings, start: Start) -> Result<Service> {
+        let had_terminal = sys::has_terminal();
+        let (run_dir, succession, handed) = enter(&mut settings, start)?;
+        let tenure = Arc::new(Tenure::new(succession.is_none()));
+        let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
+        sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
+        let delegated = groups::enter(&settings);
+        let sandbox = Sandbox::new(&settings)?;
+        let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
+        let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
+        let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);
+        log_start(&settings, &sandbox, open_files);
+        let findings = promises::ask(&supervisor::worker_program()?, &settings, &sandbox)?;
+
+        let kv = Arc::new(Kv::new());
+        let (arrived, arrivals) = arrivals::queue();
+        let sync = SyncThread::start(Sync::new(&settings, kv.clone(), sandbox.user.clone(), arrived), &tenure)?;
+
+        let scheduler = Scheduler::new(settings.queue_max, settings.queue_timeout);
+        arrivals::start(arrivals, scheduler.clone())?;
+        let health = Health::new(kv.clone(), scheduler.clone());
+        let counters = Arc::new(Counters::default());
+        let sandbox = sandbox.describe(findings.table);
+        let status = Status::new(health.clone(), kv.clone(), scheduler.clone(), counters.clone(), sandbox);
+        status.start(&settings)?;
+        let operator_token = operator_token::provide(&settings.operator_token_file())?;
+        let supervisor = Supervisor::new(&settings, scheduler.clone(), status, tenure.clone(), findings.start_worker)?;
+        let (background, ledger) = Background::start(&settings, &scheduler, &supervisor, &tenure, sync)?;
+        let (ending, ended) = crossbeam_channel::bounded(1);
+        let is_ready = || health.status() == "ready" && scheduler.overview().len() >= settings.workers as usize;
+        if let Some(Err(error)) = succession.as_ref().map(|old| old.take_over(is_ready, &run_dir, &tenure)) {
+            background.cut_off();
+            return Err(error);
+        }
+        let handler = Arc::new(Gateway {
+            dev: settings.dev,
+            kv,
+            scheduler,
+            counters,
+            health: health.clone(),
+            spool_area,
+            ledger,
+            operator_token,
+            response_bytes_max: settings.response_bytes_max,
+            run_dir: settings.run_dir.clone(),
+        });
+        let accepting = server.clone();
+        start_thread("http", move || accepting.run(handler))?;
+        start_handover(&settings, &server, &supervisor, &tenure, &run_dir, ending.clone(), succession)?;
+        let has_lame_duck = !settings.lame_duck.is_zero();
+        let signals = Signals { server: server.clone(), supervisor, ending, had_terminal, has_lame_duck };
+        start_thread("signals", move || signals.take())?;
+        let address = server.address();
+        run_dir.write_address(address)?;
+        log!("gateway: listening on http://{address}");
+        notify("READY=1");
+        Ok(Service { settings, run_dir, server, health, background, delegated, ended })
+    }
+
+    /// Serves until the end is near; then finishes what has arrived, within FAAS_DRAIN_MS.
+    fn wait_and_end(self) {
+        let Service { settings, run_dir, server, health, background, delegated, ended } = self;
+        let ending = ended.recv().expect("the thread for signals keeps its sender");
+        notify("STOPPING=1");
+        // A successor answers /healthz on the same port.
+        if let Ending::Signal(_) = ending {
+            health.set_ending();
+            serve_lame(&ending, settings.lame_duck, &ended);
+        }
+        let began = Instant::now();
+        log!("gateway: {ending}; finishing what has arrived");
+        if server.drain(began + settings.drain) {
+            background.drain();
+        } else {
+            log!("gateway: {} calls are cut off after {} ms", server.calls(), began.elapsed().as_millis());
+            server.cut_off();
+            server.wait_until_closed(Instant::now() + LAST_RESPONSES_MAX);
+            background.cut_off();
+        }
+        log!("gateway: stopped after {} ms", began.elapsed().as_millis());
+        if let (Some(delegated), Some(number)) = (delegated, settings.instance) {
+            groups::remove_all(&delegated, &settings, number);
+        }
+        drop(run_dir);
+    }
 }
 
 /// Tells the old gateway, if there is one, that this one has taken over; offers the port to the next.
@@ -199,28 +229,6 @@ fn start_handover(
         start_thread("lock", move || run_dir::take_over_lock(&heir, &tenure))?;
     }
     Ok(())
-}
-
-/// Serves until the end is near; then finishes what has arrived, within FAAS_DRAIN_MS.
-fn wait_and_end(settings: &Settings, server: &HttpServer, health: &Health, end_all: EndAll, ended: &Receiver<Ending>) {
-    let ending = ended.recv().expect("the thread for signals keeps its sender");
-    notify("STOPPING=1");
-    // A successor answers /healthz on the same port.
-    if let Ending::Signal(_) = ending {
-        health.set_ending();
-        serve_lame(&ending, settings.lame_duck, ended);
-    }
-    let began = Instant::now();
-    log!("gateway: {ending}; finishing what has arrived");
-    if server.drain(began + settings.drain) {
-        end_all.drain();
-    } else {
-        log!("gateway: {} calls are cut off after {} ms", server.calls(), began.elapsed().as_millis());
-        server.cut_off();
-        server.wait_until_closed(Instant::now() + LAST_RESPONSES_MAX);
-        end_all.cut_off();
-    }
-    log!("gateway: stopped after {} ms", began.elapsed().as_millis());
 }
 
 fn log_start(settings: &Settings, sandbox: &Sandbox, open_files: u64) {
@@ -281,8 +289,8 @@ impl SyncThread {
     }
 }
 
-/// The parts that run besides the server, and the way to end them.
-struct EndAll {
+/// The threads that run besides the server, and the way to end them.
+struct Background {
     supervisor: Arc<Supervisor>,
     collector: Arc<MetricsCollector>,
     workers: JoinHandle<()>,
@@ -290,7 +298,24 @@ struct EndAll {
     ledger_thread: Option<LedgerThread>,
 }
 
-impl EndAll {
+impl Background {
+    /// Takes in workers, starts them and the console, and records calls.
+    fn start(
+        settings: &Settings,
+        scheduler: &Arc<Scheduler>,
+        supervisor: &Arc<Supervisor>,
+        tenure: &Arc<Tenure>,
+        sync: SyncThread,
+    ) -> Result<(Background, Ledger)> {
+        let collector = MetricsCollector::new(scheduler.clone());
+        collector.start(settings)?;
+        let (supervisor, supervising) = (supervisor.clone(), supervisor.clone());
+        let workers = start_thread("supervisor", move || supervising.run())?;
+        let tenure = tenure.clone();
+        let (ledger, ledger_thread) = Ledger::start(settings, move || tenure.is_current.load(Ordering::SeqCst))?;
+        Ok((Background { supervisor, collector, workers, sync, ledger_thread }, ledger))
+    }
+
     /// Workers finish their invocations.
     fn drain(self) {
         self.supervisor.stop(limits::SAMPLE_DEAD);
@@ -364,7 +389,7 @@ pub fn health(settings: &Settings) -> Result<(String, bool)> {
 pub enum Init {
     Created,
     /// An old registry got code and history; the path is its backup.
-    Migrated(std::path::PathBuf),
+    Migrated(PathBuf),
     Nothing,
 }
 

@@ -126,55 +126,9 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     spread_process_ids(&settings, id);
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
-    let programs = own_program.parent().unwrap_or(Path::new("/"));
-    let sandbox = Sandbox::new(&settings)?;
-    let groups = Groups::new(&settings, &id.to_string(), sandbox.may_leave_groups());
-    let scratch_area = ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?;
-    let worker = Arc::new(Worker {
-        id,
-        sandbox,
-        scratch_area,
-        runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs, settings.worker_slots)?,
-        fork_servers: ForkServers::new(&settings)?,
-        groups,
-        null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
-        gateway,
-        inherited_environment: inherited_environment(),
-        code_dirs: settings.code_dirs(),
-        functions: Functions::default(),
-        sessions: Sessions::new(&settings)?,
-        ending: OnceLock::new(),
-        stop: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
-        dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
-        connections: AtomicUsize::new(0),
-        running: Mutex::default(),
-        first_running: Condvar::new(),
-        fewer_running: Condvar::new(),
-        settings,
-    });
+    let worker = Arc::new(Worker::new(settings, id, gateway, own_program.parent().unwrap_or(Path::new("/")))?);
     let listener = listen(&worker)?;
-    let metrics_stream = metrics_sender::connect(&worker)?;
-    start_thread("metrics", &worker, move |worker| {
-        let ending = metrics_sender::run(worker, metrics_stream);
-        worker.end(ending);
-    })?;
-    start_thread("fork servers", &worker, fork_servers::keep)?;
-    for _ in 0..COMPILERS {
-        start_thread("compiler", &worker, runtime::compile_modules)?;
-    }
-    start_thread("guard", &worker, guard::watch)?;
-    start_thread("scratch", &worker, |worker| worker.scratch_area.remove_the_waiting())?;
-    start_thread("sessions", &worker, |worker| {
-        loop {
-            std::thread::sleep(SESSIONS_PERIOD);
-            worker.sessions.sweep();
-        }
-    })?;
-    start_thread("signals", &worker, |worker| {
-        // A worker without a log to reopen was started by hand, and its terminal has closed.
-        while sys::wait_for_signal(&Signal::ALL) == Signal::Hangup && log_file::reopen() {}
-        worker.end(Ending::Drain);
-    })?;
+    start_threads(&worker)?;
 
     worker.accept(&listener);
     // Connections that were about to be accepted are closed at once, and another worker serves them.
@@ -190,7 +144,57 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     Ok(())
 }
 
+/// Announces the worker to the gateway, and starts the threads that serve no connection.
+fn start_threads(worker: &Arc<Worker>) -> Result<()> {
+    let metrics_stream = metrics_sender::connect(worker)?;
+    start_thread("metrics", worker, move |worker| worker.end(metrics_sender::run(worker, metrics_stream)))?;
+    start_thread("fork servers", worker, fork_servers::keep)?;
+    for _ in 0..COMPILERS {
+        start_thread("compiler", worker, runtime::compile_modules)?;
+    }
+    start_thread("guard", worker, guard::watch)?;
+    start_thread("scratch", worker, |worker| worker.scratch_area.remove_the_waiting())?;
+    start_thread("sessions", worker, |worker| {
+        loop {
+            std::thread::sleep(SESSIONS_PERIOD);
+            worker.sessions.sweep();
+        }
+    })?;
+    start_thread("signals", worker, |worker| {
+        // A worker without a log to reopen was started by hand, and its terminal has closed.
+        while sys::wait_for_signal(&Signal::ALL) == Signal::Hangup && log_file::reopen() {}
+        worker.end(Ending::Drain);
+    })
+}
+
 impl Worker {
+    /// A worker that runs nothing yet. `programs` is the folder of this program, where the runtimes lie.
+    fn new(settings: Settings, id: u32, gateway: Pid, programs: &Path) -> Result<Worker> {
+        let sandbox = Sandbox::new(&settings)?;
+        Ok(Worker {
+            id,
+            groups: Groups::new(&settings, &id.to_string(), sandbox.may_leave_groups()),
+            sandbox,
+            scratch_area: ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?,
+            runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs, settings.worker_slots)?,
+            fork_servers: ForkServers::new(&settings)?,
+            null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,
+            gateway,
+            inherited_environment: inherited_environment(),
+            code_dirs: settings.code_dirs(),
+            functions: Functions::default(),
+            sessions: Sessions::new(&settings)?,
+            ending: OnceLock::new(),
+            stop: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+            dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
+            connections: AtomicUsize::new(0),
+            running: Mutex::default(),
+            first_running: Condvar::new(),
+            fewer_running: Condvar::new(),
+            settings,
+        })
+    }
+
     fn dying(&self) -> BorrowedFd<'_> {
         self.dying.as_fd()
     }

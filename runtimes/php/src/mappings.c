@@ -4,7 +4,6 @@
 #include "mappings.h"
 
 #include <fcntl.h>
-#include <link.h>
 #include <linux/magic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,13 +14,21 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "php.h"
+#include "php_main.h"
+
 /* Far more than a PHP with all of its extensions has. */
 #define MAPPINGS_MAX 4096
+/* Memory that one entry of the page tables can stand for, if a file holds it in one piece at the same place of such a
+   unit. The size is that of x86_64, and of aarch64 with small pages. */
+#define HUGE_PAGE (2ul << 20)
+/* As many bytes as the kernel enters into the tables at the first touch of one page. */
+#define FAULT_AROUND (64ul << 10)
 
 struct mapping {
     unsigned long from, to, inode;
     char rights[5];
-    bool is_heap;
+    bool is_stack;
 };
 
 static struct mapping all[MAPPINGS_MAX];
@@ -35,7 +42,7 @@ static int read_all(void)
         struct mapping *mapping = &all[count];
         if (sscanf(line, "%lx-%lx %4s %*x %*x:%*x %lu", &mapping->from, &mapping->to, mapping->rights, &mapping->inode) != 4)
             continue;
-        mapping->is_heap = strstr(line, "[heap]") != NULL;
+        mapping->is_stack = strstr(line, "[stack]") != NULL;
         count++;
     }
     if (maps)
@@ -66,7 +73,7 @@ void mappings_join(void)
     }
 }
 
-/* ---- Fewer pages of its own -------------------------------------------------------------------------------------- */
+/* ---- Fewer pages ------------------------------------------------------------------------------------------------- */
 
 struct copy {
     int file;
@@ -77,14 +84,16 @@ struct copy {
    charged for. */
 static int create_file(void)
 {
-    /* mkostemp(3) replaces the last six characters. */
-    static char paths[][32] = {"/var/tmp/faas-php-XXXXXX", "/tmp/faas-php-XXXXXX"};
+    /* mkostemp(3) replaces the last six characters, at each call. */
+    static const char *const paths[] = {"/var/tmp/faas-php-XXXXXX", "/tmp/faas-php-XXXXXX"};
     for (size_t at = 0; at < sizeof paths / sizeof *paths; at++) {
+        char path[32];
         struct statfs system;
-        int file = mkostemp(paths[at], O_CLOEXEC);
+        strcpy(path, paths[at]);
+        int file = mkostemp(path, O_CLOEXEC);
         if (file < 0)
             continue;
-        unlink(paths[at]);
+        unlink(path);
         if (fstatfs(file, &system) == 0 && system.f_type != TMPFS_MAGIC)
             return file;
         close(file);
@@ -101,57 +110,103 @@ bool mappings_is_empty(const char *page, size_t size)
     return true;
 }
 
-/* Keeps one range of whole pages. Nothing may write to it meanwhile, so between copying and mapping there are only
-   system calls. Empty pages become holes. */
-static void keep(struct copy *copy, char *from, size_t size)
+/* Writes the bytes to the file, from `start` on, in pieces that end where an address is a multiple of `unit`. Empty
+   pieces become holes. */
+static bool write_pieces(int file, off_t start, const char *from, size_t size, size_t unit)
 {
-    size_t page = (size_t)getpagesize();
-    off_t start = copy->length;
-    if (size == 0 || ftruncate(copy->file, start + (off_t)size) != 0)
-        return;
-    copy->length += (off_t)size;
-    for (size_t at = 0; at < size; at += page) {
-        if (!mappings_is_empty(from + at, page) && pwrite(copy->file, from + at, page, start + (off_t)at) != (ssize_t)page)
-            return;
+    for (size_t at = 0, piece; at < size; at += piece) {
+        piece = unit - (uintptr_t)(from + at) % unit;
+        if (piece > size - at)
+            piece = size - at;
+        if (!mappings_is_empty(from + at, piece) && pwrite(file, from + at, piece, start + (off_t)at) != (ssize_t)piece)
+            return false;
     }
-    if (mmap(from, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, copy->file, start) == MAP_FAILED) {
-        /* There may be a hole where the data was. */
+    return true;
+}
+
+/* Copies a range of whole pages to the file, and maps the copy elsewhere, where an address is the same part of a unit.
+   MAP_FAILED if it cannot. A file system that can holds each piece as one (a large folio). */
+static void *map_copy(struct copy *copy, char *from, size_t size, size_t unit, int rights)
+{
+    size_t offset = (uintptr_t)from % unit;
+    off_t start = (copy->length + (off_t)unit - 1) / (off_t)unit * (off_t)unit + (off_t)offset;
+    if (ftruncate(copy->file, start + (off_t)size) != 0 || !write_pieces(copy->file, start, from, size, unit))
+        return MAP_FAILED;
+    copy->length = start + (off_t)size;
+    char *room = mmap(NULL, unit + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED)
+        return MAP_FAILED;
+    char *place = room + (offset + unit - (uintptr_t)room % unit) % unit;
+    munmap(room, unit + size);
+    return mmap(place, size, rights, MAP_PRIVATE, copy->file, start);
+}
+
+/* Puts the copy in place of the original. Nothing may have written to that since it was copied, so between the two
+   there are only system calls. */
+static void replace(char *from, size_t size, void *place)
+{
+    if (mremap(place, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, from) != from) {
+        /* There may be a hole where the memory was. */
         _exit(1);
     }
 }
 
-/* Keeps the writable segments of the program or of a library (elf(5)): initialised data and what follows it. */
-static int keep_object(struct dl_phdr_info *object, size_t size, void *context)
+/* True if the process has files in memory of which one entry of the page tables stands for a huge page. */
+static bool has_huge_pages(void)
 {
-    unsigned long page = (unsigned long)getpagesize();
-    (void)size;
-    for (int at = 0; at < object->dlpi_phnum; at++) {
-        const ElfW(Phdr) *segment = &object->dlpi_phdr[at];
-        if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_W))
-            continue;
-        unsigned long from = (object->dlpi_addr + segment->p_vaddr) / page * page;
-        unsigned long to = object->dlpi_addr + segment->p_vaddr + segment->p_memsz;
-        keep(context, (char *)from, (to - from + page - 1) / page * page);
-    }
-    return 0;
+    FILE *rollup = fopen("/proc/self/smaps_rollup", "re");
+    char line[128];
+    unsigned long kib = 0;
+    while (rollup && kib == 0 && fgets(line, sizeof line, rollup))
+        sscanf(line, "FilePmdMapped: %lu", &kib);
+    if (rollup)
+        fclose(rollup);
+    return kib > 0;
 }
 
-void mappings_keep_in_file(void *more, size_t size)
+void mappings_keep_code(void)
+{
+    unsigned long address = (unsigned long)php_request_startup;
+    struct copy copy = {.file = create_file()};
+    int count = copy.file < 0 ? 0 : read_all();
+    for (int at = 0; at < count; at++) {
+        char *from = (char *)all[at].from;
+        size_t size = all[at].to - all[at].from;
+        if (address < all[at].from || address >= all[at].to || strcmp(all[at].rights, "r-xp") != 0 || size < 2 * HUGE_PAGE)
+            continue;
+        char *place = map_copy(&copy, from, size, HUGE_PAGE, PROT_READ | PROT_EXEC);
+        if (place == MAP_FAILED)
+            break;
+        /* The middle lies in a whole huge page. */
+        *(volatile char *)(place + size / 2);
+        if (has_huge_pages())
+            replace(from, size, place);
+        else
+            munmap(place, size);
+    }
+    if (copy.file >= 0)
+        close(copy.file);
+}
+
+static bool is_data(const struct mapping *mapping)
+{
+    return strcmp(mapping->rights, "rw-p") == 0 && !mapping->is_stack;
+}
+
+void mappings_keep_data(void)
 {
     struct copy copy = {.file = create_file()};
-    if (copy.file < 0)
-        return;
-    int count = read_all();
-    unsigned long from = 0, to = 0;
+    int count = copy.file < 0 ? 0 : read_all();
     for (int at = 0; at < count; at++) {
-        if (all[at].is_heap) {
-            from = all[at].from;
-            to = all[at].to;
-        }
+        unsigned long from = all[at].from;
+        if (!is_data(&all[at]))
+            continue;
+        while (at + 1 < count && is_data(&all[at + 1]) && all[at + 1].from == all[at].to)
+            at++;
+        void *place = map_copy(&copy, (char *)from, all[at].to - from, FAULT_AROUND, PROT_READ | PROT_WRITE);
+        if (place != MAP_FAILED)
+            replace((char *)from, all[at].to - from, place);
     }
-    keep(&copy, (char *)from, to - from);
-    if (size > 0)
-        keep(&copy, more, size);
-    dl_iterate_phdr(keep_object, &copy);
-    close(copy.file);
+    if (copy.file >= 0)
+        close(copy.file);
 }

@@ -13,9 +13,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-void *opcache_memory;
-size_t opcache_memory_size;
-
 static int lock_descriptor = -1;
 
 static bool copy_to_private(char *from, size_t size)
@@ -30,8 +27,6 @@ static bool copy_to_private(char *from, size_t size)
             memcpy(copy + at, from + at, page);
     }
     free(is_used);
-    opcache_memory = from;
-    opcache_memory_size = size;
     return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, from) == from;
 }
 

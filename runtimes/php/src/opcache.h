@@ -8,15 +8,10 @@
 #pragma once
 
 #include <stdbool.h>
-#include <stddef.h>
 
 /* In the fork server, before its first fork: makes opcache's memory private, and notes the descriptor of its lock
    file. Does nothing without opcache. */
 bool opcache_make_private(const char **why);
-
-/* Where that memory lies; its size in bytes is 0 without opcache. */
-extern void *opcache_memory;
-extern size_t opcache_memory_size;
 
 /* The descriptor that opcache locks; -1 without opcache. */
 int opcache_lock_descriptor(void);

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "prepare.h"
 #include "code.h"
+#include "mappings.h"
 #include "opcache.h"
 #include "request.h"
 #include "restrict.h"
@@ -218,4 +219,7 @@ void prepare_work(pid_t server)
     if (code_is_full())
         make_room();
     request_begin_ahead();
+    /* Compiling has left pages that are the fork server's own. */
+    if (waiting_count == 0)
+        mappings_keep_data();
 }

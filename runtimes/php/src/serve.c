@@ -215,7 +215,8 @@ int serve(void)
         return fault(why);
     mappings_join();
     request_begin_ahead();
-    mappings_keep_in_file(opcache_memory, opcache_memory_size);
+    mappings_keep_code();
+    mappings_keep_data();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         return fault("descriptor 3 is no control socket");
     while (!is_ending || child_count > 0 || prepare_is_trying()) {

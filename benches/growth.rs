@@ -45,7 +45,7 @@ fn functions_in_turn(count: usize) -> Outcome<Row> {
     for _ in 0..ROUNDS {
         per_s.push(in_turn(300)?);
     }
-    let forked = procfs::tree(instance.pid(), 4096).into_iter().filter(|pid| is_php(*pid));
+    let forked = instance.processes().into_iter().filter(|pid| is_php(*pid));
     let memory: Vec<u64> = forked.filter_map(procfs::proportional_bytes).collect();
     drop(instance);
     let _ = std::fs::remove_dir_all(&folder);

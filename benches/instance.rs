@@ -51,6 +51,12 @@ impl Instance {
         self.gateway.id() as i32
     }
 
+    /// The gateway and its descendants.
+    pub fn processes(&self) -> Vec<i32> {
+        let descendants = faas::procfs::descendants(self.pid(), 4096);
+        std::iter::once(self.pid()).chain(descendants.into_iter().map(|(pid, _)| pid)).collect()
+    }
+
     pub fn registry(&self) -> Outcome<Connection> {
         open_registry(&self.folder)
     }

@@ -22,7 +22,7 @@ pub fn idle() -> Outcome<Vec<Row>> {
     for _ in 0..3 {
         let instance = Instance::start(4, &[])?;
         std::thread::sleep(REST);
-        let all = procfs::tree(instance.pid(), 1000);
+        let all = instance.processes();
         processes = all.len();
         samples.push(all.into_iter().filter_map(procfs::proportional_bytes).sum::<u64>() as f64 / MB);
     }
@@ -44,7 +44,7 @@ pub fn bodies() -> Outcome<Vec<Row>> {
         for _ in 0..3 {
             let instance = Instance::start(4, &[native_row("POST:/bench/swallow", &program)])?;
             std::thread::sleep(REST);
-            let processes = procfs::tree(instance.pid(), 1000);
+            let processes = instance.processes();
             processes.iter().for_each(|pid| forget_peak(*pid));
             let before: u64 = processes.iter().filter_map(|pid| procfs::resident_bytes(*pid)).sum();
             exchange(&instance)?;

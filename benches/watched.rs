@@ -94,7 +94,7 @@ pub fn at_rest() -> Outcome<Vec<Row>> {
     std::thread::sleep(TIME);
     let mut cpu = Samples::default();
     for _ in 0..3 {
-        let processes = procfs::tree(instance.pid(), 1000);
+        let processes = instance.processes();
         let (began, before) = (Instant::now(), processes.iter().map(|pid| cpu_ns(*pid)).sum::<u64>());
         std::thread::sleep(REST);
         let after: u64 = processes.iter().map(|pid| cpu_ns(*pid)).sum();
@@ -138,7 +138,7 @@ fn console_pid(instance: &Instance) -> Option<i32> {
         let program = fs::read_link(format!("/proc/{pid}/exe"));
         program.is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_console")))
     };
-    procfs::tree(instance.pid(), 1000).into_iter().find(is_console)
+    instance.processes().into_iter().find(is_console)
 }
 
 /// Nanoseconds that the threads of a process have run (first field of schedstat: Documentation/scheduler/sched-stats).

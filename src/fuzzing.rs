@@ -174,17 +174,17 @@ fn check_environment(head: &Head, path_info_start: usize) {
     assert!(!names.iter().any(is_ours), "{all:?}");
 }
 
-type Decoded = Result<(Vec<u8>, usize, bool), String>;
+type Decoded = Result<(Vec<u8>, usize, bool), (u16, String)>;
 
-/// The data of a body fed in pieces of `size`, the number of bytes taken, and true at its end; or the reason for its
-/// rejection.
-fn decoded(bytes: &[u8], size: usize) -> Decoded {
+/// The data of a body fed in pieces of `size`, the number of bytes taken, and true at its end; or status and reason of
+/// its rejection.
+pub(crate) fn decoded(bytes: &[u8], size: usize) -> Decoded {
     let mut decoder = ChunkDecoder::new();
     let (mut data, mut taken) = (Vec::new(), 0);
     for piece in bytes.chunks(size.max(1)) {
         let mut rest = piece;
         loop {
-            let (used, step) = decoder.step(rest).map_err(text)?;
+            let (used, step) = decoder.step(rest).map_err(|error| (error.status(), error.to_string()))?;
             (rest, taken) = (&rest[used..], taken + used);
             match step {
                 Step::Data(piece) => data.extend_from_slice(piece),

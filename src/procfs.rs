@@ -57,14 +57,8 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
 }
 
-/// A process and its descendants. The walk ends when they are more than `processes_max`, so that a fork bomb cannot
-/// turn the check itself into a load.
-pub fn tree(root: Pid, processes_max: usize) -> Vec<Pid> {
-    let descendants = descendants(root, processes_max.saturating_sub(1));
-    std::iter::once(root).chain(descendants.into_iter().map(|(pid, _)| pid)).collect()
-}
-
-/// The descendants of a process, each with its parent, parents first; bounded like [`tree`].
+/// The descendants of a process, each with its parent, parents first. The walk ends when they are more than
+/// `processes_max`, so that a fork bomb cannot turn the check itself into a load.
 pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
     let mut found = Vec::new();
     // A process that loses its parent meanwhile can appear twice.
@@ -215,14 +209,15 @@ mod tests {
             Command::new("sh").args(["-c", "sleep 60 & echo; wait"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut byte = [0];
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut byte).unwrap();
-        let found = tree(shell.id() as Pid, 10);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert!(children(std::process::id() as Pid).contains(&(shell.id() as Pid)));
-        assert_eq!(parent_of(found[1]), Some(found[0]));
-        sys::kill_child(found[0]);
+        let (own, pid) = (std::process::id() as Pid, shell.id() as Pid);
+        let found = descendants(own, 10);
+        assert!(found.contains(&(pid, own)), "{found:?}");
+        let (sleep, _) = *found.iter().find(|(_, parent)| *parent == pid).expect("it has a child");
+        assert_eq!(parent_of(sleep), Some(pid));
+        sys::kill_child(pid);
         shell.wait().unwrap();
         // Its parent is gone, but it has not been waited for by anybody who could give its id away within this test.
-        sys::kill_child(found[1]);
+        sys::kill_child(sleep);
     }
 
     #[test]

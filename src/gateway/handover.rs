@@ -45,7 +45,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The side of the gateway that holds the socket.
 pub struct Handover {
-    listener: UnixListener,
+    /// The result of [`listen`].
+    pub listener: UnixListener,
     pub settings: Settings,
     pub server: Arc<HttpServer>,
     pub supervisor: Arc<Supervisor>,
@@ -56,7 +57,7 @@ pub struct Handover {
 }
 
 /// Opens run/handover.sock.
-fn listen(settings: &Settings) -> io::Result<UnixListener> {
+pub fn listen(settings: &Settings) -> io::Result<UnixListener> {
     let path = settings.handover_socket();
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)?;
@@ -65,19 +66,6 @@ fn listen(settings: &Settings) -> io::Result<UnixListener> {
 }
 
 impl Handover {
-    pub fn new(
-        settings: &Settings,
-        server: Arc<HttpServer>,
-        supervisor: Arc<Supervisor>,
-        tenure: Arc<Tenure>,
-        run_dir: Weak<RunDir>,
-        ending: Sender<Ending>,
-    ) -> Result<Handover> {
-        let path = settings.handover_socket();
-        let listener = listen(settings).map_err(StartError::io("open the socket", path.display()))?;
-        Ok(Handover { listener, settings: settings.clone(), server, supervisor, tenure, run_dir, ending })
-    }
-
     /// Serves successors on the calling thread, one after the other, until one has taken over. Then it keeps the
     /// connection while the process lives.
     pub fn serve(mut self) {

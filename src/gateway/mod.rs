@@ -220,8 +220,17 @@ fn start_handover(
     ending: Sender<Ending>,
     succession: Option<Succession>,
 ) -> Result<()> {
+    let path = settings.handover_socket();
     let heir = Arc::downgrade(run_dir);
-    let handover = Handover::new(settings, server.clone(), supervisor.clone(), tenure.clone(), heir.clone(), ending)?;
+    let handover = Handover {
+        listener: handover::listen(settings).map_err(StartError::io("open the socket", path.display()))?,
+        settings: settings.clone(),
+        server: server.clone(),
+        supervisor: supervisor.clone(),
+        tenure: tenure.clone(),
+        run_dir: heir.clone(),
+        ending,
+    };
     start_thread("handover", move || handover.serve())?;
     if let Some(succession) = succession {
         succession.done()?;

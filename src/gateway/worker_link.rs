@@ -162,25 +162,7 @@ impl WorkerLink {
             }
             link.inbox.drain(..used_in_all);
             wait(Watched::read(link.stream.as_fd()), sink, deadline, Failure::Lost)?;
-            self.read_some(link)?;
-        }
-    }
-
-    fn read_some(&self, link: &mut Link) -> Result<(), Failure> {
-        let filled = link.inbox.len();
-        // Grows as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
-        link.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
-        let result = link.stream.read(&mut link.inbox[filled..]);
-        link.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
-        match result {
-            Ok(0) => Err(Failure::Lost(LinkError::Closed)),
-            Ok(_) => Ok(()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
-            // The worker left bytes unread, so it has not begun (worker_protocol.rs).
-            Err(cause) if cause.kind() == ErrorKind::ConnectionReset => {
-                Err(Failure::NotStarted(LinkError::Io { step: "read from", cause }))
-            }
-            Err(cause) => Err(Failure::Lost(LinkError::Io { step: "read from", cause })),
+            link.read_some()?;
         }
     }
 
@@ -197,6 +179,27 @@ impl WorkerLink {
         let stream = UnixStream::connect(&self.socket).map_err(|cause| LinkError::Io { step: "connect to", cause })?;
         sys::set_nonblocking(stream.as_fd()).map_err(|cause| LinkError::Io { step: "connect to", cause })?;
         Ok(Link { stream, inbox: Vec::new() })
+    }
+}
+
+impl Link {
+    /// Reads what has arrived, into the inbox.
+    fn read_some(&mut self) -> Result<(), Failure> {
+        let filled = self.inbox.len();
+        // Grows as it fills: most answers are short, and zeroing room for a long one would cost more than reading them.
+        self.inbox.resize(filled + filled.clamp(READ_BYTES_MIN, READ_BYTES_MAX), 0);
+        let result = self.stream.read(&mut self.inbox[filled..]);
+        self.inbox.truncate(filled + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(0) => Err(Failure::Lost(LinkError::Closed)),
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
+            // The worker left bytes unread, so it has not begun (worker_protocol.rs).
+            Err(cause) if cause.kind() == ErrorKind::ConnectionReset => {
+                Err(Failure::NotStarted(LinkError::Io { step: "read from", cause }))
+            }
+            Err(cause) => Err(Failure::Lost(LinkError::Io { step: "read from", cause })),
+        }
     }
 }
 

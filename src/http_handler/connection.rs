@@ -137,12 +137,12 @@ impl<'service> Connection<'service> {
     fn serve_request(&mut self) -> After {
         let mut head = match self.receiver.receive_head() {
             Ok(head) => head,
-            Err(error) => return self.reject(&error, None, false),
+            Err(error) => return self.reject(&error, None),
         };
         let origin = origin::find(&mut head, self.peer, &self.service.trusted_proxies);
         let body = match self.receiver.receive_body(&head) {
             Ok(body) => body,
-            Err(error) => return self.reject(&error, Some(&head), false),
+            Err(error) => return self.reject(&error, Some(&head)),
         };
         let request = Request { id: request_id(Some(&head)), head, origin, local: self.local, body };
         let handler = self.handler;
@@ -184,8 +184,9 @@ impl<'service> Connection<'service> {
         }
     }
 
-    /// Responds with the error, and logs it: a request rejected here never reaches the gateway's own log.
-    fn reject(&mut self, error: &RequestError, head: Option<&Head>, keep_alive: bool) -> After {
+    /// Responds with the error, and logs it: a request rejected here never reaches the gateway's own log. The start of
+    /// the next request is unknown, so the connection ends.
+    fn reject(&mut self, error: &RequestError, head: Option<&Head>) -> After {
         if matches!(error, RequestError::ClientGone) {
             return After::Gone;
         }
@@ -194,7 +195,7 @@ impl<'service> Connection<'service> {
         // Even in a head that breaks the rules, the method can be read (RFC 9110, 9.3.2).
         let unread = Asker { version: Version::Http11, is_head: self.receiver.begins_with(b"HEAD ") };
         let asker = head.map_or(unread, Asker::of);
-        self.respond(&Response::of_error(error, request_id), asker, request_id, keep_alive)
+        self.respond(&Response::of_error(error, request_id), asker, request_id, false)
     }
 
     /// Ends a streamed body. If the response is incomplete, the last chunk is omitted, so that the client can tell.

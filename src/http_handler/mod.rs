@@ -1,7 +1,7 @@
 //! The HTTP server: owns the public port, and accepts only HTTP/1.x requests that are well-formed, bounded and timely.
 //!
-//! A connection's thread receives a request whole, checks it, and calls the `Handler` (handler.rs) itself, which
-//! is the gateway.
+//! A connection's thread receives a request whole, checks it, and calls the `Handler` (handler.rs) itself, which is the
+//! gateway.
 //!
 //! | file | holds |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | bounds.rs | limits on connections and requests, and on each wait |
 //! | connection.rs | one client, one thread: request in, response out |
 //! | rejected.rs | connections that get a 503 instead of a thread |
+//! | idle.rs | connections that wait, and make room for new ones |
 //! | parser/, chunked.rs | the parsers, pure functions over bytes |
 //! | handler.rs, request.rs, response.rs, problem.rs | the interface to the gateway |
 //! | spool.rs | bodies, in memory or in an unlinked file |
@@ -54,9 +55,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-pub use self::bounds::Bounds;
-
 pub use self::acceptor::{adopt, listen};
+pub use self::bounds::Bounds;
 
 use self::acceptor::Acceptor;
 use self::handler::Handler;

@@ -1,4 +1,4 @@
-//! Turns an [`Error`] into a response: problem details in JSON (RFC 9457), and the reason phrases.
+//! Turns a [`RequestError`] into a response: problem details in JSON (RFC 9457), and the reason phrases.
 
 use crate::error::request::RequestError;
 

@@ -97,9 +97,18 @@ impl Ledger {
         let (queue, calls) = bounded(QUEUE_MAX);
         let (stop, stopped) = bounded(0);
         let unrecorded = Arc::new(AtomicU64::new(0));
-        let is_current = Box::new(is_current);
         let retention = file::Retention { days: settings.ledger_days, bytes_max: settings.ledger_bytes_max };
-        let writer = Writer::new(path, retention, is_current, calls, stopped, unrecorded.clone());
+        let writer = Writer {
+            path,
+            retention,
+            is_current: Box::new(is_current),
+            calls,
+            stopped,
+            unrecorded: unrecorded.clone(),
+            file: None,
+            fault: None,
+            retained_at: None,
+        };
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run());
         let thread = thread.map_err(|cause| StartError::Thread { cause })?;
         Ok((Ledger { queue: Some(queue), unrecorded }, Some(LedgerThread { stop, thread })))

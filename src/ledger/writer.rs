@@ -29,33 +29,22 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const RETENTION_PERIOD: Duration = Duration::from_secs(5);
 
 pub struct Writer {
-    path: PathBuf,
-    retention: Retention,
+    pub path: PathBuf,
+    pub retention: Retention,
     /// True if this process runs the retention: during an upgrade two gateways write.
-    is_current: Box<dyn Fn() -> bool + Send>,
-    calls: Receiver<Box<Call>>,
+    pub is_current: Box<dyn Fn() -> bool + Send>,
+    pub calls: Receiver<Box<Call>>,
     /// Carries no message; when it closes, the thread must end.
-    stopped: Receiver<()>,
-    unrecorded: Arc<AtomicU64>,
-    file: Option<LedgerFile>,
+    pub stopped: Receiver<()>,
+    pub unrecorded: Arc<AtomicU64>,
+    pub file: Option<LedgerFile>,
     /// The fault that was logged.
-    fault: Option<String>,
+    pub fault: Option<String>,
     /// The time when the retention had nothing left to delete.
-    retained_at: Option<Instant>,
+    pub retained_at: Option<Instant>,
 }
 
 impl Writer {
-    pub fn new(
-        path: PathBuf,
-        retention: Retention,
-        is_current: Box<dyn Fn() -> bool + Send>,
-        calls: Receiver<Box<Call>>,
-        stopped: Receiver<()>,
-        unrecorded: Arc<AtomicU64>,
-    ) -> Writer {
-        Writer { path, retention, is_current, calls, stopped, unrecorded, file: None, fault: None, retained_at: None }
-    }
-
     /// Runs until the gateway ends. The file exists from the start, so that a reader finds one before the first call.
     pub fn run(mut self) {
         let mut batch = Vec::new();

@@ -1,9 +1,10 @@
 //! The formats that gateway and worker share: a function's settings, the frames of an invocation and the metric sample.
-//! They share nothing else, so each can be read, and replaced, alone.
+//! They share nothing else, so each can be read, and replaced, alone. The counters of calls go from the gateway to the
+//! console.
+
 pub mod counters;
 pub mod function_spec;
 pub(crate) mod metrics;
-
 pub mod worker_protocol;
 
 use std::fmt;

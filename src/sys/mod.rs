@@ -63,9 +63,9 @@ pub use process::{
     Ended, EndedHow, Pid, become_subreaper, cpu_time, group_of, hang_up_process, has_ended, kill_child, kill_group,
     kill_group_of, kill_process, open_process, own_uid, reap,
 };
-pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
+pub use seccomp::SystemCalls;
 pub use signal::{Signal, block_signals, signal_name, wait_for_signal};
-pub use socket::{DESCRIPTORS_SENT_MAX, packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
+pub use socket::{packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, environment_of, spawn, spawn_in_namespace};
 pub use terminal::{has_terminal, terminal_columns};
 

@@ -15,7 +15,7 @@ use std::io;
 use super::check;
 
 /// True where [`SystemCalls`] can restrict on this kind of machine.
-pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// A filter: the system calls that a process may make. An empty one restricts nothing.
 pub struct SystemCalls(Vec<libc::sock_filter>);
@@ -49,7 +49,7 @@ impl SystemCalls {
         // The kernel lets a process change the limits of all processes of its user.
         program.for_call(libc::SYS_prlimit64, |program| {
             program.load(FIRST_ARGUMENT);
-            program.unless_equal(0, Answer::Deny);
+            program.unless_one_of(&[0], Answer::Deny);
         });
         program.for_call(libc::SYS_socket, |program| {
             program.load(FIRST_ARGUMENT);
@@ -77,7 +77,7 @@ impl SystemCalls {
         if cut_network {
             program.for_call(libc::SYS_socket, |program| {
                 program.load(FIRST_ARGUMENT);
-                program.unless_equal(libc::AF_UNIX as u32, Answer::Deny);
+                program.unless_one_of(&[libc::AF_UNIX as u32], Answer::Deny);
             });
         }
         SystemCalls(program.finish())
@@ -274,7 +274,7 @@ impl Program {
     fn begin() -> Program {
         let mut program = Program::default();
         program.load(MACHINE);
-        program.unless_equal(AUDIT_ARCH, Answer::Deny);
+        program.unless_one_of(&[AUDIT_ARCH], Answer::Deny);
         program.load(NUMBER);
         program.when(IF_AT_LEAST, X32_BIT, Answer::Deny);
         program
@@ -300,10 +300,6 @@ impl Program {
     fn when(&mut self, condition: u32, k: u32, answer: Answer) {
         self.push(condition, k, 0, 1);
         self.answer(answer);
-    }
-
-    fn unless_equal(&mut self, k: u32, answer: Answer) {
-        self.unless_one_of(&[k], answer);
     }
 
     fn unless_one_of(&mut self, values: &[u32], answer: Answer) {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use super::{Pid, check, check_count, set_nonblocking};
 
 /// Number of descriptors that can travel with one message. Eight take 48 bytes of `Ancillary`.
-pub const DESCRIPTORS_SENT_MAX: usize = 8;
+const DESCRIPTORS_SENT_MAX: usize = 8;
 
 const ANCILLARY_BYTES: usize = 64;
 

@@ -300,7 +300,7 @@ impl<'a> Execution<'a> {
             _ => State::Ended,
         };
         let before = std::mem::replace(&mut self.state, state);
-        self.usage = self.usage_of(end);
+        self.usage = Some(self.usage_of(end));
         if let State::Ended = self.state {
             orphans::end_all();
         }
@@ -336,7 +336,7 @@ impl<'a> Execution<'a> {
 
     /// Resources that it has used. A process that is through reports its own figures, which the function can forge. So
     /// the kernel's figure counts if it is higher: no function can claim less than its main process used.
-    fn usage_of(&self, end: ChildEnd) -> Option<Usage> {
+    fn usage_of(&self, end: ChildEnd) -> Usage {
         let (cpu_us, resident_kib) = match end {
             ChildEnd::Ended(ended) => (ended.cpu_us, ended.resident_kib_max),
             ChildEnd::Through(ended) => {
@@ -350,7 +350,7 @@ impl<'a> Execution<'a> {
             None if sampled > 0 => (Measured::Samples, sampled),
             None => (Measured::Rusage, resident_kib * 1024),
         };
-        Some(Usage { cpu_us: cpu_us + self.sampler.seen.killed_cpu_us, memory_bytes, measured })
+        Usage { cpu_us: cpu_us + self.sampler.seen.killed_cpu_us, memory_bytes, measured }
     }
 
     fn judge(&self, ended: Ended) -> Verdict {

@@ -48,6 +48,14 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
+impl Command {
+    /// With the limits of the function's row, and no variables of the runtime's own.
+    fn new(spec: &FunctionSpec, program: CString, program_file: Option<File>, arguments: Vec<CString>) -> Command {
+        let (data_mib_max, memfd) = (data_mib_max(spec), spec.memfd);
+        Command { program, program_file, arguments, data_mib_max, memfd, environment: Vec::new() }
+    }
+}
+
 /// Makes PHP send echoed output at once, even if php.ini has it wait for more.
 pub const UNBUFFERED: &str = "output_buffering=0";
 
@@ -105,7 +113,7 @@ pub fn command(
     match spec.runtime {
         Runtime::Php => php::command(worker, spec),
         Runtime::Wasm => wasm::command(worker, spec, version, scratch, artifact),
-        Runtime::Native => native::command(spec),
+        Runtime::Native => Ok(native::command(spec)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::faas_php::{Absent, FaasPhp};
-use super::{Command, UNBUFFERED, c_string, data_mib_max, find_program};
+use super::{Command, UNBUFFERED, c_string, find_program};
 use crate::error::start::{self, StartError};
 use crate::protocol::function_spec::FunctionSpec;
 use crate::protocol::worker_protocol::Verdict;
@@ -108,8 +108,7 @@ fn own_command((program, file): (CString, File), spec: &FunctionSpec, dev: bool)
     add("--session-dir", "${FAAS_SESSION_DIR}");
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
-    let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: spec.memfd, environment: Vec::new() }
+    Command::new(spec, program, Some(file), arguments)
 }
 
 /// php-cgi finds its script in the environment, and runs it only if a variable says that a server has called it. It
@@ -127,14 +126,7 @@ fn cgi_command((program, file): (CString, File), spec: &FunctionSpec, folder: &P
         c_string(format!("PHP_INI_SCAN_DIR=:{}", folder.display())),
         c_string(format!("FAAS_MEMORY={}M", spec.memory_mib)),
     ];
-    Command {
-        program,
-        program_file: Some(file),
-        arguments,
-        data_mib_max: data_mib_max(spec),
-        memfd: spec.memfd,
-        environment,
-    }
+    Command { environment, ..Command::new(spec, program, Some(file), arguments) }
 }
 
 /// The settings of php-cgi; the variables are those of its environment.
@@ -159,8 +151,7 @@ fn cli_command((program, file): (CString, File), spec: &FunctionSpec) -> Command
     }
     arguments.extend([c_string("-f"), c_string(&spec.module), c_string("--")]);
     arguments.extend(spec.args.iter().map(c_string));
-    let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: spec.memfd, environment: Vec::new() }
+    Command::new(spec, program, Some(file), arguments)
 }
 
 fn settings(memory: &str) -> Vec<String> {

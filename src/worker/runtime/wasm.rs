@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::compiled::{Compiled, Compiler, Job, Runner};
 use super::confined::Confined;
-use super::{Command, Server, c_string, data_mib_max, find_program, open_program, places_of, version_of_program};
+use super::{Command, Server, c_string, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec};
 use crate::protocol::worker_protocol::Verdict;
@@ -146,14 +146,9 @@ pub fn command(
         arguments.push(c_string("--"));
         arguments.extend(spec.args.iter().map(c_string));
     }
-    Ok(Command {
-        program,
-        program_file: Some(file),
-        arguments,
-        data_mib_max: spec.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB,
-        memfd: true,
-        environment: vec![wasmer_dir(scratch)],
-    })
+    let data_mib_max = spec.memory_mib.max(MEMORY_FLOOR_WASM_MIB) + MEMORY_GRACE_MIB;
+    let environment = vec![wasmer_dir(scratch)];
+    Ok(Command { data_mib_max, memfd: true, environment, ..Command::new(spec, program, Some(file), arguments) })
 }
 
 /// A program of the platform: `run`, with the settings that a forked process would get.
@@ -170,8 +165,7 @@ fn own_command((program, file): Program, spec: &FunctionSpec, artifact: &Artifac
     }
     arguments.push(c_string(&spec.module));
     arguments.extend(spec.args.iter().map(c_string));
-    let data_mib_max = data_mib_max(spec);
-    Command { program, program_file: Some(file), arguments, data_mib_max, memfd: true, environment: Vec::new() }
+    Command { memfd: true, ..Command::new(spec, program, Some(file), arguments) }
 }
 
 /// Compiled modules, and the programs that compile and run them.

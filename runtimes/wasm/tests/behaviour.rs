@@ -1,11 +1,14 @@
 //! What a function may rely on, and what the worker may. A function is called in three ways, which must not differ: by
 //! `run`, by a child that loads the module itself, and by one whose fork server has prepared it.
 
+#[path = "../../../src/cases.rs"]
+mod cases;
 mod driver;
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
+use cases::{check, each};
 use driver::{CAT, Call, Folder, Function, Server, call, compile, module, receive, run, send};
 use std::os::fd::AsFd;
 
@@ -43,14 +46,15 @@ fn exit_statuses_are_a_processs() {
 #[test]
 fn a_trap_says_where_and_ends_with_134() {
     // A stack that overflows and an address that is out of bounds are traps of their own, by signals.
-    for (body, said) in [
+    let cases = [
         (r#"(func $inner (unreachable)) (func (export "_start") (call $inner))"#, "!inner"),
         (r#"(func $f (export "_start") (call $f) (call $f))"#, "stack exhausted"),
         (r#"(func (export "_start") (drop (i32.load (i32.const -5))))"#, "out of bounds"),
-    ] {
+    ];
+    each(cases, |(body, said)| {
         let outcome = Function::new(body).call(&call());
         assert!(outcome.status == 134 && outcome.stderr.contains(said), "{}", outcome.stderr);
-    }
+    });
 }
 
 #[test]
@@ -88,22 +92,21 @@ fn folders_can_be_written_to_and_not_left() {
     let (scratch, other) = (Folder::new(), Folder::new());
     let in_scratch = call().env(&format!("TMPDIR={}", scratch.0.display()));
     // 3 is the scratch folder, then come those that are opened, and the last is `.`, unless one of them is `/`.
-    for (fd, name, written) in [(3, "/data", &scratch), (4, "/data", &other), (5, "/data", &scratch), (4, "/", &other)]
-    {
+    let opened = [(3, "/data", &scratch), (4, "/data", &other), (5, "/data", &scratch), (4, "/", &other)];
+    each(opened, |(fd, name, written)| {
         let call = in_scratch.clone().set("dir", &format!("{name}={}", other.0.display()));
         assert_eq!(Function::new(&opening("file", fd)).call(&call).status, 0);
         assert_eq!(std::fs::read(written.0.join("file")).unwrap(), b"file");
         std::fs::remove_file(written.0.join("file")).unwrap();
-    }
+    });
     // 8 is EBADF: there is no `.` beside a `/`.
     let root = in_scratch.clone().set("dir", &format!("/={}", other.0.display()));
     assert_eq!(Function::new(&opening("file", 5)).call(&root).status, 8);
     std::os::unix::fs::symlink("/etc", scratch.0.join("link")).unwrap();
     std::fs::create_dir(scratch.0.join("a")).unwrap();
-    for path in ["../file", "/etc/x", "link/x", "a/../../x"] {
-        // 76 is ENOTCAPABLE.
-        assert_eq!(Function::new(&opening(path, 3)).call(&in_scratch).status, 76, "{path}");
-    }
+    // 76 is ENOTCAPABLE.
+    let outside = ["../file", "/etc/x", "link/x", "a/../../x"].map(|path| (path, 76));
+    check(outside, |path| Function::new(&opening(path, 3)).call(&in_scratch).status);
     let outcome = Function::new(&opening("file", 3)).call(&in_scratch.set("dir", "/data=/nowhere"));
     assert_eq!(outcome.status, 127);
     assert!(outcome.stderr.contains("could not open the folder /nowhere"), "{}", outcome.stderr);
@@ -116,11 +119,11 @@ fn memory_is_limited_and_its_lack_is_said() {
         (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1))) (unreachable)))"#,
     );
     // Calls with different limits share the preparation.
-    for limit in ["64", "32"] {
+    each(["64", "32"], |limit| {
         let outcome = grow.call(&Call::default().set("memory_mib", limit));
         let said = format!("out of memory: the function asked for more than its {limit} MiB");
         assert!(outcome.status == 134 && outcome.stderr.contains(&said), "{}", outcome.stderr);
-    }
+    });
     // Who copes with a refusal has not failed.
     let outcome = Function::new(r#"(func (export "_start") (drop (memory.grow (i32.const 9999))))"#).call(&call());
     assert_eq!((outcome.status, &outcome.stderr[..]), (0, ""));
@@ -191,15 +194,16 @@ fn a_handler_is_called_where_there_is_no_start() {
     // All of them share the preparation.
     assert_eq!(function.call(&call().set("handler", "handle")).status, 42);
     assert_eq!(function.call(&call().set("handler", "other")).status, 0);
-    for (call, said) in [
+    let cases = [
         (call(), "no handler is named; functions that it exports: _initialize, handle, other, odd"),
         (call().set("handler", "absent"), "no handler absent; functions"),
         (call().set("handler", "odd"), "its handler odd must take no parameters"),
-    ] {
+    ];
+    each(cases, |(call, said)| {
         let outcome = function.call(&call);
         assert!(outcome.status == 1 && outcome.stderr.contains(said), "{outcome:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
-    }
+    });
 }
 
 #[test]
@@ -237,10 +241,10 @@ fn an_artifact_that_does_not_fit_or_cannot_be_trusted_is_not_run() {
         assert!(outcome.status == status && outcome.stderr.contains(said), "{outcome:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     };
-    for content in [&other[..], b"", b"\0asm\x01\0\0\0", &good[..200]] {
+    each([&other[..], b"", b"\0asm\x01\0\0\0", &good[..200]], |content| {
         std::fs::write(&bad, content).unwrap();
         refused("is not for this engine", 3);
-    }
+    });
     std::fs::write(&bad, &good).unwrap();
     assert_eq!(run(&bad, &call()).status, 0);
     std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -261,18 +265,19 @@ fn a_module_without_an_artifact_is_compiled_where_it_runs() {
 
 #[test]
 fn a_module_that_cannot_become_a_function_is_explained_in_one_line() {
-    for (bad, said) in [
+    let cases = [
         (&b"(module (func (export \"x\") i32.add))"[..], "could not compile"),
         (b"\0asm\x01\0\0\0\x0a\x55", "could not compile"),
         (b"(mod", "could not compile"),
         (b"", "could not compile"),
         (br#"(module (import "env" "f" (func)) (func i32.add))"#, "it imports env.f; what a module finds here"),
         (br#"(module (import "wasi_snapshot_preview1" "f" (func)))"#, "it imports wasi_snapshot_preview1.f; what"),
-    ] {
+    ];
+    each(cases, |(bad, said)| {
         let folder = Folder::new();
         let error = compile(bad, folder.path("artifact").as_ref()).unwrap_err();
         assert!(error.starts_with("Some(1)") && error.contains(said) && error.lines().count() == 1, "{error}");
-    }
+    });
 }
 
 #[test]
@@ -346,7 +351,7 @@ fn a_child_is_its_own_session_and_has_its_own_descriptors_only() {
 fn the_network_is_cut_where_it_is_to_be() {
     let function = Function::new(CAT);
     // The number of filters; the fork server has none of its own here.
-    for (net, filters) in [("0", "1"), ("1", "0")] {
+    each([("0", "1"), ("1", "0")], |(net, filters)| {
         let mut running = function.server.fork().begin("1", &function.artifact, &call().set("net", net));
         let mut byte = [0];
         running.stdin.as_mut().unwrap().write_all(b"a").unwrap();
@@ -355,7 +360,7 @@ fn the_network_is_cut_where_it_is_to_be() {
         let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:\t"));
         assert_eq!(line, Some(filters), "net {net}");
         running.finish(b"");
-    }
+    });
 }
 
 #[test]
@@ -413,12 +418,13 @@ fn a_retired_server_ends_with_its_last_child() {
 
 #[test]
 fn who_breaks_the_protocol_ends_the_server_or_the_child() {
-    for (packet, said) in [
+    let cases = [
         (&b"F"[..], "without its two descriptors"),
         (b"x", "begins with 0x78"),
         (b"Pversion", "is not name=value"),
         (&[b'P'; 20_000], "more than"),
-    ] {
+    ];
+    each(cases, |(packet, said)| {
         let server = Server::start();
         send(server.control.as_fd(), packet, &[]);
         let mut server = std::mem::ManuallyDrop::new(server);
@@ -426,7 +432,7 @@ fn who_breaks_the_protocol_ends_the_server_or_the_child() {
         server.process.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!(server.process.wait().unwrap().code(), Some(1));
         assert!(stderr.contains(said) && stderr.lines().count() == 1, "{stderr}");
-    }
+    });
     let function = Function::new(CAT);
     let no_streams = function.server.fork();
     send(no_streams.channel.as_fd(), &driver::message("1", &function.artifact, &call()), &[]);

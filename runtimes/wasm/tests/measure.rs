@@ -5,7 +5,6 @@ mod driver;
 
 use std::collections::VecDeque;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use driver::{Call, Folder, Idle, Server, compile};
@@ -27,15 +26,8 @@ fn calls(server: &Server, version: &str, artifact: &str, call: &Call) -> Vec<u12
     while Instant::now() < end {
         let mut idle = ahead.pop_front().unwrap();
         let begun = Instant::now();
-        let (mut stdout, from_stdout) = std::io::pipe().unwrap();
-        let streams = [null.as_fd(), from_stdout.as_fd(), from_stdout.as_fd()];
-        driver::send(idle.channel.as_fd(), &driver::message(version, artifact, call), &streams);
-        drop(from_stdout);
-        let mut said = [0; 2];
-        idle.channel.read_exact(&mut said).unwrap();
-        let mut output = [0; 4096];
-        assert!(stdout.read(&mut output).unwrap() > 0);
-        assert_eq!(&said, b"X\0");
+        let mut output = idle.run_through(version, artifact, call, &null);
+        assert!(output.read(&mut [0; 4096]).unwrap() > 0);
         times.push(begun.elapsed().as_micros());
         idle.await_end().unwrap();
         ahead.push_back(server.fork());

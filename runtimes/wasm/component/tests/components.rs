@@ -3,6 +3,8 @@
 //! has prepared it. faas-wasm's tests cover the fork server itself; the platform's own tests, which have real languages,
 //! cover arguments, environment, streams and folders.
 
+#[path = "../../../../src/cases.rs"]
+mod cases;
 #[path = "../../tests/driver/mod.rs"]
 mod driver;
 
@@ -11,6 +13,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
+use cases::{check, each};
 use driver::{Call, Folder, Function, MODULE, call, compile};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_faas-wasm-component");
@@ -81,27 +84,26 @@ fn run(body: &str) -> String {
 
 #[test]
 fn a_component_ends_as_it_says() {
-    for (body, status) in
-        [("(i32.const 0)", 0), ("(i32.const 1)", 1), ("(call $exit (i32.const 44)) (i32.const 0)", 44)]
-    {
+    let ends = [("(i32.const 0)", 0), ("(i32.const 1)", 1), ("(call $exit (i32.const 44)) (i32.const 0)", 44)];
+    check(ends.map(|(body, status)| (body, (status, String::new()))), |body| {
         let outcome = function(body).call(&call());
-        assert_eq!((outcome.status, &outcome.stderr[..]), (status, ""), "{body}");
-    }
-    for (body, cause) in [("(unreachable)", "unreachable"), ("(call $run) (drop) (call $run)", "stack exhausted")] {
+        (outcome.status, outcome.stderr)
+    });
+    each([("(unreachable)", "unreachable"), ("(call $run) (drop) (call $run)", "stack exhausted")], |(body, cause)| {
         let outcome = function(body).call(&call());
         assert!(outcome.status == 134 && outcome.stderr.contains(cause), "{outcome:?}");
-    }
+    });
 }
 
 #[test]
 fn a_components_memory_is_limited_and_its_lack_is_said() {
     let grow = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (i32.const 1)";
     let grow = function(grow);
-    for limit in ["64", "32"] {
+    each(["64", "32"], |limit| {
         let outcome = grow.call(&Call::default().set("memory_mib", limit));
         let cause = format!("out of memory: the function asked for more than its {limit} MiB");
         assert!(outcome.status == 1 && outcome.stderr.contains(&cause), "{outcome:?}");
-    }
+    });
     // More than is prepared of a module; a component is prepared without its memory.
     let large = Function::of(&component(1100, &run("(i32.const 0)")));
     assert_eq!(large.call(&Call::default()).status, 0);
@@ -123,10 +125,10 @@ fn code_of_the_instantiation_runs_once_in_each_call_and_never_in_the_server() {
     for _ in 0..2 {
         assert_eq!(function.call(&call()).stdout, b"said");
     }
-    for (deed, status) in [("(call $exit (i32.const 9))", 9), ("unreachable", 134)] {
+    each([("(call $exit (i32.const 9))", 9), ("unreachable", 134)], |(deed, status)| {
         let ends = format!("(func $begin {deed}) (start $begin) {}", run("(i32.const 0)"));
         assert_eq!(Function::of(&component(1, &ends)).call(&call()).status, status);
-    }
+    });
 }
 
 #[test]
@@ -205,7 +207,7 @@ fn a_component_has_one_thread_and_can_write_to_its_streams_alone() {
         fs::copy(&function.artifact, other).unwrap();
         assert_eq!(function.server.prepare(other, other), [b"p", other.as_bytes()].concat());
     }
-    for net in ["0", "1"] {
+    each(["0", "1"], |net| {
         let ((stdout, to_stdout), (_stderr, to_stderr)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
         let mut command = Command::new(PROGRAM);
         command.args(["run", "--artifact", &function.artifact, "--net", net, MODULE]).env_clear();
@@ -214,7 +216,7 @@ fn a_component_has_one_thread_and_can_write_to_its_streams_alone() {
         drop(command);
         await_said(&stdout);
         assert_confined(running.0.id(), &function, net, 0);
-        for version in ["1", "not prepared"] {
+        each(["1", "not prepared"], |version| {
             let call = call().set("net", net).set("route", "GET:/a");
             let mut running = function.server.fork().begin(version, &function.artifact, &call);
             await_said(&mut running.stdout);
@@ -225,8 +227,8 @@ fn a_component_has_one_thread_and_can_write_to_its_streams_alone() {
             let status = fs::read_to_string(format!("/proc/{}/status", running.child.pid)).unwrap();
             let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:\t"));
             assert_eq!(filters, Some(if net == "0" { "1" } else { "0" }));
-        }
-    }
+        });
+    });
 }
 
 #[test]
@@ -257,10 +259,10 @@ fn the_server_has_one_thread_and_stays_the_same_over_300_children() {
 fn a_component_that_cannot_run_is_refused_when_it_is_compiled() {
     let folder = Folder::new();
     let refusal = |source: &str| compile(source.as_bytes(), folder.path("artifact").as_ref()).unwrap_err();
-    for import in ["wasi:http/types@0.2.0", "wasi:cli/stdin@0.3.0", "a:b/c"] {
+    each(["wasi:http/types@0.2.0", "wasi:cli/stdin@0.3.0", "a:b/c"], |import| {
         let said = refusal(&format!(r#"(component (import "{import}" (instance)))"#));
         assert!(said.contains(&format!("it imports {import}; what a component finds here")), "{said}");
-    }
+    });
     // An interface that is there, a function that is not.
     let said = refusal(r#"(component (import "wasi:cli/stdin@0.2.0" (instance (export "get-nothing" (func)))))"#);
     assert!(said.contains("get-nothing"), "{said}");

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, PipeReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +22,7 @@ use crate::PROGRAM;
 pub const MODULE: &str = "/functions/test.wasm";
 
 /// A folder of one test, removed at its end.
+#[derive(Debug)]
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -46,7 +48,7 @@ impl Drop for Folder {
 
 /// Compiles a module to `artifact`; what the compiler says is the error.
 pub fn compile(module: &[u8], artifact: &Path) -> Result<(), String> {
-    let file = std::fs::File::create(artifact).unwrap();
+    let file = File::create(artifact).unwrap();
     file.set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut command = Command::new(PROGRAM);
     let mut child = command.arg("compile").stdin(Stdio::piped()).stdout(file).stderr(Stdio::piped()).spawn().unwrap();
@@ -60,7 +62,7 @@ pub fn compile(module: &[u8], artifact: &Path) -> Result<(), String> {
 }
 
 /// What the worker says of an invocation.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Call {
     /// Beside module and version.
     pub settings: Vec<(String, String)>,
@@ -310,6 +312,19 @@ impl Idle {
         let streams = [stdin.as_fd(), from_stdout.as_fd(), from_stderr.as_fd()];
         send(self.channel.as_fd(), &message(version, artifact, call), &streams);
         Running { child: self, stdin: Some(to_stdin), stdout, stderr }
+    }
+
+    /// Begins an invocation without a body, and waits until the child says that it is through. Returns the end of its
+    /// stdout and stderr.
+    pub fn run_through(&mut self, version: &str, artifact: &str, call: &Call, null: &File) -> PipeReader {
+        let (output, to_output) = std::io::pipe().unwrap();
+        let streams = [null.as_fd(), to_output.as_fd(), to_output.as_fd()];
+        send(self.channel.as_fd(), &message(version, artifact, call), &streams);
+        drop(to_output);
+        let mut said = [0; 2];
+        self.channel.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"X\0");
+        output
     }
 
     /// The wait status, and µs in user mode, in the kernel, and KiB at the most; `None` if the server dies before.

@@ -4,8 +4,9 @@
 use super::chunked::{ChunkDecoder, Step};
 use super::parser::{BodyFraming, parse_head};
 use super::smuggling_table::{TABLE, first_request};
-use crate::cases::check;
+use crate::cases::{check, each};
 use crate::error::request::{RequestError, Result};
+use crate::fuzzing;
 
 const MARKER: &[u8] = b"GET /marker HTTP/1.1\r\nHost: m\r\n\r\n";
 
@@ -57,11 +58,5 @@ fn every_row_has_one_reading() {
 
 #[test]
 fn every_head_reads_the_same_byte_by_byte() {
-    let verdict =
-        |bytes: &[u8]| parse_head(bytes).map(|head| head.map(|(_, used)| used)).map_err(|error| error.status());
-    let whole = |row: &str| Some(verdict(first_request(row).as_bytes()));
-    check(TABLE.iter().map(|(row, _)| (*row, whole(row))), |row| {
-        let bytes = first_request(row).into_bytes();
-        (1..=bytes.len()).map(|length| verdict(&bytes[..length])).find(|read| *read != Ok(None))
-    });
+    each(TABLE, |(row, _)| fuzzing::head(first_request(row).as_bytes()));
 }

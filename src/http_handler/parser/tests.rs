@@ -1,7 +1,7 @@
 //! The rules of mod.rs, one by one. The rules that decide where a request ends are in ../smuggling_table.rs.
 
 use super::*;
-use crate::cases::{check, each};
+use crate::cases::check;
 use crate::limits::{HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 fn parse(bytes: impl AsRef<[u8]>) -> Result<Head> {
@@ -39,22 +39,6 @@ fn a_head_ends_at_its_empty_line() {
         assert_eq!(parse_head(&bytes[..length]).unwrap(), None, "after {length} bytes");
     }
     assert_eq!(parse_head(bytes).unwrap().unwrap().1, end);
-}
-
-#[test]
-fn a_head_in_pieces_reads_like_a_whole_one() {
-    let heads: [&[u8]; 4] = [
-        b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
-        b"GET / HTTP/1.1\rHost: h\r\n\r\n",
-        b"\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-    ];
-    each(heads, |head| {
-        let whole = HeadScan::default().end(head).map_err(|error| error.to_string());
-        let mut scan = HeadScan::default();
-        let pieces = (1..=head.len()).map(|length| scan.end(&head[..length])).find(|end| !matches!(end, Ok(None)));
-        assert_eq!(pieces.unwrap().map_err(|error| error.to_string()), whole);
-    });
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Files, as far as std does not go: a reference without any access, a mount option, an attribute, another file as
-//! stdout.
+//! Files, as far as std does not go: a reference without any access, a regular file and nothing else, a mount option, an
+//! attribute, another file as stdout.
 
 use std::ffi::{CStr, CString, c_int};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -39,6 +39,16 @@ pub fn is_in_memory(path: &Path) -> io::Result<bool> {
 /// folder.
 pub fn refer_to(path: &Path, flags: c_int) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
+}
+
+/// Opens a regular file for reading, and nothing that may have taken its place: to open a pipe is to wait for its writer,
+/// and to open a device can have effects.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let found = refer_to(path, 0)?;
+    if !found.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 /// The value of an extended attribute (xattr(7)), of 64 bytes at the most; `None` without it, or without the right to

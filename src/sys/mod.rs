@@ -5,7 +5,7 @@
 //! | [`poll`](mod@poll) | waiting for descriptors: poll(2), eventfd(2), non-blocking mode |
 //! | [`inotify`] | notices of changes to the files of a folder |
 //! | [`socket`] | additions to std's sockets: descriptor passing, peer credentials, sendfile(2) |
-//! | [`file`](mod@file) | descriptors without rights, mount options, attributes, another stdout |
+//! | [`file`](mod@file) | descriptors without rights, regular files, mount options, attributes, another stdout |
 //! | [`lock`] | byte-range locks that name their holder |
 //! | [`signal`] | signal sets and masks, SIGHUP, SIGINT and SIGTERM |
 //! | [`process`] | pidfds, kill, wait |
@@ -49,7 +49,7 @@ pub use activation::{is_listening, notify, take_inherited_socket};
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use clone3::has_clone3;
 pub use confine::{Confinement, confine_own_program, empty_bounding_set, restrict_own_system_calls};
-pub use file::{attribute, is_in_memory, is_noexec, refer_to, replace_output};
+pub use file::{attribute, is_in_memory, is_noexec, open_regular, refer_to, replace_output};
 pub use inotify::FolderWatch;
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{

@@ -1,7 +1,7 @@
 //! The version of a file at a path: it distinguishes a module, a program or a settings file from the one before it.
 
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -38,13 +38,17 @@ impl Version {
         // Opened, so that the path and the rest are of the same file; without any right to it, so that the open never
         // blocks.
         let file = sys::refer_to(path, 0)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
+        Version::of_open_file(&file)
+    }
+
+    /// The version of a regular file that is open.
+    pub fn of_open_file(file: &File) -> io::Result<Version> {
         let mut hasher = DefaultHasher::new();
         fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?.hash(&mut hasher);
-        Ok(Version { path_hash: hasher.finish(), ..Version::of(&metadata) })
+        Ok(Version { path_hash: hasher.finish(), ..Version::of(&file.metadata()?) })
     }
 
     /// The version of the file or folder that a path leads to, without its real path; `None` if neither exists. Takes

@@ -1,13 +1,17 @@
 //! WASM modules are compiled when their rows arrive, without a call.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::cases::check;
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, has, run, wait_until};
 
 const COMPONENT: &str = r#"(component
     (core module $code (func (export "run") (result i32) (i32.const 0)))
@@ -59,6 +63,45 @@ fn modules_are_compiled_when_their_rows_arrive() {
     assert!(lines[0].contains("none"), "{lines:?}");
     check([("/slow", 200), ("/component", 200)], |target| instance.get(target).status);
     assert_eq!(results(&instance, "compiled").len(), 4, "a call compiles nothing again");
+}
+
+#[test]
+fn a_module_that_gives_way_to_a_pipe_and_comes_back_holds_up_nobody() {
+    if !has(&["faas-wasm"]) {
+        return;
+    }
+    let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
+    let pipe = instance.path("pipe");
+    assert!(run(Command::new("mkfifo").arg(&pipe)).status.success());
+    let nothing = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let descriptor = instance.descriptor("wasm", nothing, json!({}));
+    let module = PathBuf::from(descriptor["module"].as_str().unwrap());
+    let (good, next) = (instance.path("good"), instance.path("next"));
+    fs::copy(&module, &good).unwrap();
+    instance.install(&[("GET:/swapped", descriptor)]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // With each link the file has another version, which is compiled anew.
+                for file in [&pipe, &good] {
+                    fs::hard_link(file, &next).unwrap();
+                    fs::rename(&next, &module).unwrap();
+                }
+                symlink(&good, &next).unwrap();
+                fs::rename(&next, &module).unwrap();
+            }
+        });
+        let calls: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..100).map(|_| instance.get("/swapped").status).collect::<HashSet<u16>>()))
+            .collect();
+        let statuses: HashSet<u16> = calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(statuses.iter().all(|status| [200, 500, 503].contains(status)), "{statuses:?}");
+    });
+    wait_until("it serves again", || instance.get("/swapped").status == 200);
+    instance.function("GET:/other", "wasm", nothing, json!({}));
+    assert_eq!(instance.get("/other").status, 200);
 }
 
 #[test]

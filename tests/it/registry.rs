@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -112,6 +113,19 @@ fn what_calls_of_a_new_row_would_meet_is_told_when_it_arrives() {
         assert!(lines.len() == 1 && lines[0].contains(&says), "{lines:?}");
     });
     assert!(instance.log_lines("row GET:/f").is_empty() && instance.get("/f").text() == "good\n");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_program_holds_up_no_other_row() {
+    let instance = Instance::start();
+    let pipe = instance.path("pipe");
+    assert!(run(Command::new("mkfifo").args(["-m", "777"]).arg(&pipe)).status.success());
+    for runtime in ["native", "php", "wasm"] {
+        instance.install(&[("GET:/pipe", json!({"runtime": runtime, "module": pipe}))]);
+        instance.get("/pipe").problem(500, "module-missing");
+    }
+    instance.script("GET:/other", "echo other");
+    assert_eq!(instance.get("/other").text(), "other\n");
 }
 
 #[test]

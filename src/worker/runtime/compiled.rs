@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::protocol::worker_protocol::Verdict;
 use crate::sys;
+use crate::worker::version::Version;
 use crate::{log, procfs};
 
 /// Time that a call waits for a result. Most modules compile in well under a second.
@@ -61,6 +62,14 @@ pub struct Job {
     pub compiler: Compiler,
     /// Path of the result.
     target: PathBuf,
+}
+
+impl Job {
+    /// True if the result is named after this version of the module.
+    pub fn is_for(&self, version: &Version) -> bool {
+        let name = self.target.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(&format!("{version}-")))
+    }
 }
 
 pub struct Compiled {
@@ -105,7 +114,7 @@ impl Compiled {
         self.folder.join(format!("{versions}.compiled"))
     }
 
-    /// The path of the compiled module. `versions` names the versions of module and engine.
+    /// The path of the compiled module. `versions` names the versions of module and engine, in this order.
     ///
     /// # Errors
     /// The verdict to send instead: the module does not compile, or its compilation takes longer.
@@ -151,10 +160,15 @@ impl Compiled {
         let waited = self.changed.wait_timeout_while(state, WAIT_MAX, |state| state.pending.contains(&target));
         let mut state = waited.expect("nothing panics under this lock").0;
         state.calls_waiting -= 1;
-        match state.pending.contains(&target) {
+        let result = match state.pending.contains(&target) {
             true => Err(Verdict::Compiling),
             false => Ok(state.passing.get(&target).cloned()),
+        };
+        // A module that changes with each call would leave one for each of its versions.
+        if state.calls_waiting == 0 {
+            state.passing.clear();
         }
+        result
     }
 
     /// Compiles a module that no call has asked for, on this thread. Does nothing if its result exists, or a call has

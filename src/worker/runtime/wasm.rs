@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
 use crate::protocol::function_spec::{Engine, FunctionSpec};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::Sandbox;
+use crate::sys;
 use crate::worker::Worker;
 use crate::worker::version::Version;
 
@@ -109,7 +110,7 @@ fn wasmer(module: &Path, version: &Version) -> std::result::Result<(Program, Str
 /// True if a module's header is that of a component (component model, Binary.md).
 fn is_component(module: &Path) -> io::Result<bool> {
     let mut header = Vec::with_capacity(COMPONENT_HEADER.len());
-    File::open(module)?.take(COMPONENT_HEADER.len() as u64).read_to_end(&mut header)?;
+    sys::open_regular(module)?.take(COMPONENT_HEADER.len() as u64).read_to_end(&mut header)?;
     Ok(header == COMPONENT_HEADER)
 }
 
@@ -222,7 +223,7 @@ fn run_compiler(worker: &Worker, job: &Job, target: &Path) -> io::Result<()> {
         Compiler::Own(runner) => {
             let program = worker.runtimes.wasm.open(runner);
             let program = program.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-            compile(&worker.sandbox, runner, program, &job.module, target)
+            compile(&worker.sandbox, runner, program, job, target)
         }
         Compiler::Wasmer => {
             let wasmer = find_program("wasmer", "").map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
@@ -234,8 +235,12 @@ fn run_compiler(worker: &Worker, job: &Job, target: &Path) -> io::Result<()> {
 
 /// Has a program of the platform compile a module: it reads its stdin, writes its stdout, and may do nothing else. A
 /// compiler is a large program that reads a stranger's file, so it is confined like a function.
-fn compile(sandbox: &Sandbox, runner: Runner, program: Program, module: &Path, target: &Path) -> io::Result<()> {
-    let source = File::open(module)?;
+///
+/// # Errors
+/// Also if the module is no longer of the version that the result is named after, or changes meanwhile.
+fn compile(sandbox: &Sandbox, runner: Runner, program: Program, job: &Job, target: &Path) -> io::Result<()> {
+    let source = sys::open_regular(&job.module)?;
+    is_of_version(job, &source)?;
     let result = File::create(target)?;
     let compiler = Confined {
         program,
@@ -247,7 +252,15 @@ fn compile(sandbox: &Sandbox, runner: Runner, program: Program, module: &Path, t
         memory_mib: COMPILE_MEMORY_MIB,
         time_max: COMPILE_MAX,
     };
-    compiler.run(sandbox)
+    compiler.run(sandbox)?;
+    is_of_version(job, &source)
+}
+
+fn is_of_version(job: &Job, source: &File) -> io::Result<()> {
+    match job.is_for(&Version::of_open_file(source)?) {
+        true => Ok(()),
+        false => Err(io::Error::new(ErrorKind::ResourceBusy, "the module has changed meanwhile")),
+    }
 }
 
 /// Has wasmer compile a module. It writes to paths only, so it writes into a scratch folder.

@@ -215,7 +215,11 @@ void prepare_work(pid_t server)
         return;
     }
     request_end_ahead();
+    /* The trial was of what lay there then. Something else may lie there now, such as a pipe without a writer. If it
+       ends the fork server, the worker starts another one, which does not prepare this module. */
+    alarm(TRIAL_S_MAX);
     finish_first(code_prepare(waiting[0].path, waiting[0].version));
+    alarm(0);
     if (code_is_full())
         make_room();
     request_begin_ahead();

@@ -37,6 +37,10 @@ const PROCESSES_MAX: usize = FUNCTION_PROCESSES_MAX + 1;
 /// Memory that an ended invocation may leave charged to its group, in bytes. A group with more, such as that of files
 /// read or of files on a tmpfs, does not serve again.
 const LEFT_BYTES_MAX: u64 = 4 << 20;
+/// Names that are tried for a new group, if some are taken.
+const NAMES_TRIED_MAX: u32 = 64;
+/// Depth of groups within groups that are removed. The platform makes none; others may.
+const DEPTH_MAX: u32 = 16;
 /// Longest listing that is read: the ids of [`PROCESSES_MAX`] processes take 2,827 bytes at the most.
 const LISTING_BYTES: usize = 4096;
 
@@ -83,8 +87,20 @@ fn remove_named(delegated: &Path, prefix: &str) {
     let entries = fs::read_dir(delegated).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes())) {
         let _ = put(&entry.path(), "cgroup.kill", "1");
-        let _ = fs::remove_dir(entry.path());
+        remove_tree(&entry.path(), DEPTH_MAX);
     }
+}
+
+/// Removes a group and those in it, as far as they have no processes.
+fn remove_tree(group: &Path, depth_max: u32) {
+    if fs::remove_dir(group).is_ok() || depth_max == 0 {
+        return;
+    }
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    for below in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&below.path(), depth_max - 1);
+    }
+    let _ = fs::remove_dir(group);
 }
 
 /// The group that was delegated to this gateway: its own, or that above [`PROGRAMS`] if an earlier gateway made that.
@@ -213,9 +229,16 @@ impl Groups {
     }
 
     fn make(&self) -> std::io::Result<Folder> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.delegated.join(format!("{}-{number}", self.name));
-        fs::create_dir(&path)?;
+        let next = || {
+            let number = self.made.fetch_add(1, Ordering::Relaxed);
+            let path = self.delegated.join(format!("{}-{number}", self.name));
+            fs::create_dir(&path).map(|()| path)
+        };
+        // Somebody else may hold on to a group that could not be removed.
+        let is_taken = |made: &std::io::Result<PathBuf>| {
+            made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
+        };
+        let path = (0..NAMES_TRIED_MAX).map(|_| next()).find(|made| !is_taken(made)).unwrap_or_else(next)?;
         let open = |name| File::open(path.join(name));
         let (directory, events) = (open("")?, open("cgroup.events")?);
         let (refusals, charged) = (open("pids.events").ok(), open("memory.current").ok());

@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cases::each;
-use crate::instance::{Instance, run, signal, wait_until};
+use crate::instance::{Instance, run, signal, start, wait_until};
 
 /// Together its processes take twice its memory, each by itself a fraction.
 const HOG: &str =
@@ -130,6 +130,47 @@ fn groups_serve_again_and_those_of_a_killed_gateway_are_removed_at_the_next_star
     instance.launch_in_group(&delegated.0);
     instance.wait_until_ready();
     assert_ne!(inode(&name), before, "{name}");
+}
+
+#[test]
+fn groups_that_a_killed_gateway_or_somebody_else_has_left_stop_no_start() {
+    let Some(delegated) = Delegated::new("others") else { return };
+    let mut instance = prepared(&[]);
+    instance.launch_in_group(&delegated.0);
+    instance.wait_until_ready();
+    instance.script("GET:/group", "sed -n 's/^0:://p' /proc/self/cgroup");
+    let group = instance.get("/group").text();
+    let name = group.trim_end().rsplit('/').next().unwrap();
+    let (prefix, _) = name.rsplit_once('-').unwrap();
+    signal("KILL", instance.gateway_pid());
+    instance.wait();
+    let of_number = |number: u32| delegated.0.join(format!("{prefix}-{number}"));
+    for number in 0..1000 {
+        let _ = fs::create_dir(of_number(number));
+    }
+    // One with others in it, and a frozen one with a process.
+    fs::create_dir_all(of_number(0).join("inner/innermost")).unwrap();
+    let frozen = of_number(1);
+    let join = "echo $$ >\"$0/cgroup.procs\" && echo 1 >\"$0/cgroup.freeze\" && exec sleep 1000";
+    let mut sleeper = start(Command::new("sh").args(["-c", join]).arg(&frozen));
+    wait_until("it is frozen", || fs::read_to_string(frozen.join("cgroup.events")).unwrap().contains("frozen 1"));
+    instance.launch_in_group(&delegated.0);
+    instance.wait_until_ready();
+    assert!(!sleeper.wait().unwrap().success(), "it was killed");
+    assert!(instance.get("/group").text().contains(prefix));
+    wait_until("no group is left but those in use", || delegated.groups().len() <= 2);
+    // A worker that starts finds a group that it cannot remove.
+    fs::create_dir_all(of_number(0).join("inner")).unwrap();
+    let mut holder = start(
+        Command::new("sh")
+            .args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec sleep 1000"])
+            .arg(of_number(0).join("inner")),
+    );
+    signal("KILL", instance.worker_pid(0));
+    instance.wait_until_ready();
+    wait_until("a function has a group", || instance.get("/group").text().contains(prefix));
+    let _ = holder.kill();
+    holder.wait().unwrap();
 }
 
 #[test]

@@ -128,6 +128,12 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * sys::page_bytes())
 }
 
+/// Looks at the threads of a process for one that does not end meanwhile.
+const LOOKS_AT_THREADS: usize = 16;
+/// Memory of a process that hides it in [`Unread::Fleeting`] threads: more than any may have, and little enough to be
+/// added up.
+const UNKNOWN_BYTES: u64 = 1 << 50;
+
 /// Memory of one process in /proc/PID/status that counts against a limit, in bytes. A memory cgroup would charge the
 /// sum of anonymous and shared memory to the process, whoever else has it mapped. Pages of files do not count: the
 /// kernel takes them back when it needs them.
@@ -141,13 +147,28 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// `None` once the process has ended.
     pub fn of(pid: Pid) -> Option<Figures> {
         let status = listing(format!("/proc/{pid}/status"))?;
-        let bytes = |name| named_number(&status, name).map(|kib| kib * 1024);
+        if let Some(figures) = Figures::read(&status) {
+            return Some(figures);
+        }
+        match of_other_thread(pid, |thread| Figures::read(&listing(format!("/proc/{thread}/status"))?)) {
+            Ok(figures) => Some(figures),
+            Err(Unread::Ended) => None,
+            Err(Unread::Fleeting) => {
+                let threads = named_number(&status, "Threads:")? as usize;
+                Some(Figures { anonymous: UNKNOWN_BYTES, shared: 0, threads })
+            }
+        }
+    }
+
+    fn read(status: &str) -> Option<Figures> {
+        let bytes = |name| named_number(status, name).map(|kib| kib * 1024);
         Some(Figures {
             anonymous: bytes("RssAnon:")? + bytes("VmSwap:")? + bytes("VmPTE:")?,
             shared: bytes("RssShmem:")?,
-            threads: named_number(&status, "Threads:")? as usize,
+            threads: named_number(status, "Threads:")? as usize,
         })
     }
 
@@ -160,6 +181,34 @@ impl Figures {
         let anonymous = (kib("Pss_Anon:")? + kib("SwapPss:")? + tables) * 1024;
         Some(Figures { anonymous, shared: kib("Pss_Shmem:")? * 1024, ..self })
     }
+}
+
+/// Reads something from a thread of a process whose first thread has ended while others go on. The files of the process in
+/// /proc are those of its first thread, and then they are empty: it has no memory and no descriptors any more. But by the
+/// number of each thread, /proc has the same files for that thread, although it does not list them.
+pub fn of_other_thread<T>(pid: Pid, read: impl Fn(Pid) -> Option<T>) -> Result<T, Unread> {
+    let mut seen = HashSet::from([pid]);
+    for _ in 0..LOOKS_AT_THREADS {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let threads: Vec<Pid> = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        if let Some(found) = threads.iter().filter(|thread| **thread != pid).find_map(|thread| read(*thread)) {
+            return Ok(found);
+        }
+        let known = seen.len();
+        seen.extend(threads);
+        if seen.len() == known {
+            return Err(Unread::Ended);
+        }
+    }
+    Err(Unread::Fleeting)
+}
+
+/// Why no thread of a process could be read.
+pub enum Unread {
+    /// The process starts no threads any more: it has ended, or is about to.
+    Ended,
+    /// At each look it had new threads, and none of them lasted until it was read.
+    Fleeting,
 }
 
 /// The figures of a process and of its descendants. The walk ends when they have more than `threads_max` threads, so

@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::procfs;
 use crate::sys::{self, Pid};
 
 /// Bytes of /proc/PID/maps that are read: the 65,530 mappings that a process can have, with paths of 150 bytes. A path
@@ -115,6 +116,7 @@ impl HeldFiles {
 
 impl Listing {
     fn of(pid: Pid, folder: &Path, state: State) -> Listing {
+        let (pid, maps, is_cut) = maps(pid);
         let is_of_folder = |target: &[u8]| Path::new(OsStr::from_bytes(target)).starts_with(folder);
         let at = Instant::now();
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -130,7 +132,6 @@ impl Listing {
             (is_of_folder(target) || target.ends_with(b" (deleted)")).then(|| (link, is_of_folder(target)))
         });
         let descriptors = descriptors.collect();
-        let (maps, is_cut) = maps(pid);
         // One entry for each file: PHP's fork server has its own data in one, in a hundred mappings.
         let (mut mappings, mut places) = (Vec::<(PathBuf, bool, u64)>::new(), HashMap::new());
         for (range, file, target) in deleted_mappings(&maps) {
@@ -193,14 +194,19 @@ impl Sizes {
     }
 }
 
-/// The list of a process's mappings, and true if it has more than was read.
-fn maps(pid: Pid) -> (Vec<u8>, bool) {
-    let mut maps = Vec::new();
-    if let Ok(file) = fs::File::open(format!("/proc/{pid}/maps")) {
-        let _ = file.take(MAPS_BYTES_MAX).read_to_end(&mut maps);
+/// The number by which /proc has the files of a process: its own, or that of a thread if the first one has ended. Then
+/// the list of its mappings, and true if it may have more than was read.
+fn maps(pid: Pid) -> (Pid, Vec<u8>, bool) {
+    let read = |pid: Pid| {
+        let mut maps = Vec::new();
+        fs::File::open(format!("/proc/{pid}/maps")).ok()?.take(MAPS_BYTES_MAX).read_to_end(&mut maps).ok()?;
+        let is_cut = maps.len() as u64 == MAPS_BYTES_MAX;
+        Some((pid, maps, is_cut)).filter(|(_, maps, _)| !maps.is_empty())
+    };
+    if let Some(found) = read(pid) {
+        return found;
     }
-    let is_cut = maps.len() as u64 == MAPS_BYTES_MAX;
-    (maps, is_cut)
+    procfs::of_other_thread(pid, read).unwrap_or_else(|why| (pid, Vec::new(), matches!(why, procfs::Unread::Fleeting)))
 }
 
 /// The mappings of deleted files: their ranges, as files in map_files are named, the files' devices and inodes, and their

@@ -41,6 +41,10 @@ impl SystemCalls {
         program.for_call(libc::SYS_clone, |program| {
             program.load(FIRST_ARGUMENT);
             program.when(IF_ANY_BIT, CLONE_DENIED as u32, Answer::Deny);
+            // /proc shows the descriptors of a process's first thread only, so its others must share them.
+            program.push(IF_ANY_BIT, libc::CLONE_THREAD as u32, 0, 2);
+            program.push(IF_ANY_BIT, libc::CLONE_FILES as u32, 1, 0);
+            program.answer(Answer::Deny);
         });
         program.for_call(libc::SYS_personality, |program| {
             program.load(FIRST_ARGUMENT);
@@ -59,7 +63,7 @@ impl SystemCalls {
     }
 
     /// The filter of a process that inherits the common one and gives up more: clone3, by which a worker starts processes
-    /// in control groups. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
+    /// in control groups, and the scheduling of other processes, which a worker changes to end them. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
     /// allows files that lie in memory and nowhere else.
     pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
@@ -68,6 +72,21 @@ impl SystemCalls {
         let mut program = Program::begin();
         // A filter cannot look at clone3's flags, which lie in memory.
         program.when(IF_EQUAL, libc::SYS_clone3 as u32, Answer::NotThere);
+        // The kernel lets a process slow down all processes of its user.
+        for call in SCHEDULING_CALLS {
+            program.for_call(call, |program| {
+                program.load(FIRST_ARGUMENT);
+                program.unless_one_of(&[0], Answer::Deny);
+            });
+        }
+        for (call, of_user) in PRIORITY_CALLS {
+            program.for_call(call, |program| {
+                program.load(FIRST_ARGUMENT);
+                program.when(IF_EQUAL, of_user, Answer::Deny);
+                program.load(SECOND_ARGUMENT);
+                program.unless_one_of(&[0], Answer::Deny);
+            });
+        }
         if keep_permissions {
             program.answer_calls(PERMISSION_CALLS, Answer::Deny);
         }
@@ -217,6 +236,14 @@ const PERMISSION_CALLS: &[c_long] = &[
     466,
     469,
 ];
+
+/// Calls that schedule the process whose id is their first argument; 0 is the calling thread.
+const SCHEDULING_CALLS: [c_long; 4] =
+    [libc::SYS_sched_setparam, libc::SYS_sched_setscheduler, libc::SYS_sched_setattr, libc::SYS_sched_setaffinity];
+
+/// Calls that set a priority for a process, a group of processes or all processes of a user, by their first argument; in
+/// the second, 0 is the caller's own. With the value for a user: PRIO_USER, IOPRIO_WHO_USER (linux/ioprio.h).
+const PRIORITY_CALLS: [(c_long, u32); 2] = [(libc::SYS_setpriority, libc::PRIO_USER), (libc::SYS_ioprio_set, 3)];
 
 /// clone(2) for a process whose parent is not its maker, which could outlive its invocation, and for namespaces.
 const CLONE_DENIED: c_int = libc::CLONE_PARENT
@@ -418,12 +445,20 @@ mod tests {
             (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
             (libc::SYS_memfd_create, [0, 0, 0], ALLOWED, NOT_THERE),
             (libc::SYS_clone3, [0, 0, 0], ALLOWED, NOT_THERE),
+            (libc::SYS_setpriority, [libc::PRIO_PROCESS, 0, 19], ALLOWED, ALLOWED),
+            (libc::SYS_setpriority, [libc::PRIO_PROCESS, 7, 19], ALLOWED, DENIED),
+            (libc::SYS_setpriority, [libc::PRIO_USER, 0, 19], ALLOWED, DENIED),
+            (libc::SYS_ioprio_set, [3, 0, 0], ALLOWED, DENIED),
+            (libc::SYS_sched_setaffinity, [0, 8, 0], ALLOWED, ALLOWED),
+            (libc::SYS_sched_setaffinity, [7, 8, 0], ALLOWED, DENIED),
             (libc::SYS_io_setup, [1, 0, 0], NOT_THERE, NOT_THERE),
             (libc::SYS_fallocate, [1, 0, 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_ioctl, [1, libc::TCGETS as u32, 0], ALLOWED, ALLOWED),
             (libc::SYS_ioctl, [1, RESERVING_REQUESTS[0], 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_ioctl, [1, RESERVING_REQUESTS[2], 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_clone, [fork, 0, 0], ALLOWED, ALLOWED),
+            (libc::SYS_clone, [libc::CLONE_THREAD as u32, 0, 0], DENIED, DENIED),
+            (libc::SYS_clone, [(libc::CLONE_THREAD | libc::CLONE_FILES) as u32, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_clone, [fork | libc::CLONE_PARENT as u32, 0, 0], DENIED, DENIED),
             (libc::SYS_clone, [fork | libc::CLONE_NEWUSER as u32, 0, 0], DENIED, DENIED),
             (libc::SYS_personality, [0, 0, 0], ALLOWED, ALLOWED),

@@ -12,6 +12,7 @@ mod http;
 #[allow(dead_code)]
 mod instance;
 mod overload;
+mod soak;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -1,13 +1,15 @@
 //! Replays the corpora of the fuzz targets (fuzz/): each file, and each prefix of it. A parser meets prefixes first
-//! when bytes arrive in pieces. Then it changes them at random, 2,000 times for each target, and with FAAS_TEST_SOAK=1
-//! 2,000,000 times: less than libFuzzer finds, since nothing tells which change reached new code, but on any machine.
-//! The changes are the same in each run, and a debug build checks for overflow.
+//! when bytes arrive in pieces. Then it changes them at random, 2,000 times for each target, and more often in a soak
+//! (soak.rs): less than libFuzzer finds, since nothing tells which change reached new code, but on any machine. The
+//! changes are the same in each run, and a debug build checks for overflow.
 
-use crate::cases::each;
 use std::fs;
 use std::path::Path;
 
 use faas::fuzzing;
+
+use crate::cases::each;
+use crate::soak;
 
 /// Bytes of a changed input: beyond each parser's own bound.
 const INPUT_BYTES_MAX: usize = 80 << 10;
@@ -42,9 +44,8 @@ fn replay(name: &str, target: fn(&[u8])) {
         let bytes = &corpus[number];
         (0..=bytes.len()).for_each(|length| target(&bytes[..length]));
     });
-    let is_soak = std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1");
     let mut random = Random(name.len() as u64);
-    for _ in 0..if is_soak { 2_000_000 } else { 2_000 } {
+    for _ in 0..soak::count(2_000, 2_000) {
         let input = random.changed(&corpus);
         let outcome = std::panic::catch_unwind(|| target(&input));
         assert!(outcome.is_ok(), "see above; the input is {}", input.escape_ascii());

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 
 use crate::instance::{Instance, has, run, skip, wait_until};
+use crate::soak::{self, Usage};
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
@@ -237,58 +238,6 @@ fn with_a_full_run_folder_requests_and_new_rows_are_served_and_workers_come_back
 
 // ---- A long run ----------------------------------------------------------------------------------------------------
 
-/// Figures that must not grow.
-#[derive(Debug, Clone, Copy)]
-struct Usage {
-    descriptors: usize,
-    threads: usize,
-    zombies: usize,
-    proportional_kib: u64,
-    folders: usize,
-}
-
-impl Usage {
-    /// Of the gateway and its workers.
-    fn of(pids: [u32; 3], spool: &Path) -> Usage {
-        let status = |pid: &u32, name: &str| -> u64 {
-            let text = fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
-            // Without the pages of programs: their share depends on other processes that run the same programs.
-            let wanted = if name == "status" { "Threads:" } else { "Pss_Anon:" };
-            let line = text.lines().find_map(|line| line.strip_prefix(wanted)).unwrap();
-            line.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let is_zombie = |stat: &str| {
-            let words: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-            words[0] == "Z" && pids.contains(&words[1].parse().unwrap())
-        };
-        let stats = fs::read_dir("/proc").unwrap().flatten();
-        let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-        Usage {
-            descriptors: pids.iter().map(|pid| open_files(*pid)).sum(),
-            threads: pids.iter().map(|pid| status(pid, "status") as usize).sum(),
-            zombies: stats.filter(|stat| stat.contains(')') && is_zombie(stat)).count(),
-            proportional_kib: pids.iter().map(|pid| status(pid, "smaps_rollup")).sum(),
-            folders: count(spool),
-        }
-    }
-
-    fn is_no_more_than(&self, before: &Usage) -> bool {
-        // The platform keeps some connections between its parts, and their threads.
-        self.descriptors <= before.descriptors + 16
-            && self.threads <= before.threads + 8
-            && self.zombies == 0
-            // Workers keep some empty scratch folders.
-            && self.folders <= before.folders + 2 * 64
-            && self.proportional_kib <= before.proportional_kib * 11 / 10 + 2048
-    }
-}
-
-/// Files and folders beneath a folder.
-fn count(folder: &Path) -> usize {
-    let entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
-    entries.iter().map(|entry| 1 + if entry.path().is_dir() { count(&entry.path()) } else { 0 }).sum()
-}
-
 /// Ways to end, chosen in turn by the request's number.
 const MIX: &str = r#"
 #include <signal.h>
@@ -372,10 +321,9 @@ fn after_many_forked_invocations_good_and_bad_all_is_as_it_was_before() {
     assert!(instance.post("/ping", "").is_warm() && instance.post("/mix?0", "").is_warm());
 }
 
-/// Sends `total` requests, six at a time; with FAAS_TEST_SOAK=1 200,000. Asserts that gateway, workers and scratch
-/// folders are then as they were after the first few. `request` makes target, body and expected status of each from its
-/// number.
-fn is_as_before(instance: &Instance, total: u64, request: impl Fn(u64) -> (String, String, u16) + Sync) {
+/// Sends `total` requests or more (soak.rs), six at a time. Asserts that gateway, workers and scratch folders are then as
+/// they were after the first few. `request` makes target, body and expected status of each from its number.
+fn is_as_before(instance: &Instance, total: usize, request: impl Fn(u64) -> (String, String, u16) + Sync) {
     let next = AtomicU64::new(0);
     let invoke_until = |end: u64| {
         std::thread::scope(|scope| {
@@ -394,33 +342,9 @@ fn is_as_before(instance: &Instance, total: u64, request: impl Fn(u64) -> (Strin
             }
         });
     };
-    let is_soak = std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1");
-    let total = if is_soak { 200_000 } else { total };
     invoke_until(300);
-    let (pids, spool) =
-        ([instance.gateway_pid(), instance.worker_pid(0), instance.worker_pid(1)], instance.path("spool"));
-    let before = wait_until_calm(pids, &spool);
+    let before = Usage::when_calm(instance);
     next.store(0, Ordering::Relaxed);
-    invoke_until(total);
-    let after = wait_until_calm(pids, &spool);
-    assert!(after.is_no_more_than(&before), "before {before:?}, after {after:?}");
-}
-
-/// Waits until idle threads have ended. Takes the lowest count of descriptors since then, because samplers open files
-/// of /proc for a moment.
-fn wait_until_calm(pids: [u32; 3], spool: &Path) -> Usage {
-    let mut usage = Usage::of(pids, spool);
-    let mut since = std::time::Instant::now();
-    wait_until("it is calm", || {
-        let now = Usage::of(pids, spool);
-        if now.threads == usage.threads {
-            usage = Usage { descriptors: now.descriptors.min(usage.descriptors), ..now };
-        } else {
-            since = std::time::Instant::now();
-            usage = now;
-        }
-        // Longer than idle handlers are kept.
-        since.elapsed() > std::time::Duration::from_secs(6)
-    });
-    usage
+    invoke_until(soak::count(total, 200) as u64);
+    Usage::when_calm(instance).assert_no_more_than(&before);
 }

@@ -9,6 +9,7 @@
 #include <net/ethernet.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -369,6 +370,21 @@ static int fill_in_flight(int count) {
     return 0;
 }
 
+/* Has a process run only where nothing else wants to, or on one processor; 0 is its own. */
+static int schedule(int pid, int only_one_processor) {
+    cpu_set_t all, one;
+    if (!only_one_processor)
+        return sched_setscheduler(pid, SCHED_IDLE, &(struct sched_param){0});
+    /* One that it may have. */
+    sched_getaffinity(0, sizeof all, &all);
+    CPU_ZERO(&one);
+    for (int at = 0; at < CPU_SETSIZE && CPU_COUNT(&one) == 0; at++) {
+        if (CPU_ISSET(at, &all))
+            CPU_SET(at, &one);
+    }
+    return sched_setaffinity(pid, sizeof one, &one);
+}
+
 /* Makes a process with these flags. It ends at once. */
 static int clone_with(unsigned long flags)
 {
@@ -376,6 +392,23 @@ static int clone_with(unsigned long flags)
     if (pid == 0)
         _exit(0);
     return pid < 0 ? -1 : 0;
+}
+
+static void attempt_all(void);
+
+static void *go_on(void *unused) {
+    printf("lose-first-thread: ok\n");
+    attempt_all();
+    exit(0);
+    return unused;
+}
+
+/* Ends the first thread, by which /proc shows a process, and goes on in another one. */
+static int lose_first_thread(void) {
+    pthread_t thread;
+    if ((errno = pthread_create(&thread, NULL, go_on, NULL)))
+        return -1;
+    return syscall(SYS_exit, 0);
 }
 
 static int attempt(const char *name, char *argument) {
@@ -397,6 +430,13 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "proc")) return read_proc(argument, second);
     if (!strcmp(name, "signal")) return kill(atoi(argument), 0);
     if (!strcmp(name, "prlimit")) return prlimit(atoi(argument), RLIMIT_NOFILE, &(struct rlimit){64, 64}, NULL);
+    if (!strcmp(name, "idle")) return schedule(atoi(argument), 0);
+    if (!strcmp(name, "pin")) return schedule(atoi(argument), 1);
+    /* ioprio_set(2): 1 is a process, 3 a user, and the value the least class. */
+    if (!strcmp(name, "nice")) return setpriority(PRIO_PROCESS, atoi(argument), 19);
+    if (!strcmp(name, "nice-user")) return setpriority(PRIO_USER, 0, 19);
+    if (!strcmp(name, "ionice")) return syscall(SYS_ioprio_set, 1, atoi(argument), 3 << 13);
+    if (!strcmp(name, "ionice-user")) return syscall(SYS_ioprio_set, 3, getuid(), 3 << 13);
     if (!strcmp(name, "ptrace")) return ptrace(PTRACE_SEIZE, atoi(argument), NULL, NULL);
     if (!strcmp(name, "talk")) return talk(argument, second ? second : "GET / HTTP/1.1\r\n\r\n");
     if (!strcmp(name, "unix")) return listen_and_connect(argument);
@@ -432,6 +472,7 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "mappings")) return many_mappings_in_children(atoi(argument), atoi(second));
     if (!strcmp(name, "reserve")) return reserve(argument, atoi(second));
     if (!strcmp(name, "in-flight")) return fill_in_flight(atoi(argument));
+    if (!strcmp(name, "lose-first-thread")) return lose_first_thread();
     if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);
     if (!strcmp(name, "stay-on")) return prctl(PR_SET_PDEATHSIG, 0);
     if (!strcmp(name, "children")) return hold_in_children(atoi(argument), atoi(second));
@@ -441,9 +482,8 @@ static int attempt(const char *name, char *argument) {
     return -1;
 }
 
-int main(void) {
+static void attempt_all(void) {
     char line[4096];
-    printf("Content-Type: text/plain\n\n");
     while (fgets(line, sizeof line, stdin)) {
         char said[4096];
         line[strcspn(line, "\n")] = 0;
@@ -456,5 +496,10 @@ int main(void) {
         int result = attempt(line, argument ? argument : "");
         printf("%s: %s\n", said, result < 0 ? strerrorname_np(errno) : "ok");
     }
+}
+
+int main(void) {
+    printf("Content-Type: text/plain\n\n");
+    attempt_all();
     return 0;
 }

@@ -2,7 +2,7 @@
 //! connection: clients that are slow, silent, or leave.
 //!
 //! The first half makes attacks that bring a bare tiny_http server down, such as a version that hangs its threads or a
-//! length that ends its process. It makes each 300 times, or with FAAS_TEST_SOAK=1 10,000 times. Afterwards the gateway
+//! length that ends its process. It makes each 300 times, or as often as a soak says (soak.rs). Afterwards the gateway
 //! serves, and its threads, descriptors and memory are as before.
 //! The second half exceeds the bounds of connections and open files.
 
@@ -23,7 +23,7 @@ const COUNT_SLACK: usize = 16;
 const MEMORY_SLACK_KIB: usize = 6 * 1024;
 
 fn tries() -> usize {
-    if std::env::var("FAAS_TEST_SOAK").is_ok_and(|value| value == "1") { 10_000 } else { 300 }
+    crate::soak::count(300, 10)
 }
 
 /// Resources of the gateway's process.

@@ -10,8 +10,10 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::cases::each;
-use crate::hostile_functions::{assert_nothing_stays, for_each_user, has_landlock};
+use crate::hostile_functions::{assert_nothing_stays, for_each_user, has_landlock, wait_until_nothing_stays};
+use crate::http::Answer;
 use crate::instance::{Instance, find, has, wait_until};
+use crate::soak::repeat;
 
 /// The functions of WASI that the modules here call. `$say` prints an error number as two digits and a newline.
 const BEGIN: &str = r#"(module
@@ -299,6 +301,9 @@ fn what_a_module_asks_in_bad_faith_is_refused() {
             is_warm |= ask();
             is_warm
         });
+        repeat(instance, || {
+            ask();
+        });
         assert_eq!(fs::read(instance.path("code-of-others/code")).unwrap(), b"code");
         assert_eq!(fs::read_dir(instance.path("code-of-others")).unwrap().count(), 1);
     });
@@ -398,14 +403,9 @@ fn limits_hold_for_modules_executed_and_forked() {
         instance.install(&rows);
         instance.function("GET:/warm", "wasm", &module(r#"(func (export "_start"))"#), json!({}));
         // The fork server may not be there for the first round.
-        each(["first", "forked"], |_| {
-            each(EXCESSES.iter().enumerate(), |(number, (_, _, kind))| {
-                let answer = instance.get(&format!("/{number}"));
-                wait_until("its processes are gone", || instance.functions().is_empty());
-                assert_eq!(answer.json()["type"], format!("urn:faas:{kind}"), "{}", answer.text());
-            });
-            instance.warm("/warm");
-        });
+        assert_each_exceeds(instance, &EXCESSES);
+        instance.warm("/warm");
+        repeat(instance, || assert_each_exceeds(instance, &EXCESSES));
     });
 }
 
@@ -485,13 +485,34 @@ fn limits_hold_for_components() {
         bring_runners(instance);
         let end = r#"(func $run (result (result)) (canon lift (core func $made "run")))
             (instance $command (export "run" (func $run))) (export "wasi:cli/run@0.2.0" (instance $command)))"#;
-        each(COMPONENT_EXCESSES, |(_, body, kind)| {
-            let timeout = if kind == "timed-out" { 1 } else { 30 };
+        for (number, (_, body, kind)) in COMPONENT_EXCESSES.iter().enumerate() {
+            let timeout = if *kind == "timed-out" { 1 } else { 30 };
             let more = json!({"memory": 64, "scratch": 8, "timeout": timeout});
-            instance.function("GET:/component", "wasm", &format!("(component {body} {end}"), more);
-            let answer = instance.get("/component");
-            wait_until("its processes are gone", || instance.functions().is_empty());
-            assert_eq!(answer.json()["type"], format!("urn:faas:{kind}"), "{}", answer.text());
-        });
+            instance.function(&format!("GET:/{number}"), "wasm", &format!("(component {body} {end}"), more);
+        }
+        repeat(instance, || assert_each_exceeds(instance, &COMPONENT_EXCESSES));
+    });
+}
+
+/// Calls to find that a function exceeds its limit. On a crowded machine one may get too little time to make 16,384
+/// files within its timeout.
+const CALLS_MAX: usize = 4;
+
+/// Calls the functions at `/0` and so on, and asserts the kind of each problem.
+fn assert_each_exceeds(instance: &Instance, table: &[(&str, &str, &str)]) {
+    each(table.iter().enumerate(), |(number, (_, _, kind))| {
+        let call = || {
+            let answer = instance.get(&format!("/{number}"));
+            wait_until_nothing_stays(instance);
+            answer
+        };
+        let is_kind = |answer: &Answer, kind: &str| answer.json()["type"] == format!("urn:faas:{kind}");
+        let mut answer = call();
+        for _ in 1..CALLS_MAX {
+            if is_kind(&answer, "timed-out") && *kind != "timed-out" {
+                answer = call();
+            }
+        }
+        assert!(is_kind(&answer, kind), "{}", answer.text());
     });
 }

@@ -45,4 +45,5 @@ mod service;
 mod settings;
 mod slots;
 mod smuggling;
+mod soak;
 mod upgrade;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the platform and starts it in the background:  ./start.sh
 #   --foreground   stays in the foreground, with the log on the terminal
-#   --prepare      installs and builds what is missing, and starts nothing
+#   --prepare      installs and builds what is missing, and starts nothing; packages named behind it are installed, too
 #   --upgrade      builds, and has a new gateway take over from the one that runs; no connection is refused meanwhile
 #
 # Settings are environment variables (target/release/gateway --help lists them); relative paths in them are taken from
@@ -121,15 +121,19 @@ has_libphp() {
     return 1
 }
 
+# Also installs the packages "$@".
 install_missing_packages() {
-    missing=
+    missing="${*:+ $*}"
     # The build of faas-php needs them.
     have php-config || missing="$missing php-dev"
     has_libphp || missing="$missing libphp-embed"
     have sqlite3 || missing="$missing sqlite3"
     have curl || missing="$missing curl"
-    if [ -z "$missing" ] || [ "${FAAS_INSTALL:-1}" = 0 ] || ! have apt-get; then return 0; fi
-    if [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; then return 0; fi
+    if [ -z "$missing" ]; then return 0; fi
+    if [ "${FAAS_INSTALL:-1}" = 0 ] || ! have apt-get || { [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; }; then
+        [ -z "$*" ] || warn "packages are missing; install them with: $(as_root apt-get install -y "$@")"
+        return 0
+    fi
     say "installing$missing (FAAS_INSTALL=0 prevents that)"
     # shellcheck disable=SC2086 # a list of names
     apt_get install -y $missing 2>/dev/null || { apt_get update && apt_get install -y $missing; } || true
@@ -150,6 +154,10 @@ build() {
     else
         with_progress_of building /dev/null cargo build --release --locked
     fi
+    build_php
+}
+
+build_php() {
     if php_config=$(command -v php-config) && [ -n "$php_config" ] && has_libphp; then
         with_progress_of 'building faas-php' /dev/null runtimes/build.sh php ||
             warn "PHP functions run by php-cgi or php, where they are installed, and slower"
@@ -196,7 +204,7 @@ end_background_build() {
 
 prepare() {
     need_compilers
-    install_missing_packages
+    install_missing_packages "$@"
     hint_at_missing_programs
     build
 }
@@ -206,7 +214,10 @@ make_places() {
     touch "$log" 2>/dev/null ||
         fail "$(id -un) may not write $log: another user, root perhaps, has made it; change the owner, or set FAAS_RUN_DIR"
     if [ -e "$registry" ]; then
-        "$target/gateway" --init || warn "the registry stays as it is, without history; its rows go on working"
+        code=0
+        "$target/gateway" --init || code=$?
+        [ "$code" != 2 ] || exit 2 # a setting is wrong
+        [ "$code" = 0 ] || warn "the registry stays as it is, without history; its rows go on working"
     else
         "$target/gateway" --init
     fi
@@ -240,7 +251,8 @@ start_in_background() {
     done
     [ "$#" = 0 ] || return 0
     # Warnings with a remedy belong on the first terminal, too.
-    tail -c "+$((log_bytes_before + 1))" "$log" | sed -n 's/^[^ ]* gateway: \(.*try: .*\)$/start.sh: \1/p' >&2
+    tail -c "+$((log_bytes_before + 1))" "$log" | sed -n 's/^[^ ]* gateway: \(.*try: .*\)$/start.sh: \1/p
+        s/^[^ ]* sandbox: \(.*\)\. not kept: \(.*\)$/start.sh: the sandbox does not keep this promise: \1 (\2)/p' >&2
     read -r address <"$run_dir/gateway.address" || address=
     case $address in
     0.0.0.0:* | '[::]'*) warn "it listens on all addresses and asks for no password; FAAS_HOST=127.0.0.1 keeps it to this machine" ;;
@@ -265,7 +277,8 @@ sudo=
 
 hint_at_line_endings
 if [ "$mode" = --prepare ]; then
-    prepare
+    shift
+    prepare "$@"
     build_wasm_in_foreground
     exit 0
 fi
@@ -281,6 +294,10 @@ if [ "$mode" = --upgrade ]; then
 fi
 if running=$(running_pid); then
     say "already runs as process $running at $(url || echo 'an address it is about to open'); ./stop.sh ends it"
+    # It finds new runtimes by itself, and its answers for a missing one name this script.
+    install_missing_packages
+    build_php
+    build_wasm_in_background
     exit 0
 fi
 prepare

@@ -184,9 +184,7 @@ fn a_deploy_waits_for_another_writer_and_then_names_it() {
     let file = write(&instance, "a.sh", "#!/bin/sh\necho a\n");
     let mut holder = instance.command("sqlite3");
     holder.arg(instance.db()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    if !crate::instance::has(&["sqlite3"]) {
-        return;
-    }
+    crate::instance::need(&["sqlite3"]);
     let mut holder = start(&mut holder);
     let mut stdin = holder.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, b"BEGIN IMMEDIATE; SELECT 'held';\n").unwrap();

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::http::Answer;
-use crate::instance::{Instance, has, signal, wait_until};
+use crate::instance::{Instance, need, signal, wait_until};
 
 /// Files in the run dir and in the spool folder after a clean end of the gateway: nothing but the token.
 pub fn leftovers(instance: &Instance) -> Vec<String> {
@@ -152,9 +152,7 @@ fn a_second_sigterm_ends_the_drain_and_every_client_gets_a_response() {
 
 #[test]
 fn a_terminal_that_closes_has_what_runs_answered() {
-    if !has(&["script"]) {
-        return;
-    }
+    need(&["script"]);
     let mut instance = Instance::prepare(&[("FAAS_DRAIN_MS", "60000")]);
     instance.init();
     instance.launch_at_terminal();

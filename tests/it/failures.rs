@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cases::each;
-use crate::instance::{Instance, find, has, wait_until};
+use crate::instance::{Instance, find, need, wait_until};
 
 #[test]
 fn a_function_past_its_timeout_is_killed_with_its_children_also_those_that_fled() {
@@ -95,9 +95,7 @@ fn a_runtime_that_is_not_installed_answers_503_naming_the_package() {
 
 #[test]
 fn a_component_needs_a_program_of_its_own() {
-    if !has(&["faas-wasm"]) {
-        return;
-    }
+    need(&["faas-wasm"]);
     let programs = tempfile::tempdir().unwrap();
     symlink(find("faas-wasm").unwrap(), programs.path().join("faas-wasm")).unwrap();
     let mut instance = Instance::prepare(&[("PATH", programs.path().to_str().unwrap())]);

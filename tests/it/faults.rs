@@ -8,12 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::instance::{Instance, has, run, skip, wait_until};
+use crate::instance::{Instance, lacks_root, need, run, skip, wait_until};
 use crate::soak::{self, Usage};
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
-}
 
 /// Sets a soft limit of another process. It can be raised again up to the hard limit.
 fn limit(pid: u32, name: &str, value: usize) {
@@ -38,9 +34,7 @@ fn fault_lines(instance: &Instance) -> Vec<String> {
 
 #[test]
 fn a_worker_without_descriptors_answers_503_and_serves_again_when_it_has_some() {
-    if !has(&["prlimit"]) {
-        return;
-    }
+    need(&["prlimit"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.script("GET:/x", "echo x");
     assert_eq!(instance.get("/x").text(), "x\n");
@@ -63,9 +57,7 @@ fn a_worker_without_descriptors_answers_503_and_serves_again_when_it_has_some() 
 
 #[test]
 fn a_gateway_without_descriptors_says_so_once_and_serves_again_when_it_has_some() {
-    if !has(&["prlimit"]) {
-        return;
-    }
+    need(&["prlimit"]);
     let instance = Instance::start();
     instance.script("GET:/x", "echo x");
     assert_eq!(instance.get("/x").text(), "x\n");
@@ -95,8 +87,9 @@ fn a_gateway_without_descriptors_says_so_once_and_serves_again_when_it_has_some(
 
 #[test]
 fn without_a_process_for_a_function_it_is_503_and_afterwards_all_is_well() {
-    if !has(&["prlimit"]) || !is_root() {
-        // As another user: the limit does not hold for root, and threads of this test would count against it.
+    need(&["prlimit"]);
+    // As another user: the limit does not hold for root, and threads of this test would count against it.
+    if lacks_root() {
         return;
     }
     let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1")]);
@@ -133,7 +126,7 @@ impl Tmpfs {
         let options = format!("size={mib}m,mode=755");
         let output = run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder));
         if !output.status.success() {
-            skip("a file system cannot be mounted");
+            skip("only root can mount a file system");
             return None;
         }
         Some(Tmpfs(folder.to_path_buf()))
@@ -266,9 +259,7 @@ const KINDS: u64 = 10;
 
 #[test]
 fn after_many_invocations_good_and_bad_all_is_as_it_was_before() {
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     let instance = Instance::start();
     let program = instance.compile("mix", MIX);
     instance.install(&[("POST:/mix", json!({"runtime": "native", "module": program}))]);
@@ -299,9 +290,7 @@ function once() { static $x = 1; }
 
 #[test]
 fn after_many_forked_invocations_good_and_bad_all_is_as_it_was_before() {
-    if !has(&["php", "faas-wasm"]) {
-        return;
-    }
+    need(&["php", "faas-wasm"]);
     let instance = Instance::start();
     let trap = r#"(module (func (export "_start") unreachable))"#;
     instance.install(&[

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::cases::each;
-use crate::instance::{Instance, find, has, inner_pid, signal, skip, wait_for, wait_until};
+use crate::instance::{Instance, inner_pid, need, needed, signal, wait_for, wait_until};
 
 const WHO: &str = "<?php echo getmypid(), ' ', posix_getppid(), ' ', posix_getsid(0), ' ', getenv('A');";
 /// Waits at the gate if asked to, and prints its version.
@@ -17,19 +17,9 @@ fn numbers(text: &str) -> Vec<u32> {
     text.split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
-/// False, and the test is skipped, where faas-php is not built.
-fn has_faas_php() -> bool {
-    find("faas-php").is_some() || {
-        skip("faas-php is not built");
-        false
-    }
-}
-
 #[test]
 fn a_forked_invocation_is_a_process_of_its_own_and_a_child_of_the_fork_server() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/who", "php", WHO, json!({}));
     assert!(!instance.get("/who").is_warm(), "the first finds no fork server");
@@ -49,9 +39,7 @@ fn a_forked_invocation_is_a_process_of_its_own_and_a_child_of_the_fork_server() 
 
 #[test]
 fn all_functions_share_one_fork_server_and_are_forked_at_their_first_call() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/first", "php", WHO, json!({}));
     instance.warm("/first");
@@ -71,9 +59,7 @@ fn all_functions_share_one_fork_server_and_are_forked_at_their_first_call() {
 
 #[test]
 fn the_setting_zero_starts_every_process_anew() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_FORK_SERVERS", "0")]);
     instance.function("GET:/one", "php", WHO, json!({}));
     for _ in 0..5 {
@@ -85,9 +71,7 @@ fn the_setting_zero_starts_every_process_anew() {
 
 #[test]
 fn the_death_of_a_fork_server_costs_only_what_it_had_begun() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/x", "php", WAITS, json!({}));
     let _gate = instance.gate("gate");
@@ -121,9 +105,7 @@ fn component(body: &str) -> String {
 
 #[test]
 fn components_have_a_fork_server_of_their_own_whose_death_costs_only_what_it_had_begun() {
-    if !has(&["faas-wasm", "faas-wasm-component"]) {
-        return;
-    }
+    need(&["faas-wasm", "faas-wasm-component"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/a", "wasm", &component("(i32.const 0)"), json!({}));
     instance.function("GET:/fails", "wasm", &component("(i32.const 1)"), json!({}));
@@ -156,7 +138,7 @@ fn components_have_a_fork_server_of_their_own_whose_death_costs_only_what_it_had
 
 #[test]
 fn a_fork_server_whose_program_changed_is_replaced_and_lives_until_its_last_child_is_done() {
-    let Some(faas_php) = find("faas-php") else { return skip("faas-php is not built") };
+    let faas_php = needed("faas-php");
     let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", "/usr/bin:/bin")]);
     let put = || {
         let new = instance.path("faas-php.new");
@@ -194,9 +176,7 @@ fn a_fork_server_whose_program_changed_is_replaced_and_lives_until_its_last_chil
 
 #[test]
 fn what_php_takes_only_at_its_start_goes_by_exec_and_everything_else_is_forked() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/who", "php", WHO, json!({}));
     instance.warm("/who");
@@ -215,9 +195,7 @@ fn what_php_takes_only_at_its_start_goes_by_exec_and_everything_else_is_forked()
 
 #[test]
 fn arguments_stand_behind_the_module_in_every_way() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     let args = json!(["-x", "a b", "--", ""]);
     let source = "<?php echo json_encode(array_slice($argv, 1));";
@@ -232,9 +210,7 @@ fn arguments_stand_behind_the_module_in_every_way() {
 
 #[test]
 fn sessions_last_and_belong_to_their_function() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "2")]);
     let source = "<?php session_start(); $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1; session_write_close();
         $path = $_GET['path'] ?? ''; $file = glob(session_save_path() . '/*')[0] ?? '';
@@ -252,7 +228,7 @@ fn sessions_last_and_belong_to_their_function() {
     assert_eq!(ask("/other")[0], 2);
     let parent = std::path::Path::new(one.as_str().unwrap()).parent().unwrap().display().to_string();
     assert_eq!(ask(&format!("/other?path={parent}"))[2], false, "the folder of all cannot be listed");
-    if instance.get("/healthz").json()["functions"]["landlock"].as_u64() > Some(0) {
+    if instance.status()["sandbox"]["landlock"].as_u64() > Some(0) {
         let path = one.as_str().unwrap();
         assert_eq!(ask(&format!("/other?path={path}"))[3], false, "another's folder cannot be written to");
         assert_eq!(ask(&format!("/one?path={path}"))[3], 1);
@@ -268,9 +244,7 @@ fn streams_can_be_opened_by_name() {
     let long = "long body ".repeat(20_000);
     assert_eq!(instance.post("/streams", &long).text(), long);
     instance.wait_for_log("stderr: said", 2);
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let source = "<?php $body = file_get_contents('/dev/stdin'); file_put_contents('/dev/stderr', \"said by php\\n\", FILE_APPEND);
         $out = fopen('/dev/stdout', 'w'); fwrite($out, $body); echo (int) @include '/dev/stdin';";
     each(["cold", "auto"].into_iter().enumerate(), |(times, start)| {
@@ -288,9 +262,7 @@ fn streams_can_be_opened_by_name() {
 /// A variable of which PHP reads the value at its start counts like `"start": "cold"`.
 #[test]
 fn a_function_that_must_start_anew_never_gets_a_fork_server() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     let folder = instance.path("ini");
     fs::create_dir(&folder).unwrap();
@@ -308,9 +280,7 @@ fn a_function_that_must_start_anew_never_gets_a_fork_server() {
 
 #[test]
 fn fork_servers_and_waiting_children_end_with_their_worker_and_with_the_gateway() {
-    if !has_faas_php() {
-        return;
-    }
+    need(&["faas-php"]);
     let mut instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     instance.function("GET:/who", "php", WHO, json!({}));
     instance.warm("/who");

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cases::each;
 use crate::http::Answer;
-use crate::instance::{Instance, has, wait_for, wait_until};
+use crate::instance::{Instance, need, wait_for, wait_until};
 
 /// A script that reports its start, waits at the gate, and leaves a trace once past it.
 const SLOW: &str = "touch \"$IT_FOLDER/started-$FAAS_FUNCTION\"\nread _ < \"$IT_FOLDER/gate\"\n\
@@ -100,9 +100,7 @@ fn a_client_that_has_sent_all_still_gets_the_answer_of_a_slow_post() {
 
 #[test]
 fn ignore_user_abort_keeps_a_php_function_going_and_takes_that_back() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::start();
     let mut gate = instance.gate("gate");
     instance.script_with("*:/control", &SLOW.replace("read _ <", "sleep 1000; : <"), json!({"name": "control"}));
@@ -129,9 +127,7 @@ fn ignore_user_abort_keeps_a_php_function_going_and_takes_that_back() {
 
 #[test]
 fn fastcgi_finish_request_sends_the_response_while_the_script_goes_on_in_its_slot() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::start();
     let mut gate = instance.gate("gate");
     let long = "x".repeat(200_000);

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::cases::each;
 use crate::instance::{
-    GATEWAY, Instance, WORKER, has, inner_pid, is_compiler, is_fork_server, signal, skip, wait_for, wait_until,
+    GATEWAY, Instance, WORKER, inner_pid, is_compiler, is_fork_server, need, signal, skip, wait_for, wait_until,
 };
 use crate::soak::repeat;
 
@@ -166,28 +166,21 @@ fn scratch_folders(instance: &Instance) -> Vec<PathBuf> {
 
 // ---- Files and processes of others --------------------------------------------------------------------------------
 
-#[test]
-fn landlock_is_there_and_whole_where_it_is_to_be_tested() {
-    let _alone = crate::alone();
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        let sandbox = &Instance::start().status()["sandbox"];
-        assert!(sandbox["landlock"].as_u64() >= Some(6), "{sandbox}");
+/// True, and the test is skipped, where the kernel lacks what the test asserts.
+pub fn lacks_landlock(instance: &Instance) -> bool {
+    let is_old = instance.status()["sandbox"]["landlock"].as_u64() < Some(6);
+    if is_old {
+        skip("the kernel has no Landlock, or an old one");
     }
-}
-
-pub fn has_landlock(instance: &Instance) -> bool {
-    instance.status()["sandbox"]["landlock"].as_u64() >= Some(6)
+    is_old
 }
 
 #[test]
 fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[], |instance| {
-        if !has_landlock(instance) {
-            skip("the kernel has no Landlock, or an old one");
+        if lacks_landlock(instance) {
             return;
         }
         hostile(instance, "POST:/hostile", json!({}));
@@ -318,8 +311,7 @@ fn no_function_has_a_capability_or_can_gain_one() {
 fn a_function_may_write_its_scratch_folder_and_what_its_descriptor_lists_and_nothing_else() {
     let _alone = crate::alone();
     for_each_user(&[], |instance| {
-        if !has_landlock(instance) {
-            skip("the kernel has no Landlock, or an old one");
+        if lacks_landlock(instance) {
             return;
         }
         for name in ["listed", "beside"] {
@@ -355,9 +347,7 @@ fn a_function_may_write_its_scratch_folder_and_what_its_descriptor_lists_and_not
 #[test]
 fn without_net_a_function_has_unix_sockets_and_no_others() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/with-net", json!({}));
         hostile(instance, "POST:/without-net", json!({"net": false}));
@@ -456,9 +446,7 @@ const PHP_FUGITIVES: [(&str, &str); 9] = [
 #[test]
 fn no_process_of_php_stays_after_the_answer_executed_or_forked() {
     let _alone = crate::alone();
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
         for start in ["cold", "auto"] {
             for (number, (_, source)) in PHP_FUGITIVES.iter().enumerate() {
@@ -508,9 +496,7 @@ fn a_function_that_closes_its_stdout_has_answered_when_it_ends() {
 #[test]
 fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"timeout": 60}));
         instance.script("GET:/other", "echo other");
@@ -568,9 +554,7 @@ fn a_bomb_goes_off(instance: &Instance) {
 #[test]
 fn threads_count_as_processes_and_a_function_at_its_limit_fails_no_other() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")], |instance| {
         hostile(instance, "POST:/hostile", json!({"timeout": 20}));
         repeat(instance, || {
@@ -610,9 +594,7 @@ fn wait_until_the_bomb_is_gone(instance: &Instance) -> Duration {
 #[test]
 fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"scratch": 8, "timeout": 20}));
         let hows = ["plain", "deleted", "deep", "buried", "closed", "mapped"].map(|how| format!("fill {how} 1000"));
@@ -635,9 +617,7 @@ fn content_of_the_scratch_folder_counts_also_where_no_path_leads_to_it() {
 #[test]
 fn memory_counts_also_where_it_is_a_childs_or_a_process_forbids_the_look_at_it() {
     let _alone = crate::alone();
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"memory": 64, "timeout": 60}));
         let attempts = [
@@ -700,9 +680,7 @@ const PHP_ATTACKS: [(&str, &str, &str); 6] = [
 #[test]
 fn limits_hold_for_php_executed_and_forked() {
     let _alone = crate::alone();
-    if !has(&["php-cgi"]) {
-        return;
-    }
+    need(&["php-cgi"]);
     for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
         for (number, (_, source, _)) in PHP_ATTACKS.iter().enumerate() {
             let more = json!({"memory": 128, "scratch": 8, "timeout": 20});

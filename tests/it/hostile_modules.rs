@@ -10,9 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::cases::each;
-use crate::hostile_functions::{assert_nothing_stays, for_each_user, has_landlock, wait_until_nothing_stays};
+use crate::hostile_functions::{assert_nothing_stays, for_each_user, lacks_landlock, wait_until_nothing_stays};
 use crate::http::Answer;
-use crate::instance::{Instance, find, has, wait_until};
+use crate::instance::{Instance, find, need, wait_until};
 use crate::soak::repeat;
 
 /// The functions of WASI that the modules here call. `$say` prints an error number as two digits and a newline.
@@ -270,12 +270,9 @@ fn bring_runners(instance: &Instance) {
 #[test]
 fn what_a_module_asks_in_bad_faith_is_refused() {
     let _alone = crate::alone();
-    if !has(&["faas-wasm"]) {
-        return;
-    }
+    need(&["faas-wasm"]);
     for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
-        if !has_landlock(instance) {
-            crate::instance::skip("the kernel has no Landlock, or an old one");
+        if lacks_landlock(instance) {
             return;
         }
         bring_runners(instance);
@@ -384,9 +381,7 @@ fn module(body: &str) -> String {
 #[test]
 fn limits_hold_for_modules_executed_and_forked() {
     let _alone = crate::alone();
-    if !has(&["faas-wasm"]) {
-        return;
-    }
+    need(&["faas-wasm"]);
     for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
         bring_runners(instance);
         let modules: Vec<_> = EXCESSES
@@ -478,9 +473,7 @@ const COMPONENT_EXCESSES: [(&str, &str, &str); 7] = [
 #[test]
 fn limits_hold_for_components() {
     let _alone = crate::alone();
-    if !has(&["faas-wasm-component"]) {
-        return;
-    }
+    need(&["faas-wasm-component"]);
     for_each_user(&[("FAAS_WORKERS", "1")], |instance| {
         bring_runners(instance);
         let end = r#"(func $run (result (result)) (canon lift (core func $made "run")))

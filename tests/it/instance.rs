@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -639,10 +639,34 @@ pub fn poll_until<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// False, and the test is skipped, where one of these programs is not installed.
-pub fn has(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| find(program).is_none());
-    missing.inspect(|program| skip(&format!("{program} is not installed"))).is_none()
+/// Fails the test, with the command that installs it, where one of these programs is missing.
+pub fn need(programs: &[&str]) {
+    for program in programs {
+        needed(program);
+    }
+}
+
+/// Like [`need`], and returns the path of the program.
+pub fn needed(program: &str) -> PathBuf {
+    find(program).unwrap_or_else(|| panic!("{program} is missing; install it with: {}", installation(program)))
+}
+
+/// The command that installs a program. test.sh names the same packages of Debian, and .ci/run the versions of the others.
+fn installation(program: &str) -> String {
+    let package = match program {
+        "faas-php" => return "apt-get install -y libphp-embed php-dev && runtimes/build.sh php".into(),
+        "faas-wasm" | "faas-wasm-component" => return "runtimes/build.sh wasm".into(),
+        "wasmer" | "zig" | "asc" | "jco" | "componentize-js" | "componentize-py" => return ".ci/run".into(),
+        "cc" => "gcc libc6-dev",
+        "clang" | "wasm-ld" => "clang lld wasi-libc libclang-rt-14-dev-wasm32",
+        "php" => "php-cli",
+        "promtool" => "prometheus",
+        "systemd-analyze" => "systemd",
+        "prlimit" | "unshare" => "util-linux",
+        "script" => "bsdutils",
+        other => other,
+    };
+    format!("apt-get install -y {package}")
 }
 
 /// The path of this program.
@@ -650,14 +674,27 @@ pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path_with_programs()).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// Records that the test cannot run here, or fails it where no test may be skipped.
+/// True, and the test is skipped, for all users but root.
+pub fn lacks_root() -> bool {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if !is_root {
+        skip("only root can run it");
+    }
+    !is_root
+}
+
+/// Says that this test cannot run here, for a reason that no installation removes: the kernel's version, or the user.
+/// With CI=true or FAAS_TEST_STRICT=1 the test fails.
 pub fn skip(reason: &str) {
     let is_set = |name: &str, value: &str| std::env::var(name).is_ok_and(|is| is == value);
     assert!(!is_set("CI", "true") && !is_set("FAAS_TEST_STRICT", "1"), "{reason}");
+    let line = format!("{}: {reason}\n", std::thread::current().name().unwrap_or("a test"));
     if let Some(file) = std::env::var_os("FAAS_TEST_SKIPS") {
-        let thread = std::thread::current();
-        let line = format!("{}: {reason}\n", thread.name().unwrap_or("a test"));
+        // test.sh shows and counts them.
         OpenOptions::new().create(true).append(true).open(file).unwrap().write_all(line.as_bytes()).unwrap();
+    } else {
+        // Other than by eprintln!, this is shown also if the test passes.
+        let _ = io::stderr().write_all(format!("skipped: {line}").as_bytes());
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::ending::leftovers;
 use crate::http::Answer;
-use crate::instance::{Instance, has, signal, wait_until};
+use crate::instance::{Instance, need, signal, wait_until};
 
 /// Seconds during which the test kills workers: FAAS_TEST_KILL_S, 30 for a thorough run.
 fn kill_time() -> Duration {
@@ -79,9 +79,7 @@ fn with_a_worker_killed_every_300_ms_no_answer_is_wrong_and_502_is_only_for_what
 
 #[test]
 fn a_killed_gateway_takes_even_functions_along_that_want_to_stay_and_the_registry_is_whole() {
-    if !has(&["cc"]) {
-        return;
-    }
+    need(&["cc"]);
     let mut instance = Instance::start();
     let program = instance.compile("hostile", include_str!("hostile.c"));
     instance.install(&[("POST:/hostile", json!({"runtime": "native", "module": program}))]);

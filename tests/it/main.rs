@@ -7,8 +7,9 @@
 //!
 //! Tests that take the whole machine are in another binary, alone.rs.
 //!
-//! A test whose program is not installed notes that in the file FAAS_TEST_SKIPS and ends. With CI=true or
-//! FAAS_TEST_STRICT=1 it fails.
+//! A test whose program is missing fails, and names the command that installs it. Tests that need a program which Debian
+//! lacks, or which few machines have, are marked as ignored; .ci/run installs these programs and runs them. Only a test
+//! that the user or the kernel cannot run is skipped, by `skip`.
 
 #[path = "../../src/cases.rs"]
 mod cases;

@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::json;
 
 use crate::cases::each;
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, need, wait_until};
 
 #[test]
 fn a_module_and_its_row_come_into_service_by_the_sqlite3_program() {
-    if !has(&["sqlite3"]) {
-        return;
-    }
+    need(&["sqlite3"]);
     let instance = Instance::start();
     std::fs::write(instance.path("hi.sh"), "#!/bin/sh\necho \"hi from $FAAS_FUNCTION\"\n").unwrap();
     let output = instance.sqlite3(&format!(

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cases::each;
 use crate::http::Answer;
-use crate::instance::{Instance, find, has, wait_for};
+use crate::instance::{Instance, need, needed, wait_for};
 
 /// A snippet and its request.
 #[derive(Debug)]
@@ -205,9 +205,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn php_answers_as_php_cgi_does_by_exec_and_forked() {
-    if !has(&["php-cgi", "faas-php"]) {
-        return;
-    }
+    need(&["php-cgi", "faas-php"]);
     // The reference: a gateway that finds no faas-php falls back on php-cgi.
     let mut reference = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", "/usr/local/bin:/usr/bin:/bin")]);
     reference.init();
@@ -246,7 +244,8 @@ fn php_answers_as_php_cgi_does_by_exec_and_forked() {
 
 #[test]
 fn faas_php_that_cannot_start_is_as_one_that_is_missing_until_it_can() {
-    let (Some(faas_php), true) = (find("faas-php"), has(&["php-cgi", "faas-php"])) else { return };
+    need(&["php-cgi"]);
+    let faas_php = needed("faas-php");
     let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("PATH", "/usr/local/bin:/usr/bin:/bin")]);
     // The dynamic linker ends it, as it does where libphp lacks a function.
     let built = fs::read(faas_php).unwrap();
@@ -319,9 +318,7 @@ fn both(instance: &Instance, source: &str, more: serde_json::Value, target: &str
 
 #[test]
 fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     let with = |handler: &str| json!({"handler": handler});
     let ask = |source: &str, handler: &str| both(&instance, source, with(handler), "?q=1", r#"{"name":"Alice"}"#);
@@ -363,9 +360,7 @@ fn a_handler_gets_the_decoded_body_and_a_context_and_what_it_returns_is_sent() {
 
 #[test]
 fn large_bodies_are_read_piece_by_piece() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     let source = "<?php $c = hash_init('crc32b'); $n = 0; $f = fopen('php://input', 'r');\n\
         while (!feof($f)) { $piece = fread($f, 8192); $n += strlen($piece); hash_update($c, $piece); }\n\
@@ -391,9 +386,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 /// The platform closes open streams as PHP would, so the rest of a compressor's data reaches the file.
 #[test]
 fn open_streams_are_closed_at_the_end() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::with(&[("FAAS_WORKERS", "1")]);
     let ask =
         |source: &str| both(&instance, source, json!({"env": {"IT_FOLDER": instance.shared("")}}), "", "{}").text();

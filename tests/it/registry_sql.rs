@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::cases::each;
-use crate::instance::{has, run, start};
+use crate::instance::{need, run, start};
 
 const INIT_SQL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/init.sql");
 
@@ -15,16 +15,13 @@ struct Registry {
 }
 
 impl Registry {
-    /// `None` where the sqlite3 program is missing.
-    fn new() -> Option<Registry> {
-        if !has(&["sqlite3"]) {
-            return None;
-        }
+    fn new() -> Registry {
+        need(&["sqlite3"]);
         let registry = Registry { folder: tempfile::tempdir().unwrap() };
         registry.script(&std::fs::read_to_string(INIT_SQL).unwrap());
         registry.ok("DELETE FROM functions; DELETE FROM modules; DELETE FROM history; DELETE FROM sqlite_sequence;
             UPDATE history_state SET oldest = 0;");
-        Some(registry)
+        registry
     }
 
     fn db(&self) -> PathBuf {
@@ -98,7 +95,7 @@ fn deploy(route: &str, module: &str, code: &str, timeout: u32) -> String {
 
 #[test]
 fn each_kind_of_write_records_exactly_its_real_changes() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     let (one, two) = (descriptor("x", 1), descriptor("x", 2));
     let cases: &[(String, &[&str])] = &[
         (format!("INSERT INTO functions VALUES ('GET:/a', '{one}', 0)"), &["GET:/a=1"]),
@@ -137,7 +134,7 @@ fn each_kind_of_write_records_exactly_its_real_changes() {
 
 #[test]
 fn statements_that_cannot_work_are_refused_by_name() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     registry.ok(&deploy("GET:/used", "used/index.php", "x", 1));
     let row = |fields: &str| {
         format!(r#"INSERT INTO functions VALUES ('GET:/x', '{{"runtime":"php","module":"x",{fields}}}', 0)"#)
@@ -228,7 +225,7 @@ fn statements_that_cannot_work_are_refused_by_name() {
 
 #[test]
 fn rollback_goes_back_one_step_each_time() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     for version in 1..=3 {
         registry.ok(&deploy("POST:/r", "shop/index.php", &format!("v{version}"), version));
         registry.ok(&deploy("GET:/other", "other.php", &format!("other {version}"), version));
@@ -256,7 +253,7 @@ fn rollback_goes_back_one_step_each_time() {
 
 #[test]
 fn rollback_restores_a_removed_route_and_a_row_without_code() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     registry.ok(&format!("INSERT INTO functions VALUES ('GET:/file', '{}', 0)", descriptor("f.php", 1)));
     registry.ok(&format!("UPDATE functions SET v = '{}'", descriptor("f.php", 2)));
     registry.ok("INSERT INTO rollback VALUES ('GET:/file')");
@@ -271,7 +268,7 @@ fn rollback_restores_a_removed_route_and_a_row_without_code() {
 
 #[test]
 fn rollback_of_shared_code_is_refused_and_names_rollback_to() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     registry.ok(&deploy("GET:/a", "shared/x.php", "one", 1));
     registry.ok(&deploy("GET:/b", "shared/y.php", "one", 1));
     let generation = registry.ok("SELECT * FROM rollback_to");
@@ -284,7 +281,7 @@ fn rollback_of_shared_code_is_refused_and_names_rollback_to() {
 
 #[test]
 fn rollback_to_sets_rows_and_modules_back_and_forth() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     let mut states = Vec::new();
     for sql in [
         deploy("GET:/a", "a.php", "a1", 1),
@@ -305,7 +302,7 @@ fn rollback_to_sets_rows_and_modules_back_and_forth() {
 
 #[test]
 fn history_keeps_its_bounds_and_the_newest_entries() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     registry.ok("UPDATE settings SET value = 20 WHERE name = 'history_entries_max'");
     registry.ok(&deploy("GET:/still", "still.php", "still", 1));
     let many: String = (0..60).map(|n| deploy("GET:/a", "a.php", &format!("code {n}"), n % 9 + 1)).collect();
@@ -329,7 +326,7 @@ fn history_keeps_its_bounds_and_the_newest_entries() {
 
 #[test]
 fn bundles_count_their_files_and_their_last_change() {
-    let Some(registry) = Registry::new() else { return };
+    let registry = Registry::new();
     let bundles = || registry.ok("SELECT name, files, changed FROM bundles ORDER BY name");
     registry.ok("INSERT INTO modules VALUES ('one.php', 'x', 0), ('shop/a', 'x', 0), ('shop/b/c', 'x', 0)");
     assert_eq!(bundles(), "one.php|1|1\nshop/|2|3");
@@ -343,9 +340,7 @@ fn bundles_count_their_files_and_their_last_change() {
 
 #[test]
 fn a_registry_without_history_gets_one_and_keeps_its_rows() {
-    if !has(&["sqlite3"]) {
-        return;
-    }
+    need(&["sqlite3"]);
     let registry = Registry { folder: tempfile::tempdir().unwrap() };
     registry.ok("CREATE TABLE functions (k TEXT PRIMARY KEY, v TEXT NOT NULL, updated INTEGER)");
     registry.ok(&format!("INSERT INTO functions VALUES ('GET:/old', '{}', 5)", descriptor("x", 7)));

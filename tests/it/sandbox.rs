@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cases::each;
-use crate::instance::{Instance, WORKER, has, run, wait_until};
+use crate::instance::{Instance, WORKER, lacks_root, need, run, skip, wait_until};
 
 /// The gateway's report on the sandbox.
 fn described(instance: &Instance) -> Value {
@@ -38,8 +38,7 @@ fn a_function_writes_into_its_scratch_folder_and_what_its_row_lists_and_nowhere_
 #[test]
 fn a_function_cannot_read_the_registry_nor_the_run_dir_where_it_has_a_user_of_its_own() {
     let instance = Instance::start();
-    if described(&instance)["user"] == "the gateway's own" {
-        // That needs root, so it is no failure even where no test may be skipped.
+    if lacks_root() {
         return;
     }
     let script =
@@ -65,7 +64,7 @@ fn where_permissions_hide_nothing_the_registry_cannot_be_read_and_files_can_be_l
     let landlock = described(&instance)["landlock"].as_u64().unwrap();
     // Version 2 of Landlock added the right to move files between folders; before, none could be moved (landlock(7)).
     if landlock < 2 {
-        return;
+        return skip("the kernel has no Landlock, or an old one");
     }
     let script = "cat \"$DB\" >/dev/null 2>&1 && echo read || echo hidden\n\
         cd \"$TMPDIR\" && mkdir a b && echo x >a/file && ln a/file b/linked; ls b\n\
@@ -125,7 +124,7 @@ fn a_registry_behind_a_link_is_hidden_with_what_sqlite_lays_beside_it() {
     instance.launch();
     instance.wait_until_ready();
     if described(&instance)["landlock"] == 0 {
-        return;
+        return skip("the kernel has no Landlock");
     }
     let script = "cat \"$REAL-wal\" >/dev/null 2>&1 && echo read || echo hidden";
     // As long as a connection has read from it, the file stays.
@@ -140,9 +139,7 @@ fn a_registry_behind_a_link_is_hidden_with_what_sqlite_lays_beside_it() {
 
 #[test]
 fn a_function_without_net_reaches_nobody_and_one_with_it_does() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = Instance::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -172,8 +169,7 @@ fn a_function_that_fills_its_scratch_folder_or_forks_without_end_is_killed_and_a
 fn functions_never_run_as_root_by_themselves() {
     let closed = tempfile::tempdir().unwrap();
     fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    if fs::metadata(closed.path()).unwrap().uid() != 0 {
-        // Only a gateway that runs as root could.
+    if lacks_root() {
         return;
     }
     fs::write(closed.path().join("closed.sh"), "#!/bin/sh\nid -u\n").unwrap();
@@ -190,9 +186,10 @@ fn functions_never_run_as_root_by_themselves() {
 
 #[test]
 fn processes_are_hidden_also_in_a_chroot_whose_root_is_no_mount() {
-    if fs::metadata("/proc/self").unwrap().uid() != 0 || !has(&["unshare", "chroot"]) {
+    if lacks_root() {
         return;
     }
+    need(&["unshare", "chroot"]);
     let root = tempfile::tempdir().unwrap();
     let script = "cd \"$0\" && cp \"$1\" worker && for folder in bin lib lib64 usr etc dev proc tmp; do \
         mkdir $folder && { [ ! -d /$folder ] || mount --rbind /$folder $folder; } || exit; \

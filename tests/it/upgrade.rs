@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::ending::leftovers;
 use crate::http::Answer;
-use crate::instance::{GATEWAY, Instance, has, run, signal, wait_until};
+use crate::instance::{GATEWAY, Instance, need, run, signal, wait_until};
 
 /// New connections a second while the gateway is upgraded.
 const RATE: u32 = 200;
@@ -133,9 +133,7 @@ fn a_successor_that_dies_leaves_the_old_gateway_in_service_and_another_can_succe
 
 #[test]
 fn a_socket_of_a_service_manager_is_the_public_port() {
-    if !has(&["python3"]) {
-        return;
-    }
+    need(&["python3"]);
     let mut instance = Instance::prepare(&[]);
     instance.init();
     // systemd's own program for trying socket activation is not everywhere; Python's os module does what it does.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::case::{Case, php, php_main};
 use super::run::conform;
-use crate::instance::has;
+use crate::instance::need;
 
 const ECHO: &str = "stream_copy_to_stream(fopen('php://stdin', 'r'), fopen('php://output', 'w'));";
 
@@ -21,9 +21,7 @@ pub fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn bodies_come_and_go_whole_whatever_their_size_and_bytes() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     // At 64 KiB bodies and responses move from memory to a file; a pipe holds as much.
     let sizes = [0, 1, 65_535, 65_536, 65_537, 1_000_000, 50_000_000];
     let echo = |size| php(format!("a body of {size} bytes is echoed"), ECHO).echoes(pattern(size)).method("PUT");
@@ -44,9 +42,7 @@ fn bodies_come_and_go_whole_whatever_their_size_and_bytes() {
 
 #[test]
 fn what_is_read_in_part_and_written_in_pieces_arrives_in_order() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     conform(vec![
         php("without a body stdin is at its end", "var_dump(fread(STDIN, 9), feof(STDIN));")
             .answers("string(0) \"\"\nbool(true)\n"),

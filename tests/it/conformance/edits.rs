@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::run::{instance, start_of, warm_up};
 use super::traces::assert_nothing_stays;
-use crate::instance::{Instance, has, wait_until};
+use crate::instance::{Instance, need, wait_until};
 
 const EDITS: u32 = 20;
 
@@ -68,9 +68,7 @@ fn edited_under_load(instance: &Instance, module: &Path, version: impl Fn(u32) -
 
 #[test]
 fn a_php_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_answer() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     // All versions have one size, and most of them one second as their time.
     let version = |number: u32| format!("<?php echo (int) '{number:03}';").into_bytes();
@@ -80,9 +78,7 @@ fn a_php_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_ans
 
 #[test]
 fn a_wasm_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_answer() {
-    if !super::wasm::can_run() {
-        return;
-    }
+    need(&["faas-wasm"]);
     let instance = instance();
     let text = |number: u32| {
         format!(
@@ -101,9 +97,7 @@ fn a_wasm_module_is_edited_twenty_times_under_load_without_a_failed_or_an_old_an
 
 #[test]
 fn an_included_file_that_changes_is_seen_by_the_next_call() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     let module = edited(&instance, "edited.php", "<?php echo @include __DIR__ . '/included.inc';");
     let included = module.with_file_name("included.inc");
@@ -127,9 +121,7 @@ fn an_included_file_that_changes_is_seen_by_the_next_call() {
 
 #[test]
 fn a_module_that_breaks_fails_as_cold_ones_do_and_works_again_when_it_is_mended() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     let module = edited(&instance, "edited.php", "<?php echo 'good';");
     for _ in 0..3 {

@@ -2,13 +2,11 @@
 
 use super::case::{Agreement, Case, php, php_main};
 use super::run::conform;
-use crate::instance::has;
+use crate::instance::need;
 
 #[test]
 fn exit_codes_arrive_with_what_was_to_happen_before() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let mut cases: Vec<Case> = [(1, "code 1 "), (3, "code 3 "), (127, "code 127 "), (255, "code 255 ")]
         .map(|(code, detail)| php(format!("exit({code})"), format!("echo 'x'; exit({code});")).exits(detail.trim_end()))
         .into();
@@ -67,9 +65,7 @@ fn exit_codes_arrive_with_what_was_to_happen_before() {
 
 #[test]
 fn errors_end_a_function_or_not_as_php_has_it_and_are_in_the_log() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let failing = |case: Case| case.exits("code 255");
     conform(vec![
         failing(php("an uncaught exception", "echo 'x'; throw new DomainException('it-boom');"))
@@ -132,9 +128,7 @@ fn is_about_memory(lines: &[String]) -> bool {
 
 #[test]
 fn limits_and_signals_end_a_function() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let signaled =
         |signal: &str, detail| {
             php(format!("{signal} to itself"), format!("echo 'x'; posix_kill(getmypid(), {signal}); sleep(1000);"))

@@ -2,7 +2,7 @@
 
 use super::case::{Case, php};
 use super::run::conform;
-use crate::instance::{Instance, has, skip};
+use crate::instance::{Instance, need, skip};
 
 const SCRATCH: &str = "$scratch = getenv('TMPDIR'); ";
 
@@ -12,9 +12,7 @@ fn scratch(name: &str, source: &str) -> Case {
 
 #[test]
 fn the_scratch_folder_is_empty_private_and_gone_afterwards() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     conform(vec![
         scratch("it is where PHP puts temporary files", "echo sys_get_temp_dir() === $scratch ? 'yes' : sys_get_temp_dir(),
             dirname(tempnam('', 'it')) === $scratch ? 'yes' : 'no', dirname(stream_get_meta_data(tmpfile())['uri']) === $scratch ? 'yes' : 'no';")
@@ -46,9 +44,7 @@ fn the_scratch_folder_is_empty_private_and_gone_afterwards() {
 
 #[test]
 fn a_function_writes_and_looks_nowhere_else() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let landlock = Instance::start().status()["sandbox"]["landlock"].as_u64();
     if landlock < Some(6) {
         skip("the kernel has no Landlock, or an old one");

@@ -10,8 +10,8 @@ use std::process::Command;
 use super::bodies::pattern;
 use super::case::{Agreement, Case, wasm};
 use super::run::conform;
-use super::wasm::{can_run, can_run_components};
-use crate::instance::{find, has, run, skip};
+
+use crate::instance::{need, needed, run};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/languages");
 
@@ -55,29 +55,22 @@ fn file_deeds(module: &[u8]) -> Vec<Case> {
     vec![deed("?scratch").answers("fresh content [\"folder\"]\n"), deed("?elsewhere").answers("true\n")]
 }
 
-/// function.rs as a module of WASI preview 1, in `folder`. `None` if the compiler is missing.
-fn rust_module(folder: &Path) -> Option<Vec<u8>> {
+/// function.rs as a module of WASI preview 1, in `folder`.
+fn rust_module(folder: &Path) -> Vec<u8> {
     const TARGET: [&str; 2] = ["--target", "wasm32-wasip1"];
-    if !has(&["rustc"]) {
-        return None;
-    }
+    need(&["faas-wasm"]);
     let library = run(Command::new("rustc").args(["--print", "target-libdir"]).args(TARGET));
-    if !Path::new(String::from_utf8_lossy(&library.stdout).trim()).is_dir() {
-        skip("Rust's target wasm32-wasip1 is not installed");
-        return None;
-    }
+    let is_there = Path::new(String::from_utf8_lossy(&library.stdout).trim()).is_dir();
+    assert!(is_there, "Rust's target is not installed; install it with: rustup target add wasm32-wasip1");
     let mut rustc = Command::new("rustc");
-    Some(compiled(rustc.args(["--edition=2024", "-O"]).args(TARGET), "function.rs", folder))
+    compiled(rustc.args(["--edition=2024", "-O"]).args(TARGET), "function.rs", folder)
 }
 
 #[test]
+#[ignore = "needs Rust's target wasm32-wasip1"]
 fn wasm_from_rust() {
-    let folder = tempfile::tempdir().unwrap();
-    if can_run()
-        && let Some(module) = rust_module(folder.path())
-    {
-        conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
-    }
+    let module = rust_module(tempfile::tempdir().unwrap().path());
+    conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
 }
 
 /// function.zig as a module of WASI preview 1, in `folder`.
@@ -88,20 +81,18 @@ fn zig_module(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs zig"]
 fn wasm_from_zig() {
-    if !can_run() || !has(&["zig"]) {
-        return;
-    }
+    need(&["faas-wasm", "zig"]);
     let folder = tempfile::tempdir().unwrap();
     let module = zig_module(folder.path());
     conform([deeds(&module, "code 3"), file_deeds(&module)].into_iter().flatten().collect());
 }
 
 #[test]
+#[ignore = "needs zig and jco"]
 fn component_from_zig() {
-    if !can_run_components() || !has(&["zig", "jco"]) {
-        return;
-    }
+    need(&["faas-wasm-component", "zig", "jco"]);
     let folder = tempfile::tempdir().unwrap();
     zig_module(folder.path());
     let component = component_of_module(folder.path());
@@ -109,12 +100,11 @@ fn component_from_zig() {
 }
 
 #[test]
+#[ignore = "needs asc"]
 fn wasm_from_assemblyscript() {
-    if !can_run() || !has(&["asc"]) {
-        return;
-    }
+    need(&["faas-wasm"]);
     // As the shim's documentation says, for a project with both packages in its node_modules.
-    let compiler = find("asc").unwrap().canonicalize().unwrap();
+    let compiler = needed("asc").canonicalize().unwrap();
     let folder = tempfile::tempdir().unwrap();
     symlink(compiler.ancestors().nth(3).unwrap(), folder.path().join("node_modules")).unwrap();
     let mut asc = Command::new("asc");
@@ -130,11 +120,11 @@ pub fn component_of_module(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs jco, and Rust's target wasm32-wasip1"]
 fn component_from_rust() {
+    need(&["faas-wasm-component", "jco"]);
     let folder = tempfile::tempdir().unwrap();
-    if !can_run_components() || !has(&["jco"]) || rust_module(folder.path()).is_none() {
-        return;
-    }
+    rust_module(folder.path());
     let component = component_of_module(folder.path());
     let limits = vec![
         wasm("timeout", &component[..]).at("?hangs").row("timeout", 1).fails(504, "timed-out", "1 s").once(),
@@ -150,7 +140,7 @@ fn component_from_rust() {
 /// Writes the world of a function, as the compilers for JavaScript and Python need it, to `folder`/wit. jco has the
 /// interfaces of WASI.
 fn write_world(folder: &Path) {
-    let jco: PathBuf = find("jco").unwrap().canonicalize().unwrap();
+    let jco: PathBuf = needed("jco").canonicalize().unwrap();
     let interfaces = jco.ancestors().nth(2).unwrap().join("lib/wit/builtin/0.2.12");
     fs::create_dir_all(folder.join("wit/deps")).unwrap();
     fs::write(folder.join("wit/world.wit"), WORLD).unwrap();
@@ -161,10 +151,9 @@ fn write_world(folder: &Path) {
 }
 
 #[test]
+#[ignore = "needs componentize-js and jco"]
 fn component_from_javascript() {
-    if !can_run_components() || !has(&["componentize-js", "jco"]) {
-        return;
-    }
+    need(&["faas-wasm-component", "componentize-js", "jco"]);
     let folder = tempfile::tempdir().unwrap();
     write_world(folder.path());
     let mut compiler = Command::new("componentize-js");
@@ -178,10 +167,9 @@ fn component_from_javascript() {
 }
 
 #[test]
+#[ignore = "needs componentize-py and jco"]
 fn component_from_python() {
-    if !can_run_components() || !has(&["componentize-py", "jco"]) {
-        return;
-    }
+    need(&["faas-wasm-component", "componentize-py", "jco"]);
     let folder = tempfile::tempdir().unwrap();
     write_world(folder.path());
     // The compiler writes beside the source.

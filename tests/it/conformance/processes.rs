@@ -3,13 +3,11 @@
 
 use super::case::php;
 use super::run::conform;
-use crate::instance::has;
+use crate::instance::need;
 
 #[test]
 fn subprocesses_say_and_end_as_they_do_elsewhere() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     conform(vec![
         php("exec", "exec('echo a; echo b; exit 7', $lines, $code); echo implode(',', $lines), \" $code\";").answers("a,b 7"),
         php("shell_exec, system, passthru, backticks", "echo shell_exec('echo 1'); system('echo 2', $code); passthru('echo 3; exit 4', $code); echo `echo 5`, $code;")
@@ -43,9 +41,7 @@ fn subprocesses_say_and_end_as_they_do_elsewhere() {
 
 #[test]
 fn processes_that_would_stay_do_not() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let answering = |name, source: &str| php(name, format!("{source} echo 'answered';")).answers("answered");
     conform(vec![
         answering("in the background", "exec('sleep 1000 >/dev/null 2>&1 &');"),

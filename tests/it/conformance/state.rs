@@ -5,7 +5,7 @@
 
 use super::case::{Agreement, Case, php, php_main};
 use super::run::conform;
-use crate::instance::has;
+use crate::instance::need;
 
 /// Name, source, response body.
 const FRESH: &[(&str, &str, &str)] = &[
@@ -110,9 +110,7 @@ const FRESH: &[(&str, &str, &str)] = &[
 
 #[test]
 fn what_a_call_does_to_its_process_is_gone_in_the_next() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let fresh = |(name, source, answer): &(&str, &str, &str)| {
         let case = php(*name, source)
             .beside("sibling2.inc", "<?php function sibling2() { static $n = 1; return ++$n; }")
@@ -130,9 +128,7 @@ fn what_a_call_does_to_its_process_is_gone_in_the_next() {
 
 #[test]
 fn what_is_random_differs_from_call_to_call() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let random = |name: &str, source: &str| {
         let mut case: Case = php(name, source).agreeing(Agreement::Distinct);
         // Some children were forked one after the other, and some waited at the same time.

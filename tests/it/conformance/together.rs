@@ -11,7 +11,7 @@ use super::run::{instance, log_of, settle_log, start_of, warm_up};
 use super::traces::assert_nothing_stays;
 use crate::cases::each;
 use crate::http::{Answer, read_chunk};
-use crate::instance::{Instance, has, skip, wait_until};
+use crate::instance::{Instance, need, skip, wait_until};
 
 /// Registers a PHP function at `/cold` and `/warm`, the latter warm.
 fn both(instance: &Instance, source: &str, more: Value) {
@@ -25,9 +25,7 @@ fn both(instance: &Instance, source: &str, more: Value) {
 
 #[test]
 fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     let source = "header('Content-Type: text/event-stream');
         foreach ([1, 2, 3] as $n) { echo \"data: $n\\n\\n\"; flush(); fgets(fopen(getenv('IT_FOLDER') . '/gate', 'r')); }";
@@ -52,9 +50,7 @@ fn events_arrive_one_by_one_from_cold_and_from_warm_functions() {
 
 #[test]
 fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     both(
         &instance,
@@ -78,9 +74,7 @@ fn a_function_whose_client_goes_away_is_killed_cold_and_warm() {
 
 #[test]
 fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     if instance.status()["sandbox"]["landlock"].as_u64() < Some(6) {
         skip("the kernel has no Landlock, or an old one");
@@ -126,9 +120,7 @@ fn a_function_reaches_neither_one_that_runs_beside_it_nor_the_fork_server() {
 
 #[test]
 fn calls_at_once_mix_up_neither_bodies_nor_environments_nor_folders() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let instance = instance();
     let source = "$mine = getenv('QUERY_STRING'); $file = getenv('TMPDIR') . '/file'; file_put_contents($file, $mine);
         mt_srand((int) $mine); usleep(mt_rand(0, 3000)); fwrite(STDERR, \"says $mine\\n\");

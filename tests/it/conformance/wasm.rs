@@ -10,34 +10,20 @@ use super::bodies::pattern;
 use super::case::{Agreement, Case, wasm};
 use super::languages::component_of_module;
 use super::run::conform;
-use crate::instance::{WORKER, has, run};
+use crate::instance::{need, run};
 
 /// Variables of one call, and variables that a runtime needs for itself.
 const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_DEADLINE_MS=", "REMOTE_PORT=", "WASMER_DIR="];
 
-/// Looks for faas-wasm beside the worker and in PATH. Without it wasmer starts each function anew.
-pub fn can_run() -> bool {
-    Path::new(WORKER).with_file_name("faas-wasm").is_file() || has(&["faas-wasm"])
-}
-
-/// Like [`can_run`], for components, which only faas-wasm-component runs.
-pub fn can_run_components() -> bool {
-    Path::new(WORKER).with_file_name("faas-wasm-component").is_file() || has(&["faas-wasm-component"])
-}
-
-/// wasm.c as a module; `None` without a compiler.
-fn module() -> Option<Vec<u8>> {
-    if !can_run() {
-        return None;
-    }
+/// wasm.c as a module.
+fn module() -> Vec<u8> {
+    need(&["faas-wasm"]);
     module_in(tempfile::tempdir().unwrap().path())
 }
 
-/// wasm.c as the module `folder`/function.wasm; `None` without a compiler.
-fn module_in(folder: &Path) -> Option<Vec<u8>> {
-    if !has(&["clang", "wasm-ld"]) {
-        return None;
-    }
+/// wasm.c as the module `folder`/function.wasm.
+fn module_in(folder: &Path) -> Vec<u8> {
+    need(&["clang", "wasm-ld"]);
     let (source, module) = (folder.join("wasm.c"), folder.join("function.wasm"));
     std::fs::write(&source, include_str!("wasm.c")).unwrap();
     let stack = ["-Wl,-z,stack-size=262144", "-Wl,--stack-first"];
@@ -45,7 +31,7 @@ fn module_in(folder: &Path) -> Option<Vec<u8>> {
     compiler.args(["--target=wasm32-wasi", "-std=gnu11", "-O1", "-Wno-infinite-recursion"]).args(stack);
     let output = run(compiler.arg(source).arg("-o").arg(&module));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(std::fs::read(module).unwrap())
+    std::fs::read(module).unwrap()
 }
 
 /// A case of wasm.c: `?deed` says which.
@@ -59,7 +45,7 @@ fn text(name: &str, text: &str) -> Case {
 
 #[test]
 fn wasm_bodies_ends_and_errors() {
-    let Some(module) = module() else { return };
+    let module = module();
     let deed = |name| deed(&module, name);
     let sizes = [0, 1, 65_535, 65_536, 65_537, 1_000_000, 50_000_000];
     let mut cases: Vec<Case> = sizes.map(|size| deed("?echo").echoes(pattern(size))).into();
@@ -88,7 +74,7 @@ fn wasm_bodies_ends_and_errors() {
 
 #[test]
 fn wasm_environment_clocks_randoms_and_limits() {
-    let Some(module) = module() else { return };
+    let module = module();
     let deed = |name| deed(&module, name);
     let mut randoms = deed("?randoms").agreeing(Agreement::Distinct);
     randoms.warm_calls = 8;
@@ -140,7 +126,7 @@ fn wasm_environment_clocks_randoms_and_limits() {
 
 #[test]
 fn wasm_files_are_in_the_scratch_folder_and_in_dirs() {
-    let Some(module) = module() else { return };
+    let module = module();
     let deed = |name| deed(&module, name);
     let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/given");
     conform(vec![
@@ -152,11 +138,11 @@ fn wasm_files_are_in_the_scratch_folder_and_in_dirs() {
 
 /// As the modules above, through the adapter from preview 1.
 #[test]
+#[ignore = "needs jco"]
 fn component_from_c() {
+    need(&["faas-wasm-component", "jco"]);
     let folder = tempfile::tempdir().unwrap();
-    if !can_run_components() || !has(&["jco"]) || module_in(folder.path()).is_none() {
-        return;
-    }
+    module_in(folder.path());
     let component = component_of_module(folder.path());
     let deed = |name| deed(&component, name);
     let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/conformance/given");
@@ -186,9 +172,7 @@ fn component_from_c() {
 
 #[test]
 fn wasm_without_a_start_is_called_by_its_handler() {
-    if !can_run() {
-        return;
-    }
+    need(&["faas-wasm"]);
     let module = |result: &str| {
         format!(
             r#"(module

@@ -2,7 +2,7 @@
 
 use super::case::{Agreement, php, php_main};
 use super::run::conform;
-use crate::instance::has;
+use crate::instance::need;
 
 /// Variables that belong to one call.
 const OWN: &[&str] = &["TMPDIR=", "HOME=", "FAAS_SESSION_DIR=", "FAAS_DEADLINE_MS=", "REMOTE_PORT="];
@@ -20,9 +20,7 @@ const NOT_FOUND: &[&str] = &["FAAS_DB=", "FAAS_PORT=", "FAAS_RUN_DIR=", "FAAS_WO
 
 #[test]
 fn environment_arguments_and_folder_are_those_of_the_call() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     let asking = |case: super::case::Case| {
         case.at("/further?a=1&b").field("X-Asked", "yes").posts("body").agreeing(Agreement::AllBut(OWN))
     };
@@ -70,9 +68,7 @@ fn environment_arguments_and_folder_are_those_of_the_call() {
 
 #[test]
 fn a_function_finds_the_same_interpreter_process_and_limits() {
-    if !has(&["faas-php"]) {
-        return;
-    }
+    need(&["faas-php"]);
     conform(vec![
         php("the interface", "echo PHP_SAPI, ' ', php_sapi_name(), ' ', PHP_BINARY, ' ', php_ini_loaded_file(), ' ', PHP_VERSION;")
             .check(|seen| assert!(seen.answer.text().starts_with("cgi-fcgi cgi-fcgi "))),

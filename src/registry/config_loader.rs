@@ -337,9 +337,10 @@ fn fault_without_value(name: &str, value: &Value, want: impl Display) -> String 
         Value::Null => "null",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "another string",
+        Value::String(text) if text.contains('\0') => "a string with NUL",
+        Value::String(_) => "a string",
         Value::Array(_) => "an array",
-        Value::Object(_) => "another object",
+        Value::Object(_) => "an object",
     };
     format!("{name} is {kind}; it must be {want}")
 }

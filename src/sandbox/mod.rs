@@ -241,7 +241,15 @@ pub fn may_write(user: Option<&User>, path: &Path) -> std::result::Result<(), St
         let chown = user.map(|user| format!(" && chown {} {word}", shell_word(&user.name))).unwrap_or_default();
         return Err(format!("write names {shown}, and nothing is there; try: mkdir -p {word}{chown}"));
     }
-    let Some(user) = user else { return Ok(()) };
+    let Some(user) = user else {
+        if sys::may_access(path, 0o2) {
+            return Ok(());
+        }
+        let own = sys::own_uid();
+        return Err(format!(
+            "write names {shown}, but functions run as the gateway's own user, who cannot write there; root can change that: chown {own} {word}"
+        ));
+    };
     let closed = path.ancestors().skip(1).find(|folder| !user.may(folder, 0o1));
     match closed {
         Some(folder) => {

@@ -1,5 +1,5 @@
-//! Files, as far as std does not go: a reference without any access, a regular file and nothing else, a mount option, an
-//! attribute, another file as stdout.
+//! Files, as far as std does not go: permissions, a reference without any access, a regular file and nothing else, a
+//! mount option, an attribute, another file as stdout.
 
 use std::ffi::{CStr, CString, c_int};
 use std::fs::{File, OpenOptions};
@@ -32,6 +32,13 @@ pub fn is_in_memory(path: &Path) -> io::Result<bool> {
     // SAFETY: statfs has succeeded, so the struct is filled.
     let found = unsafe { found.assume_init() };
     Ok(found.f_type == libc::TMPFS_MAGIC)
+}
+
+/// True if this process may read (4), write (2) or execute (1) the file at `path`: `what` is a sum of these.
+pub fn may_access(path: &Path, what: u32) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the kernel reads a C string; the other arguments are integers.
+    check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), what as c_int, libc::AT_EACCESS) }).is_ok()
 }
 
 /// Refers to a file or folder without access to its contents (O_PATH). Opening it needs no permission on it and never

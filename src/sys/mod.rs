@@ -49,7 +49,7 @@ pub use activation::{is_listening, notify, take_inherited_socket};
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
 pub use clone3::has_clone3;
 pub use confine::{Confinement, confine_own_program, empty_bounding_set, restrict_own_system_calls};
-pub use file::{attribute, is_in_memory, is_noexec, open_regular, refer_to, replace_output};
+pub use file::{attribute, is_in_memory, is_noexec, may_access, open_regular, refer_to, replace_output};
 pub use inotify::FolderWatch;
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{

@@ -129,6 +129,26 @@ fn a_pipe_in_the_place_of_a_program_holds_up_no_other_row() {
 }
 
 #[test]
+fn what_the_gateways_own_user_may_not_do_is_told_when_a_row_arrives() {
+    let mut instance = Instance::prepare(&[]);
+    if !instance.is_run_as_plain_user() {
+        instance.run_as(47_116);
+    }
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    let closed = instance.path("closed.php");
+    fs::write(&closed, "<?php").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    instance.install(&[("GET:/closed", json!({"runtime": "php", "module": closed, "write": ["/etc"]}))]);
+    let lines = instance.wait_for_log("row GET:/closed: ", 2);
+    let reading = format!("functions run as the gateway's own user, who cannot read {}", closed.display());
+    let writing = "write names /etc, but functions run as the gateway's own user, who cannot write there; \
+        root can change that: chown ";
+    assert!(lines[0].ends_with(&reading) && lines[1].contains(writing), "{lines:?}");
+}
+
+#[test]
 fn a_path_with_other_methods_answers_405_with_allow_options_204_and_head_the_get_route() {
     let instance = Instance::start();
     instance.script("GET:/page", "echo page");

@@ -339,6 +339,8 @@ mod tests {
         remove_all(&area);
         assert!(!path.exists());
         assert!(outside.join("kept").exists());
+        // It cannot be listed, so only root could remove it otherwise.
+        area.remove();
         fs::remove_dir_all(all).unwrap();
     }
 
@@ -363,6 +365,8 @@ mod tests {
             thread.spawn_scoped(scope, remove).unwrap().join().unwrap();
         });
         assert!(!path.exists());
+        // It cannot be listed, so only root could remove it otherwise.
+        area.remove();
         fs::remove_dir_all(all).unwrap();
     }
 
@@ -404,6 +408,8 @@ mod tests {
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o777)).unwrap();
         drop(scratch);
         assert!(area.empty.lock().unwrap().is_empty());
+        // It cannot be listed, so only root could remove it otherwise.
+        area.remove();
         fs::remove_dir_all(all).unwrap();
     }
 

@@ -213,6 +213,7 @@ EOF
 for folder in "${HOME-}/.cargo/bin" "${HOME-}/.wasmer/bin"; do
     if [ -d "$folder" ]; then PATH=$PATH:$folder; fi
 done
+PATH=$PATH:/usr/sbin # of logrotate; Debian gives it to root only
 export PATH
 
 work=$(mktemp -d)

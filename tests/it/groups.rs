@@ -70,7 +70,7 @@ fn assert_limits_hold(instance: &Instance) {
     instance.script_with("GET:/hog", HOG, json!({"memory": 64}));
     instance.script_with("GET:/bomb", BOMB, json!({"memory": 1024}));
     instance.get("/hog").problem(500, "memory-limit");
-    instance.get("/bomb").problem(500, "process-limit");
+    instance.assert_process_limit("/bomb");
     wait_until("their processes are gone", || instance.functions().is_empty());
 }
 

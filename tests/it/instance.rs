@@ -422,6 +422,17 @@ impl Instance {
         answers
     }
 
+    /// Calls a shell script that forks more than 256 times. As its own user, processes of other tests count as well
+    /// (RLIMIT_NPROC), so that a fork can fail first, which ends the shell.
+    #[allow(dead_code)] // for some of the test programs
+    pub fn assert_process_limit(&self, target: &str) {
+        let answer = self.get(target);
+        let is_refused = answer.json()["type"] == "urn:faas:function-exited" && self.log().contains("Cannot fork");
+        if !(self.is_run_as_plain_user() && is_refused) {
+            assert!(answer.problem(500, "process-limit").contains("256 processes"));
+        }
+    }
+
     // ---- Processes ------------------------------------------------------------------------------------------------
 
     /// The gateway's state: one line of run/status.sock.
@@ -698,11 +709,12 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// PATH, and the folders to which cargo, wasmer's installer and runtimes/build.sh install programs.
+/// PATH, the folder of root's programs, which a plain user's PATH lacks on Debian, and the folders to which cargo,
+/// wasmer's installer and runtimes/build.sh install programs.
 fn path_with_programs() -> String {
     let [path, home] = ["PATH", "HOME"].map(|name| std::env::var(name).unwrap_or_default());
     let built = Path::new(GATEWAY).parent().unwrap().with_file_name("release");
-    format!("{path}:{home}/.cargo/bin:{home}/.wasmer/bin:{}", built.display())
+    format!("{path}:/usr/sbin:{home}/.cargo/bin:{home}/.wasmer/bin:{}", built.display())
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cases::each;
 use crate::http::Answer;
-use crate::instance::{Instance, need, run, signal, wait_for, wait_until};
+use crate::instance::{Instance, needed, run, signal, wait_for, wait_until};
 
 #[test]
 fn each_request_is_one_line_with_time_id_method_route_status_worker_and_milliseconds() {
@@ -159,7 +159,7 @@ fn a_log_that_is_a_pipe_is_not_reopened() {
 
 #[test]
 fn logrotate_moves_the_log_aside_without_a_lost_line() {
-    need(&["logrotate"]);
+    let logrotate = needed("logrotate");
     let instance = Instance::with(&[("FAAS_CONSOLE", "127.0.0.1:0")]);
     wait_until("the console is there", || instance.run_dir().join("console.address").exists());
     let log = instance.path("gateway.log");
@@ -172,7 +172,7 @@ fn logrotate_moves_the_log_aside_without_a_lost_line() {
     instance.request("GET", "/nowhere", &[("X-Request-Id", "it-before")], b"");
     instance.wait_for_log("request=it-before ", 1);
     let state = instance.path("logrotate.state");
-    let output = run(Command::new("logrotate").arg("--force").arg("--state").args([&state, &path]));
+    let output = run(Command::new(logrotate).arg("--force").arg("--state").args([&state, &path]));
     assert!(output.status.success(), "{output:?}");
     wait_until_reopened(&instance);
     instance.request("GET", "/nowhere", &[("X-Request-Id", "it-after")], b"");

@@ -160,7 +160,7 @@ fn a_function_that_fills_its_scratch_folder_or_forks_without_end_is_killed_and_a
 
     let script = "n=0\nwhile [ $n -lt 400 ]; do sleep 1000 & n=$((n + 1)); done\nwait";
     instance.script_with("GET:/fork", script, json!({"memory": 1024}));
-    assert!(instance.get("/fork").problem(500, "process-limit").contains("256 processes"));
+    instance.assert_process_limit("/fork");
     wait_until("its processes are gone", || instance.functions().is_empty());
     assert_eq!(instance.get("/api/env").status, 200);
 }

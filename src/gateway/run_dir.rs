@@ -142,7 +142,9 @@ impl Drop for RunDir {
         }
         // The console is killed at any point, so its files may be left.
         remove_database(&settings.console_copy());
-        let _ = fs::remove_dir_all(settings.sessions_dir());
+        let sessions = settings.sessions_dir();
+        let _ = fs::set_permissions(&sessions, fs::Permissions::from_mode(0o700));
+        let _ = fs::remove_dir_all(sessions);
         let _ = fs::remove_dir(settings.scratch_dir());
         for path in [
             settings.console_address_file(),

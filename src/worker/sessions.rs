@@ -1,14 +1,15 @@
-//! The folders for sessions of PHP functions: one per function, owned by the functions' user.
+//! The folders for sessions of PHP functions: one per path, owned by the functions' user. Rows of one path that differ in
+//! their method share it, as the browser's cookies do: a login by POST counts for GET.
 //!
 //! Other functions run as the same user. They cannot write there, since no ruleset of theirs allows it. They cannot
-//! read there, since they cannot know the folder's name: it is made out of the function's route and a key in the run
+//! read there, since they cannot know the folder's name: it is made out of the function's path and a key in the run
 //! dir, and the folder above may be entered, but not listed. Every worker of the run dir computes the same names.
 //!
 //! A folder is bounded: a sweep removes files that have not been written for as long as PHP keeps a session, and then
 //! the oldest beyond the bound. As far as the kernel has Landlock, functions make only plain files there.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
@@ -21,6 +22,8 @@ use crate::procfs;
 use crate::sandbox::User;
 use crate::settings::Settings;
 
+/// Of the folder of all sessions. Not even its owner may list it without privileges: functions may run as that user.
+const MODE: u32 = 0o311;
 /// session.gc_maxlifetime, PHP's default: 24 minutes since the last request.
 const KEPT: Duration = Duration::from_secs(24 * 60);
 /// Bytes of one function's sessions: some 100,000 logins.
@@ -33,7 +36,7 @@ const KNOWN_MAX: usize = 4096;
 pub struct Sessions {
     folder: PathBuf,
     key: String,
-    /// Routes whose folder exists. Guards the map; held for a look or an insertion.
+    /// Paths whose folder exists. Guards the map; held for a look or an insertion.
     known: Mutex<HashMap<String, Arc<Path>>>,
 }
 
@@ -41,9 +44,13 @@ impl Sessions {
     /// Makes the folder of all sessions if it is missing; its parent must be the worker's own.
     pub fn new(settings: &Settings) -> Result<Sessions> {
         let folder = settings.sessions_dir();
-        match DirBuilder::new().mode(0o711).create(&folder) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            made => made.map_err(StartError::io("make the folder for sessions", folder.display()))?,
+        let failed = || StartError::io("make the folder for sessions", folder.display().to_string());
+        match DirBuilder::new().mode(MODE).create(&folder) {
+            // An earlier version may have made it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::set_permissions(&folder, Permissions::from_mode(MODE)).map_err(failed())?;
+            }
+            made => made.map_err(failed())?,
         }
         let file = settings.session_key_file();
         let key = key(&file).map_err(StartError::io("make the key for sessions", file.display()))?;
@@ -53,10 +60,11 @@ impl Sessions {
     /// The folder of the function with this route.
     pub fn folder_of(&self, route: &str, user: Option<&User>) -> io::Result<Arc<Path>> {
         let known = || self.known.lock().expect("nothing panics under this lock");
-        if let Some(folder) = known().get(route) {
+        let path = route.split_once(':').map_or(route, |(_, path)| path);
+        if let Some(folder) = known().get(path) {
             return Ok(folder.clone());
         }
-        let folder: Arc<Path> = self.folder.join(name_of(&self.key, route)).into();
+        let folder: Arc<Path> = self.folder.join(name_of(&self.key, path)).into();
         match DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => made?,
@@ -68,15 +76,19 @@ impl Sessions {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(route.to_string(), folder.clone());
+        known.insert(path.to_string(), folder.clone());
         Ok(folder)
     }
 
-    /// Removes sessions that are old, or beyond the bound.
+    /// Removes sessions that are old, or beyond the bound: as root of all functions, else of those that this worker has
+    /// run.
     pub fn sweep(&self) {
-        for folder in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            sweep(&folder.path(), SystemTime::now());
-        }
+        let known = || self.known.lock().expect("nothing panics under this lock").values().cloned().collect();
+        let folders: Vec<Arc<Path>> = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path().into()).collect(),
+            Err(_) => known(),
+        };
+        folders.iter().for_each(|folder| sweep(folder, SystemTime::now()));
     }
 }
 
@@ -100,11 +112,11 @@ fn key(file: &Path) -> io::Result<String> {
     }
 }
 
-/// 128 bits out of key and route. A function that knows the name of its own folder cannot derive another's.
-fn name_of(key: &str, route: &str) -> String {
+/// 128 bits out of key and path. A function that knows the name of its own folder cannot derive another's.
+fn name_of(key: &str, path: &str) -> String {
     let half = |salt: u8| {
         let mut hasher = std::hash::DefaultHasher::new();
-        for part in [key.as_bytes(), &[salt], route.as_bytes(), &[salt], key.as_bytes()] {
+        for part in [key.as_bytes(), &[salt], path.as_bytes(), &[salt], key.as_bytes()] {
             hasher.write(part);
         }
         hasher.finish()
@@ -160,9 +172,16 @@ mod tests {
         let first = one.folder_of("GET:/a", None).unwrap();
         assert_eq!(one.folder_of("GET:/a", None).unwrap(), first);
         assert_eq!(other.folder_of("GET:/a", None).unwrap(), first);
+        assert_eq!(other.folder_of("POST:/a", None).unwrap(), first);
         assert_ne!(other.folder_of("GET:/b", None).unwrap(), first);
         assert_eq!(fs::metadata(&*first).unwrap().mode() & 0o7777, 0o700);
-        assert_eq!(fs::metadata(settings.sessions_dir()).unwrap().mode() & 0o777, 0o711);
+        assert_eq!(fs::metadata(settings.sessions_dir()).unwrap().mode() & 0o777, 0o311);
+        let session = first.join("sess_a");
+        fs::write(&session, "").unwrap();
+        OpenOptions::new().write(true).open(&session).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        one.sweep();
+        assert!(!session.exists(), "a folder that cannot be listed is swept, too");
+        fs::set_permissions(settings.sessions_dir(), Permissions::from_mode(0o700)).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -223,6 +223,8 @@ fn sessions_last_and_belong_to_their_function() {
     for number in 1..=6 {
         assert_eq!(ask("/one")[0], number, "whichever worker it meets, and however it is started");
     }
+    instance.function("POST:/one", "php", source, json!({}));
+    assert_eq!(instance.request("POST", "/one", &cookie, b"").json()[0], 7, "a login by POST counts for GET");
     let (one, other) = (ask("/one")[1].clone(), ask("/other")[1].clone());
     assert_ne!(one, other);
     assert_eq!(ask("/other")[0], 2);

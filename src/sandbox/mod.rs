@@ -20,6 +20,7 @@ pub(crate) mod orphans;
 pub mod probe;
 pub mod promises;
 pub(crate) mod protected;
+pub mod quota;
 pub(crate) mod readable;
 
 use std::fs::{self, File};
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use self::quota::Projects;
 use self::readable::Readable;
 use crate::error::shell_word;
 use crate::error::start::{Result, StartError};
@@ -113,6 +115,12 @@ impl Sandbox {
     /// True if functions could write to the files of control groups: they share our user, and there is no Landlock.
     pub fn may_leave_groups(&self) -> bool {
         self.user.is_none() && self.landlock_version == 0
+    }
+
+    /// The project quotas of the file system of `folder`; `None` where functions could leave them, or there are none.
+    pub fn projects(&self, folder: &Path) -> Option<Projects> {
+        let keeps_functions_in = self.landlock_version > 0 && sys::CAN_RESTRICT_SYSTEM_CALLS;
+        keeps_functions_in.then(|| Projects::new(folder)).flatten()
     }
 
     /// For the operator: the functions' user, Landlock's version, the remarks, and the table of promises (promises.rs).

@@ -8,14 +8,16 @@
 //! ```
 
 use std::ffi::{CString, OsString};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Sandbox;
+use super::quota::Projects;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Spawn, Spawned, Watched};
 
@@ -23,6 +25,8 @@ use crate::sys::{self, Pid, Spawn, Spawned, Watched};
 const ATTEMPTS_MAX: Duration = Duration::from_secs(10);
 /// MiB of a process that makes attempts.
 const MEMORY_MIB: u64 = 64;
+/// MiB that it tries to write: more than the grace of a quota.
+const SCRATCH_MIB: usize = 4;
 /// Bytes of its output.
 const SAYS_BYTES_MAX: u64 = 4096;
 
@@ -41,17 +45,21 @@ impl Attempts {
     /// If a step of confining fails, or the attempts take too long.
     pub fn make(sandbox: &Sandbox, settings: &Settings) -> io::Result<Attempts> {
         let (mut release, wait) = (io::pipe()?, io::pipe()?);
-        let sibling = confined(sandbox, &[], &release.0, &wait.1)?;
+        let sibling = confined(sandbox, &[], None, &release.0, &wait.1)?;
+        // Without one, such as on a full disk, samples count as the bound.
+        let scratch = Scratch::new(sandbox, settings).ok();
+        let folder = scratch.as_ref().map(|scratch| &*scratch.folder);
         let arguments = [
             std::process::id().to_string().into(),
             sibling.pid.to_string().into(),
             settings.run_dir.clone().into_os_string(),
             settings.db.clone().into_os_string(),
             settings.spool_dir.clone().into_os_string(),
+            folder.map(OsString::from).unwrap_or_default(),
         ];
         let (mut said, says) = io::pipe()?;
         let outcome =
-            confined(sandbox, &arguments, &File::open("/dev/null")?, &says).and_then(|prober| finish(&prober));
+            confined(sandbox, &arguments, folder, &File::open("/dev/null")?, &says).and_then(|prober| finish(&prober));
         drop(says);
         let _ = release.1.write_all(b"\n");
         let ended = finish(&sibling);
@@ -61,6 +69,38 @@ impl Attempts {
         match text.strip_suffix("done\n") {
             Some(text) => Ok(Attempts(text.lines().map(str::to_string).collect())),
             None => Err(io::Error::other("the attempts were cut short")),
+        }
+    }
+}
+
+/// A scratch folder that may hold nothing. The drop removes it.
+struct Scratch {
+    folder: PathBuf,
+    projects: Option<Projects>,
+}
+
+impl Scratch {
+    fn new(sandbox: &Sandbox, settings: &Settings) -> io::Result<Scratch> {
+        let folder = settings.probe_dir();
+        let _ = fs::remove_dir_all(&folder);
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        let scratch = Scratch { projects: sandbox.projects(&folder), folder };
+        let project = scratch.projects.as_ref().and_then(|projects| Some((projects, projects.take(&scratch.folder)?)));
+        if let Some((projects, mut project)) = project {
+            projects.bound(&mut project, 0)?;
+        }
+        if let Some(user) = &sandbox.user {
+            chown(&scratch.folder, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+        if let Some(projects) = &self.projects {
+            projects.sweep();
         }
     }
 }
@@ -76,12 +116,18 @@ fn finish(process: &Spawned) -> io::Result<()> {
     if has_ended { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
-fn confined(sandbox: &Sandbox, arguments: &[OsString], stdin: &impl AsFd, stdout: &impl AsFd) -> io::Result<Spawned> {
+fn confined(
+    sandbox: &Sandbox,
+    arguments: &[OsString],
+    scratch: Option<&Path>,
+    stdin: &impl AsFd,
+    stdout: &impl AsFd,
+) -> io::Result<Spawned> {
     let program = File::open("/proc/self/exe")?;
     let c_string = |text: &OsString| CString::new(text.as_bytes()).expect("settings hold no NUL");
     let mut all = vec![c"worker".to_owned(), c"--attempt".to_owned()];
     all.extend(arguments.iter().map(c_string));
-    let ruleset = sandbox.ruleset(None, &[], None, true)?;
+    let ruleset = sandbox.ruleset(scratch, &[], None, true)?;
     let readable = sandbox.readable()?;
     let rulesets = [ruleset.as_ref().map(AsFd::as_fd), readable.as_ref().map(|it| it.landlock.as_fd())];
     sys::spawn(&Spawn {
@@ -102,7 +148,7 @@ fn confined(sandbox: &Sandbox, arguments: &[OsString], stdin: &impl AsFd, stdout
 /// The life of a confined process: prints the names of the attempts that succeeded. Without arguments it waits for a
 /// line.
 pub fn attempt(arguments: &[String]) {
-    let [outside, sibling, run_dir, db, spool_dir] = arguments else {
+    let [outside, sibling, run_dir, db, spool_dir, scratch] = arguments else {
         let _ = io::stdin().read(&mut [0]);
         return;
     };
@@ -129,6 +175,7 @@ pub fn attempt(arguments: &[String]) {
         ("namespace", sys::try_user_namespace().is_ok()),
         ("socket", sys::try_internet_socket().is_ok()),
         ("memfd", sys::try_memory_file().is_ok()),
+        ("quota", exceeds_quota(Path::new(scratch))),
         ("files", files.is_none_or(|files| files > crate::limits::FUNCTION_FILES_MAX)),
         ("oom", score.trim() != "1000"),
     ] {
@@ -137,6 +184,17 @@ pub fn attempt(arguments: &[String]) {
         }
     }
     println!("done");
+}
+
+/// True unless the kernel refuses to let a file grow without end, deleted as it is, even after an attempt to have the
+/// folder leave its project.
+fn exceeds_quota(scratch: &Path) -> bool {
+    let path = scratch.join("file");
+    let _ = File::open(scratch).and_then(|folder| sys::set_project(folder.as_fd(), 0));
+    let Ok(mut file) = File::options().write(true).create_new(true).open(&path) else { return true };
+    let _ = fs::remove_file(path);
+    let refused = (0..SCRATCH_MIB).find_map(|_| file.write_all(&[0; 1 << 20]).err());
+    refused.is_none_or(|error| error.raw_os_error() != Some(libc::EDQUOT))
 }
 
 /// True if a file could be made in this folder; the file is removed again.

@@ -130,7 +130,7 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
     ]
 }
 
-/// Promises that workers keep by samples, where no control group keeps them. Forked functions are in no group.
+/// Promises that workers keep by samples, where no control group and no quota keeps them. Forked functions are in no group.
 fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Controls, bool)) -> [Row; 4] {
     let row = |promise, is_kept: bool, kept_by: String| Row {
         promise,
@@ -149,7 +149,10 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Cont
     };
     let processes = sandbox.processes_max.map_or("root has no limit".to_string(), |max| format!("RLIMIT_NPROC {max}"));
     let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {processes}");
-    let scratch = "blocks sampled, those of deleted files among them";
+    let scratch = match attempts.succeeded("quota") {
+        true => (Level::Watched, "blocks sampled, those of deleted files among them"),
+        false => (Level::Kernel, "project quotas; of rows with write, and the depth of folders: sampled"),
+    };
     let ending = match procfs::lists_children() {
         true => "subreapers find and kill what an invocation leaves",
         false => "the kernel lacks CONFIG_PROC_CHILDREN",
@@ -165,7 +168,7 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Cont
             controls.processes,
             "pids.max of a cgroup",
         ),
-        row("Functions keep to their scratch space.", true, scratch.into()),
+        Row { promise: "Functions keep to their scratch space.", level: scratch.0, kept_by: scratch.1.into() },
         in_group(
             row("No process outlives its invocation.", procfs::lists_children(), ending.into()),
             controls.kill,

@@ -89,6 +89,11 @@ impl Settings {
         self.instance.map_or(self.scratch_dir(), |number| self.scratch_dir().join(number.to_string()))
     }
 
+    /// The scratch folder of processes that try the sandbox (sandbox/probe.rs).
+    pub fn probe_dir(&self) -> PathBuf {
+        self.spool_dir.join(format!("{}-probe-{}", self.own_name(), std::process::id()))
+    }
+
     /// The folder for compiled WASM modules, kept while the gateway runs.
     pub fn compiled_dir(&self) -> PathBuf {
         self.instance_scratch_dir().join("compiled")

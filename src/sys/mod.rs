@@ -16,6 +16,7 @@
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
 //! | [`mounts`] | a /proc of its own |
+//! | [`quota`] | project quotas: the space that all files of a folder take |
 //! | [`attempts`] | actions that must fail in the sandbox |
 //! | [`activation`] | descriptors from a service manager: sockets, and the socket for notes to it |
 //! | [`terminal`] | the width of a terminal, and a test for one |
@@ -39,6 +40,7 @@ pub mod lock;
 pub mod mounts;
 pub mod poll;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
@@ -63,7 +65,8 @@ pub use process::{
     Ended, EndedHow, Pid, become_subreaper, cpu_time, group_of, hang_up_process, has_ended, kill_child, kill_group,
     kill_group_of, kill_process, open_process, own_uid, reap,
 };
-pub use seccomp::SystemCalls;
+pub use quota::{Quota, has_project_quotas, next_project_quota, project_quota, set_project, set_project_quota};
+pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
 pub use signal::{Signal, block_signals, signal_name, wait_for_signal};
 pub use socket::{packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, environment_of, spawn, spawn_in_namespace};

@@ -12,10 +12,10 @@
 use std::ffi::{c_int, c_long};
 use std::io;
 
-use super::check;
+use super::{check, quota};
 
 /// True where [`SystemCalls`] can restrict on this kind of machine.
-const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// A filter: the system calls that a process may make. An empty one restricts nothing.
 pub struct SystemCalls(Vec<libc::sock_filter>);
@@ -63,7 +63,8 @@ impl SystemCalls {
     }
 
     /// The filter of a process that inherits the common one and gives up more: clone3, by which a worker starts processes
-    /// in control groups, and the scheduling of other processes, which a worker changes to end them. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
+    /// in control groups, the calls by which it sets project quotas, and the scheduling of other processes, which a worker
+    /// changes to end them. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
     /// allows files that lie in memory and nowhere else.
     pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
@@ -87,6 +88,13 @@ impl SystemCalls {
                 program.unless_one_of(&[0], Answer::Deny);
             });
         }
+        program.answer_calls(QUOTA_CALLS, Answer::Deny);
+        program.for_call(libc::SYS_ioctl, |program| {
+            program.load(SECOND_ARGUMENT);
+            for request in ATTRIBUTE_REQUESTS {
+                program.when(IF_EQUAL, request, Answer::NotSupported);
+            }
+        });
         if keep_permissions {
             program.answer_calls(PERMISSION_CALLS, Answer::Deny);
         }
@@ -147,7 +155,6 @@ const KERNEL_CALLS: &[c_long] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_fanotify_init,
     libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
     // Programs, counters and rings inside of the kernel.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -208,12 +215,18 @@ const MEMORY_FILE_CALLS: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_memfd_s
 /// between two samples of the scratch folder. C libraries write instead.
 const RESERVING_REQUESTS: [u32; 3] = [0x4030_5828, 0x4030_582a, 0x4030_5839];
 
+/// Calls that set project quotas: quotactl_fd, and file_setattr, which libc lacks.
+const QUOTA_CALLS: &[c_long] = &[libc::SYS_quotactl_fd, 469];
+
+/// ioctl's requests that change a file's project, or whether a folder hands its project down: FS_IOC_FSSETXATTR, and
+/// FS_IOC_SETFLAGS of linux/fs.h. The kernel allows both to each file's owner, who could leave a quota so.
+const ATTRIBUTE_REQUESTS: [u32; 2] = [quota::SET_ATTRIBUTES, 0x4008_6602];
+
 /// The call that libc lacks. Numbers from 424 up are the same on all machines.
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
 
 /// Calls that change who may use a file, which Landlock does not restrict (landlock(7), "Filesystem actions"). libc
-/// lacks those above 450, whose numbers are the same on all machines: fchmodat2, setxattrat, removexattrat,
-/// file_setattr.
+/// lacks those above 450, whose numbers are the same on all machines: fchmodat2, setxattrat, removexattrat.
 const PERMISSION_CALLS: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
@@ -234,7 +247,6 @@ const PERMISSION_CALLS: &[c_long] = &[
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
     466,
-    469,
 ];
 
 /// Calls that schedule the process whose id is their first argument; 0 is the calling thread.
@@ -456,6 +468,10 @@ mod tests {
             (libc::SYS_ioctl, [1, libc::TCGETS as u32, 0], ALLOWED, ALLOWED),
             (libc::SYS_ioctl, [1, RESERVING_REQUESTS[0], 0], NOT_SUPPORTED, NOT_SUPPORTED),
             (libc::SYS_ioctl, [1, RESERVING_REQUESTS[2], 0], NOT_SUPPORTED, NOT_SUPPORTED),
+            (libc::SYS_ioctl, [1, ATTRIBUTE_REQUESTS[0], 0], ALLOWED, NOT_SUPPORTED),
+            (libc::SYS_ioctl, [1, ATTRIBUTE_REQUESTS[1], 0], ALLOWED, NOT_SUPPORTED),
+            (libc::SYS_quotactl, [0, 0, 0], DENIED, DENIED),
+            (libc::SYS_quotactl_fd, [0, 0, 0], ALLOWED, DENIED),
             (libc::SYS_clone, [fork, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_clone, [libc::CLONE_THREAD as u32, 0, 0], DENIED, DENIED),
             (libc::SYS_clone, [(libc::CLONE_THREAD | libc::CLONE_FILES) as u32, 0, 0], ALLOWED, ALLOWED),
@@ -484,6 +500,7 @@ mod tests {
             each(0..1024, |call| {
                 let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
                     || KERNEL_CALLS.contains(&call)
+                    || QUOTA_CALLS.contains(&call)
                     || keep_permissions && PERMISSION_CALLS.contains(&call);
                 let looks_at_arguments = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].contains(&call);
                 let has_other_answer = [libc::SYS_clone3, libc::SYS_io_setup, libc::SYS_fallocate].contains(&call);

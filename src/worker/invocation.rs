@@ -21,6 +21,7 @@ use super::error::{InvocationError, Result};
 use super::order::Order;
 use super::process::Process;
 use super::sampler::Sampler;
+use super::scratch::Scratch;
 use super::start::{Start, exhausted};
 use super::streams::Streams;
 use crate::limits::{KILL_PAUSE, KILL_WAIT_MAX, OUTPUT_HOLD, PIPE_BYTES_MAX};
@@ -89,6 +90,7 @@ struct Execution<'a> {
     worker: &'a Worker,
     spec: &'a FunctionSpec,
     order: &'a Order,
+    scratch: &'a Scratch<'a>,
     sampler: Sampler<'a>,
     process: Process,
     streams: Streams<'a>,
@@ -131,6 +133,7 @@ impl<'a> Execution<'a> {
             worker,
             spec,
             order,
+            scratch: &start.scratch,
             sampler: Sampler::new(spec, &start.scratch),
             process,
             streams,
@@ -361,6 +364,7 @@ impl<'a> Execution<'a> {
             // that.
             _ if over_limit || self.streams.says_out_of_memory() => Verdict::MemoryExceeded,
             _ if self.process.group().is_some_and(Group::ran_out_of_processes) => Verdict::TooManyProcesses,
+            _ if self.scratch.is_over_quota() => Verdict::ScratchExceeded,
             EndedHow::Exited(code) => Verdict::Exited { code },
             EndedHow::Signaled(libc::SIGKILL) if self.process.group().is_some_and(Group::ran_out_of_memory) => {
                 Verdict::MemoryExceeded

@@ -171,11 +171,12 @@ impl Worker {
     /// A worker that runs nothing yet. `programs` is the folder of this program, where the runtimes lie.
     fn new(settings: Settings, id: u32, gateway: Pid, programs: &Path) -> Result<Worker> {
         let sandbox = Sandbox::new(&settings)?;
+        let above = [settings.scratch_dir(), settings.instance_scratch_dir()];
         Ok(Worker {
             id,
             groups: Groups::new(&settings, &id.to_string(), sandbox.may_leave_groups()),
+            scratch_area: ScratchArea::new(&above, id, |folder| sandbox.projects(folder))?,
             sandbox,
-            scratch_area: ScratchArea::new(&[settings.scratch_dir(), settings.instance_scratch_dir()], id)?,
             runtimes: runtime::Runtimes::new(settings.compiled_dir(), programs, settings.worker_slots)?,
             fork_servers: ForkServers::new(&settings)?,
             null: File::open("/dev/null").map_err(StartError::io("open", "/dev/null"))?,

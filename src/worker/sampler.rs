@@ -195,7 +195,7 @@ impl<'a> Sampler<'a> {
         self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { in_memory };
         // A deleted file that is still open also takes space on the disk.
         let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
-        is_cut || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
+        is_cut || self.scratch.is_over_quota() || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
     }
 }
 

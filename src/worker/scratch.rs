@@ -23,6 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::error::start::{Result, StartError};
 use crate::limits::{SCRATCH_DEPTH_MAX, SCRATCH_ENTRIES_MAX, SCRATCH_LOOKS_MAX};
 use crate::log;
+use crate::sandbox::quota::{Project, Projects};
 use crate::sandbox::{Sandbox, User};
 use crate::sys;
 
@@ -37,6 +38,8 @@ const WAITING_MAX: usize = 64;
 /// removing one costs a quarter of a native invocation on ext4; checking that it is empty costs next to nothing.
 pub struct ScratchArea {
     folder: PathBuf,
+    /// Where the kernel bounds what is in a folder.
+    projects: Option<Projects>,
     /// Empty folders, never more than invocations at once. Guards the list; held for a push or a pop.
     empty: Mutex<Vec<Empty>>,
     /// Folders whose removal takes long.
@@ -47,17 +50,22 @@ pub struct ScratchArea {
 #[derive(Default)]
 struct Empty {
     path: PathBuf,
+    project: Option<Project>,
     /// The last ruleset, and the settings it was made for: network allowed or not, and the folder for sessions.
     ruleset: Option<(bool, Option<Arc<Path>>, Arc<OwnedFd>)>,
 }
 
 impl ScratchArea {
     /// Makes the worker's folder anew, empty. `above` are the folders that it lies in, the outermost first, which the
-    /// first worker makes.
+    /// first worker makes. `projects` finds the project quotas there.
     ///
     /// # Errors
     /// If one of those exists but belongs to another user, who could have made it beforehand in a folder like /tmp.
-    pub fn new(above: &[PathBuf], worker: u32) -> Result<ScratchArea> {
+    pub fn new(
+        above: &[PathBuf],
+        worker: u32,
+        projects: impl FnOnce(&Path) -> Option<Projects>,
+    ) -> Result<ScratchArea> {
         let failed = |path: &Path| StartError::io("make the scratch folder", path.display().to_string());
         // Other users may pass through, to their own folders, but not list it.
         let mut builder = DirBuilder::new();
@@ -78,31 +86,45 @@ impl ScratchArea {
         // Not even its owner may list it without privileges: functions may run as that user, and could otherwise find
         // each other's folders.
         builder.mode(0o311).create(&folder).map_err(failed(&folder))?;
-        Ok(ScratchArea { folder, empty: Mutex::default(), waiting: bounded(WAITING_MAX) })
+        let projects = projects(&folder);
+        Ok(ScratchArea { folder, projects, empty: Mutex::default(), waiting: bounded(WAITING_MAX) })
     }
 
     /// An empty folder for one invocation and its user alone, under a name that no function can guess: other functions
-    /// may run as the same user, and Landlock does not keep them from reading.
-    pub fn take(&self, user: Option<&User>) -> io::Result<Scratch<'_>> {
+    /// may run as the same user, and Landlock does not keep them from reading. The kernel bounds its contents to
+    /// `bytes_max` if that is not `None`, and it can.
+    pub fn take(&self, user: Option<&User>, bytes_max: Option<u64>) -> io::Result<Scratch<'_>> {
         let path = self.folder.join(unguessable_name());
-        let empty = self.empty.lock().expect("nothing panics under this lock").pop();
         // The previous invocation knows the previous name.
-        if let Some(empty) = empty
+        if let Some(empty) = self.take_empty(bytes_max.is_some())
             && fs::rename(&empty.path, &path).is_ok()
         {
-            return Ok(Scratch { area: self, folder: Empty { path, ..empty } });
+            return Ok(Scratch { area: self, folder: Empty { path, ..empty } }.bounded(bytes_max));
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        let scratch = Scratch { area: self, folder: Empty { path, ..Empty::default() } };
+        let mut scratch = Scratch { area: self, folder: Empty { path, ..Empty::default() } };
         if let Some(user) = user {
             chown(scratch.path(), Some(user.uid), Some(user.gid))?;
         }
-        Ok(scratch)
+        let projects = self.projects.as_ref().filter(|_| bytes_max.is_some());
+        scratch.folder.project = projects.and_then(|projects| projects.take(scratch.path()));
+        Ok(scratch.bounded(bytes_max))
+    }
+
+    /// One that was used before: with a project if it `is_bounded`, and without otherwise.
+    fn take_empty(&self, is_bounded: bool) -> Option<Empty> {
+        let is_in_project = is_bounded && self.projects.is_some();
+        let mut empty = self.empty.lock().expect("nothing panics under this lock");
+        let at = empty.iter().rposition(|empty| empty.project.is_some() == is_in_project)?;
+        Some(empty.swap_remove(at))
     }
 
     /// Removes all that is here.
     pub fn remove(&self) {
         remove_and_log(&self.folder, None);
+        if let Some(projects) = &self.projects {
+            projects.sweep();
+        }
     }
 
     /// The life of the thread that removes folders whose removal takes long.
@@ -136,6 +158,17 @@ pub struct Scratch<'a> {
 }
 
 impl Scratch<'_> {
+    /// Sets the kernel's bound of its contents, if it has one.
+    fn bounded(mut self, bytes_max: Option<u64>) -> Self {
+        if let (Some(projects), Some(project), Some(bytes_max)) =
+            (&self.area.projects, &mut self.folder.project, bytes_max)
+            && let Err(error) = projects.bound(project, bytes_max)
+        {
+            log!("could not set a project quota: {error}; samples bound the scratch folder instead");
+        }
+        self
+    }
+
     pub fn path(&self) -> &Path {
         &self.folder.path
     }
@@ -164,6 +197,13 @@ impl Scratch<'_> {
             self.folder.ruleset = Some((net, sessions.cloned(), ruleset.clone()));
         }
         Ok(ruleset)
+    }
+
+    /// True if the kernel counts more files or blocks for the folder than the invocation may have, whether or not a path
+    /// leads to them.
+    pub fn is_over_quota(&self) -> bool {
+        let project = self.area.projects.as_ref().zip(self.folder.project.as_ref());
+        project.is_some_and(|(projects, project)| projects.is_exceeded(project))
     }
 
     /// True if the folder holds more than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders,
@@ -211,7 +251,10 @@ impl Scratch<'_> {
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
         let folder = std::mem::take(&mut self.folder);
-        if is_as_made(&folder.path) {
+        // A file that is still on its way in a message would count for the next invocation.
+        let project = self.area.projects.as_ref().zip(folder.project.as_ref());
+        let is_vacant = project.is_none_or(|(projects, project)| projects.is_as_made(project));
+        if is_as_made(&folder.path) && is_vacant {
             self.area.empty.lock().expect("nothing panics under this lock").push(folder);
         } else {
             self.area.clear(folder.path, OWN_REMOVAL_MAX);
@@ -312,7 +355,7 @@ mod tests {
 
     fn area(name: &str) -> (PathBuf, ScratchArea) {
         let all = std::env::temp_dir().join(format!("faas-scratch-{name}-{}", std::process::id()));
-        let area = ScratchArea::new(std::slice::from_ref(&all), 0).unwrap();
+        let area = ScratchArea::new(std::slice::from_ref(&all), 0, |_| None).unwrap();
         (all, area)
     }
 
@@ -327,7 +370,7 @@ mod tests {
         let outside = all.join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("kept"), "x").unwrap();
-        let scratch = area.take(None).unwrap();
+        let scratch = area.take(None, None).unwrap();
         let path = scratch.path().to_path_buf();
         symlink(&outside, path.join("link")).unwrap();
         fs::create_dir_all(path.join("a/b/c/d")).unwrap();
@@ -347,7 +390,7 @@ mod tests {
     #[test]
     fn folders_nested_deeper_than_a_stack_are_removed() {
         let (all, area) = area("deep");
-        let scratch = area.take(None).unwrap();
+        let scratch = area.take(None, None).unwrap();
         let path = scratch.path().to_path_buf();
         // Starts with the innermost, since a path to it would be too long for any call.
         fs::create_dir(path.join("0")).unwrap();
@@ -373,7 +416,7 @@ mod tests {
     #[test]
     fn what_takes_long_to_remove_is_left_to_another_thread() {
         let (all, area) = area("slow");
-        let scratch = area.take(None).unwrap();
+        let scratch = area.take(None, None).unwrap();
         let path = scratch.path().to_path_buf();
         fs::create_dir_all(path.join("a/b")).unwrap();
         fs::write(path.join("a/b/file"), "x").unwrap();
@@ -398,10 +441,10 @@ mod tests {
     #[test]
     fn an_untouched_folder_serves_again_under_another_name_and_one_that_was_opened_to_others_does_not() {
         let (all, area) = area("again");
-        let first = area.take(None).unwrap();
+        let first = area.take(None, None).unwrap();
         let (path, inode) = (first.path().to_path_buf(), fs::metadata(first.path()).unwrap().ino());
         drop(first);
-        let scratch = area.take(None).unwrap();
+        let scratch = area.take(None, None).unwrap();
         assert_eq!(fs::metadata(scratch.path()).unwrap().ino(), inode);
         assert_ne!(scratch.path(), path);
         assert!(!path.exists());
@@ -416,7 +459,7 @@ mod tests {
     #[test]
     fn content_is_measured_by_what_it_takes_on_disk() {
         let (all, area) = area("size");
-        let scratch = area.take(None).unwrap();
+        let scratch = area.take(None, None).unwrap();
         assert!(!scratch.holds_more_than(0));
         fs::create_dir(scratch.path().join("in")).unwrap();
         fs::write(scratch.path().join("in/file"), vec![1; 100_000]).unwrap();

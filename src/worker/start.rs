@@ -49,7 +49,10 @@ impl<'a> Start<'a> {
         let user = worker.sandbox.user.as_ref();
         let sessions = (spec.runtime == Runtime::Php).then(|| worker.sessions.folder_of(&spec.route, user));
         let sessions = sessions.transpose().map_err(exhausted("make a folder for sessions"))?;
-        let mut scratch = worker.scratch_area.take(user).map_err(exhausted("make a scratch folder"))?;
+        // A file that may move to a listed folder would take its project along (sandbox/quota.rs).
+        let scratch_max = spec.write.is_empty().then_some(spec.scratch_mib << 20);
+        let scratch = worker.scratch_area.take(user, scratch_max);
+        let mut scratch = scratch.map_err(exhausted("make a scratch folder"))?;
         let writable = scratch.ruleset(&worker.sandbox, &spec.write, sessions.as_ref(), spec.net);
         let readable = worker.sandbox.readable().map_err(exhausted("make a ruleset"))?;
         let mut start = Start {

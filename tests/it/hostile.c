@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/netlink.h>
 #include <net/ethernet.h>
 #include <netinet/in.h>
@@ -192,14 +193,25 @@ static int page_tables(int mib) {
     return 0;
 }
 
+/* Writes a MiB. A quota or a full disk first cuts a write, and refuses the next one. */
+static int write_piece(int fd) {
+    static char piece[MIB];
+    for (size_t written = 0; written < sizeof piece;) {
+        ssize_t count = write(fd, piece + written, sizeof piece - written);
+        if (count < 0)
+            return -1;
+        written += count;
+    }
+    return 0;
+}
+
 /* Writes to a file that lies in memory, and does not map it. */
 static int fill_memory_file(int mib) {
-    static char piece[MIB];
     int fd = syscall(SYS_memfd_create, "x", 0);
     if (fd < 0)
         return -1;
     for (int i = 0; i < mib; i++) {
-        if (write(fd, piece, MIB) != MIB)
+        if (write_piece(fd) < 0)
             return -1;
     }
     pause();
@@ -208,7 +220,6 @@ static int fill_memory_file(int mib) {
 
 /* Fills a file to which no path leads: deleted, beneath more names than a path can hold, both, or in a closed folder. */
 static int fill_unseen(const char *how, const char *mib) {
-    static char piece[MIB];
     int fd;
     if (chdir(getenv("TMPDIR")) < 0)
         return -1;
@@ -242,7 +253,7 @@ static int fill_unseen(const char *how, const char *mib) {
     if (strcmp(how, "closed") == 0)
         chmod(".", 0);
     for (int i = 0; i < atoi(mib); i++) {
-        if (write(fd, piece, MIB) != MIB)
+        if (write_piece(fd) < 0)
             return -1;
         usleep(2000);
     }
@@ -338,9 +349,19 @@ static int reserve(const char *how, int mib) {
     return syscall(SYS_fallocate, fd, !strcmp(how, "keep-size") ? FALLOC_FL_KEEP_SIZE : 0, 0L, (long)mib * MIB);
 }
 
+/* Takes the scratch folder out of the project whose quota bounds it. */
+static int leave_project(const char *how) {
+    struct fsxattr attributes = {0};
+    int fd = open(getenv("TMPDIR"), O_RDONLY);
+    if (!strcmp(how, "flags"))
+        return ioctl(fd, FS_IOC_SETFLAGS, &(long){0});
+    if (!strcmp(how, "file_setattr"))
+        return syscall(469, AT_FDCWD, getenv("TMPDIR"), (char[24]){0}, 24, 0);
+    return ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+}
+
 /* Fills files of 15 MiB, and leaves each in a message of a socket, where no process has it open. */
 static int fill_in_flight(int count) {
-    static char piece[MIB];
     int pair[2] = {-1, -1};
     for (int i = 0; i < count; i++) {
         char path[4096];
@@ -349,7 +370,7 @@ static int fill_in_flight(int count) {
         if (fd < 0 || unlink(path) < 0)
             return -1;
         for (int written = 0; written < 15; written++)
-            if (write(fd, piece, MIB) != MIB)
+            if (write_piece(fd) < 0)
                 return -1;
         /* A datagram socket takes ten messages that wait. */
         if (i % 8 == 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) < 0)
@@ -471,6 +492,8 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "map-behind")) return map_behind(atoi(argument), atoi(second));
     if (!strcmp(name, "mappings")) return many_mappings_in_children(atoi(argument), atoi(second));
     if (!strcmp(name, "reserve")) return reserve(argument, atoi(second));
+    if (!strcmp(name, "leave-project")) return leave_project(argument);
+    if (!strcmp(name, "quotactl_fd")) return syscall(443, open(getenv("TMPDIR"), O_RDONLY), 0x80000702, 0, (char[72]){0});
     if (!strcmp(name, "in-flight")) return fill_in_flight(atoi(argument));
     if (!strcmp(name, "lose-first-thread")) return lose_first_thread();
     if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);

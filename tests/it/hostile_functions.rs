@@ -239,6 +239,10 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
             "reserve resvsp 2000".into(),
             "reserve resvsp64 2000".into(),
             "reserve zero-range 2000".into(),
+            "leave-project attributes".into(),
+            "leave-project flags".into(),
+            "leave-project file_setattr".into(),
+            "quotactl_fd".into(),
             "io_setup".into(),
             // The scheduling of all processes of its user.
             "nice-user".into(),

@@ -38,6 +38,7 @@ mod log;
 mod lost_workers;
 mod modules;
 mod php;
+mod quota;
 mod registry;
 mod registry_sql;
 mod sandbox;

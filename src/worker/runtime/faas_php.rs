@@ -99,7 +99,7 @@ impl FaasPhp {
     /// Runs the program, and records whether it starts.
     fn ask(&self, worker: &Worker) -> io::Result<String> {
         let (path, version, program) = self.find().ok_or(io::ErrorKind::NotFound)?;
-        let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
+        let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref(), None)?;
         let environment = [b"TMPDIR=", scratch.path().as_os_str().as_bytes(), b"\0"].concat();
         let arguments = [c_string("faas-php"), c_string("run"), c_string(&self.question)];
         let (reader, writer) = io::pipe()?;

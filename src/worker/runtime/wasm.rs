@@ -227,7 +227,7 @@ fn run_compiler(worker: &Worker, job: &Job, target: &Path) -> io::Result<()> {
         }
         Compiler::Wasmer => {
             let wasmer = find_program("wasmer", "").map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
-            let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref())?;
+            let scratch = worker.scratch_area.take(worker.sandbox.user.as_ref(), None)?;
             compile_for_wasmer(&worker.sandbox, wasmer, &job.module, scratch.path(), target)
         }
     }

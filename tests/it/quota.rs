@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::instance::{Instance, need, needed, run, signal};
+use crate::instance::{Instance, need, run, signal};
 
 /// Prints the project of the file at a path, or the projects from 2^30 on that have limits or files.
 const LOOK: &str = "import ctypes, fcntl, os, struct, sys
@@ -37,11 +37,11 @@ impl Disk {
         fs::write(image, "").unwrap();
         fs::File::options().write(true).open(image).unwrap().set_len(256 << 20).unwrap();
         let features = ["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"];
-        assert!(run(Command::new(needed("mkfs.ext4")).args(features).arg(image)).status.success());
+        assert!(run(Command::new("/sbin/mkfs.ext4").args(features).arg(image)).status.success());
         let mount = |options| run(Command::new("mount").args(["-o", options]).args([image, folder])).status.success();
         let has_quotas = mount("loop,prjquota");
         if !has_quotas {
-            assert!(run(Command::new(needed("mkfs.ext4")).args(["-q", "-F"]).arg(image)).status.success());
+            assert!(run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(image)).status.success());
         }
         (has_quotas || mount("loop")).then(|| Disk { folder: folder.to_path_buf(), has_quotas })
     }

@@ -98,7 +98,7 @@ if [ "$1" = configure ]; then
         deb-systemd-helper enable "$unit" >/dev/null || true
     done
     if [ -d /run/systemd/system ]; then
-        deb-systemd-invoke daemon-reload >/dev/null || true
+        systemctl --system daemon-reload || true
         deb-systemd-invoke start faas.socket >/dev/null || true
         deb-systemd-invoke restart faas.service >/dev/null || true
     fi
@@ -114,6 +114,9 @@ EOF
 cat >"$root/DEBIAN/postrm" <<'EOF'
 #!/bin/sh
 set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl --system daemon-reload || true
+fi
 if [ "$1" = purge ]; then
     rm -rf /var/lib/faas /run/faas
     if command -v deb-systemd-helper >/dev/null; then

@@ -211,6 +211,8 @@ impl Sync {
         let is_same = matches!(read, Ok(Read::Same));
         let fault = match read {
             Ok(Read::New(reading)) => {
+                // Before the swap: once these routes answer, nobody shall hear of a fault.
+                self.kv.set_file_fault(None);
                 self.take_over(reading);
                 self.snapshot.set_read(true);
                 if self.snapshot.is_behind() {

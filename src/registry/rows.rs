@@ -16,6 +16,10 @@ pub struct Rows {
     rows: HashMap<String, Row>,
     /// Number of readings; a row that the newest one did not find is gone.
     reading: u64,
+    /// Rows that the newest reading has found so far.
+    found: usize,
+    /// Rows with a fault. Usually there is none: then nobody need look for them among 100,000.
+    faulty: usize,
     last_good: LastGood,
 }
 
@@ -38,12 +42,13 @@ struct Row {
 
 impl Rows {
     pub fn new(last_good: LastGood) -> Rows {
-        Rows { rows: HashMap::new(), reading: 0, last_good }
+        Rows { rows: HashMap::new(), reading: 0, found: 0, faulty: 0, last_good }
     }
 
     /// Must be called before the rows of a reading.
     pub fn begin_reading(&mut self) {
         self.reading += 1;
+        self.found = 0;
     }
 
     /// True for a row that, with its code, is the same as in the last reading. Marks it as found.
@@ -57,6 +62,7 @@ impl Rows {
         let is_unchanged = row.text == text && !has_new_code;
         if is_unchanged {
             row.reading = self.reading;
+            self.found += 1;
         }
         is_unchanged
     }
@@ -72,6 +78,7 @@ impl Rows {
     /// The line to log, if the row has a fault.
     pub fn take_over(&mut self, key: String, text: String, places: &Places) -> Result<Arc<Function>, String> {
         let old = self.rows.remove(&key);
+        self.faulty -= usize::from(old.as_ref().is_some_and(|row| row.fault.is_some()));
         let inflight = old.as_ref().map_or_else(Arc::default, |row| row.inflight.clone());
         let parsed = config_loader::parse(&key, &text, places, inflight.clone()).map(Arc::new);
         let bundle = parsed.as_ref().map_or_else(|_| named_bundle(&text), |function| function.bundle.clone());
@@ -97,6 +104,8 @@ impl Rows {
                 }
             }
         };
+        self.found += 1;
+        self.faulty += usize::from(row.fault.is_some());
         self.rows.insert(key, row);
         result
     }
@@ -111,11 +120,20 @@ impl Rows {
     /// Forgets the rows that this reading has not found, saves the data for a restart, and returns the number of
     /// removed rows.
     pub fn end_reading(&mut self) -> usize {
-        let (before, reading) = (self.rows.len(), self.reading);
-        self.rows.retain(|_, row| row.reading == reading);
+        let gone = self.rows.len() - self.found;
+        if gone > 0 {
+            self.rows.retain(|_, row| row.reading == self.reading);
+            self.faulty = self.rows.values().filter(|row| row.fault.is_some()).count();
+        }
         let good = |(key, row): (&String, &Row)| Some((key.clone(), row.good.clone()?));
-        self.last_good.keep(self.rows.iter().filter_map(good));
-        before - self.rows.len()
+        let good: Vec<_> = self.with_faults().filter_map(good).collect();
+        self.last_good.keep(good.into_iter());
+        gone
+    }
+
+    fn with_faults(&self) -> impl Iterator<Item = (&String, &Row)> {
+        let looked_at = if self.faulty > 0 { self.rows.len() } else { 0 };
+        self.rows.iter().take(looked_at).filter(|(_, row)| row.fault.is_some())
     }
 
     pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
@@ -125,7 +143,7 @@ impl Rows {
     /// The rows with faults, for the operator.
     pub fn faults(&self) -> RowFaults {
         let fault = |(key, row): (&String, &Row)| row.fault.as_ref().map(|fault| (key.clone(), fault.clone()));
-        let mut faults: Vec<_> = self.rows.iter().filter_map(fault).collect();
+        let mut faults: Vec<_> = self.with_faults().filter_map(fault).collect();
         let count = faults.len();
         faults.sort_unstable();
         faults.truncate(FAULTS_TOLD_MAX);

@@ -40,7 +40,7 @@ pub struct ScratchArea {
     folder: PathBuf,
     /// Where the kernel bounds what is in a folder.
     projects: Option<Projects>,
-    /// Empty folders, never more than invocations at once. Guards the list; held for a push or a pop.
+    /// Empty folders, with and without a project never more than invocations at once each. Guards the list; held for a push or a pop.
     empty: Mutex<Vec<Empty>>,
     /// Folders whose removal takes long.
     waiting: (Sender<PathBuf>, Receiver<PathBuf>),
@@ -95,27 +95,32 @@ impl ScratchArea {
     /// `bytes_max` if that is not `None`, and it can.
     pub fn take(&self, user: Option<&User>, bytes_max: Option<u64>) -> io::Result<Scratch<'_>> {
         let path = self.folder.join(unguessable_name());
-        // The previous invocation knows the previous name.
-        if let Some(empty) = self.take_empty(bytes_max.is_some())
-            && fs::rename(&empty.path, &path).is_ok()
-        {
-            return Ok(Scratch { area: self, folder: Empty { path, ..empty } }.bounded(bytes_max));
+        let mut scratch = match self.take_empty(bytes_max.is_some()) {
+            // The previous invocation knows the previous name.
+            Some(empty) if fs::rename(&empty.path, &path).is_ok() => {
+                Scratch { area: self, folder: Empty { path, ..empty } }
+            }
+            _ => {
+                DirBuilder::new().mode(0o700).create(&path)?;
+                let scratch = Scratch { area: self, folder: Empty { path, ..Empty::default() } };
+                if let Some(user) = user {
+                    chown(scratch.path(), Some(user.uid), Some(user.gid))?;
+                }
+                scratch
+            }
+        };
+        if bytes_max.is_some() && scratch.folder.project.is_none() {
+            scratch.folder.project = self.projects.as_ref().and_then(|projects| projects.take(scratch.path()));
         }
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let mut scratch = Scratch { area: self, folder: Empty { path, ..Empty::default() } };
-        if let Some(user) = user {
-            chown(scratch.path(), Some(user.uid), Some(user.gid))?;
-        }
-        let projects = self.projects.as_ref().filter(|_| bytes_max.is_some());
-        scratch.folder.project = projects.and_then(|projects| projects.take(scratch.path()));
         Ok(scratch.bounded(bytes_max))
     }
 
-    /// One that was used before: with a project if it `is_bounded`, and without otherwise.
+    /// One that was used before. Without a project unless it `is_bounded`, else with one if there is such a folder: where
+    /// the kernel takes none any more, those without must serve, or each call would leave one more.
     fn take_empty(&self, is_bounded: bool) -> Option<Empty> {
-        let is_in_project = is_bounded && self.projects.is_some();
         let mut empty = self.empty.lock().expect("nothing panics under this lock");
-        let at = empty.iter().rposition(|empty| empty.project.is_some() == is_in_project)?;
+        let at = empty.iter().rposition(|empty| empty.project.is_some() == is_bounded);
+        let at = at.or(empty.len().checked_sub(1).filter(|_| is_bounded))?;
         Some(empty.swap_remove(at))
     }
 
@@ -383,6 +388,17 @@ mod tests {
         assert!(!path.exists());
         assert!(outside.join("kept").exists());
         // It cannot be listed, so only root could remove it otherwise.
+        area.remove();
+        fs::remove_dir_all(all).unwrap();
+    }
+
+    #[test]
+    fn a_folder_without_a_project_serves_again_where_the_kernel_takes_none() {
+        let (all, area) = area("project");
+        for _ in 0..3 {
+            drop(area.take(None, Some(1 << 20)).unwrap());
+            assert_eq!(area.empty.lock().unwrap().len(), 1);
+        }
         area.remove();
         fs::remove_dir_all(all).unwrap();
     }

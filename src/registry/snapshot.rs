@@ -11,13 +11,14 @@
 //! 1. Bring the copy of the database up to date: compare it by chunks, and write those that differ. Skip this if the
 //!    database has not changed since the last snapshot, as is usual in WAL mode, where a commit writes only the -wal.
 //!    Skip it also where the -wal has grown since: then only a checkpoint wrote to the database, and the pages of a
-//!    checkpoint are in the -wal too. Then copy the valid part of the -wal, and the -journal. A missing file counts as
-//!    empty.
+//!    checkpoint are in that -wal too. Then copy the valid part of the -wal, and the -journal. A missing file counts
+//!    as empty.
 //! 2. Read all of them a second time and compare with the copy. Equal bytes prove that the files had just these bytes
-//!    in the moment between the two readings. The database need not be read again if step 1 skipped it, or if its stamp
-//!    is the same as before step 1 and was no longer young then (stamps.rs). Of the -wal only the part read first must be equal: it grows at
-//!    its end, and its first part is a whole state by itself. It was read after the database, so it has every page that
-//!    a checkpoint may have written there.
+//!    in the moment between the two readings. The database need not be read again if its stamp is the same as before
+//!    step 1 and was no longer young then (stamps.rs), nor behind a checkpoint, if the -wal did not begin anew before
+//!    it was copied. Of the -wal only the part read first must be equal: it grows at its end, and its first part is a
+//!    whole state by itself. It was read after the database, so it has every page that a checkpoint may have written
+//!    there.
 //! 3. Unequal bytes mean that a writer was at work: try again, a few times now, else in the next look.
 //!
 //! Such a snapshot equals the state that a power failure at that moment would leave on the disk. SQLite promises to
@@ -43,6 +44,10 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 /// Bytes in which files are copied and compared: two of these stay in a processor's cache.
 const CHUNK_BYTES: usize = 128 * 1024;
 
+/// The begin of a -wal. Each generation has salts of its own in it, which change when the file begins anew
+/// (https://www.sqlite.org/fileformat2.html, 4.1).
+type WalHeader = [u8; 32];
+
 /// Attempts at one snapshot while writers are busy. Each takes about a millisecond with 10,000 routes, and sixteen outlast
 /// the write of any single sqlite3 program.
 const ATTEMPTS_MAX: u32 = 16;
@@ -52,8 +57,8 @@ pub struct Snapshot {
     copy: PathBuf,
     /// Stamp of the database that the copy equals; `None` if no stamp proves that.
     copied: Option<Stamp>,
-    /// A checkpoint has written to the database since.
-    is_behind: bool,
+    /// Where a checkpoint has written to the database since: the header of the -wal that has its pages.
+    behind: Option<WalHeader>,
     /// The copy has been read, so it need not be read again while the registry equals it.
     is_read: bool,
 }
@@ -79,7 +84,7 @@ impl Drop for Snapshot {
 impl Snapshot {
     /// `copy` is a path that belongs to the gateway alone. A file that an earlier gateway left there is updated.
     pub fn new(copy: PathBuf) -> Snapshot {
-        Snapshot { copy, copied: None, is_behind: false, is_read: false }
+        Snapshot { copy, copied: None, behind: None, is_read: false }
     }
 
     pub fn path(&self) -> &Path {
@@ -94,7 +99,7 @@ impl Snapshot {
     /// True if the copy of the database is older than the database, though the copy of the -wal makes up for it. Another
     /// snapshot should follow soon: once the -wal begins anew, the copy must be brought up to date while a commit waits.
     pub fn is_behind(&self) -> bool {
-        self.is_behind
+        self.behind.is_some()
     }
 
     /// Makes the copy equal to the registry at one moment. Must be called before each reading, since SQLite may change
@@ -118,12 +123,12 @@ impl Snapshot {
             let now = SystemTime::now();
             let before = Stamp::of(db);
             let is_current = before.is_some() && self.copied == before;
-            self.is_behind = !is_current && self.is_read && self.wal_goes_on(db, &before)?;
-            if self.is_read && !self.is_behind && self.equals(db, &before, now)? {
+            self.behind = if !is_current && self.is_read { self.wal_that_goes_on(db, &before)? } else { None };
+            if self.is_read && !self.is_behind() && self.equals(db, &before, now)? {
                 return Ok(Taken::Same);
             }
             self.is_read = false;
-            if !is_current && !self.is_behind {
+            if !is_current && !self.is_behind() {
                 self.copied = None;
                 update(db, &self.copy)?;
             }
@@ -132,7 +137,7 @@ impl Snapshot {
                 // SQLite rolls a -journal back into the copy, which then differs from the database.
                 if with_suffix(&self.copy, JOURNAL).exists() {
                     self.copied = None;
-                } else if !self.is_behind {
+                } else if !self.is_behind() {
                     self.copied = before.filter(|before| !before.is_young(now));
                 }
                 return Ok(Taken::New);
@@ -158,17 +163,19 @@ impl Snapshot {
         Ok(is_same)
     }
 
-    /// True where the -wal has all that the copy of it has, and more. Frames of one -wal have its header's salts, which
-    /// change when it begins anew (https://www.sqlite.org/fileformat2.html, 4.1).
-    fn wal_goes_on(&self, db: &Path, before: &Option<Stamp>) -> io::Result<bool> {
+    /// The header of the -wal where it has all that the copy of it has, and more.
+    fn wal_that_goes_on(&self, db: &Path, before: &Option<Stamp>) -> io::Result<Option<WalHeader>> {
         let is_same_file =
             matches!((&self.copied, before), (Some(copied), Some(before)) if copied.is_same_file(before));
         if !is_same_file || bytes_of(&with_suffix(db, JOURNAL), |_| FILE_BYTES_MAX)? > 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let (wal, copied_wal) = (with_suffix(db, WAL), with_suffix(&self.copy, WAL));
-        let copied_bytes = bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
-        Ok(copied_bytes > 0 && bytes_of(&wal, wal_bytes)? > copied_bytes && starts_with(&wal, &copied_wal, false)?)
+        let is_longer = bytes_of(&wal, wal_bytes)? > bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
+        match is_longer && starts_with(&wal, &copied_wal, false)? {
+            true => wal_header(&copied_wal),
+            false => Ok(None),
+        }
     }
 
     /// Copies what belongs to the database, after it: the order that step 1 demands.
@@ -187,7 +194,11 @@ impl Snapshot {
             let proves = before.as_ref().is_some_and(|before| !before.is_young(now));
             Ok::<_, io::Error>(Stamp::of(db) == *before && (proves || starts_with(db, &self.copy, true)?))
         };
-        Ok((self.is_behind || database_holds()?) && log_holds(WAL, false)? && log_holds(JOURNAL, true)?)
+        let is_whole = match self.behind {
+            Some(header) => wal_header(&with_suffix(&self.copy, WAL))? == Some(header),
+            None => database_holds()?,
+        };
+        Ok(is_whole && log_holds(WAL, false)? && log_holds(JOURNAL, true)?)
     }
 }
 
@@ -239,9 +250,8 @@ fn copy_log(db: &Path, copy: &Path, suffix: &str, bytes: impl Fn(&File) -> u64) 
 /// beginning and keeps its old rest, which may be long (https://www.sqlite.org/fileformat2.html, 4.1). All bytes of a
 /// file with another header.
 fn wal_bytes(wal: &File) -> u64 {
-    const HEADER_BYTES: u64 = 32;
     const FRAME_HEADER_BYTES: u64 = 24;
-    let mut header = [0; HEADER_BYTES as usize];
+    let mut header: WalHeader = [0; _];
     if wal.read_exact_at(&mut header, 0).is_err() {
         return FILE_BYTES_MAX;
     }
@@ -249,13 +259,20 @@ fn wal_bytes(wal: &File) -> u64 {
     if !page_bytes.is_power_of_two() || !(512..=65536).contains(&page_bytes) {
         return FILE_BYTES_MAX;
     }
-    let mut end = HEADER_BYTES;
+    let mut end = header.len() as u64;
     let mut frame = [0; FRAME_HEADER_BYTES as usize];
     // Each generation has salts of its own; they stand at 16 in the header and at 8 in each frame.
     while end < FILE_BYTES_MAX && wal.read_exact_at(&mut frame, end).is_ok() && frame[8..16] == header[16..24] {
         end += FRAME_HEADER_BYTES + u64::from(page_bytes);
     }
     end
+}
+
+/// `None` without a whole header.
+fn wal_header(path: &Path) -> io::Result<Option<WalHeader>> {
+    let mut header = [0; _];
+    let Some(mut file) = open_if_any(path)? else { return Ok(None) };
+    Ok((read_full(&mut file, &mut header)? == header.len()).then_some(header))
 }
 
 fn could_not_write(copy: &Path, cause: io::Error) -> io::Error {

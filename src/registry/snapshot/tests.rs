@@ -133,6 +133,29 @@ fn a_checkpoint_makes_no_commit_wait_for_a_copy() {
 }
 
 #[test]
+fn a_wal_that_begins_anew_while_it_is_copied_makes_up_for_no_checkpoint() {
+    let fixture = Fixture::with(WITHOUT_CHECKS);
+    let (db, mut snapshot) = (fixture.db.clone(), Snapshot::new(fixture.folder.join("copy")));
+    let open = Connection::open(&db).unwrap();
+    let insert = |key: &str| open.execute("INSERT INTO functions VALUES (?1, '{}', 0)", [key]).unwrap();
+    let checkpoint = || open.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+    insert("GET:/1");
+    assert_eq!(snapshot.take(&db).unwrap(), Taken::New);
+    snapshot.copied = Stamp::of(&db);
+    insert("GET:/2");
+    checkpoint();
+    let (before, now) = (Stamp::of(&db), SystemTime::now());
+    snapshot.behind = snapshot.wal_that_goes_on(&db, &before).unwrap();
+    assert!(snapshot.is_behind());
+    snapshot.copy_logs(&db).unwrap();
+    assert!(snapshot.holds(&db, &before, now).unwrap(), "the wal has the pages of the checkpoint");
+    insert("GET:/3");
+    assert!(!snapshot.holds(&db, &before, now).unwrap(), "the wal began anew after its copy");
+    snapshot.copy_logs(&db).unwrap();
+    assert!(!snapshot.holds(&db, &before, now).unwrap(), "the wal began anew before its copy");
+}
+
+#[test]
 fn the_old_rest_of_a_wal_is_not_copied() {
     let fixture = Fixture::with(WITHOUT_CHECKS);
     let open = Connection::open(&fixture.db).unwrap();

@@ -24,9 +24,34 @@ use crate::sys;
 
 pub struct MetricsCollector {
     scheduler: Arc<Scheduler>,
-    /// The streams of the connected workers, each under a number of its own, for DRAIN. Guards the table; DRAIN is six
-    /// bytes, which a local stream takes without waiting.
-    streams: Mutex<HashMap<u64, UnixStream>>,
+    /// Guards the streams of the connected workers, and what they are told; DRAIN is six bytes, which a local stream takes
+    /// without waiting.
+    streams: Mutex<Streams>,
+}
+
+#[derive(Default)]
+struct Streams {
+    /// Each under a number of its own.
+    connected: HashMap<u64, UnixStream>,
+    /// Set when the gateway ends. The supervisor may have restarted a worker just before, which connects only then, and
+    /// would wait for its word until it is killed.
+    ending: Option<Ending>,
+}
+
+/// How workers are to end.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Drain,
+    CutOff,
+}
+
+impl Ending {
+    fn tell(self, mut stream: &UnixStream) {
+        let _ = match self {
+            Ending::Drain => stream.write_all(DRAIN_LINE),
+            Ending::CutOff => stream.shutdown(Shutdown::Both),
+        };
+    }
 }
 
 impl MetricsCollector {
@@ -50,16 +75,18 @@ impl MetricsCollector {
 
     /// Tells every worker to finish its invocations and exit.
     pub fn drain(&self) {
-        for mut stream in self.streams.lock().expect("nothing panics under this lock").values() {
-            let _ = stream.write_all(DRAIN_LINE);
-        }
+        self.end(Ending::Drain);
     }
 
     /// Ends the streams without DRAIN, as the death of the gateway would: every worker kills its invocations and exits.
     pub fn cut_off(&self) {
-        for stream in self.streams.lock().expect("nothing panics under this lock").values() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.end(Ending::CutOff);
+    }
+
+    fn end(&self, ending: Ending) {
+        let mut streams = self.streams.lock().expect("nothing panics under this lock");
+        streams.ending = Some(ending);
+        streams.connected.values().for_each(|stream| ending.tell(stream));
     }
 
     fn accept(self: &Arc<Self>, listener: &UnixListener, pid_file: &File) {
@@ -94,19 +121,22 @@ impl MetricsCollector {
         let own = stream.try_clone()?;
         {
             let mut streams = self.streams.lock().expect("nothing panics under this lock");
-            if streams.len() >= *WORKERS.end() as usize {
+            if streams.connected.len() >= *WORKERS.end() as usize {
                 return Err(std::io::Error::other("all worker ids are taken"));
             }
-            streams.insert(number, own);
+            if let Some(ending) = streams.ending {
+                ending.tell(&own);
+            }
+            streams.connected.insert(number, own);
         }
         let collector = self.clone();
         let thread = std::thread::Builder::new().name("metrics stream".into()).stack_size(CONNECTION_STACK_BYTES);
         let started = thread.spawn(move || {
             collector.listen(stream);
-            collector.streams.lock().expect("nothing panics under this lock").remove(&number);
+            collector.streams.lock().expect("nothing panics under this lock").connected.remove(&number);
         });
         started.map(drop).inspect_err(|_| {
-            self.streams.lock().expect("nothing panics under this lock").remove(&number);
+            self.streams.lock().expect("nothing panics under this lock").connected.remove(&number);
         })
     }
 
@@ -159,4 +189,24 @@ fn is_worker(stream: &UnixStream, pid_file: &File) -> bool {
     let Ok((peer, uid)) = sys::peer(stream.as_fd()) else { return false };
     let holds = |id: u64| sys::lock_holder(pid_file, 1 + id).is_ok_and(|holder| holder == Some(peer));
     uid == sys::own_uid() && (0..*WORKERS.end()).any(holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_worker_that_connects_when_the_gateway_ends_is_told_so() {
+        for (ending, word) in [(Ending::Drain, DRAIN_LINE), (Ending::CutOff, &b""[..])] {
+            let collector = MetricsCollector::new(Scheduler::new(1, Duration::from_secs(1)));
+            collector.end(ending);
+            let (stream, mut worker) = UnixStream::pair().unwrap();
+            collector.take_in(0, stream).unwrap();
+            worker.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut heard = vec![0; word.len().max(1)];
+            let count = worker.read(&mut heard).unwrap();
+            assert_eq!(&heard[..count], word, "{ending:?}");
+        }
+    }
 }

@@ -92,8 +92,13 @@ fn import(given: &Given) -> Result<Report> {
     }
     let before = registry.generation()?;
     let generation = registry.change(|transaction| {
-        wanted.modules.iter().try_for_each(|(name, code)| write_module(transaction, name, code))?;
-        wanted.routes.iter().try_for_each(|(key, descriptor)| write_route(transaction, key, descriptor))?;
+        // An equal row may have another text, with other spaces for example; writing it would be a change.
+        for (name, code) in wanted.modules.iter().filter(|(name, code)| present.modules.get(*name) != Some(code)) {
+            write_module(transaction, name, code)?;
+        }
+        for (key, descriptor) in wanted.routes.iter().filter(|(key, it)| present.routes.get(*key) != Some(it)) {
+            write_route(transaction, key, descriptor)?;
+        }
         if removes {
             for key in present.routes.keys().filter(|key| !wanted.routes.contains_key(*key)) {
                 transaction.execute("DELETE FROM functions WHERE k = ?1", [key])?;

@@ -385,6 +385,9 @@ fn export_and_import_carry_a_registry_to_another() {
     assert!(routes.contains("\"GET:/a\": {\n    \"module\": \"db:a.sh\""), "{routes}");
     assert_eq!(fs::read_to_string(Path::new(&folder).join("modules/a.sh")).unwrap(), "#!/bin/sh\necho a\n");
 
+    // Rows of init.sql have another text than those of an export.
+    assert!(ok(&instance, &["import", &folder]).out.contains("nothing to change"));
+
     let other = Instance::start();
     let said = call(&other, &["import", &folder]);
     assert_eq!(said.code, 2, "{}", said.err);

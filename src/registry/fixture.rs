@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -26,6 +27,10 @@ pub struct Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
+        // Only root can remove what lies in folders without write permission.
+        for folder in fs::read_dir(self.folder.join("code")).into_iter().flatten().flatten() {
+            let _ = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700));
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -562,6 +562,8 @@ impl Drop for Instance {
                 let _ = process.wait();
             }
         }
+        // Only root can remove what lies in folders without write permission, such as those of code.
+        run(Command::new("chmod").args(["-R", "u+rwX"]).arg(self.folder.path()));
     }
 }
 

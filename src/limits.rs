@@ -212,7 +212,7 @@ pub const FUNCTION_PROCESSES_MAX: usize = 256;
 /// Threads that a fork bomb can have above [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for
 /// them and for one invocation at its limit in each slot, so that one bomb makes no other invocation fail.
 pub const BOMB_PROCESSES_MAX: u64 = 512;
-/// The same bound where functions share the user of a gateway that is not root, on top of that user's present threads.
+/// The same bound where functions share the user of a gateway that is not root, on top of that user's other threads.
 /// It has room for one invocation at its limit only: such a gateway cannot run ahead of a fork bomb (`sys::Urgency`),
 /// and has to compete with it to end it.
 pub const OWN_USER_PROCESSES_MAX: u64 = 320;

@@ -2,7 +2,7 @@
 //!
 //! A process may end between two reads; then the result is `None`, which is no error.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -89,11 +89,30 @@ fn all() -> Vec<Pid> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Number of threads of all processes of one user.
-pub fn threads_of_user(uid: u32) -> u64 {
-    let is_of_user = |folder: &String| fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == uid);
-    let folders = all().into_iter().map(|pid| format!("/proc/{pid}/task")).filter(is_of_user);
-    folders.filter_map(|folder| Some(fs::read_dir(folder).ok()?.count() as u64)).sum()
+/// Number of threads of a process.
+pub fn threads(pid: Pid) -> Option<u64> {
+    parent_and_threads(pid).map(|(_, threads)| threads)
+}
+
+fn parent_and_threads(pid: Pid) -> Option<(Pid, u64)> {
+    let stat = listing(format!("/proc/{pid}/stat"))?;
+    stat_fields(&stat, &[4, 20]).map(|fields| (fields[0] as Pid, fields[1]))
+}
+
+/// Number of threads of all processes of one user, without those of a gateway and of the children of its workers.
+pub fn threads_beside_functions(uid: u32, gateway: Pid) -> u64 {
+    let is_of_user = |pid: &Pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid);
+    let found = all().into_iter().filter(|pid| *pid != gateway).filter(is_of_user);
+    beside_functions(&found.filter_map(|pid| Some((pid, parent_and_threads(pid)?))).collect(), gateway)
+}
+
+/// `found` has the parent and the number of threads of each process.
+fn beside_functions(found: &HashMap<Pid, (Pid, u64)>, gateway: Pid) -> u64 {
+    let parent = |pid: Pid| found.get(&pid).map(|(parent, _)| *parent);
+    // The number of one that ends meanwhile may be given anew, and close a circle.
+    let above = |pid: Pid| std::iter::successors(parent(pid), |above| parent(*above)).take(found.len());
+    let is_of_function = |pid: Pid| above(pid).skip(1).any(|above| above == gateway);
+    found.iter().filter(|(pid, _)| !is_of_function(**pid)).map(|(_, (_, threads))| threads).sum()
 }
 
 /// Fields of /proc/PID/stat by their numbers in proc(5), which counts from 1. The name, field 2, may hold spaces and
@@ -251,6 +270,16 @@ fn named_number(listing: &str, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn functions_are_what_the_gateways_children_have_started() {
+        let (gateway, init) = (10, 1);
+        let (worker, fork_server, function) = ((11, (gateway, 5)), (12, (11, 1)), (13, (12, 100)));
+        let (editor, circle) = ((20, (init, 7)), [(30, (31, 1)), (31, (30, 1))]);
+        let found = [worker, fork_server, function, editor].into_iter().chain(circle).collect();
+        assert_eq!(beside_functions(&found, gateway), 5 + 7 + 2);
+        assert_eq!(beside_functions(&found, 0), 5 + 1 + 100 + 7 + 2);
+    }
 
     #[test]
     fn a_tree_holds_children_and_grandchildren() {

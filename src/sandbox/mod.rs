@@ -18,6 +18,7 @@
 pub mod groups;
 pub(crate) mod orphans;
 pub mod probe;
+pub mod processes;
 pub mod promises;
 pub(crate) mod protected;
 pub mod quota;
@@ -30,14 +31,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use self::processes::ProcessesMax;
 use self::quota::Projects;
 use self::readable::Readable;
 use crate::error::shell_word;
 use crate::error::start::{Result, StartError};
-use crate::limits::{
-    BOMB_PROCESSES_MAX, FORK_SERVER_DATA_MIB, FORK_SERVERS_PER_WORKER, FUNCTION_FILES_MAX, FUNCTION_PROCESSES_MAX,
-    HIDDEN_LOOK_PERIOD, OWN_USER_PROCESSES_MAX,
-};
+use crate::limits::{FORK_SERVER_DATA_MIB, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD};
 use crate::procfs;
 use crate::settings::Settings;
 use crate::sys::{self, Confinement, SystemCalls};
@@ -50,9 +49,7 @@ pub struct Sandbox {
     pub user: Option<User>,
     /// The name of this process's own user.
     own_name: String,
-    /// Number of processes and threads that the functions' user may have (RLIMIT_NPROC). If functions run as our own
-    /// user, its present processes count as well. Root has no such limit.
-    pub processes_max: Option<u64>,
+    pub processes_max: ProcessesMax,
     landlock_version: u32,
     /// Devices that every user may write to.
     devices: Vec<File>,
@@ -87,7 +84,7 @@ impl Sandbox {
         let keep_permissions = user.is_none();
         let sandbox = Sandbox {
             own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
-            processes_max: processes_max(settings, user.as_ref()),
+            processes_max: ProcessesMax::new(settings, user.as_ref()),
             landlock_version,
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
@@ -204,7 +201,7 @@ impl Sandbox {
             program_file: program_file.map(|file| file.as_fd()),
             data_bytes_max: data_mib_max << 20,
             open_files_max: FUNCTION_FILES_MAX,
-            processes_max: self.processes_max,
+            processes_max: self.processes_max.now(),
             user: self.user.as_ref().map(|user| (user.uid, user.gid)),
             landlock,
             system_calls: &self.system_calls[usize::from(net)][usize::from(memfd)],
@@ -216,7 +213,7 @@ impl Sandbox {
     /// orphans.
     pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>, memfd: bool) -> Confinement<'a> {
         let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, memfd, [None, None]);
-        Confinement { collects_orphans: false, ..confinement }
+        Confinement { processes_max: self.processes_max.of_fork_server(), collects_orphans: false, ..confinement }
     }
 }
 
@@ -371,19 +368,6 @@ fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Opti
 
 /// The number of the user "nobody" if /etc/passwd does not have it.
 const NOBODY: u32 = 65_534;
-
-/// RLIMIT_NPROC of functions, which counts by user. It has room for one function at its limit per slot, for a bomb
-/// among them, and for the fork servers and their waiting children.
-fn processes_max(settings: &Settings, user: Option<&User>) -> Option<u64> {
-    let slots = u64::from(settings.workers) * u64::from(settings.worker_slots);
-    let servers = u64::from(settings.workers) * FORK_SERVERS_PER_WORKER;
-    let waiting = if settings.has_fork_servers { servers + FORK_SERVERS_PER_WORKER * slots } else { 0 };
-    match (user, sys::own_uid()) {
-        (Some(_), _) => Some(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
-        (None, 0) => None,
-        (None, own) => Some(procfs::threads_of_user(own) + OWN_USER_PROCESSES_MAX + waiting),
-    }
-}
 
 /// A user by name or number, from /etc/passwd. A number need not be listed there; its group is then the same number.
 fn user_named(name: &str) -> Result<User> {

@@ -147,8 +147,7 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Cont
         false => "RLIMIT_DATA for each process, the sum sampled; memfd_create answers ENOSYS",
         true => "functions can make files in memory, which count only where they are mapped",
     };
-    let processes = sandbox.processes_max.map_or("root has no limit".to_string(), |max| format!("RLIMIT_NPROC {max}"));
-    let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {processes}");
+    let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {}", sandbox.processes_max);
     let scratch = match attempts.succeeded("quota") {
         true => (Level::Watched, "blocks sampled, those of deleted files among them"),
         false => (Level::Kernel, "project quotas; of rows with write, and the depth of folders: sampled"),

@@ -241,6 +241,36 @@ fn each_promise_is_named_with_what_keeps_it_and_strict_demands_them_all() {
     }
 }
 
+/// Clients that stay connected: more than the processes that functions may have where they share the gateway's user.
+const CLIENTS: usize = 600;
+
+#[test]
+fn a_thread_for_each_client_takes_no_process_from_functions() {
+    need(&["faas-php"]);
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1")]);
+    if !instance.is_run_as_plain_user() {
+        instance.run_as(47_115);
+    }
+    instance.init();
+    instance.launch();
+    instance.wait_until_ready();
+    let php = "<?php echo shell_exec('(echo a); echo b');";
+    instance.script("GET:/native", "(echo a)\necho b");
+    instance.function("GET:/forked", "php", php, json!({}));
+    instance.function("GET:/executed", "php", php, json!({"start": "cold"}));
+    instance.warm("/forked");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| instance.connect()).collect();
+    wait_until("each client has a thread", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", instance.gateway_pid())).unwrap();
+        threads.count() > CLIENTS
+    });
+    for path in ["/native", "/forked", "/executed"] {
+        let answer = instance.get(path);
+        assert_eq!((answer.text().as_str(), answer.is_warm()), ("a\nb\n", path == "/forked"), "{path}");
+    }
+    drop(clients);
+}
+
 fn assert_refuses(instance: &Instance, promise: &str) {
     let output = instance.gateway(&[]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -146,6 +146,8 @@ static void become_function(const struct invocation *invocation, const struct se
         fail("take its environment");
     if (settings->data_mib_max > 0 && !restrict_data(settings->data_mib_max))
         fail("lower its limit of memory");
+    if (settings->processes_max > 0 && !restrict_processes(settings->processes_max))
+        fail("lower its limit of processes");
     if (!settings->is_network_allowed && !restrict_network())
         fail("give up the network");
     for (int at = 3; at < invocation->descriptor_count; at++) {

@@ -21,16 +21,25 @@ bool restrict_life_to(int parent)
     return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
 }
 
-bool restrict_data(unsigned long mib_max)
+static bool lower_limit(int resource, rlim_t max)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_DATA, &limit) != 0)
+    if (getrlimit(resource, &limit) != 0)
         return false;
-    rlim_t bytes = (rlim_t)mib_max << 20;
-    if (limit.rlim_max != RLIM_INFINITY && bytes > limit.rlim_max)
-        bytes = limit.rlim_max;
-    limit.rlim_cur = limit.rlim_max = bytes;
-    return setrlimit(RLIMIT_DATA, &limit) == 0;
+    if (limit.rlim_max != RLIM_INFINITY && max > limit.rlim_max)
+        max = limit.rlim_max;
+    limit.rlim_cur = limit.rlim_max = max;
+    return setrlimit(resource, &limit) == 0;
+}
+
+bool restrict_data(unsigned long mib_max)
+{
+    return lower_limit(RLIMIT_DATA, (rlim_t)mib_max << 20);
+}
+
+bool restrict_processes(unsigned long max)
+{
+    return lower_limit(RLIMIT_NPROC, max);
 }
 
 #if defined(__x86_64__)

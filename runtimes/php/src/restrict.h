@@ -1,5 +1,5 @@
 /*
- * The rights that a process gives up before it touches anything of a function: descriptors, memory, the network.
+ * The rights that a process gives up before it touches anything of a function: descriptors, memory, processes, the network.
  *
  * All restrictions hold for the process's children too, and none can be taken back. Each function returns false, with
  * errno, if the kernel refuses.
@@ -13,6 +13,9 @@ bool restrict_life_to(int parent);
 
 /* RLIMIT_DATA, soft and hard, in MiB. Never raises it. */
 bool restrict_data(unsigned long mib_max);
+
+/* RLIMIT_NPROC, soft and hard. Never raises it. */
+bool restrict_processes(unsigned long max);
 
 /* Sockets of the family AF_UNIX only, by seccomp. */
 bool restrict_network(void);

@@ -27,6 +27,8 @@ struct settings {
     /* In MiB; 0 if it is not set. */
     unsigned long memory_mib;
     unsigned long data_mib_max;
+    /* 0 if it is not set. */
+    unsigned long processes_max;
     bool is_network_allowed;
     bool are_errors_shown;
     enum output output;

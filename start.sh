@@ -83,14 +83,15 @@ need_compilers() {
 }
 
 # Runs a command, and says every few seconds that it goes on: with_progress_of DOING OUTPUT COMMAND... The last line of the
-# file OUTPUT tells how far it is; apt-get writes NAME:PACKAGE:PERCENT:TEXT there.
+# file OUTPUT tells how far it is; apt-get writes NAME:PACKAGE:PERCENT:TEXT there, and cargo a bar that ends in \r.
 with_progress_of() {
     doing=$1 output=$2
     shift 2
     (
         began=$(date +%s)
         while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
-            line=$(tail -n 1 "$output" | sed 's/^ *//; s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)$/\1 %, \2/')
+            line=$(tail -n 1 "$output" | tr '\r' '\n' | sed -n 's/^ *//; s/^Building \[[^]]*\] //
+                s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)$/\1 %, \2/; s/ *$//; $p')
             say "$doing, $(($(date +%s) - began)) s so far${line:+: $line}"
         done
     ) &
@@ -152,9 +153,21 @@ build() {
     if [ -t 2 ]; then # there cargo itself says how far it is
         cargo build --release --locked
     else
-        with_progress_of building /dev/null cargo build --release --locked
+        build_without_terminal
     fi
     build_php
+}
+
+# Cargo's own output appears only when it fails.
+build_without_terminal() {
+    cargo_output=$(mktemp)
+    cargo_result=0
+    # shellcheck disable=SC2016 # for the inner shell
+    with_progress_of building "$cargo_output" env CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80 \
+        sh -c 'exec cargo build --release --locked 2>"$0"' "$cargo_output" || cargo_result=$?
+    [ "$cargo_result" = 0 ] || tr '\r' '\n' <"$cargo_output" | grep -v '^ *Building \[' >&2
+    rm -f "$cargo_output"
+    return "$cargo_result"
 }
 
 build_php() {

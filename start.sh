@@ -149,7 +149,7 @@ hint_at_missing_programs() {
 }
 
 build() {
-    [ -x "$target/gateway" ] || say "building; the first time this takes a minute or two"
+    [ -x "$target/gateway" ] || say "building; the first time this takes some minutes"
     if [ -t 2 ]; then # there cargo itself says how far it is
         cargo build --release --locked
     else

@@ -18,6 +18,7 @@ target=${CARGO_TARGET_DIR:-target}/release
 ready_seconds_max=30   # a gateway that takes over gives up after this
 upgrade_seconds_max=60 # it then ends its workers and removes its folder
 progress_seconds=5     # between two lines about something that takes long
+bar='CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80' # has cargo write a bar into a file, too
 
 say() { printf 'start.sh: %s\n' "$*"; }
 warn() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -158,14 +159,17 @@ build() {
     build_php
 }
 
+# Prints what cargo has written to the file $1.
+without_bars() { tr '\r' '\n' <"$1" | grep -v '^ *Building \['; }
+
 # Cargo's own output appears only when it fails.
 build_without_terminal() {
     cargo_output=$(mktemp)
     cargo_result=0
-    # shellcheck disable=SC2016 # for the inner shell
-    with_progress_of building "$cargo_output" env CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80 \
-        sh -c 'exec cargo build --release --locked 2>"$0"' "$cargo_output" || cargo_result=$?
-    [ "$cargo_result" = 0 ] || tr '\r' '\n' <"$cargo_output" | grep -v '^ *Building \[' >&2
+    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
+    with_progress_of building "$cargo_output" env $bar sh -c 'exec cargo build --release --locked 2>"$0"' "$cargo_output" ||
+        cargo_result=$?
+    [ "$cargo_result" = 0 ] || without_bars "$cargo_output" >&2
     rm -f "$cargo_output"
     return "$cargo_result"
 }
@@ -186,8 +190,8 @@ build_wasm_in_background() {
     ! have wasmer || until_then='run by wasmer'
     say "building faas-wasm and faas-wasm-component in the background, some minutes: $run_dir/wasm-build.log"
     [ -x "$target/faas-wasm" ] || say "WASM functions $until_then until then"
-    # shellcheck disable=SC2016 # for the inner shell
-    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
+    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
+    setsid nice -n 19 env $bar sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
@@ -198,10 +202,10 @@ build_wasm_in_foreground() {
     end_background_build
     [ -w "$run_dir" ] || run_dir=$target
     say "building faas-wasm and faas-wasm-component; the first time that takes some minutes: $run_dir/wasm-build.log"
-    # shellcheck disable=SC2016 # for the inner shell
-    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" \
+    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
+    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" env $bar \
         sh -c 'echo $$ >&9; exec runtimes/build.sh wasm >"$0" 2>&1' "$run_dir/wasm-build.log" 9>"$run_dir/wasm-build.pid" && return 0
-    tail -n 20 "$run_dir/wasm-build.log" >&2
+    without_bars "$run_dir/wasm-build.log" | tail -n 20 >&2
     warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
 }
 

@@ -25,6 +25,9 @@ use crate::sys::{Spawn, SpawnError};
 
 type Result<T> = std::result::Result<T, Verdict>;
 
+/// Versions of a module that a call sees replaced while it waits for their compiled forms; then it fails.
+const REPLACED_MAX: usize = 5;
+
 /// The results of all checks that come before the function's process exists.
 pub struct Start<'a> {
     worker: &'a Worker,
@@ -41,11 +44,29 @@ pub struct Start<'a> {
     child: Option<(Server, Child)>,
 }
 
+/// The compiled form of a WASM module, which is of `version`, or of a later one if that was replaced meanwhile.
+fn compiled(worker: &Worker, spec: &FunctionSpec, mut version: Version) -> Result<(Version, Option<Artifact>)> {
+    for _ in 0..REPLACED_MAX {
+        let verdict = match runtime::artifact(worker, spec, &version) {
+            Ok(artifact) => return Ok((version, artifact)),
+            Err(verdict) => verdict,
+        };
+        let present = runtime::version_of(&spec.module)?;
+        if present == version {
+            return Err(verdict);
+        }
+        version = present;
+    }
+    let artifact = runtime::artifact(worker, spec, &version)?;
+    Ok((version, artifact))
+}
+
 impl<'a> Start<'a> {
     pub fn prepare(worker: &'a Worker, order: &'a Order) -> Result<Start<'a>> {
         let spec = order.spec();
         let version = runtime::version_of(&spec.module)?;
         runtime::check_readable(worker, &spec.module)?;
+        let (version, artifact) = compiled(worker, spec, version)?;
         let user = worker.sandbox.user.as_ref();
         let sessions = (spec.runtime == Runtime::Php).then(|| worker.sessions.folder_of(&spec.route, user));
         let sessions = sessions.transpose().map_err(exhausted("make a folder for sessions"))?;
@@ -58,7 +79,7 @@ impl<'a> Start<'a> {
         let mut start = Start {
             worker,
             order,
-            artifact: runtime::artifact(worker, spec, &version)?,
+            artifact,
             version,
             sessions,
             scratch,

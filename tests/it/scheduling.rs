@@ -27,11 +27,20 @@ fn of_a_spinning_and_a_sleeping_worker_the_sleeping_one_gets_the_work() {
             stream
         });
         let stream = spinner.join().unwrap();
-        let busy = |id: u32| instance.worker(id).unwrap()["in_flight"] == 1;
-        let spinning = wait_for("one spins", || [0, 1].into_iter().find(|id| busy(*id)));
+        let has = |id: u32, calls: u32| instance.worker(id).unwrap()["in_flight"] == calls;
+        let spinning = wait_for("one spins", || [0, 1].into_iter().find(|id| has(*id, 1)));
         let sleeping = 1 - spinning;
-        let sleeper = scope.spawn(|| instance.get("/sleep"));
-        wait_until("the other one sleeps", || busy(sleeping));
+        // A worker that gets no turn at the processor for two seconds is passed over.
+        let sleeper = wait_for("the other one sleeps", || {
+            let sleeper = scope.spawn(|| instance.get("/sleep"));
+            wait_until("a worker has the call", || has(sleeping, 1) || has(spinning, 2));
+            if has(sleeping, 1) {
+                return Some(sleeper);
+            }
+            gate.write_all(b"\n").unwrap();
+            sleeper.join().unwrap();
+            None
+        });
         wait_until("the load shows", || {
             let score = |id: u32| figure(&instance.worker(id).unwrap(), "score");
             score(spinning) > score(sleeping) + 5.0

@@ -89,20 +89,16 @@ fn all() -> Vec<Pid> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Number of threads of a process.
-pub fn threads(pid: Pid) -> Option<u64> {
-    parent_and_threads(pid).map(|(_, threads)| threads)
-}
-
 fn parent_and_threads(pid: Pid) -> Option<(Pid, u64)> {
     let stat = listing(format!("/proc/{pid}/stat"))?;
     stat_fields(&stat, &[4, 20]).map(|fields| (fields[0] as Pid, fields[1]))
 }
 
-/// Number of threads of all processes of one user, without those of a gateway and of the children of its workers.
+/// Number of threads of all processes of one user, without those that a gateway's workers have started. Reads a file for
+/// each process of the user.
 pub fn threads_beside_functions(uid: u32, gateway: Pid) -> u64 {
     let is_of_user = |pid: &Pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid);
-    let found = all().into_iter().filter(|pid| *pid != gateway).filter(is_of_user);
+    let found = all().into_iter().filter(is_of_user);
     beside_functions(&found.filter_map(|pid| Some((pid, parent_and_threads(pid)?))).collect(), gateway)
 }
 
@@ -274,11 +270,12 @@ mod tests {
     #[test]
     fn functions_are_what_the_gateways_children_have_started() {
         let (gateway, init) = (10, 1);
+        let own = (gateway, (init, 1000));
         let (worker, fork_server, function) = ((11, (gateway, 5)), (12, (11, 1)), (13, (12, 100)));
         let (editor, circle) = ((20, (init, 7)), [(30, (31, 1)), (31, (30, 1))]);
-        let found = [worker, fork_server, function, editor].into_iter().chain(circle).collect();
-        assert_eq!(beside_functions(&found, gateway), 5 + 7 + 2);
-        assert_eq!(beside_functions(&found, 0), 5 + 1 + 100 + 7 + 2);
+        let found = [own, worker, fork_server, function, editor].into_iter().chain(circle).collect();
+        assert_eq!(beside_functions(&found, gateway), 1000 + 5 + 7 + 2);
+        assert_eq!(beside_functions(&found, 0), 1000 + 5 + 1 + 100 + 7 + 2);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use crate::error::start::{Result, StartError};
 use crate::limits::{FORK_SERVER_DATA_MIB, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD};
 use crate::procfs;
 use crate::settings::Settings;
-use crate::sys::{self, Confinement, SystemCalls};
+use crate::sys::{self, Confinement, Pid, SystemCalls};
 
 /// The version of Landlock from which on a function cannot truncate what it may not write (landlock(7)).
 const LANDLOCK_TRUNCATES: u32 = 3;
@@ -102,6 +102,11 @@ impl Sandbox {
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
         Ok(sandbox)
+    }
+
+    /// For the functions of this gateway.
+    pub fn under(self, gateway: Pid) -> Sandbox {
+        Sandbox { processes_max: self.processes_max.under(gateway), ..self }
     }
 
     /// The name of the user that functions run as, for USER.

@@ -2,17 +2,26 @@
 //!
 //! Functions with a user of their own have a constant limit. Functions that share the gateway's user share the count with
 //! all that this user runs: a desktop, an editor, the gateway's thread for each connection. Their limit is what runs
-//! beside functions at present, and room for functions on top. A limit from the worker's start would be used up by 320
-//! clients that connect, and no function could start a process any more.
+//! beside functions when they start, and room for functions on top. A limit from the worker's start would be used up by
+//! 320 clients that connect, and no function could start a process any more.
+//!
+//! To count costs milliseconds, so a count serves until the number of threads on the machine, which the kernel keeps, has
+//! changed by a part of that room.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::User;
 use crate::limits::{BOMB_PROCESSES_MAX, FORK_SERVERS_PER_WORKER, FUNCTION_PROCESSES_MAX, OWN_USER_PROCESSES_MAX};
 use crate::procfs;
 use crate::settings::Settings;
 use crate::sys::{self, Pid};
+
+/// A count is used again while the threads on the machine differ by no more than this from those at its time.
+const CHANGE_MAX: u16 = 100;
+/// It is not used for longer: one user's threads may come while another's go.
+const COUNT_AGE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub enum ProcessesMax {
@@ -22,11 +31,20 @@ pub enum ProcessesMax {
     /// Functions run as our own user.
     Shared {
         room: u64,
-        /// Threads of this user at the last look, without those of functions and of the gateway.
-        beside: AtomicU64,
-        /// Whose threads are counted at each start of a function; 0 before the first look.
-        gateway: AtomicI32,
+        /// Whose functions do not count; 0 where none run yet.
+        gateway: Pid,
+        /// Guards the last count; held to read or write it.
+        last: Mutex<Option<Count>>,
     },
+}
+
+/// The threads of our user beside functions.
+#[derive(Debug, Clone, Copy)]
+pub struct Count {
+    threads: u64,
+    /// Threads on the machine at that time.
+    on_machine: u16,
+    at: Instant,
 }
 
 impl ProcessesMax {
@@ -39,19 +57,17 @@ impl ProcessesMax {
         match (user, sys::own_uid()) {
             (Some(_), _) => ProcessesMax::Fixed(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
             (None, 0) => ProcessesMax::None,
-            (None, own) => ProcessesMax::Shared {
-                room: OWN_USER_PROCESSES_MAX + waiting,
-                beside: AtomicU64::new(procfs::threads_beside_functions(own, 0)),
-                gateway: AtomicI32::new(0),
-            },
+            (None, _) => {
+                ProcessesMax::Shared { room: OWN_USER_PROCESSES_MAX + waiting, gateway: 0, last: Mutex::default() }
+            }
         }
     }
 
-    /// Counts again what runs beside the functions of this gateway. Reads a file for each process of the machine.
-    pub fn look(&self, of_gateway: Pid) {
-        if let ProcessesMax::Shared { beside, gateway, .. } = self {
-            beside.store(procfs::threads_beside_functions(sys::own_uid(), of_gateway), Ordering::Relaxed);
-            gateway.store(of_gateway, Ordering::Relaxed);
+    /// For the functions of this gateway.
+    pub fn under(self, gateway: Pid) -> ProcessesMax {
+        match self {
+            ProcessesMax::Shared { room, last, .. } => ProcessesMax::Shared { room, gateway, last },
+            other => other,
         }
     }
 
@@ -74,10 +90,21 @@ impl ProcessesMax {
 
     /// The limit that a forked process sets itself when its invocation comes; `None` where its fork server's serves.
     pub fn of_forked(&self) -> Option<u64> {
-        let ProcessesMax::Shared { room, beside, gateway } = self else { return None };
-        // Connections come and go faster than looks.
-        let of_gateway = procfs::threads(gateway.load(Ordering::Relaxed)).unwrap_or(0);
-        Some(room + beside.load(Ordering::Relaxed) + of_gateway)
+        let ProcessesMax::Shared { room, gateway, last } = self else { return None };
+        let on_machine = sys::threads_on_machine();
+        let is_recent = |count: &Count| {
+            // The number begins at zero again.
+            let change = on_machine.wrapping_sub(count.on_machine).cast_signed().unsigned_abs();
+            change <= CHANGE_MAX && count.at.elapsed() < COUNT_AGE_MAX
+        };
+        let known = last.lock().expect("nothing panics under this lock").filter(is_recent);
+        if let Some(known) = known {
+            return Some(room + known.threads);
+        }
+        let at = Instant::now();
+        let threads = procfs::threads_beside_functions(sys::own_uid(), *gateway);
+        *last.lock().expect("nothing panics under this lock") = Some(Count { threads, on_machine, at });
+        Some(room + threads)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::metrics_reader::MetricsReader;
 use super::metrics_smoother::MetricsSmoother;
@@ -14,10 +14,6 @@ use crate::procfs;
 use crate::protocol::metrics::{DRAIN_LINE, OTHER_LINE, Sample};
 use crate::sandbox::orphans;
 use crate::sys::{self, Watched};
-
-/// Time between two looks at what else our user runs (sandbox/processes.rs), while functions run and at rest.
-const USER_LOOK_PERIOD: Duration = Duration::from_secs(1);
-const USER_LOOK_PERIOD_AT_REST: Duration = Duration::from_secs(10);
 
 /// Connects to the gateway that serves this run dir.
 pub fn connect(worker: &Worker) -> Result<UnixStream> {
@@ -34,18 +30,11 @@ pub fn run(worker: &Worker, stream: UnixStream) -> Ending {
     let mut smoother = MetricsSmoother::new(worker.settings.weights.ema);
     let mut next = Instant::now();
     let mut begun_before = 0;
-    let mut looked = None;
     loop {
         let is_ending = worker.ending.get().is_some();
         let (running, begun) = worker.load();
-        let is_busy = running > 0 || begun != begun_before;
+        let look = reader.read(running > 0 || begun != begun_before);
         begun_before = begun;
-        let period = if is_busy { USER_LOOK_PERIOD } else { USER_LOOK_PERIOD_AT_REST };
-        if looked.is_none_or(|looked: Instant| looked.elapsed() >= period) {
-            worker.sandbox.processes_max.look(worker.gateway);
-            looked = Some(Instant::now());
-        }
-        let look = reader.read(is_busy);
         let reading = smoother.smooth(look.reading);
         let sample = Sample {
             id: worker.id,

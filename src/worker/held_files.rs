@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,11 +54,16 @@ struct Listing {
     at: Instant,
     /// Links of /proc that lead to files of the folder, or to deleted ones; true: to one of the folder.
     descriptors: Vec<(PathBuf, bool)>,
-    /// The same for mapped files, with the length of all mapped parts.
-    mappings: Vec<(PathBuf, bool, u64)>,
-    /// Number of all mappings.
-    mappings_count: u64,
-    /// True if not all mappings were read.
+    mappings: Mappings,
+}
+
+/// What the list of a process's mappings tells.
+#[derive(Default)]
+struct Mappings {
+    /// Links of /proc that lead to deleted files; true: to one of the folder; and the length of all mapped parts.
+    deleted: Vec<(PathBuf, bool, u64)>,
+    count: u64,
+    /// True if not all were read.
     is_cut: bool,
 }
 
@@ -103,7 +108,7 @@ impl HeldFiles {
             let kept = self.0.remove(pid).filter(is_good);
             let Some(listing) = kept.or_else(|| Some(Listing::of(*pid, folder, state?))) else { continue };
             sizes.add(&listing);
-            if listing.descriptors.len() + listing.mappings.len() <= LISTED_MAX {
+            if listing.descriptors.len() + listing.mappings.deleted.len() <= LISTED_MAX {
                 self.0.insert(*pid, listing);
             }
             if sizes.mappings_count * MAPPING_BYTES > mappings_bytes_max || !is_calm() {
@@ -116,7 +121,7 @@ impl HeldFiles {
 
 impl Listing {
     fn of(pid: Pid, folder: &Path, state: State) -> Listing {
-        let (pid, maps, is_cut) = maps(pid);
+        let (pid, mappings) = mappings_of(pid, folder);
         let is_of_folder = |target: &[u8]| Path::new(OsStr::from_bytes(target)).starts_with(folder);
         let at = Instant::now();
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -132,17 +137,7 @@ impl Listing {
             (is_of_folder(target) || target.ends_with(b" (deleted)")).then(|| (link, is_of_folder(target)))
         });
         let descriptors = descriptors.collect();
-        // One entry for each file: PHP's fork server has its own data in one, in a hundred mappings.
-        let (mut mappings, mut places) = (Vec::<(PathBuf, bool, u64)>::new(), HashMap::new());
-        for (range, file, target) in deleted_mappings(&maps) {
-            let place = *places.entry(file).or_insert(mappings.len());
-            if place == mappings.len() {
-                mappings.push((PathBuf::from(format!("/proc/{pid}/map_files/{range}")), is_of_folder(target), 0));
-            }
-            mappings[place].2 += length_of(&range);
-        }
-        let mappings_count = maps.split(|byte| *byte == b'\n').count() as u64;
-        Listing { state, at, descriptors, mappings, mappings_count, is_cut }
+        Listing { state, at, descriptors, mappings }
     }
 }
 
@@ -159,12 +154,12 @@ struct Sizes {
 
 impl Sizes {
     fn add(&mut self, listing: &Listing) {
-        self.mappings_count += listing.mappings_count;
-        self.is_cut |= listing.is_cut;
+        self.mappings_count += listing.mappings.count;
+        self.is_cut |= listing.mappings.is_cut;
         for (link, is_of_folder) in &listing.descriptors {
             self.add_file(link, *is_of_folder);
         }
-        for (link, is_of_folder, length) in &listing.mappings {
+        for (link, is_of_folder, length) in &listing.mappings.deleted {
             if !self.add_file(link, *is_of_folder) && *is_of_folder {
                 self.mapped += length;
             }
@@ -195,31 +190,48 @@ impl Sizes {
 }
 
 /// The number by which /proc has the files of a process: its own, or that of a thread if the first one has ended. Then
-/// the list of its mappings, and true if it may have more than was read.
-fn maps(pid: Pid) -> (Pid, Vec<u8>, bool) {
-    let read = |pid: Pid| {
-        let mut maps = Vec::new();
-        fs::File::open(format!("/proc/{pid}/maps")).ok()?.take(MAPS_BYTES_MAX).read_to_end(&mut maps).ok()?;
-        let is_cut = maps.len() as u64 == MAPS_BYTES_MAX;
-        Some((pid, maps, is_cut)).filter(|(_, maps, _)| !maps.is_empty())
-    };
-    if let Some(found) = read(pid) {
-        return found;
-    }
-    procfs::of_other_thread(pid, read).unwrap_or_else(|why| (pid, Vec::new(), matches!(why, procfs::Unread::Fleeting)))
+/// its mappings; `is_cut` also if they could not be read.
+fn mappings_of(pid: Pid, folder: &Path) -> (Pid, Mappings) {
+    let read = |pid: Pid| Mappings::read(pid, folder).ok().filter(|found| found.count > 0).map(|found| (pid, found));
+    read(pid).unwrap_or_else(|| {
+        procfs::of_other_thread(pid, read).unwrap_or_else(|why| {
+            (pid, Mappings { is_cut: matches!(why, procfs::Unread::Fleeting), ..Mappings::default() })
+        })
+    })
 }
 
-/// The mappings of deleted files: their ranges, as files in map_files are named, the files' devices and inodes, and their
-/// paths.
-fn deleted_mappings(maps: &[u8]) -> impl Iterator<Item = (String, &[u8], &[u8])> {
-    let lines = maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b" (deleted)"));
-    lines.filter_map(|line| {
-        let path_at = line.iter().position(|byte| *byte == b'/')?;
-        // Behind the range stand rights and offset.
-        let mut columns = line[..path_at].splitn(4, |byte| *byte == b' ');
-        let (range, file) = (columns.next()?, columns.nth(2)?);
-        Some((String::from_utf8_lossy(range).into_owned(), file, &line[path_at..]))
-    })
+impl Mappings {
+    /// Reads line by line: a list can have megabytes, which the allocator would keep.
+    fn read(pid: Pid, folder: &Path) -> io::Result<Mappings> {
+        let mut lines = BufReader::new(fs::File::open(format!("/proc/{pid}/maps"))?.take(MAPS_BYTES_MAX));
+        // One entry for each file: PHP's fork server has its own data in one, in a hundred mappings.
+        let (mut mappings, mut places) = (Mappings::default(), HashMap::<Vec<u8>, usize>::new());
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            mappings.count += 1;
+            if let Some((range, file, target)) = deleted_mapping(line.trim_ascii_end()) {
+                let deleted = &mut mappings.deleted;
+                let place = *places.entry(file.to_vec()).or_insert(deleted.len());
+                if place == deleted.len() {
+                    let is_of_folder = Path::new(OsStr::from_bytes(target)).starts_with(folder);
+                    deleted.push((PathBuf::from(format!("/proc/{pid}/map_files/{range}")), is_of_folder, 0));
+                }
+                deleted[place].2 += length_of(range);
+            }
+            line.clear();
+        }
+        mappings.is_cut = lines.get_ref().limit() == 0;
+        Ok(mappings)
+    }
+}
+
+/// The mapping of a deleted file: its range, as files in map_files are named, the file's device and inode, and its path.
+fn deleted_mapping(line: &[u8]) -> Option<(&str, &[u8], &[u8])> {
+    let path_at = line.iter().position(|byte| *byte == b'/').filter(|_| line.ends_with(b" (deleted)"))?;
+    // Behind the range stand rights and offset.
+    let mut columns = line[..path_at].splitn(4, |byte| *byte == b' ');
+    let (range, file) = (columns.next()?, columns.nth(2)?);
+    Some((std::str::from_utf8(range).ok()?, file, &line[path_at..]))
 }
 
 /// Length of a range such as `7f00-8000`.
@@ -231,7 +243,6 @@ fn length_of(range: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     #[test]
     fn deleted_files_count_once_as_long_as_they_are_open() {
@@ -259,8 +270,8 @@ mod tests {
             8000-9000 r-xp 00000000 fe:00 77     /lib/c.so\n\
             9000-a000 r--s 00002000 fe:00 123                        /tmp/a b (deleted)\n\
             a000-b000 rw-s 00000000 00:01 123    /dev/zero (deleted)\nb000-c000 rw-p 00000000 00:00 0\n";
-        let found: Vec<_> = deleted_mappings(maps).collect();
-        let ranges: Vec<&str> = found.iter().map(|(range, ..)| range.as_str()).collect();
+        let found: Vec<_> = maps.split(|byte| *byte == b'\n').filter_map(deleted_mapping).collect();
+        let ranges: Vec<&str> = found.iter().map(|(range, ..)| *range).collect();
         assert_eq!(ranges, ["7f00-8000", "9000-a000", "a000-b000"]);
         assert!(found[0].1 == found[1].1 && found[0].1 != found[2].1);
         assert_eq!(found[0].2, b"/tmp/a b (deleted)");

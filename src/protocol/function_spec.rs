@@ -119,6 +119,7 @@ macro_rules! function_spec {
             pub fn encode(&self) -> Vec<u8> {
                 let mut settings = Vec::with_capacity(512);
                 $(Setting::encode(&self.$field, $name, &mut settings);)+
+                settings.shrink_to_fit(); // kept for each of up to 100,000 routes
                 settings
             }
 

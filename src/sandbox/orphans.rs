@@ -102,7 +102,7 @@ pub fn end_in_passing(timeout: Duration) {
 /// Ends the orphans in `list` and returns their number; `Err`: the number of those still alive when the time is up.
 fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let deadline = Instant::now() + timeout;
-    let mut before = Vec::new();
+    let mut all_ended = Vec::new();
     let mut urgency = None;
     loop {
         let orphans = list();
@@ -111,8 +111,8 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
         }
         let living: Vec<Pid> = orphans.iter().copied().filter(|orphan| !has_ended(*orphan)).collect();
         // If an orphan has ended since the list was made, its children are ours now, but not on the list. Hence a
-        // second look.
-        if living.is_empty() && orphans == before {
+        // second look, after one that found all ended.
+        if living.is_empty() && orphans == all_ended {
             return Ok(orphans.into_iter().filter(|orphan| matches!(reap(*orphan), Ok(Some(_)))).count());
         }
         if Instant::now() >= deadline {
@@ -126,7 +126,7 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
         if let Some(first) = living.first() {
             wait_for_end(*first, KILL_PAUSE);
         }
-        before = orphans;
+        all_ended = if living.is_empty() { orphans } else { Vec::new() };
     }
 }
 

@@ -135,6 +135,13 @@ fn descends(pid: u32, ancestor: u32) -> bool {
     true
 }
 
+/// What ps would tell of a process: its line in /proc/PID/stat, up to the session, and its arguments.
+fn described(pid: u32) -> String {
+    let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat: Vec<String> = read("stat").split(' ').take(6).map(String::from).collect();
+    format!("{} {}", stat.join(" "), read("cmdline").replace('\0', " "))
+}
+
 /// Call this at once after a response.
 pub fn assert_nothing_stays(instance: &Instance) {
     let answered = Instant::now();
@@ -143,7 +150,8 @@ pub fn assert_nothing_stays(instance: &Instance) {
         let (found, folders) = (leftovers(instance), scratch_folders(instance));
         let is_gone = found.is_empty() && folders.is_empty();
         if !is_gone && answered.elapsed() >= GONE_MAX {
-            late = format!("processes {found:?} and folders {folders:?}");
+            let processes: Vec<String> = found.iter().map(|pid| described(*pid)).collect();
+            late = format!("processes {processes:?} and folders {folders:?}");
         }
         is_gone.then(|| answered.elapsed())
     });

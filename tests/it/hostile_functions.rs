@@ -272,7 +272,8 @@ fn a_function_cannot_read_or_change_or_reach_what_is_not_its_own() {
         }
         std::thread::scope(|scope| {
             let other = scope.spawn(|| instance.try_request("POST", "/sleep", &[], b""));
-            let function = wait_for("another function runs", || instance.functions().first().copied());
+            let sleeps = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|it| it.ends_with("sleep"));
+            let function = wait_for("another function runs", || instance.functions().into_iter().find(sleeps));
             let worker = instance.worker_pid(0);
             let has_namespace = inner_pid(worker) != Some(worker);
             assert_eq!(has_namespace, inner_pid(function) != Some(function));

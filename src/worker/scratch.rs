@@ -40,7 +40,8 @@ pub struct ScratchArea {
     folder: PathBuf,
     /// Where the kernel bounds what is in a folder.
     projects: Option<Projects>,
-    /// Empty folders, with and without a project never more than invocations at once each. Guards the list; held for a push or a pop.
+    /// Empty folders; of those with a project, and of those without, never more than invocations at once. Guards the list;
+    /// held for a push or a pop.
     empty: Mutex<Vec<Empty>>,
     /// Folders whose removal takes long.
     waiting: (Sender<PathBuf>, Receiver<PathBuf>),

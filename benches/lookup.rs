@@ -70,9 +70,9 @@ fn function(n: usize) -> Arc<Function> {
     Arc::new(parse(&key(n), descriptor, &Places::default(), Arc::default()).expect("the row is sound"))
 }
 
-fn found(kv: &Kv, path: &str) -> Arc<Function> {
+fn found(kv: &Kv, path: &str) -> Arc<Route> {
     match kv.find("GET", "localhost", path).0 {
-        Found::Function { function, .. } => function,
+        Found::Route { route, .. } if route.serves().is_ok() => route,
         other => panic!("{path} is registered, but: {other:?}"),
     }
 }

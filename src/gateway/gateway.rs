@@ -132,15 +132,15 @@ impl Gateway {
         let (found, generation) = self.kv.find(method, cgi::host_name(&head.host), path);
         record.facts.generation = generation;
         match found {
-            Found::Function { function, path_info_start } => {
+            Found::Route { route, path_info_start } => {
+                let function = route.serves().map_err(|fault| {
+                    record.route = Some(route.key().to_string());
+                    RequestError::RowUnusable(fault.to_string())
+                })?;
                 self.counters.begin(&function.route, &function.name);
                 record.route = Some(function.route.clone());
                 record.function = Some(function.name.clone());
-                self.call(&function, path_info_start, request, record, client)
-            }
-            Found::Unusable { route, fault } => {
-                record.route = Some(route);
-                Err(RequestError::RowUnusable(fault))
+                self.call(function, path_info_start, request, record, client)
             }
             Found::MethodNotAllowed { allow } if method == "OPTIONS" => {
                 let mut response = Response::options(&allow);
@@ -156,7 +156,7 @@ impl Gateway {
     /// Calls a function on the best worker; if that worker dies before it has begun, on another one.
     fn call(
         &self,
-        function: &Arc<Function>,
+        function: &Function,
         path_info_start: usize,
         request: &Request,
         record: &mut Record,

@@ -74,8 +74,12 @@ impl Fixture {
     }
 
     pub fn function(&self, path: &str) -> Option<Arc<Function>> {
-        match self.found("GET", path) {
-            Found::Function { function, .. } => Some(function),
+        self.function_of("GET", path)
+    }
+
+    pub fn function_of(&self, method: &str, path: &str) -> Option<Arc<Function>> {
+        match self.found(method, path) {
+            Found::Route { route, .. } => route.serves().ok().cloned(),
             _ => None,
         }
     }
@@ -86,7 +90,7 @@ impl Fixture {
 
     pub fn fault(&self, path: &str) -> String {
         match self.found("GET", path) {
-            Found::Unusable { fault, .. } => fault,
+            Found::Route { route, .. } => route.serves().expect_err("the row has a fault").to_string(),
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,6 @@
 //! The routes in service: what the C original called its key-value store, here one map (routes.rs) behind one lock.
 //!
-//! Invariants: one [`Kv::swap`] brings all rows of a transaction into force. A request that has found a function keeps
+//! Invariants: one [`Kv::swap`] brings all rows of a transaction into force. A request that has found a route keeps
 //! it, even if a later swap replaces it. The lock is held for a look-up (less than a microsecond) or for the exchange
 //! of two maps. The thread that swaps builds the new maps before, and drops the old ones after.
 //!

@@ -31,14 +31,12 @@ use super::pattern::{ANY_METHOD, Pattern, comparable_host, param_name};
 #[derive(Debug)]
 pub enum Found {
     /// `path[..path_info_start]` is SCRIPT_NAME, the rest PATH_INFO, which is empty for an exact route.
-    Function {
-        function: Arc<Function>,
+    ///
+    /// The route, and not its function: a look-up has read the route's memory, and counts one more user there. To count
+    /// the function's users it would wait for other memory, with the lock held.
+    Route {
+        route: Arc<Route>,
         path_info_start: usize,
-    },
-    /// The row exists, but it has a fault and never had a version without one.
-    Unusable {
-        route: String,
-        fault: String,
     },
     /// `allow` lists the methods for the path, for the field Allow: `GET, HEAD, OPTIONS`.
     MethodNotAllowed {
@@ -50,7 +48,7 @@ pub enum Found {
 /// One row in the form that serves requests.
 #[derive(Debug)]
 pub struct Route {
-    key: String,
+    key: Box<str>,
     /// Positions of method, host and path in `key`: `key[..method_end]`, `key[host]` and `key[host.end..path_end]`. The
     /// key is parsed once, when the row changes; each change builds maps from up to 100,000 of these.
     method_end: usize,
@@ -68,11 +66,16 @@ impl Route {
         let host_start = method_end + if host.is_empty() { ":".len() } else { "://".len() };
         let host = host_start..host_start + host.len();
         let path_end = host.end + path.len();
-        Some(Route { key: key.to_string(), method_end, host, path_end, is_prefix, serves })
+        Some(Route { key: key.into(), method_end, host, path_end, is_prefix, serves })
     }
 
-    pub fn function(&self) -> Option<&Arc<Function>> {
-        self.serves.as_ref().ok()
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The function, or the fault of a row that never had a version without one.
+    pub fn serves(&self) -> Result<&Arc<Function>, &str> {
+        self.serves.as_ref().map_err(String::as_str)
     }
 
     fn is_exact(&self) -> bool {
@@ -89,13 +92,6 @@ impl Route {
 
     fn path(&self) -> &str {
         &self.key[self.host.end..self.path_end]
-    }
-
-    fn found(&self, path_info_start: usize) -> Found {
-        match &self.serves {
-            Ok(function) => Found::Function { function: function.clone(), path_info_start },
-            Err(fault) => Found::Unusable { route: self.key.clone(), fault: fault.clone() },
-        }
     }
 }
 
@@ -258,7 +254,7 @@ impl Routes {
         let of_host = if self.hosts.is_empty() { None } else { self.hosts.get(comparable_host(host).as_ref()) };
         let all = || of_host.into_iter().chain([&self.any_host]);
         if let Some((route, path_info_start)) = all().find_map(|routes| routes.find(method, path)) {
-            return route.found(path_info_start);
+            return Found::Route { route: route.clone(), path_info_start };
         }
         let others = all().flat_map(|routes| routes.matches(path)).flat_map(|(methods, _)| methods.as_slice());
         allow(others.map(|route| route.method())).map_or(Found::NotFound, |allow| Found::MethodNotAllowed { allow })
@@ -293,11 +289,11 @@ impl HostRoutes {
     }
 
     /// The route that matches the request, and the start of PATH_INFO.
-    fn find<'a>(&'a self, method: &str, path: &'a str) -> Option<(&'a Route, usize)> {
+    fn find<'a>(&'a self, method: &str, path: &'a str) -> Option<(&'a Arc<Route>, usize)> {
         self.matches(path).find_map(|(methods, path_info_start)| {
             let own = |method: &str| methods.as_slice().iter().find(|route| route.method() == method);
             let route = own(method).or_else(|| if method == "HEAD" { own("GET") } else { None });
-            Some((&**route.or_else(|| own(ANY_METHOD))?, path_info_start))
+            Some((route.or_else(|| own(ANY_METHOD))?, path_info_start))
         })
     }
 

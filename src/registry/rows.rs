@@ -154,7 +154,7 @@ impl Rows {
 impl Row {
     /// The version in service, where it is a function, and its text.
     fn into_good(self) -> Option<(Arc<Route>, String)> {
-        let route = self.route.filter(|route| route.function().is_some())?;
+        let route = self.route.filter(|route| route.serves().is_ok())?;
         Some((route, self.good.unwrap_or(self.text)))
     }
 }

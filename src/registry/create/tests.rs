@@ -8,7 +8,6 @@ use crate::limits;
 use crate::registry::config_loader::{self, Places};
 use crate::registry::files::WAL;
 use crate::registry::fixture::{Fixture, execute, names_in, sqlite3};
-use crate::registry::routes::Found;
 
 #[test]
 fn init_registers_the_examples() {
@@ -24,7 +23,7 @@ fn init_registers_the_examples() {
         ("GET", "/api/env", "native", "env.sh"),
     ];
     each(cases, |(method, path, runtime, module)| {
-        let Found::Function { function, .. } = fixture.found(method, path) else { panic!("{path} is registered") };
+        let function = fixture.function_of(method, path).unwrap();
         assert_eq!(function.runtime.as_str(), runtime);
         // The tests run in the project's folder, so readfile() finds the functions that ship.
         assert!(function.code.is_some() && function.module.ends_with(module));
@@ -84,10 +83,9 @@ SET v='{"module":"/new/path.wasm","runtime":"wasm"}',
 WHERE k='POST:/resize';"#;
     assert!(sqlite3(&fixture.db, update).stderr.is_empty());
     assert!(fixture.sync.look());
-    assert!(matches!(fixture.found("POST", "/api/convert"), Found::Function { function, .. }
-            if function.name == "imageConverter" && function.handler == "convert"));
-    assert!(matches!(fixture.found("POST", "/resize"), Found::Function { function, .. }
-            if function.module == Path::new("/new/path.wasm")));
+    let convert = fixture.function_of("POST", "/api/convert").unwrap();
+    assert_eq!((convert.name.as_str(), convert.handler.as_str()), ("imageConverter", "convert"));
+    assert_eq!(fixture.function_of("POST", "/resize").unwrap().module, Path::new("/new/path.wasm"));
     let unfilled = update.replace(r#""runtime":"wasm""#, "...");
     let message = String::from_utf8(sqlite3(&fixture.db, &unfilled).stderr).unwrap();
     assert!(message.contains("CHECK constraint failed: v must be a JSON object"), "{message}");

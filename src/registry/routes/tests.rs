@@ -24,10 +24,10 @@ fn find(kv: &Kv, method: &str, path: &str) -> String {
 
 fn find_at(kv: &Kv, method: &str, host: &str, path: &str) -> String {
     match kv.find(method, host, path).0 {
-        Found::Function { function, path_info_start } => {
-            format!("{} {}|{}", function.route, &path[..path_info_start], &path[path_info_start..])
-        }
-        Found::Unusable { route, fault } => format!("{route} is unusable: {fault}"),
+        Found::Route { route, path_info_start } => match route.serves() {
+            Ok(function) => format!("{} {}|{}", function.route, &path[..path_info_start], &path[path_info_start..]),
+            Err(fault) => format!("{} is unusable: {fault}", route.key()),
+        },
         Found::MethodNotAllowed { allow } => format!("allow {allow}"),
         Found::NotFound => "not found".to_string(),
     }
@@ -182,12 +182,12 @@ fn an_unusable_row_holds_its_path_and_names_its_fault() {
 #[test]
 fn a_swap_changes_everything_at_once_and_leaves_what_was_found() {
     let kv = kv(&["GET:/a", "GET:/b"]);
-    let Found::Function { function, .. } = kv.find("GET", "", "/a").0 else { panic!("/a is registered") };
+    let Found::Route { route: found, .. } = kv.find("GET", "", "/a").0 else { panic!("/a is registered") };
     assert_eq!((kv.len(), kv.generation()), (2, None));
     kv.swap(Routes::new([route("GET:/c")]), Some(Version { generation: 7, changed_at: 0.0, alive_at: 0.0 }));
     assert_eq!((kv.len(), kv.generation()), (1, Some(7)));
     assert_eq!(find(&kv, "GET", "/a"), "not found");
-    assert_eq!(function.route, "GET:/a");
+    assert_eq!(found.serves().unwrap().route, "GET:/a");
 }
 
 #[test]

@@ -248,6 +248,10 @@ impl Sync {
         match self.snapshot.take(&self.real_db).map_err(|cause| cause.to_string())? {
             Taken::New => self.compare_with_copy().map(Read::New),
             Taken::Same => Ok(Read::Same),
+            Taken::CaughtUp => {
+                self.seen = None;
+                Ok(Read::Same)
+            }
             Taken::Busy => Ok(Read::Busy),
         }
     }

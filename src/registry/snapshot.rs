@@ -71,6 +71,9 @@ pub enum Taken {
     /// It does, and [`Snapshot::set_read`] was called for the same bytes. Times of files have a grain, so a look that
     /// comes right after a commit cannot tell that nothing came after it; the next look compares the bytes.
     Same,
+    /// The database has caught up with the -wal that was read, and so has the copy. That takes long enough: the next look
+    /// should read it.
+    CaughtUp,
     /// Writers were at work in every attempt; the copy is invalid.
     Busy,
 }
@@ -123,6 +126,7 @@ impl Snapshot {
             let now = SystemTime::now();
             let before = Stamp::of(db);
             let is_current = before.is_some() && self.copied == before;
+            let was_behind = self.is_read && self.is_behind();
             self.behind = if !is_current && self.is_read { self.wal_that_goes_on(db, &before)? } else { None };
             if self.is_read && !self.is_behind() && self.equals(db, &before, now)? {
                 return Ok(Taken::Same);
@@ -132,7 +136,10 @@ impl Snapshot {
                 self.copied = None;
                 update(db, &self.copy)?;
             }
-            self.copy_logs(db)?;
+            let is_caught_up = was_behind && !self.is_behind() && self.logs_are_equal(db)?;
+            if !is_caught_up {
+                self.copy_logs(db)?;
+            }
             if self.holds(db, &before, now)? {
                 // SQLite rolls a -journal back into the copy, which then differs from the database.
                 if with_suffix(&self.copy, JOURNAL).exists() {
@@ -140,7 +147,7 @@ impl Snapshot {
                 } else if !self.is_behind() {
                     self.copied = before.filter(|before| !before.is_young(now));
                 }
-                return Ok(Taken::New);
+                return Ok(if is_caught_up { Taken::CaughtUp } else { Taken::New });
             }
         }
         Ok(Taken::Busy)
@@ -151,16 +158,21 @@ impl Snapshot {
     fn equals(&mut self, db: &Path, before: &Option<Stamp>, now: SystemTime) -> io::Result<bool> {
         let copy = &self.copy;
         let is_same_database = before.is_some() && (self.copied == *before || starts_with(db, copy, true)?);
-        if !is_same_database || bytes_of(&with_suffix(db, JOURNAL), |_| FILE_BYTES_MAX)? > 0 {
-            return Ok(false);
-        }
-        let (wal, copied_wal) = (with_suffix(db, WAL), with_suffix(copy, WAL));
-        let is_same_length = bytes_of(&wal, wal_bytes)? == bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
-        let is_same = is_same_length && starts_with(&wal, &copied_wal, false)?;
+        let is_same = is_same_database && self.logs_are_equal(db)?;
         if is_same && before.as_ref().is_some_and(|before| !before.is_young(now)) {
             self.copied.clone_from(before);
         }
         Ok(is_same)
+    }
+
+    /// True where the -wal has the bytes of its copy, and there is no -journal.
+    fn logs_are_equal(&self, db: &Path) -> io::Result<bool> {
+        if bytes_of(&with_suffix(db, JOURNAL), |_| FILE_BYTES_MAX)? > 0 {
+            return Ok(false);
+        }
+        let (wal, copied_wal) = (with_suffix(db, WAL), with_suffix(&self.copy, WAL));
+        let is_same_length = bytes_of(&wal, wal_bytes)? == bytes_of(&copied_wal, |_| FILE_BYTES_MAX)?;
+        Ok(is_same_length && starts_with(&wal, &copied_wal, false)?)
     }
 
     /// The header of the -wal where it has all that the copy of it has, and more.

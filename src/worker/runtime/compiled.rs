@@ -15,6 +15,7 @@
 //! would hold a slot as long.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
@@ -55,21 +56,28 @@ pub enum Runner {
     Component,
 }
 
+/// The versions of a module and of the program that runs it. The result is named after both.
+#[derive(Debug, Clone, Copy)]
+pub struct Versions {
+    pub module: Version,
+    pub engine: Version,
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.module, self.engine)
+    }
+}
+
 /// A module to compile.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub module: PathBuf,
+    /// The version that the result is named after.
+    pub version: Version,
     pub compiler: Compiler,
     /// Path of the result.
     target: PathBuf,
-}
-
-impl Job {
-    /// True if the result is named after this version of the module.
-    pub fn is_for(&self, version: &Version) -> bool {
-        let name = self.target.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(&format!("{version}-")))
-    }
 }
 
 pub struct Compiled {
@@ -106,29 +114,33 @@ impl Compiled {
     }
 
     /// The path of the module if it has been compiled; else `None`.
-    pub fn find(&self, versions: &str) -> Option<PathBuf> {
+    pub fn find(&self, versions: Versions) -> Option<PathBuf> {
         Some(self.target(versions)).filter(|target| target.exists())
     }
 
-    fn target(&self, versions: &str) -> PathBuf {
+    fn target(&self, versions: Versions) -> PathBuf {
         self.folder.join(format!("{versions}.compiled"))
     }
 
-    /// The path of the compiled module. `versions` names the versions of module and engine, in this order.
+    fn job(&self, module: &Path, versions: Versions, compiler: Compiler) -> Job {
+        Job { module: module.to_path_buf(), version: versions.module, compiler, target: self.target(versions) }
+    }
+
+    /// The path of the compiled module.
     ///
     /// # Errors
     /// The verdict to send instead: the module does not compile, or its compilation takes longer.
-    pub fn get(&self, module: &Path, versions: &str, compiler: Compiler) -> Result<PathBuf, Verdict> {
+    pub fn get(&self, module: &Path, versions: Versions, compiler: Compiler) -> Result<PathBuf, Verdict> {
         if let Some(target) = self.find(versions) {
             return Ok(target);
         }
-        let target = self.target(versions);
+        let job = self.job(module, versions, compiler);
+        let target = job.target.clone();
         let failure = || fs::read_to_string(target.with_extension("failed")).ok();
         let refused = |cause| Verdict::ModuleNotExecutable { path: module.display().to_string(), cause };
         if let Some(cause) = failure() {
             return Err(refused(cause));
         }
-        let job = Job { module: module.to_path_buf(), compiler, target: target.clone() };
         let passing = self.wait_for(job)?;
         match (target.exists(), failure(), passing) {
             (true, ..) => Ok(target),
@@ -176,11 +188,11 @@ impl Compiled {
     pub fn compile_ahead(
         &self,
         module: &Path,
-        versions: &str,
+        versions: Versions,
         compiler: Compiler,
         compile: impl Fn(&Job, &Path) -> io::Result<()>,
     ) {
-        let job = Job { module: module.to_path_buf(), compiler, target: self.target(versions) };
+        let job = self.job(module, versions, compiler);
         let is_over = job.target.exists() || job.target.with_extension("failed").exists();
         if is_over || !self.lock().pending.insert(job.target.clone()) {
             return;

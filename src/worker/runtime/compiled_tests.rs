@@ -37,8 +37,14 @@ fn world(slots: u32) -> World {
 
 impl World {
     fn get(&self) -> Result<PathBuf, Verdict> {
-        self.compiled.get(Path::new("/m.wasm"), "v1", Compiler::Own(Runner::Module))
+        self.compiled.get(Path::new("/m.wasm"), versions(), Compiler::Own(Runner::Module))
     }
+}
+
+/// Of some module and engine.
+fn versions() -> Versions {
+    let version = Version::of_path(Path::new("/")).unwrap();
+    Versions { module: version, engine: version }
 }
 
 #[test]
@@ -86,7 +92,7 @@ fn a_refused_module_is_remembered_and_a_passing_failure_is_not() {
     }
     assert_eq!(world.count.load(Ordering::Relaxed), 2);
     let names: Vec<_> = fs::read_dir(&world.compiled.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["v1.failed"]);
+    assert_eq!(names, [format!("{}.failed", versions()).as_str()]);
 }
 
 #[test]
@@ -96,7 +102,7 @@ fn a_call_waits_for_a_compilation_ahead_of_it() {
     let (end, ends) = channel::<()>();
     let ahead = |compile: &dyn Fn(&Path) -> io::Result<()>| {
         let compiler = Compiler::Own(Runner::Module);
-        world.compiled.compile_ahead(Path::new("/m.wasm"), "v1", compiler, |_, target| compile(target));
+        world.compiled.compile_ahead(Path::new("/m.wasm"), versions(), compiler, |_, target| compile(target));
     };
     std::thread::scope(|scope| {
         scope.spawn(move || {

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::compiled::{Compiled, Compiler, Job, Runner};
+use super::compiled::{Compiled, Compiler, Job, Runner, Versions};
 use super::confined::Confined;
 use super::{Command, Server, c_string, find_program, open_program, places_of, version_of_program};
 use crate::limits::{MEMORY_FLOOR_WASM_MIB, MEMORY_GRACE_MIB};
@@ -58,13 +58,13 @@ pub fn artifact(worker: &Worker, module: &Path, version: &Version) -> std::resul
     let cache = &worker.runtimes.wasm;
     // Each is compiled for one of the programs, so most calls need not read the header.
     for runner in [Runner::Module, Runner::Component] {
-        let path = cache.versions(version, runner).and_then(|versions| cache.compiled.find(&versions));
+        let path = cache.versions(version, runner).and_then(|versions| cache.compiled.find(versions));
         if let Some(path) = path {
             return Ok(Some(Artifact { path, runner }));
         }
     }
     let Some((runner, versions)) = own_runner(cache, module, version)? else { return Ok(None) };
-    let path = cache.compiled.get(module, &versions, Compiler::Own(runner))?;
+    let path = cache.compiled.get(module, versions, Compiler::Own(runner))?;
     Ok(Some(Artifact { path, runner }))
 }
 
@@ -73,7 +73,7 @@ fn own_runner(
     cache: &Cache,
     module: &Path,
     version: &Version,
-) -> std::result::Result<Option<(Runner, String)>, Verdict> {
+) -> std::result::Result<Option<(Runner, Versions)>, Verdict> {
     let Some(versions) = cache.versions(version, Runner::Module) else { return Ok(None) };
     if !is_component(module).map_err(refused(module))? {
         return Ok(Some((Runner::Module, versions)));
@@ -93,7 +93,7 @@ pub fn compile_ahead(worker: &Worker, spec: &FunctionSpec, version: &Version) ->
         Some((runner, versions)) => (versions, Compiler::Own(runner)),
         None => (wasmer(module, version)?.1, Compiler::Wasmer),
     };
-    cache.compiled.compile_ahead(module, &versions, compiler, |job, target| run_compiler(worker, job, target));
+    cache.compiled.compile_ahead(module, versions, compiler, |job, target| run_compiler(worker, job, target));
     Ok(())
 }
 
@@ -101,10 +101,10 @@ pub fn compile_ahead(worker: &Worker, spec: &FunctionSpec, version: &Version) ->
 type Program = (CString, File);
 
 /// wasmer, and the versions of it and a module.
-fn wasmer(module: &Path, version: &Version) -> std::result::Result<(Program, String), Verdict> {
+fn wasmer(module: &Path, version: &Version) -> std::result::Result<(Program, Versions), Verdict> {
     let (path, file) = find_program("wasmer", INSTALL_WASMER)?;
     let engine = file.metadata().map(|metadata| Version::of(&metadata)).map_err(refused(module))?;
-    Ok(((path, file), format!("{version}-{engine}")))
+    Ok(((path, file), Versions { module: *version, engine }))
 }
 
 /// True if a module's header is that of a component (component model, Binary.md).
@@ -138,7 +138,7 @@ pub fn command(
         }
         found => found?,
     };
-    let compiled = worker.runtimes.wasm.compiled.get(module, &versions, Compiler::Wasmer)?;
+    let compiled = worker.runtimes.wasm.compiled.get(module, versions, Compiler::Wasmer)?;
     // The environment of the wasmer process is the one made for the function, so all of it is forwarded.
     let mut arguments = ["wasmer", "run", "--quiet", "--forward-host-env"].map(c_string).to_vec();
     arguments.extend(spec.dirs.iter().map(|(name, path)| c_string(format!("--volume={}:{name}", path.display()))));
@@ -191,9 +191,9 @@ impl Cache {
     }
 
     /// The versions of a module and of the program that runs it; `None` if the program is missing.
-    fn versions(&self, module: &Version, runner: Runner) -> Option<String> {
+    fn versions(&self, module: &Version, runner: Runner) -> Option<Versions> {
         let engine = self.places(runner).iter().find_map(|path| version_of_program(path))?;
-        Some(format!("{module}-{engine}"))
+        Some(Versions { module: *module, engine })
     }
 
     fn places(&self, runner: Runner) -> &[PathBuf] {
@@ -257,7 +257,7 @@ fn compile(sandbox: &Sandbox, runner: Runner, program: Program, job: &Job, targe
 }
 
 fn is_of_version(job: &Job, source: &File) -> io::Result<()> {
-    match job.is_for(&Version::of_open_file(source)?) {
+    match Version::of_open_file(source)? == job.version {
         true => Ok(()),
         false => Err(io::Error::new(ErrorKind::ResourceBusy, "the module has changed meanwhile")),
     }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use faas::procfs;
 use faas::sandbox::Sandbox;
 use faas::settings::Settings;
 use faas::sys::{self, Confinement, Spawn, Watched};
@@ -40,7 +41,7 @@ fn compare(folder: &Path, program: &Path) -> Outcome<Vec<Row>> {
         _ => None,
     });
     let settings = settings.map_err(failed("make settings"))?;
-    let sandbox = Sandbox::new(&settings).map_err(failed("make a sandbox"))?;
+    let sandbox = Sandbox::new(&settings, procfs::outer_pid()).map_err(failed("make a sandbox"))?;
     fs::create_dir(folder.join("spare")).map_err(failed("make a scratch folder"))?;
     let [whole, sandboxed, bare] = take_turns(
         ROUNDS,

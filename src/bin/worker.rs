@@ -6,7 +6,7 @@ use faas::error::start::{Result, StartError, end};
 use faas::sandbox::{Sandbox, probe, promises};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
-use faas::{log, log_file, sys, worker};
+use faas::{log, log_file, procfs, sys, worker};
 
 const USAGE: &str = "\
 worker [ID]       run functions for the gateway that runs in FAAS_RUN_DIR
@@ -36,7 +36,8 @@ fn run() -> Result<()> {
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
             let hides_processes = faas::sandbox::confine_worker()?;
-            println!("{:#}", promises::table(&Sandbox::new(&settings)?, &settings, hides_processes));
+            let sandbox = Sandbox::new(&settings, procfs::outer_pid())?;
+            println!("{:#}", promises::table(&sandbox, &settings, hides_processes));
             return Ok(());
         }
         // Started by the one above, confined as a function is.

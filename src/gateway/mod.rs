@@ -66,7 +66,7 @@ use crate::registry::migrate::migrate;
 use crate::sandbox::{Sandbox, groups, promises};
 use crate::settings::Settings;
 use crate::sys::{EventFd, Pid, Signal};
-use crate::{http_handler, limits, log, sys};
+use crate::{http_handler, limits, log, procfs, sys};
 
 /// Time for clients whose calls were cut off to receive their responses, before the process ends.
 const LAST_RESPONSES_MAX: Duration = Duration::from_secs(1);
@@ -130,7 +130,7 @@ impl Service {
         let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
         let delegated = groups::enter(&settings);
-        let sandbox = Sandbox::new(&settings)?;
+        let sandbox = Sandbox::new(&settings, procfs::outer_pid())?;
         let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
         let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
         let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);

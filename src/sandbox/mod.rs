@@ -74,9 +74,11 @@ pub struct User {
 }
 
 impl Sandbox {
+    /// For the functions of the process `gateway`.
+    ///
     /// # Errors
     /// [`StartError::Setting`] if FAAS_USER is unknown, or names another user than our own and we are not root.
-    pub fn new(settings: &Settings) -> Result<Sandbox> {
+    pub fn new(settings: &Settings, gateway: Pid) -> Result<Sandbox> {
         let mut remarks = Vec::new();
         let user = functions_user(settings, &mut remarks)?;
         let landlock_version = sys::landlock_version();
@@ -84,7 +86,7 @@ impl Sandbox {
         let keep_permissions = user.is_none();
         let sandbox = Sandbox {
             own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
-            processes_max: ProcessesMax::new(settings, user.as_ref()),
+            processes_max: ProcessesMax::new(settings, user.as_ref(), gateway),
             landlock_version,
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
@@ -102,11 +104,6 @@ impl Sandbox {
             return Ok(Sandbox { remarks: [sandbox.remarks, vec![text]].concat(), ..sandbox });
         }
         Ok(sandbox)
-    }
-
-    /// For the functions of this gateway.
-    pub fn under(self, gateway: Pid) -> Sandbox {
-        Sandbox { processes_max: self.processes_max.under(gateway), ..self }
     }
 
     /// The name of the user that functions run as, for USER.
@@ -415,7 +412,7 @@ mod tests {
         fs::write(&module, "").unwrap();
         let user = Some(User { name: "other".into(), uid: 123_456, gid: 123_456, is_explicit: true });
         let settings = Settings::from_lookup(|_| None).unwrap();
-        let sandbox = Sandbox { user, ..Sandbox::new(&settings).unwrap() };
+        let sandbox = Sandbox { user, ..Sandbox::new(&settings, procfs::outer_pid()).unwrap() };
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(&folder, 0o755);
         set(&module, 0o644);

@@ -31,7 +31,7 @@ pub enum ProcessesMax {
     /// Functions run as our own user.
     Shared {
         room: u64,
-        /// Whose functions do not count; 0 where none run yet.
+        /// Whose functions do not count.
         gateway: Pid,
         /// Guards the last count; held to read or write it.
         last: Mutex<Option<Count>>,
@@ -50,7 +50,7 @@ pub struct Count {
 impl ProcessesMax {
     /// There is room for one function at its limit per slot, for a bomb among them, and for the fork servers and their
     /// waiting children; where the user is shared, for one function only.
-    pub fn new(settings: &Settings, user: Option<&User>) -> ProcessesMax {
+    pub fn new(settings: &Settings, user: Option<&User>, gateway: Pid) -> ProcessesMax {
         let slots = u64::from(settings.workers) * u64::from(settings.worker_slots);
         let servers = u64::from(settings.workers) * FORK_SERVERS_PER_WORKER;
         let waiting = if settings.has_fork_servers { servers + FORK_SERVERS_PER_WORKER * slots } else { 0 };
@@ -58,16 +58,8 @@ impl ProcessesMax {
             (Some(_), _) => ProcessesMax::Fixed(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
             (None, 0) => ProcessesMax::None,
             (None, _) => {
-                ProcessesMax::Shared { room: OWN_USER_PROCESSES_MAX + waiting, gateway: 0, last: Mutex::default() }
+                ProcessesMax::Shared { room: OWN_USER_PROCESSES_MAX + waiting, gateway, last: Mutex::default() }
             }
-        }
-    }
-
-    /// For the functions of this gateway.
-    pub fn under(self, gateway: Pid) -> ProcessesMax {
-        match self {
-            ProcessesMax::Shared { room, last, .. } => ProcessesMax::Shared { room, gateway, last },
-            other => other,
         }
     }
 
@@ -76,7 +68,7 @@ impl ProcessesMax {
         match self {
             ProcessesMax::None => None,
             ProcessesMax::Fixed(max) => Some(*max),
-            ProcessesMax::Shared { .. } => self.of_forked(),
+            ProcessesMax::Shared { room, gateway, last } => Some(room + threads_beside_functions(*gateway, last)),
         }
     }
 
@@ -87,25 +79,24 @@ impl ProcessesMax {
             ProcessesMax::None | ProcessesMax::Shared { .. } => None,
         }
     }
+}
 
-    /// The limit that a forked process sets itself when its invocation comes; `None` where its fork server's serves.
-    pub fn of_forked(&self) -> Option<u64> {
-        let ProcessesMax::Shared { room, gateway, last } = self else { return None };
-        let on_machine = sys::threads_on_machine();
-        let is_recent = |count: &Count| {
-            // The number begins at zero again.
-            let change = on_machine.wrapping_sub(count.on_machine).cast_signed().unsigned_abs();
-            change <= CHANGE_MAX && count.at.elapsed() < COUNT_AGE_MAX
-        };
-        let known = last.lock().expect("nothing panics under this lock").filter(is_recent);
-        if let Some(known) = known {
-            return Some(room + known.threads);
-        }
-        let at = Instant::now();
-        let threads = procfs::threads_beside_functions(sys::own_uid(), *gateway);
-        *last.lock().expect("nothing panics under this lock") = Some(Count { threads, on_machine, at });
-        Some(room + threads)
+/// The threads of our user beside functions; counts them where `last` may no longer be true.
+fn threads_beside_functions(gateway: Pid, last: &Mutex<Option<Count>>) -> u64 {
+    let on_machine = sys::threads_on_machine();
+    let is_recent = |count: &Count| {
+        // The number begins at zero again.
+        let change = on_machine.wrapping_sub(count.on_machine).cast_signed().unsigned_abs();
+        change <= CHANGE_MAX && count.at.elapsed() < COUNT_AGE_MAX
+    };
+    let known = last.lock().expect("nothing panics under this lock").filter(is_recent);
+    if let Some(known) = known {
+        return known.threads;
     }
+    let at = Instant::now();
+    let threads = procfs::threads_beside_functions(sys::own_uid(), gateway);
+    *last.lock().expect("nothing panics under this lock") = Some(Count { threads, on_machine, at });
+    threads
 }
 
 impl fmt::Display for ProcessesMax {

@@ -170,7 +170,7 @@ fn start_threads(worker: &Arc<Worker>) -> Result<()> {
 impl Worker {
     /// A worker that runs nothing yet. `programs` is the folder of this program, where the runtimes lie.
     fn new(settings: Settings, id: u32, gateway: Pid, programs: &Path) -> Result<Worker> {
-        let sandbox = Sandbox::new(&settings)?.under(gateway);
+        let sandbox = Sandbox::new(&settings, gateway)?;
         let above = [settings.scratch_dir(), settings.instance_scratch_dir()];
         Ok(Worker {
             id,

@@ -154,7 +154,7 @@ impl<'a> Start<'a> {
         push(&mut message, "folder", folder_of(spec).as_os_str().as_bytes());
         push(&mut message, "data_mib_max", runtime::data_mib_max(spec).to_string().as_bytes());
         push(&mut message, "dev", if self.worker.settings.dev { b"1" } else { b"0" });
-        if let Some(max) = self.worker.sandbox.processes_max.of_forked() {
+        if let Some(max) = self.worker.sandbox.processes_max.now() {
             push(&mut message, "processes_max", max.to_string().as_bytes());
         }
         let artifact = self.artifact.as_ref().map(|it| ("artifact", it.path.as_os_str()));

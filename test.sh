@@ -13,7 +13,7 @@ passed=0 failed=0 skipped=0 watcher=
 strict=${FAAS_TEST_STRICT:-0}
 [ "${CI-}" != true ] || strict=1
 change_seconds_max=5 # until a change of the registry must be in service
-progress_seconds=4   # without a line; at the latest after twice that, one says how far it is
+silent_seconds_max=4 # then a line says how far it is
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -27,30 +27,33 @@ missing_packages() {
         echo clang lld wasi-libc libclang-rt-14-dev-wasm32
 }
 
-# Announces the next step.
-step() { printf 'test.sh: %s\n' "$*" | tee -a "$work/said.log"; }
-
-# Prints how far cargo's log is: the tests of the program that runs which have ended, and how many it has.
-cargo_progress() {
-    awk '/^running [0-9]+ tests?$/ { all = $2; ended = 0 } /^test .* \.\.\. (ok|FAILED|ignored)/ { ended++ }
-        /^test result:/ { all = "" }
-        END { if (all) print ended " of " all " tests have ended"; else print "compiling" }' "$work/cargo.log"
+# Prints a line, and notes how far this script is, by default the same: say LINE [NOTE]
+say() {
+    printf '%s\n' "$1"
+    printf '%s\n' "${2-$1}" >"$work/printed"
 }
 
-# Until this script ends: a line whenever it has printed nothing for some seconds.
+# Announces the next step.
+step() { say "test.sh: $*"; }
+
+# Until this script ends: prints the last note whenever nothing else was printed for some seconds. It starts no program
+# but sleep: while a fork bomb is tested, that may take seconds.
 watch_for_silence() {
-    began=$(date +%s)
-    before=
-    while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
-        now=$(cat "$work"/*.log | wc -c)
-        if [ "$now" = "$before" ]; then
-            if [ -e "$work/cargo.result" ]; then
-                printf 'test.sh: %s s so far; the last line: %s\n' "$(($(date +%s) - began))" "$(tail -n 1 "$work/said.log")"
-            else
-                printf 'test.sh: cargo test, %s s so far: %s\n' "$(($(date +%s) - began))" "$(cargo_progress)"
-            fi
+    read -r now _ </proc/uptime
+    began=${now%.*} last=${now%.*}
+    echo >"$work/seen"
+    while sleep 1 >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+        read -r now _ </proc/uptime
+        now=${now%.*}
+        # shellcheck disable=SC3013 # -nt is in POSIX since 2024, and in dash for much longer
+        if [ "$work/printed" -nt "$work/seen" ]; then
+            echo >"$work/seen"
+            last=$now
+        elif [ "$((now - last))" -ge "$silent_seconds_max" ]; then
+            read -r note <"$work/printed" || true
+            printf 'test.sh: %s s so far: %s\n' "$((now - began))" "${note#test.sh: }"
+            last=$now
         fi
-        before=$now
     done
 }
 
@@ -65,11 +68,12 @@ check() {
     # shellcheck disable=SC2254 # it is a pattern
     case $3 in
     $2)
-        echo "ok: $1" | tee -a "$work/said.log"
+        say "ok: $1"
         passed=$((passed + 1))
         ;;
     *)
-        printf 'FAILED: %s\n  expected: %s\n  got:      %s\n' "$1" "$2" "$3" | tee -a "$work/said.log"
+        say "FAILED: $1"
+        printf '  expected: %s\n  got:      %s\n' "$2" "$3"
         failed=$((failed + 1))
         ;;
     esac
@@ -114,30 +118,49 @@ leave() {
     [ "$failed" = 0 ] || exit 1
 }
 
+# Prints the output of cargo test, and writes three sums into the file `sums`: of the tests that passed, of those that
+# failed, and of those that a test program had not ended when it came to its own end.
+show_tests() {
+    all_passed=0 all_failed=0 unended=0 running= ended=0
+    while IFS= read -r line; do
+        note=${line#   }
+        case $line in
+        'running '*' test' | 'running '*' tests')
+            running=${line#running } ended=0
+            running=${running% test*}
+            unended=$((unended + running))
+            ;;
+        'test result: '*)
+            # shellcheck disable=SC2086 # to be split: test result: ok. 3 passed; 0 failed; 1 ignored; ...
+            set -- $line
+            all_passed=$((all_passed + $4)) all_failed=$((all_failed + $6)) unended=$((unended - $4 - $6 - $8)) running=
+            ;;
+        'test '*' ... ok' | 'test '*' ... FAILED') ended=$((ended + 1)) ;;
+        'test '*' ... ignored, '*)
+            ended=$((ended + 1)) name=${line#test }
+            echo "${name%% ... *}: ${line#* ... ignored, }; .ci/run installs that" >>"$work/ignored"
+            ;;
+        esac
+        [ -z "$running" ] || note="$ended of $running tests have ended"
+        say "$line" "cargo test: $note"
+    done
+    echo "$all_passed $all_failed $unended" >"$work/sums"
+}
+
 # Shows and adds up the results of cargo's test programs. Tests that this user or this kernel cannot run append
 # "NAME: REASON" to the file FAAS_TEST_SKIPS and end as if they had passed.
 run_cargo_tests() {
     step 'cargo test: unit tests, then integration tests; about ten minutes on two cores'
     if [ "$strict" = 1 ]; then set -- -- --include-ignored; fi
     {
-        result=0
-        FAAS_TEST_SKIPS=$work/skips cargo test --locked --no-fail-fast "$@" 2>&1 || result=$?
-        echo "$result" >"$work/cargo.result"
-    } | tee "$work/cargo.log"
-    result=$(cat "$work/cargo.result")
-    sums=$(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$work/cargo.log" |
-        awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
-    passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
-    # It did not compile, or a test program did not reach its end: tests that had not run count as failed.
-    if [ "$result" != 0 ]; then
-        started=$(sed -n 's/^running \([0-9]*\) tests\{0,1\}$/\1/p' "$work/cargo.log" | awk '{ sum += $1 } END { print sum + 0 }')
-        ended=$(sed -n 's/^test result:.* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.*/\1 \2 \3/p' "$work/cargo.log" |
-            awk '{ sum += $1 + $2 + $3 } END { print sum + 0 }')
-        failed=$((failed + started - ended))
-        [ "$failed" != 0 ] || failed=1
-    fi
-    passed=$((passed - $(wc -l <"$work/skips")))
-    sed -n 's/^test \(.*\) \.\.\. ignored, \(.*\)/\1: \2; .ci\/run installs that/p' "$work/cargo.log" >>"$work/skips"
+        FAAS_TEST_SKIPS=$work/skips cargo test --locked --no-fail-fast "$@" 2>&1 || touch "$work/cargo.failed"
+    } | show_tests
+    read -r all_passed all_failed unended <"$work/sums"
+    # A test program that did not reach its end fails the tests that it has not ended.
+    passed=$((passed + all_passed - $(wc -l <"$work/skips"))) failed=$((failed + all_failed + unended))
+    # It did not compile.
+    [ ! -e "$work/cargo.failed" ] || [ "$failed" != 0 ] || failed=1
+    cat "$work/ignored" >>"$work/skips"
     while read -r line; do skip "${line%%: *}" "${line#*: }"; done <"$work/skips"
 }
 
@@ -219,7 +242,7 @@ export PATH
 work=$(mktemp -d)
 trap leave EXIT
 trap 'exit 1' HUP INT TERM
-touch "$work/skips" "$work/cargo.log"
+touch "$work/skips" "$work/ignored"
 
 step '1 of 3: build what is not built yet'
 # shellcheck disable=SC2046 # a list of names

@@ -48,4 +48,5 @@ mod settings;
 mod slots;
 mod smuggling;
 mod soak;
+mod test_script;
 mod upgrade;

@@ -17,8 +17,8 @@ registry=${FAAS_DB:-faas_meta.db}
 target=${CARGO_TARGET_DIR:-target}/release
 ready_seconds_max=30   # a gateway that takes over gives up after this
 upgrade_seconds_max=60 # it then ends its workers and removes its folder
-progress_seconds=5     # between two lines about something that takes long
-bar='CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80' # has cargo write a bar into a file, too
+progress_seconds=4     # between two lines about something that takes long
+bar='Building \[[^]]*\] ' # in cargo's output: behind it stands how far cargo is, and a \r
 
 say() { printf 'start.sh: %s\n' "$*"; }
 warn() { printf 'start.sh: %s\n' "$*" >&2; }
@@ -84,15 +84,15 @@ need_compilers() {
 }
 
 # Runs a command, and says every few seconds that it goes on: with_progress_of DOING OUTPUT COMMAND... The last line of the
-# file OUTPUT tells how far it is; apt-get writes NAME:PACKAGE:PERCENT:TEXT there, and cargo a bar that ends in \r.
+# file OUTPUT tells how far it is; apt-get writes NAME:PACKAGE:PERCENT:TEXT there.
 with_progress_of() {
     doing=$1 output=$2
     shift 2
     (
         began=$(date +%s)
         while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
-            line=$(tail -n 1 "$output" | tr '\r' '\n' | sed -n 's/^ *//; s/^Building \[[^]]*\] //
-                s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)$/\1 %, \2/; s/ *$//; $p')
+            line=$(tail -n 1 "$output" | sed "s/[ \r]*\$//; s/.*\r//; s/^ *//; s/^$bar//
+                s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)\$/\1 %, \2/")
             say "$doing, $(($(date +%s) - began)) s so far${line:+: $line}"
         done
     ) &
@@ -104,12 +104,28 @@ with_progress_of() {
     return "$result"
 }
 
+# The same for a command that calls cargo and writes into the file OUTPUT. Its messages appear only when it fails.
+with_progress_of_cargo() {
+    doing=$1 output=$2
+    shift 2
+    with_progress_of "$doing" "$output" into_file "$output" \
+        env CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80 "$@" && return 0
+    tr '\r' '\n' <"$output" | grep -v "^ *\(Compiling \|Download\|$bar\)" >&2
+    return "$result"
+}
+
+# Runs a command with its output in the file $1.
+into_file() {
+    file=$1
+    shift
+    "$@" </dev/null >"$file" 2>&1
+}
+
 # Calls apt-get as root without a prompt. Its own output appears only when it fails: the last line.
 apt_get() {
     apt_output=$(mktemp)
     apt_result=0
-    # shellcheck disable=SC2016 # for the inner shell
-    with_progress_of "apt-get $1" "$apt_output" sh -c 'exec "$@" </dev/null >"$0" 2>&1' "$apt_output" ${sudo:+sudo -n} \
+    with_progress_of "apt-get $1" "$apt_output" into_file "$apt_output" ${sudo:+sudo -n} \
         env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" || apt_result=$?
     [ "$apt_result" = 0 ] || warn "failed: apt-get $*: $(grep -v '^[dp][lm]status:' "$apt_output" | tail -n 1)"
     rm -f "$apt_output"
@@ -151,27 +167,12 @@ hint_at_missing_programs() {
 
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes some minutes"
-    if [ -t 2 ]; then # there cargo itself says how far it is
-        cargo build --release --locked
-    else
-        build_without_terminal
-    fi
-    build_php
-}
-
-# Prints what cargo has written to the file $1.
-without_bars() { tr '\r' '\n' <"$1" | grep -v '^ *Building \['; }
-
-# Cargo's own output appears only when it fails.
-build_without_terminal() {
     cargo_output=$(mktemp)
     cargo_result=0
-    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
-    with_progress_of building "$cargo_output" env $bar sh -c 'exec cargo build --release --locked 2>"$0"' "$cargo_output" ||
-        cargo_result=$?
-    [ "$cargo_result" = 0 ] || without_bars "$cargo_output" >&2
+    with_progress_of_cargo building "$cargo_output" cargo build --release --locked || cargo_result=$?
     rm -f "$cargo_output"
-    return "$cargo_result"
+    [ "$cargo_result" = 0 ] || exit "$cargo_result"
+    build_php
 }
 
 build_php() {
@@ -190,8 +191,8 @@ build_wasm_in_background() {
     ! have wasmer || until_then='run by wasmer'
     say "building faas-wasm and faas-wasm-component in the background, some minutes: $run_dir/wasm-build.log"
     [ -x "$target/faas-wasm" ] || say "WASM functions $until_then until then"
-    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
-    setsid nice -n 19 env $bar sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
+    # shellcheck disable=SC2016 # for the inner shell
+    setsid nice -n 19 sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' \
         >"$run_dir/wasm-build.log" 2>&1 9>"$run_dir/wasm-build.pid" </dev/null &
 }
 
@@ -202,10 +203,9 @@ build_wasm_in_foreground() {
     end_background_build
     [ -w "$run_dir" ] || run_dir=$target
     say "building faas-wasm and faas-wasm-component; the first time that takes some minutes: $run_dir/wasm-build.log"
-    # shellcheck disable=SC2016,SC2086 # for the inner shell; a list of variables
-    with_progress_of 'building for WASM' "$run_dir/wasm-build.log" env $bar \
-        sh -c 'echo $$ >&9; exec runtimes/build.sh wasm >"$0" 2>&1' "$run_dir/wasm-build.log" 9>"$run_dir/wasm-build.pid" && return 0
-    without_bars "$run_dir/wasm-build.log" | tail -n 20 >&2
+    # shellcheck disable=SC2016 # for the inner shell
+    with_progress_of_cargo 'building for WASM' "$run_dir/wasm-build.log" \
+        sh -c 'echo $$ >&9; exec runtimes/build.sh wasm' 9>"$run_dir/wasm-build.pid" && return 0
     warn "the programs for WASM could not be built; without faas-wasm, WASM functions need wasmer, or answer 503"
 }
 

@@ -21,7 +21,8 @@ const BOMB: &str = "n=0\nwhile [ $n -lt 400 ]; do sleep 1000 & n=$((n + 1)); don
 /// Names its group, and leaves a process that has left its session.
 const LEAVER: &str = "sed -n 's/^0:://p' /proc/self/cgroup\nsetsid sleep 1000 >/dev/null 2>&1 &";
 
-/// A delegated group. The drop removes it, with all groups below it.
+/// A delegated group. The drop ends what a failed test has left there, frozen processes too, and removes the group with
+/// all groups below it.
 struct Delegated(PathBuf);
 
 impl Delegated {
@@ -53,6 +54,7 @@ impl Delegated {
 
 impl Drop for Delegated {
     fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
         let below = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
         for folder in below.filter(|path| path.is_dir()).chain([self.0.clone()]) {
             wait_until("the group is empty", || !folder.exists() || fs::remove_dir(&folder).is_ok());

@@ -186,9 +186,12 @@ impl Instance {
         self.launch_as(command);
     }
 
-    /// Like [`Instance::launch`], in the control group of this folder.
+    /// Like [`Instance::launch`], in the control group of this folder, or in the one below it that an earlier gateway has
+    /// made: a group that lends controllers takes no processes.
     pub fn launch_in_group(&mut self, group: &Path) {
-        self.launch_under(&format!("echo $$ >{}/cgroup.procs", group.display()));
+        let programs = group.join("faas-programs");
+        let own = if programs.exists() { programs.as_path() } else { group };
+        self.launch_under(&format!("echo $$ >{}/cgroup.procs", own.display()));
     }
 
     /// Like [`Instance::launch`], in the network namespace that `ip netns` knows by this name.

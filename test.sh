@@ -121,7 +121,7 @@ leave() {
 # Prints the output of cargo test, and writes three sums into the file `sums`: of the tests that passed, of those that
 # failed, and of those that a test program had not ended when it came to its own end.
 show_tests() {
-    all_passed=0 all_failed=0 unended=0 running= ended=0
+    all_passed=0 all_failed=0 unended=0 running='' ended=0
     while IFS= read -r line; do
         note=${line#   }
         case $line in

@@ -190,6 +190,9 @@ fn what_php_takes_only_at_its_start_goes_by_exec_and_everything_else_is_forked()
     };
     assert!(ask("precision", "3"));
     assert!(ask("upload_max_filesize", "30M"));
+    // In php.ini an = would be an error there, and a ; the begin of a comment.
+    assert!(ask("user_agent", "a=b; c"));
+    assert!(ask("session.save_path", "tcp://127.0.0.1:6379?prefix=visits:"));
     assert!(!ask("ffi.enable", "1"));
 }
 

@@ -23,7 +23,8 @@ fn sessions_in_redis_are_shared_by_nodes() {
     wait_until("Redis listens", || TcpStream::connect((FRONT, 6379)).is_ok());
     let ini = format!(
         "ini={{\"session.save_handler\": \"redis\", \"session.save_path\": \"tcp://{FRONT}:6379?prefix=visits:\", \
-         \"redis.session.locking_enabled\": \"1\"}}"
+         \"redis.session.locking_enabled\": \"1\", \"redis.session.lock_retries\": \"-1\", \
+         \"redis.session.lock_expire\": \"60\"}}"
     );
     visits_are_counted_once(&network, "redis.php", &["--set", &ini]);
 }

@@ -33,12 +33,15 @@ static HashTable user_ini;
 static bool has_user_ini;
 
 /* Reads -d as php-cgi does: quotes a value that does not begin with a letter or digit, and uses "1" if there is no
-   value. */
+   value. Beyond php-cgi it quotes what would be an error in php.ini, or the begin of a comment: = and ; as in the paths
+   of session.save_path. */
 static void append_line(smart_str *text, const char *directive)
 {
     const char *equals = strchr(directive, '=');
     char first = equals ? equals[1] : '\0';
-    if (equals && first && !isalnum((unsigned char)first) && first != '"' && first != '\'') {
+    bool is_quoted = first == '"' || first == '\'';
+    bool needs_quotes = first && (!isalnum((unsigned char)first) || (strpbrk(equals + 1, "=;") && !strchr(equals + 1, '"')));
+    if (needs_quotes && !is_quoted) {
         smart_str_appendl_ex(text, directive, (size_t)(equals + 1 - directive), true);
         smart_str_appendc_ex(text, '"', true);
         smart_str_appendl_ex(text, equals + 1, strlen(equals + 1), true);

@@ -122,6 +122,7 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
             }
             return Err(living.len());
         }
+        kill_groups(&living);
         living.iter().for_each(|orphan| kill(*orphan));
         if let Some(first) = living.first() {
             wait_for_end(*first, KILL_PAUSE);
@@ -156,13 +157,21 @@ fn has_ended(orphan: Pid) -> bool {
     sys::has_ended(orphan).unwrap_or(true)
 }
 
-fn kill(orphan: Pid) {
-    // A group killed at once cannot fork meanwhile; processes killed one after the other can.
-    if let Ok(group) = sys::group_of(orphan)
-        && sys::group_of(std::process::id() as Pid).is_ok_and(|ours| ours != group)
-    {
-        sys::kill_group(group);
+/// Kills the process groups of these orphans. A group killed at once cannot fork meanwhile; processes killed one after
+/// the other can. Each group once: that takes as long as it has members, and a fork bomb can have thousands.
+fn kill_groups(orphans: &[Pid]) {
+    let Ok(ours) = sys::group_of(std::process::id() as Pid) else { return };
+    let mut killed = BTreeSet::from([ours]);
+    for orphan in orphans {
+        if let Ok(group) = sys::group_of(*orphan)
+            && killed.insert(group)
+        {
+            sys::kill_group(group);
+        }
     }
+}
+
+fn kill(orphan: Pid) {
     sys::hasten_end(orphan);
     sys::kill_child(orphan);
     // Only we wait for it, so the kernel cannot reuse its id.

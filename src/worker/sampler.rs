@@ -5,7 +5,9 @@
 //! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at the files of processes
 //! that have run costs ten times that (held_files.rs), so it looks at files less often the more of them exist. Neither
 //! takes more than a share of a processor ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In
-//! that case the next look comes after [`PERIOD_MAX`] at the latest.
+//! that case the next look comes after [`PERIOD_MAX`] at the latest. Only an invocation that has grown since the last
+//! look is looked at in time whatever that costs: a fork bomb must not gain a second because it was expensive to count.
+//! It can grow [`FUNCTION_PROCESSES_MAX`] times.
 
 use std::time::{Duration, Instant};
 
@@ -134,6 +136,7 @@ impl<'a> Sampler<'a> {
         let Census { processes, threads, memory } = Census::take(process);
         let before_files = sys::own_thread_cpu_time();
         let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > self.threads + GROWTH_MAX);
+        let has_grown = threads > self.threads;
         self.threads = threads;
         let looks_at_files = !is_bomb && !is_growing && self.files.is_due();
         let holds_too_much = looks_at_files && self.look_at_files(&processes);
@@ -151,7 +154,7 @@ impl<'a> Sampler<'a> {
             () => None,
         };
         let of_files = after_files - before_files;
-        let of_figures = sys::own_thread_cpu_time() - began - of_files;
+        let of_figures = if has_grown { Duration::ZERO } else { sys::own_thread_cpu_time() - began - of_files };
         self.figures.go_on(of_figures, running);
         if looks_at_files {
             self.files.go_on(of_files, running);

@@ -23,6 +23,7 @@ pub mod promises;
 pub(crate) mod protected;
 pub mod quota;
 pub(crate) mod readable;
+pub(crate) mod stopped;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -67,6 +67,16 @@ pub fn kill_process(pidfd: BorrowedFd<'_>) {
     send_signal(pidfd, libc::SIGKILL, 0);
 }
 
+/// Sends SIGSTOP to the process behind a pidfd.
+pub fn stop_process(pidfd: BorrowedFd<'_>) {
+    send_signal(pidfd, libc::SIGSTOP, 0);
+}
+
+/// Sends SIGCONT to the process behind a pidfd.
+pub fn continue_process(pidfd: BorrowedFd<'_>) {
+    send_signal(pidfd, libc::SIGCONT, 0);
+}
+
 /// Sends SIGHUP to the process behind a pidfd.
 pub fn hang_up_process(pidfd: BorrowedFd<'_>) {
     send_signal(pidfd, libc::SIGHUP, 0);

@@ -19,7 +19,8 @@ use crate::procfs::{self, Figures};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::groups::{Group, GroupFigures};
-use crate::sys::{self, Pid};
+use crate::sandbox::stopped::Stopped;
+use crate::sys::{self, Pid, Urgency};
 
 /// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
 const COST_INVERSE: u32 = 150;
@@ -86,18 +87,45 @@ enum Memory {
 }
 
 impl Census {
-    /// Asks the control group where that bounds memory and processes; otherwise looks at each process.
-    fn take(process: &Process) -> Census {
+    /// Asks the control group where that bounds memory and processes; otherwise looks at each process, until these have
+    /// more than `threads_max` threads.
+    fn take(process: &Process, threads_max: usize) -> Census {
         let main = process.pid();
         if let Some(GroupFigures { processes, threads, memory_bytes }) = process.group().and_then(Group::figures) {
             let others = processes.into_iter().filter(|pid| *pid != main);
             let processes = std::iter::once(main).chain(others).collect();
             return Census { processes, threads, memory: Memory::OfGroup(memory_bytes) };
         }
-        let found = procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX);
+        let found = procfs::figures_of_tree(main, threads_max);
         let processes = found.iter().map(|(pid, _)| *pid).collect();
         let threads = found.iter().map(|(_, figures)| figures.threads).sum();
         Census { processes, threads, memory: Memory::OfEach(found) }
+    }
+
+    /// Counts an invocation with more than `calm_max` threads again, and this time it cannot outrun the count, nor what
+    /// follows, before the second result is dropped.
+    fn take_ahead(process: &Process, calm_max: usize) -> (Census, Option<Ahead>) {
+        let census = Census::take(process, calm_max);
+        if census.threads <= calm_max {
+            return (census, None);
+        }
+        let ahead = Ahead::of(process);
+        (Census::take(process, FUNCTION_PROCESSES_MAX), Some(ahead))
+    }
+}
+
+/// Keeps an invocation from outrunning this thread.
+enum Ahead {
+    Urgent { _urgency: Urgency },
+    Stopped(Stopped),
+}
+
+impl Ahead {
+    fn of(process: &Process) -> Ahead {
+        match Urgency::try_begin() {
+            Some(urgency) => Ahead::Urgent { _urgency: urgency },
+            None => Ahead::Stopped(Stopped::with_descendants(process.pid())),
+        }
     }
 }
 
@@ -133,9 +161,11 @@ impl<'a> Sampler<'a> {
     pub fn look(&mut self, process: &Process, running: usize) -> Option<Verdict> {
         sys::join_alarm();
         let began = sys::own_thread_cpu_time();
-        let Census { processes, threads, memory } = Census::take(process);
+        let grown = self.threads + GROWTH_MAX;
+        let (census, ahead) = Census::take_ahead(process, grown.min(FUNCTION_PROCESSES_MAX));
         let before_files = sys::own_thread_cpu_time();
-        let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > self.threads + GROWTH_MAX);
+        let Census { processes, threads, memory } = census;
+        let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > grown);
         let has_grown = threads > self.threads;
         self.threads = threads;
         let looks_at_files = !is_bomb && !is_growing && self.files.is_due();
@@ -161,6 +191,13 @@ impl<'a> Sampler<'a> {
         }
         // If the main process has ended meanwhile, the kernel may have reused its id.
         let is_there = excess.is_none() || procfs::pid_of(process.pidfd()) == Some(process.pid());
+        if let Some(Ahead::Stopped(stopped)) = ahead
+            && is_bomb
+            && is_there
+        {
+            self.seen.note_killed();
+            stopped.kill();
+        }
         excess.filter(|_| is_there)
     }
 

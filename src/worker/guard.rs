@@ -7,7 +7,7 @@
 //! priority.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::limits::FUNCTION_PROCESSES_MAX;
@@ -24,9 +24,11 @@ const STEP: u16 = 6;
 /// The thread's life. Returns at once if this user may not raise a thread's priority.
 pub(super) fn watch(worker: &Worker) {
     let Some(_urgency) = Urgency::try_begin() else { return };
-    let (mut usual, mut is_alarmed, mut idle_looks) = (sys::threads_on_machine(), false, 0);
+    let (mut usual, mut idle_looks) = (sys::threads_on_machine(), 0);
+    // During an alarm: its begin, and by how many threads the machine has had more than usual.
+    let mut alarmed: Option<(Instant, u16)> = None;
     loop {
-        idle_looks = if worker.load().0 > 0 || is_alarmed { 0 } else { idle_looks + 1 };
+        idle_looks = if worker.load().0 > 0 || alarmed.is_some() { 0 } else { idle_looks + 1 };
         if idle_looks > LOOKS_TO_REST {
             worker.wait_for_an_invocation();
             (usual, idle_looks) = (sys::threads_on_machine(), 0);
@@ -35,15 +37,23 @@ pub(super) fn watch(worker: &Worker) {
         let now = sys::threads_on_machine();
         usual = if now < usual { now } else { usual.saturating_add(STEP).min(now) };
         let has_jumped = usize::from(now - usual) > FUNCTION_PROCESSES_MAX;
-        if has_jumped && !is_alarmed {
-            log!("worker {}: the machine has {} threads more than a moment ago", worker.id, now - usual);
-        }
         sys::alarm(has_jumped);
         // Repeated once after the alarm ends, for a thread that was just about to join.
-        if has_jumped || is_alarmed {
+        if has_jumped || alarmed.is_some() {
             set_all_urgent(has_jumped);
         }
-        is_alarmed = has_jumped;
+        if has_jumped {
+            let (began, most) = alarmed.unwrap_or((Instant::now(), 0));
+            alarmed = Some((began, most.max(now - usual)));
+        } else if let Some((began, most)) = alarmed.take() {
+            // Only now: during the alarm this thread could wait for seconds until another process, which holds the lock
+            // of the log's file, gets its turn.
+            let ms = began.elapsed().as_millis();
+            log!(
+                "worker {}: ran before all else for {ms} ms: the machine had {most} threads more than usual",
+                worker.id
+            );
+        }
     }
 }
 

@@ -11,14 +11,27 @@ use std::sync::OnceLock;
 
 use crate::sys::{self, Pid};
 
-/// The children of one thread of this process. Orphans that a subreaper inherits become children of its first thread,
-/// whose id is the process id.
+/// Bytes of the longest process id in a list of children, with its space: the kernel gives out ids below 4,194,304.
+const LISTED_PID_BYTES: usize = 8;
+/// Bytes of such a list that are read at least. The kernel writes a page at once.
+const LIST_BYTES_MIN: usize = 4096;
+
+/// The children of one thread of this process, at most some `max` of them, the oldest: a process that forks faster than
+/// its list is read would never let the reader come to an end. Orphans that a subreaper inherits become children of its
+/// first thread, whose id is the process id.
 ///
 /// If the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), this searches all processes for their
 /// parent, which is slower and finds the children of all threads.
-pub fn children_of_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
-    match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
-        Ok(list) => list.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
+pub fn children_of_thread(pid: Pid, thread: Pid, max: usize) -> Vec<Pid> {
+    let list = fs::File::open(format!("/proc/{pid}/task/{thread}/children"));
+    let mut bytes = Vec::with_capacity(LIST_BYTES_MIN);
+    let bytes_max = LIST_BYTES_MIN.max(max * LISTED_PID_BYTES) as u64;
+    match list.and_then(|list| list.take(bytes_max).read_to_end(&mut bytes)) {
+        // The last id may be cut off. There is a space behind each whole one.
+        Ok(_) => {
+            let ids = bytes.split_inclusive(|byte| *byte == b' ').filter_map(|word| word.strip_suffix(b" "));
+            ids.filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect()
+        }
         Err(_) if lists_children() => Vec::new(),
         Err(_) => all().into_iter().filter(|other| parent_of(*other) == Some(pid)).collect(),
     }
@@ -45,16 +58,16 @@ pub fn lists_children() -> bool {
     fs::exists(format!("/proc/{own}/task/{own}/children")).unwrap_or(false)
 }
 
-/// The children of all threads of a process.
-pub fn children(pid: Pid) -> Vec<Pid> {
+/// The children of all threads of a process, at most some `max` of each.
+pub fn children(pid: Pid, max: usize) -> Vec<Pid> {
     let folder = fs::metadata(format!("/proc/{pid}/task"));
     // Three links mean one folder inside, so one thread. Listing a process's threads takes longer than all else.
     if folder.is_ok_and(|folder| folder.nlink() == 3) {
-        return children_of_thread(pid, pid);
+        return children_of_thread(pid, pid, max);
     }
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let threads = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    threads.flat_map(|thread| children_of_thread(pid, thread)).collect()
+    threads.flat_map(|thread| children_of_thread(pid, thread, max)).collect()
 }
 
 /// The descendants of a process, each with its parent, parents first. The walk ends when they are more than
@@ -65,7 +78,8 @@ pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
     let mut seen = HashSet::from([root]);
     let mut parent = root;
     for next in 0.. {
-        found.extend(children(parent).into_iter().filter(|child| seen.insert(*child)).map(|child| (child, parent)));
+        let below = children(parent, processes_max).into_iter().filter(|child| seen.insert(*child));
+        found.extend(below.map(|child| (child, parent)));
         if next >= found.len() || found.len() > processes_max {
             break;
         }
@@ -226,22 +240,49 @@ pub enum Unread {
     Fleeting,
 }
 
-/// The figures of a process and of its descendants. The walk ends when they have more than `threads_max` threads, so
-/// that a fork bomb cannot turn the check itself into a load.
-pub fn figures_of_tree(root: Pid, threads_max: usize) -> Vec<(Pid, Figures)> {
-    let mut found: Vec<(Pid, Figures)> = Figures::of(root).map(|figures| (root, figures)).into_iter().collect();
+/// A process and its descendants, as [`figures_of_tree`] finds them.
+#[derive(Default)]
+pub struct Tree {
+    pub figures: Vec<(Pid, Figures)>,
+    /// Threads of all. A process that has ended counts as one until it is waited for, as the kernel counts it
+    /// (RLIMIT_NPROC, pids.max).
+    pub threads: usize,
+    /// Processes among them that were listed, and gone when they were to be read.
+    pub fleeting: usize,
+}
+
+/// The walk ends when there are more than `threads_max` threads, so that a fork bomb cannot turn the check itself into a
+/// load.
+pub fn figures_of_tree(root: Pid, threads_max: usize) -> Tree {
+    let figures: Vec<(Pid, Figures)> = Figures::of(root).map(|figures| (root, figures)).into_iter().collect();
+    let threads = figures.iter().map(|(_, figures)| figures.threads).sum();
+    let mut tree = Tree { figures, threads, fleeting: 0 };
     let mut seen = HashSet::from([root]);
-    let (mut at, mut threads) = (0, 0);
-    while let Some((pid, figures)) = found.get(at).copied() {
-        threads += figures.threads;
-        if threads > threads_max || found.len() > threads_max {
-            break;
+    let mut at = 0;
+    while let Some((pid, _)) = tree.figures.get(at).copied() {
+        // While a bomb goes off, the list lacks some, and names others twice.
+        for child in children(pid, 2 * threads_max) {
+            if tree.threads > threads_max {
+                return tree;
+            }
+            if !seen.insert(child) {
+                continue;
+            }
+            match Figures::of(child) {
+                Some(figures) => {
+                    tree.threads += figures.threads;
+                    tree.figures.push((child, figures));
+                }
+                None => {
+                    tree.threads += 1;
+                    // One that was not waited for still has a folder.
+                    tree.fleeting += usize::from(!fs::exists(format!("/proc/{child}")).unwrap_or(false));
+                }
+            }
         }
-        let below = children(pid).into_iter().filter(|child| seen.insert(*child));
-        found.extend(below.filter_map(|child| Some((child, Figures::of(child)?))));
         at += 1;
     }
-    found
+    tree
 }
 
 /// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
@@ -296,6 +337,28 @@ mod tests {
     }
 
     #[test]
+    fn processes_that_have_ended_count_until_they_are_waited_for() {
+        // A shell would wait for its children, and sleep does not.
+        let script = "sleep 0 & sleep 1000 & sleep 1000 & exec sleep 1000";
+        let mut parent = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pid = parent.id() as Pid;
+        let counts = || {
+            let tree = figures_of_tree(pid, 100);
+            (tree.figures.len(), tree.threads)
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while counts() != (3, 4) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", counts());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let all = children(pid, 100);
+        assert_eq!(all.len(), 3);
+        all.into_iter().for_each(sys::kill_child);
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+    }
+
+    #[test]
     fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
         let stat = "7 (a ) b (c) S 1 7 7 0 -1 0 0 0 0 0 11 12 13 14 20 0 1";
         assert_eq!(stat_fields(stat, &[4, 14, 17]), Some(vec![1, 11, 14]));
@@ -310,7 +373,7 @@ mod tests {
         for figures in [figures, figures.proportional(own).unwrap()] {
             assert!((100_000..resident).contains(&(figures.anonymous + figures.shared)), "{figures:?} {resident}");
         }
-        assert_eq!(figures_of_tree(own, 1000)[0].0, own);
+        assert_eq!(figures_of_tree(own, 1000).figures[0].0, own);
         assert!(cpu_ticks(own).is_some() && storage_bytes(own).is_some());
         assert!(cpu_ticks(Pid::MAX).is_none() && resident_bytes(Pid::MAX).is_none());
     }

@@ -70,7 +70,10 @@ pub fn may_be_among(children: &[Pid]) -> bool {
 fn strangers() -> Vec<Pid> {
     let _nothing_starts = STARTING.write().expect("nothing panics under this lock");
     let started = started();
-    procfs::children(std::process::id() as Pid).into_iter().filter(|pid| !started.contains(pid)).collect()
+    procfs::children(std::process::id() as Pid, KILL_PROCESSES_MAX)
+        .into_iter()
+        .filter(|pid| !started.contains(pid))
+        .collect()
 }
 
 /// Kills all orphans that have landed on this process and waits until they are gone. Returns their number.
@@ -102,7 +105,7 @@ pub fn end_in_passing(timeout: Duration) {
 /// Ends the orphans in `list` and returns their number; `Err`: the number of those still alive when the time is up.
 fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>) -> Result<usize, usize> {
     let deadline = Instant::now() + timeout;
-    let mut all_ended = Vec::new();
+    let (mut all_ended, mut reaped) = (Vec::new(), 0);
     let mut urgency = None;
     loop {
         let orphans = list();
@@ -113,7 +116,13 @@ fn end_within(timeout: Duration, list: fn() -> Vec<Pid>, _: &MutexGuard<'_, ()>)
         // If an orphan has ended since the list was made, its children are ours now, but not on the list. Hence a
         // second look, after one that found all ended.
         if living.is_empty() && orphans == all_ended {
-            return Ok(orphans.into_iter().filter(|orphan| matches!(reap(*orphan), Ok(Some(_)))).count());
+            reaped += orphans.iter().filter(|orphan| matches!(reap(**orphan), Ok(Some(_)))).count();
+            if orphans.len() < KILL_PROCESSES_MAX {
+                return Ok(reaped);
+            }
+            // There may be more than are listed at once.
+            all_ended = Vec::new();
+            continue;
         }
         if Instant::now() >= deadline {
             // The next call goes on with all of them, unless they are too many to keep.
@@ -147,7 +156,7 @@ fn children() -> Vec<Pid> {
         // A child is listed, or the list could not be opened: now more than one system call is worth it.
         _ => {
             let own = std::process::id() as Pid;
-            procfs::children_of_thread(own, own)
+            procfs::children_of_thread(own, own, KILL_PROCESSES_MAX)
         }
     }
 }

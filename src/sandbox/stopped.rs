@@ -26,7 +26,7 @@ impl Stopped {
                 sys::stop_process(pidfd.as_fd());
                 stopped.push((pid, parent, pidfd));
             }
-            let children = procfs::children(pid).into_iter().filter(|child| seen.insert(*child));
+            let children = procfs::children(pid, TREE_PROCESSES_MAX).into_iter().filter(|child| seen.insert(*child));
             found.extend(children.map(|child| (child, Some(pid))));
         }
         // The kernel may have reused an id since it was listed; the new process has another parent. Only now, since

@@ -41,6 +41,10 @@ pub fn alarm(is_on: bool) {
     ALARM.store(is_on, Ordering::Relaxed);
 }
 
+pub fn is_alarmed() -> bool {
+    ALARM.load(Ordering::Relaxed)
+}
+
 /// Makes the calling thread urgent while the alarm is on.
 pub fn join_alarm() {
     if ALARM.load(Ordering::Relaxed) {

@@ -55,8 +55,8 @@ pub use file::{attribute, is_in_memory, is_noexec, may_access, open_regular, ref
 pub use inotify::FolderWatch;
 pub use landlock::{allow_reading, landlock_readable, landlock_ruleset, landlock_version};
 pub use limits::{
-    Urgency, alarm, clock_ticks_per_s, fit_address_space, hasten_end, join_alarm, lower_priority, own_thread,
-    own_thread_cpu_time, page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
+    Urgency, alarm, clock_ticks_per_s, fit_address_space, hasten_end, is_alarmed, join_alarm, lower_priority,
+    own_thread, own_thread_cpu_time, page_bytes, raise_open_files_limit, set_urgent, threads_on_machine,
 };
 pub use lock::{lock_holder, try_lock};
 pub use mounts::hide_processes;

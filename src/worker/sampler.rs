@@ -15,7 +15,7 @@ use super::held_files::{Held, HeldFiles};
 use super::process::Process;
 use super::scratch::Scratch;
 use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
-use crate::procfs::{self, Figures};
+use crate::procfs::{self, Figures, Tree};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::groups::{Group, GroupFigures};
@@ -24,10 +24,14 @@ use crate::sys::{self, Pid, Urgency};
 
 /// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
 const COST_INVERSE: u32 = 150;
-/// Threads by which an invocation that is no fork bomb grows between two looks. A faster one is only counted, until it
-/// grows no more or is found to be a bomb: at most for the next eight looks. To read the mappings of a process that
-/// forks, the kernel waits until that process gets a turn at a processor, and meanwhile a bomb grows without bound.
+/// Threads by which an invocation grows between two looks before it is counted ahead of all else, or stopped.
 const GROWTH_MAX: usize = FUNCTION_PROCESSES_MAX / 8;
+/// Threads by which an invocation grows between two looks, and processes of it that end during one, before it is taken
+/// for the beginning of a fork bomb, and only counted. To read the mappings of a process that forks, the kernel waits
+/// until that process gets a turn at a processor, and meanwhile a bomb grows without bound.
+const SPROUTS_MAX: usize = 4;
+/// Looks in a row that only count. In that many, a bomb is found.
+const ONLY_COUNTED_MAX: usize = 8;
 /// A look at files that takes longer counts the threads again.
 const RECOUNT_PERIOD: Duration = Duration::from_millis(50);
 /// Upper bound of a pause that the cost demands.
@@ -41,6 +45,8 @@ pub struct Sampler<'a> {
     held: HeldFiles,
     /// Number of threads at the last look.
     threads: usize,
+    /// Looks since the last one that did more than count.
+    only_counted: usize,
     /// Bytes of files in memory, and of the kernel's descriptions of mappings, that the last look at files found.
     in_memory: u64,
     mappings: u64,
@@ -77,6 +83,8 @@ impl Seen {
 struct Census {
     processes: Vec<Pid>,
     threads: usize,
+    /// Processes that have ended during the census.
+    fleeting: usize,
     memory: Memory,
 }
 
@@ -94,12 +102,11 @@ impl Census {
         if let Some(GroupFigures { processes, threads, memory_bytes }) = process.group().and_then(Group::figures) {
             let others = processes.into_iter().filter(|pid| *pid != main);
             let processes = std::iter::once(main).chain(others).collect();
-            return Census { processes, threads, memory: Memory::OfGroup(memory_bytes) };
+            return Census { processes, threads, fleeting: 0, memory: Memory::OfGroup(memory_bytes) };
         }
-        let found = procfs::figures_of_tree(main, threads_max);
+        let Tree { figures: found, threads, fleeting } = procfs::figures_of_tree(main, threads_max);
         let processes = found.iter().map(|(pid, _)| *pid).collect();
-        let threads = found.iter().map(|(_, figures)| figures.threads).sum();
-        Census { processes, threads, memory: Memory::OfEach(found) }
+        Census { processes, threads, fleeting, memory: Memory::OfEach(found) }
     }
 
     /// Counts an invocation with more than `calm_max` threads again, and this time it cannot outrun the count, nor what
@@ -145,6 +152,7 @@ impl<'a> Sampler<'a> {
             files: rhythm(),
             held: HeldFiles::default(),
             threads: 1,
+            only_counted: 0,
             in_memory: 0,
             mappings: 0,
             seen: Seen::default(),
@@ -164,11 +172,15 @@ impl<'a> Sampler<'a> {
         let grown = self.threads + GROWTH_MAX;
         let (census, ahead) = Census::take_ahead(process, grown.min(FUNCTION_PROCESSES_MAX));
         let before_files = sys::own_thread_cpu_time();
-        let Census { processes, threads, memory } = census;
+        let Census { processes, threads, fleeting, memory } = census;
         let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > grown);
-        let has_grown = threads > self.threads;
+        let sprouts = threads > self.threads + SPROUTS_MAX || fleeting > SPROUTS_MAX;
+        let may_be_bomb = sprouts || (sys::is_alarmed() && threads > SPROUTS_MAX);
+        let only_counts = is_bomb || (may_be_bomb && self.only_counted < ONLY_COUNTED_MAX);
+        self.only_counted = if only_counts { self.only_counted + 1 } else { 0 };
+        let has_grown = threads > self.threads || only_counts;
         self.threads = threads;
-        let looks_at_files = !is_bomb && !is_growing && self.files.is_due();
+        let looks_at_files = !only_counts && self.files.is_due();
         let holds_too_much = looks_at_files && self.look_at_files(&processes);
         let after_files = sys::own_thread_cpu_time();
         let memory = match &memory {
@@ -225,8 +237,8 @@ impl<'a> Sampler<'a> {
                 return true;
             }
             counted = Instant::now();
-            let found = main.map(|main| procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX));
-            threads_of(&found.unwrap_or_default()) <= threads_before + GROWTH_MAX
+            let tree = main.map(|main| procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX)).unwrap_or_default();
+            tree.threads <= threads_before + GROWTH_MAX
         };
         let held = self.held.look(processes, self.scratch.path(), self.spec.memory_mib << 20, is_calm);
         let Held { of_folder, in_memory, mappings, is_cut } = held;
@@ -237,10 +249,6 @@ impl<'a> Sampler<'a> {
         let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
         is_cut || self.scratch.is_over_quota() || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
     }
-}
-
-fn threads_of(found: &[(Pid, Figures)]) -> usize {
-    found.iter().map(|(_, figures)| figures.threads).sum()
 }
 
 impl Rhythm {

@@ -128,15 +128,26 @@ static int socketcall(void) {
 #endif
 }
 
-/* Each process starts others without end, in sessions of their own if asked, and ignores all signals that it can. They
-   end by themselves after a while, so that a failed test does not leave them on the machine. */
-static void bomb(int with_sessions) {
+/* Each process starts others without end, or starts two and ends, so that none lives for long; in sessions of their own
+   if asked. It ignores all signals that it can. They end by themselves after a while, so that a failed test does not
+   leave them on the machine. */
+static void bomb(int with_sessions, int lives_on) {
     time_t end = time(NULL) + 15;
     for (int signal = 1; signal < 32; signal++)
         sigaction(signal, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
-    while (time(NULL) < end) {
-        if (fork() == 0 && with_sessions)
-            setsid();
+    if (!lives_on && fork() != 0) {
+        sleep(15);
+        _exit(0);
+    }
+    for (int left = 2; time(NULL) < end;) {
+        pid_t child = fork();
+        if (child == 0) {
+            left = 2;
+            if (with_sessions)
+                setsid();
+        } else if (child > 0 && --left == 0 && !lives_on) {
+            _exit(0);
+        }
     }
     _exit(0);
 }
@@ -499,7 +510,7 @@ static int attempt(const char *name, char *argument) {
     if (!strcmp(name, "forbid-looks")) return prctl(PR_SET_DUMPABLE, 0);
     if (!strcmp(name, "stay-on")) return prctl(PR_SET_PDEATHSIG, 0);
     if (!strcmp(name, "children")) return hold_in_children(atoi(argument), atoi(second));
-    if (!strcmp(name, "bomb")) bomb(!strcmp(argument, "sessions"));
+    if (!strcmp(name, "bomb")) bomb(strstr(argument, "sessions") != NULL, strstr(argument, "churn") == NULL);
     if (!strcmp(name, "stop")) return raise(SIGSTOP);
     errno = ENOSYS;
     return -1;

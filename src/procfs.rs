@@ -16,8 +16,8 @@ const LISTED_PID_BYTES: usize = 8;
 /// Bytes of such a list that are read at least. The kernel writes a page at once.
 const LIST_BYTES_MIN: usize = 4096;
 
-/// The children of one thread of this process, at most some `max` of them, the oldest: a process that forks faster than
-/// its list is read would never let the reader come to an end. Orphans that a subreaper inherits become children of its
+/// The children of one thread of this process. Of more than `max`, and more than fit into a page, only the oldest: a
+/// process that forks faster than its list is read would never let the reader come to an end. Orphans that a subreaper inherits become children of its
 /// first thread, whose id is the process id.
 ///
 /// If the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), this searches all processes for their
@@ -58,7 +58,7 @@ pub fn lists_children() -> bool {
     fs::exists(format!("/proc/{own}/task/{own}/children")).unwrap_or(false)
 }
 
-/// The children of all threads of a process, at most some `max` of each.
+/// The children of all threads of a process, as [`children_of_thread`] lists them.
 pub fn children(pid: Pid, max: usize) -> Vec<Pid> {
     let folder = fs::metadata(format!("/proc/{pid}/task"));
     // Three links mean one folder inside, so one thread. Listing a process's threads takes longer than all else.

@@ -6,8 +6,9 @@
 //! that have run costs ten times that (held_files.rs), so it looks at files less often the more of them exist. Neither
 //! takes more than a share of a processor ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In
 //! that case the next look comes after [`PERIOD_MAX`] at the latest. Only an invocation that has grown since the last
-//! look is looked at in time whatever that costs: a fork bomb must not gain a second because it was expensive to count.
-//! It can grow [`FUNCTION_PROCESSES_MAX`] times.
+//! look, or may be the beginning of a fork bomb, is counted in time whatever that costs: a bomb must not gain a second
+//! because it was expensive to count. The one can happen [`FUNCTION_PROCESSES_MAX`] times, the other
+//! [`ONLY_COUNTED_MAX`] times in a row.
 
 use std::time::{Duration, Instant};
 
@@ -178,7 +179,7 @@ impl<'a> Sampler<'a> {
         let may_be_bomb = sprouts || (sys::is_alarmed() && threads > SPROUTS_MAX);
         let only_counts = is_bomb || (may_be_bomb && self.only_counted < ONLY_COUNTED_MAX);
         self.only_counted = if only_counts { self.only_counted + 1 } else { 0 };
-        let has_grown = threads > self.threads || only_counts;
+        let is_urgent = threads > self.threads || only_counts;
         self.threads = threads;
         let looks_at_files = !only_counts && self.files.is_due();
         let holds_too_much = looks_at_files && self.look_at_files(&processes);
@@ -196,7 +197,7 @@ impl<'a> Sampler<'a> {
             () => None,
         };
         let of_files = after_files - before_files;
-        let of_figures = if has_grown { Duration::ZERO } else { sys::own_thread_cpu_time() - began - of_files };
+        let of_figures = if is_urgent { Duration::ZERO } else { sys::own_thread_cpu_time() - began - of_files };
         self.figures.go_on(of_figures, running);
         if looks_at_files {
             self.files.go_on(of_files, running);

@@ -121,15 +121,25 @@ into_file() {
     "$@" </dev/null >"$file" 2>&1
 }
 
+# Runs a command that uses the file /dev/fd/8, which has no name and so stays behind in no case.
+with_unnamed_file() {
+    unnamed=$(mktemp)
+    {
+        rm -f "$unnamed"
+        "$@"
+    } 8<>"$unnamed"
+}
+
 # Calls apt-get as root without a prompt. Its own output appears only when it fails: the last line.
-apt_get() {
-    apt_output=$(mktemp)
-    apt_result=0
+apt_get() { with_unnamed_file apt_get_into /dev/fd/8 "$@"; }
+
+apt_get_into() {
+    apt_output=$1
+    shift
     with_progress_of "apt-get $1" "$apt_output" into_file "$apt_output" ${sudo:+sudo -n} \
-        env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" || apt_result=$?
-    [ "$apt_result" = 0 ] || warn "failed: apt-get $*: $(grep -v '^[dp][lm]status:' "$apt_output" | tail -n 1)"
-    rm -f "$apt_output"
-    return "$apt_result"
+        env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o APT::Status-Fd=1 "$@" && return 0
+    warn "failed: apt-get $*: $(grep -v '^[dp][lm]status:' "$apt_output" | tail -n 1)"
+    return "$result"
 }
 
 has_libphp() {
@@ -167,11 +177,7 @@ hint_at_missing_programs() {
 
 build() {
     [ -x "$target/gateway" ] || say "building; the first time this takes some minutes"
-    cargo_output=$(mktemp)
-    cargo_result=0
-    with_progress_of_cargo building "$cargo_output" cargo build --release --locked || cargo_result=$?
-    rm -f "$cargo_output"
-    [ "$cargo_result" = 0 ] || exit "$cargo_result"
+    with_unnamed_file with_progress_of_cargo building /dev/fd/8 cargo build --release --locked || exit
     build_php
 }
 

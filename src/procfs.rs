@@ -60,6 +60,10 @@ pub fn lists_children() -> bool {
 
 /// The children of all threads of a process, as [`children_of_thread`] lists them.
 pub fn children(pid: Pid, max: usize) -> Vec<Pid> {
+    // For the reason at `listing_of`.
+    if !sys::is_there(pid) {
+        return Vec::new();
+    }
     let folder = fs::metadata(format!("/proc/{pid}/task"));
     // Three links mean one folder inside, so one thread. Listing a process's threads takes longer than all else.
     if folder.is_ok_and(|folder| folder.nlink() == 3) {
@@ -90,11 +94,18 @@ pub fn descendants(root: Pid, processes_max: usize) -> Vec<(Pid, Pid)> {
 
 /// A file of less than a page, which the kernel writes in one piece. std would first read it in pieces of 32 bytes, and
 /// a worker reads hundreds of these every half second. A process can give itself a name that is not UTF-8.
-fn listing(path: String) -> Option<String> {
+fn listing(path: &str) -> Option<String> {
     let mut bytes = vec![0; 4096];
     let count = fs::File::open(path).ok()?.read(&mut bytes).ok()?;
     bytes.truncate(count);
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Such a file of a process, unless the process is gone. To look a process up by its path while the kernel removes it
+/// from /proc means to spin until that is done; and the thread that removes it, which is often the process itself, may
+/// wait for a turn at a processor. A look at a fork bomb was seen to spin for 600 ms.
+fn listing_of(pid: Pid, file: &str) -> Option<String> {
+    sys::is_there(pid).then(|| listing(&format!("/proc/{pid}/{file}"))).flatten()
 }
 
 /// All processes.
@@ -104,7 +115,7 @@ fn all() -> Vec<Pid> {
 }
 
 fn parent_and_threads(pid: Pid) -> Option<(Pid, u64)> {
-    let stat = listing(format!("/proc/{pid}/stat"))?;
+    let stat = listing_of(pid, "stat")?;
     stat_fields(&stat, &[4, 20]).map(|fields| (fields[0] as Pid, fields[1]))
 }
 
@@ -135,24 +146,24 @@ fn stat_fields(stat: &str, numbers: &[usize]) -> Option<Vec<u64>> {
 
 /// The process id for a pidfd of ours; `None` once the process has been waited for.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<Pid> {
-    let info = listing(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let info = listing(&format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     named_number(&info, "Pid:").map(|pid| pid as Pid).filter(|pid| *pid > 0)
 }
 
 pub fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = listing(format!("/proc/{pid}/stat"))?;
+    let stat = listing_of(pid, "stat")?;
     stat_fields(&stat, &[4]).map(|fields| fields[0] as Pid)
 }
 
 /// CPU time in clock ticks, user and system, of a process and of its children that it has waited for.
 pub fn cpu_ticks(pid: Pid) -> Option<u64> {
-    let stat = listing(format!("/proc/{pid}/stat"))?;
+    let stat = listing_of(pid, "stat")?;
     stat_fields(&stat, &[14, 15, 16, 17]).map(|fields| fields.iter().sum())
 }
 
 /// Resident memory in bytes, shared pages counted whole.
 pub fn resident_bytes(pid: Pid) -> Option<u64> {
-    let statm = listing(format!("/proc/{pid}/statm"))?;
+    let statm = listing_of(pid, "statm")?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * sys::page_bytes())
 }
@@ -178,11 +189,11 @@ pub struct Figures {
 impl Figures {
     /// `None` once the process has ended.
     pub fn of(pid: Pid) -> Option<Figures> {
-        let status = listing(format!("/proc/{pid}/status"))?;
+        let status = listing_of(pid, "status")?;
         if let Some(figures) = Figures::read(&status) {
             return Some(figures);
         }
-        match of_other_thread(pid, |thread| Figures::read(&listing(format!("/proc/{thread}/status"))?)) {
+        match of_other_thread(pid, |thread| Figures::read(&listing(&format!("/proc/{thread}/status"))?)) {
             Ok(figures) => Some(figures),
             Err(Unread::Ended) => None,
             Err(Unread::Fleeting) => {
@@ -204,8 +215,8 @@ impl Figures {
     /// The same figures, but a page that n processes share counts 1/n. Costs a walk over the page tables. `None` also
     /// where the process forbids the access (PR_SET_DUMPABLE, prctl(2)).
     pub fn proportional(self, pid: Pid) -> Option<Figures> {
-        let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
-        let tables = named_number(&listing(format!("/proc/{pid}/status"))?, "VmPTE:")?;
+        let rollup = listing_of(pid, "smaps_rollup")?;
+        let tables = named_number(&listing_of(pid, "status")?, "VmPTE:")?;
         let kib = |name| named_number(&rollup, name);
         let anonymous = (kib("Pss_Anon:")? + kib("SwapPss:")? + tables) * 1024;
         Some(Figures { anonymous, shared: kib("Pss_Shmem:")? * 1024, ..self })
@@ -287,13 +298,13 @@ pub fn figures_of_tree(root: Pid, threads_max: usize) -> Tree {
 
 /// Proportional set size in bytes: a page that n processes share counts 1/n. Costs a walk over the page tables.
 pub fn proportional_bytes(pid: Pid) -> Option<u64> {
-    let rollup = listing(format!("/proc/{pid}/smaps_rollup"))?;
+    let rollup = listing_of(pid, "smaps_rollup")?;
     named_number(&rollup, "Pss:").map(|kib| kib * 1024)
 }
 
 /// Bytes that a process, and its children that it has waited for, read from and wrote to storage.
 pub fn storage_bytes(pid: Pid) -> Option<u64> {
-    let io = listing(format!("/proc/{pid}/io"))?;
+    let io = listing_of(pid, "io")?;
     Some(named_number(&io, "read_bytes:")? + named_number(&io, "write_bytes:")?)
 }
 

@@ -62,7 +62,7 @@ pub use lock::{lock_holder, try_lock};
 pub use mounts::hide_processes;
 pub use poll::{EventFd, Watched, poll, set_nonblocking};
 pub use process::{
-    Ended, EndedHow, Pid, become_subreaper, continue_process, cpu_time, group_of, hang_up_process, has_ended,
+    Ended, EndedHow, Pid, become_subreaper, continue_process, cpu_time, group_of, hang_up_process, has_ended, is_there,
     kill_child, kill_group, kill_group_of, kill_process, open_process, own_uid, reap, stop_process,
 };
 pub use quota::{Quota, has_project_quotas, next_project_quota, project_quota, set_project, set_project_quota};

@@ -144,6 +144,13 @@ pub fn cpu_time(pid: Pid) -> Duration {
     }
 }
 
+/// False once a process has been waited for.
+pub fn is_there(pid: Pid) -> bool {
+    // SAFETY: kill takes two integers; 0 is no signal.
+    let asked = check(unsafe { libc::kill(pid, 0) });
+    !asked.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
 /// True once a child has ended. The child stays to be reaped.
 pub fn has_ended(pid: Pid) -> io::Result<bool> {
     // SAFETY: a siginfo_t is integers and pointers, for which all-zero is valid.

@@ -23,6 +23,9 @@ const LIST_BYTES_MIN: usize = 4096;
 /// If the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), this searches all processes for their
 /// parent, which is slower and finds the children of all threads.
 pub fn children_of_thread(pid: Pid, thread: Pid, max: usize) -> Vec<Pid> {
+    if !sys::is_there(thread) {
+        return Vec::new();
+    }
     let list = fs::File::open(format!("/proc/{pid}/task/{thread}/children"));
     let mut bytes = Vec::with_capacity(LIST_BYTES_MIN);
     let bytes_max = LIST_BYTES_MIN.max(max * LISTED_PID_BYTES) as u64;
@@ -60,7 +63,7 @@ pub fn lists_children() -> bool {
 
 /// The children of all threads of a process, as [`children_of_thread`] lists them.
 pub fn children(pid: Pid, max: usize) -> Vec<Pid> {
-    // For the reason at `listing_of`.
+    // For the reason at `listing_of`, as below.
     if !sys::is_there(pid) {
         return Vec::new();
     }
@@ -193,7 +196,7 @@ impl Figures {
         if let Some(figures) = Figures::read(&status) {
             return Some(figures);
         }
-        match of_other_thread(pid, |thread| Figures::read(&listing(&format!("/proc/{thread}/status"))?)) {
+        match of_other_thread(pid, |thread| Figures::read(&listing_of(thread, "status")?)) {
             Ok(figures) => Some(figures),
             Err(Unread::Ended) => None,
             Err(Unread::Fleeting) => {
@@ -252,14 +255,11 @@ pub enum Unread {
 }
 
 /// A process and its descendants, as [`figures_of_tree`] finds them.
-#[derive(Default)]
 pub struct Tree {
     pub figures: Vec<(Pid, Figures)>,
     /// Threads of all. A process that has ended counts as one until it is waited for, as the kernel counts it
     /// (RLIMIT_NPROC, pids.max).
     pub threads: usize,
-    /// Processes among them that were listed, and gone when they were to be read.
-    pub fleeting: usize,
 }
 
 /// The walk ends when there are more than `threads_max` threads, so that a fork bomb cannot turn the check itself into a
@@ -267,7 +267,7 @@ pub struct Tree {
 pub fn figures_of_tree(root: Pid, threads_max: usize) -> Tree {
     let figures: Vec<(Pid, Figures)> = Figures::of(root).map(|figures| (root, figures)).into_iter().collect();
     let threads = figures.iter().map(|(_, figures)| figures.threads).sum();
-    let mut tree = Tree { figures, threads, fleeting: 0 };
+    let mut tree = Tree { figures, threads };
     let mut seen = HashSet::from([root]);
     let mut at = 0;
     while let Some((pid, _)) = tree.figures.get(at).copied() {
@@ -284,11 +284,7 @@ pub fn figures_of_tree(root: Pid, threads_max: usize) -> Tree {
                     tree.threads += figures.threads;
                     tree.figures.push((child, figures));
                 }
-                None => {
-                    tree.threads += 1;
-                    // One that was not waited for still has a folder.
-                    tree.fleeting += usize::from(!fs::exists(format!("/proc/{child}")).unwrap_or(false));
-                }
+                None => tree.threads += 1,
             }
         }
         at += 1;

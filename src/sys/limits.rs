@@ -41,7 +41,7 @@ pub fn alarm(is_on: bool) {
     ALARM.store(is_on, Ordering::Relaxed);
 }
 
-/// True while the alarm is on; never where this user may not raise a thread's priority.
+/// True while the alarm is on.
 pub fn is_alarmed() -> bool {
     ALARM.load(Ordering::Relaxed)
 }

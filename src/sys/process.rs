@@ -144,7 +144,7 @@ pub fn cpu_time(pid: Pid) -> Duration {
     }
 }
 
-/// False once a process has been waited for.
+/// False once a process or thread has been waited for, or if there never was one.
 pub fn is_there(pid: Pid) -> bool {
     // SAFETY: kill takes two integers; 0 is no signal.
     let asked = check(unsafe { libc::kill(pid, 0) });

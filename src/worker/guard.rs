@@ -1,10 +1,10 @@
-//! Keeps this worker running while a fork bomb goes off, if it may raise its priority (root may).
+//! Notices a fork bomb by the machine's number of threads, and keeps this worker running while it goes off.
 //!
 //! A bomb has thousands of processes that are ready to run, and each gets as much of a processor as a thread of the
 //! worker. It would take seconds until an invocation's thread wakes to count them, and minutes until it has killed
-//! them. So one thread, which does next to nothing, runs before all of ordinary priority. It watches the number of
-//! threads on this machine. While that number is far above the usual one, it gives all threads of this worker the same
-//! priority.
+//! them. So one thread, which does next to nothing, watches the number of threads on this machine, and runs before all
+//! of ordinary priority, if this user may do that (root may). While that number is far above the usual one, no look at
+//! an invocation is put off for its cost (sampler.rs), and all threads of this worker get the same priority.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ const LOOKS_TO_REST: usize = 50;
 /// The usual number rises by at most this much per look: 300 in a second.
 const STEP: u16 = 6;
 
-/// The thread's life. Returns at once if this user may not raise a thread's priority.
+/// The thread's life.
 pub(super) fn watch(worker: &Worker) {
-    let Some(_urgency) = Urgency::try_begin() else { return };
+    let urgency = Urgency::try_begin();
     let (mut usual, mut idle_looks) = (sys::threads_on_machine(), 0);
     // During an alarm: its begin, and by how many threads the machine has had more than usual.
     let mut alarmed: Option<(Instant, u16)> = None;
     loop {
-        idle_looks = if worker.load().0 > 0 || alarmed.is_some() { 0 } else { idle_looks + 1 };
+        idle_looks = if worker.load().0 > 0 || sys::is_alarmed() { 0 } else { idle_looks + 1 };
         if idle_looks > LOOKS_TO_REST {
             worker.wait_for_an_invocation();
             (usual, idle_looks) = (sys::threads_on_machine(), 0);
@@ -37,7 +37,10 @@ pub(super) fn watch(worker: &Worker) {
         let now = sys::threads_on_machine();
         usual = if now < usual { now } else { usual.saturating_add(STEP).min(now) };
         let has_jumped = usize::from(now - usual) > FUNCTION_PROCESSES_MAX;
-        sys::alarm(has_jumped);
+        set_alarm(worker, has_jumped);
+        if urgency.is_none() {
+            continue;
+        }
         // Repeated once after the alarm ends, for a thread that was just about to join.
         if has_jumped || alarmed.is_some() {
             set_all_urgent(has_jumped);
@@ -54,6 +57,18 @@ pub(super) fn watch(worker: &Worker) {
                 worker.id
             );
         }
+    }
+}
+
+fn set_alarm(worker: &Worker, is_on: bool) {
+    if is_on {
+        sys::alarm(true);
+        worker.alarm.signal();
+    } else if sys::is_alarmed() {
+        // In this order: otherwise a sampler could find the alarm off and the descriptor still readable, and look without
+        // a pause.
+        worker.alarm.clear();
+        sys::alarm(false);
     }
 }
 

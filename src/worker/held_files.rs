@@ -77,6 +77,10 @@ struct State {
 impl State {
     /// `None` if the process is gone, or was waited for.
     fn of(pid: Pid) -> Option<State> {
+        // Its path could be about to go; procfs.rs says why that matters.
+        if !sys::is_there(pid) {
+            return None;
+        }
         let descriptors = fs::metadata(format!("/proc/{pid}/fd")).ok()?.len();
         Some(State { cpu_time: sys::cpu_time(pid), descriptors }).filter(|state| !state.cpu_time.is_zero())
     }
@@ -85,18 +89,11 @@ impl State {
 impl HeldFiles {
     /// Deleted files that one of these processes has open or mapped; those from beneath `folder` are counted separately.
     /// Several processes can hold the same file. `folder` must be the same at each call. The look ends early once it has
-    /// found more than `mappings_bytes_max` of mappings, since to list those of 256 processes can take minutes; and once
-    /// `is_calm`, which it calls after each process, returns false.
+    /// found more than `mappings_bytes_max` of mappings, since to list those of 256 processes can take minutes.
     ///
     /// A process that forbids the access (PR_SET_DUMPABLE, prctl(2)) hides them from everybody but root. Only root sees
     /// the size of a mapped file (CAP_SYS_ADMIN); for others only the mapped part of such a file counts.
-    pub fn look(
-        &mut self,
-        processes: &[Pid],
-        folder: &Path,
-        mappings_bytes_max: u64,
-        mut is_calm: impl FnMut() -> bool,
-    ) -> Held {
+    pub fn look(&mut self, processes: &[Pid], folder: &Path, mappings_bytes_max: u64) -> Held {
         let present: HashSet<Pid> = processes.iter().copied().collect();
         self.0.retain(|pid, _| present.contains(pid));
         let mut sizes = Sizes::default();
@@ -111,7 +108,7 @@ impl HeldFiles {
             if listing.descriptors.len() + listing.mappings.deleted.len() <= LISTED_MAX {
                 self.0.insert(*pid, listing);
             }
-            if sizes.mappings_count * MAPPING_BYTES > mappings_bytes_max || !is_calm() {
+            if sizes.mappings_count * MAPPING_BYTES > mappings_bytes_max {
                 break;
             }
         }
@@ -252,9 +249,8 @@ mod tests {
         fs::write(&path, vec![1; 100_000]).unwrap();
         let file = fs::File::open(&path).unwrap();
         let again = file.try_clone().unwrap();
-        let of_folder = |folder: &Path| {
-            HeldFiles::default().look(&[std::process::id() as Pid], folder, u64::MAX, || true).of_folder
-        };
+        let of_folder =
+            |folder: &Path| HeldFiles::default().look(&[std::process::id() as Pid], folder, u64::MAX).of_folder;
         assert_eq!(of_folder(&folder), 0);
         fs::remove_file(&path).unwrap();
         assert!((100_000..200_000).contains(&of_folder(&folder)));
@@ -291,15 +287,15 @@ mod tests {
         while !at_rest() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(held.look(&[pid], &folder, u64::MAX, || true).of_folder, 0);
+        assert_eq!(held.look(&[pid], &folder, u64::MAX).of_folder, 0);
         let listed = held.0[&pid].at;
         io::Write::write_all(&mut file, &[1; 100_000]).unwrap();
-        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX, || true).of_folder));
+        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX).of_folder));
         assert_eq!(held.0[&pid].at, listed, "it has not run");
         held.0.get_mut(&pid).unwrap().at = listed - LISTING_AGE_MAX;
-        held.look(&[pid], &folder, u64::MAX, || true);
+        held.look(&[pid], &folder, u64::MAX);
         assert!(held.0[&pid].at >= listed, "an old listing is not used");
-        assert_eq!(held.look(&[], &folder, u64::MAX, || true), Held::default());
+        assert_eq!(held.look(&[], &folder, u64::MAX), Held::default());
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
         fs::remove_dir(folder).unwrap();
@@ -323,7 +319,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         said.read_exact(&mut [0; 5]).unwrap();
         let (pid, mut held) = (holder.id() as Pid, HeldFiles::default());
-        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX, || true).of_folder));
+        assert!((100_000..200_000).contains(&held.look(&[pid], &folder, u64::MAX).of_folder));
         assert!(held.0.is_empty());
         holder.kill().unwrap();
         holder.wait().unwrap();

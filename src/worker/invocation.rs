@@ -173,6 +173,14 @@ impl<'a> Execution<'a> {
         if self.is_quiet() { wake.min(self.quiet_until) } else { wake }
     }
 
+    /// The guard's alarm; watched only while cost delays the next look.
+    fn alarm(&self) -> Watched<'_> {
+        match self.state {
+            State::Running { .. } if self.sampler.is_delayed() => Watched::read(self.worker.alarm.as_fd()),
+            _ => Watched::nothing(),
+        }
+    }
+
     /// One turn: waits until something is due, and does it. Returns true when the main process has ended.
     fn wait(&mut self, connection: &mut Connection) -> Result<bool> {
         let wake = self.next_wake();
@@ -189,13 +197,17 @@ impl<'a> Execution<'a> {
             Watched::read(self.process.pidfd()),
             Watched::read(self.worker.dying()),
             gateway(connection.as_fd()),
+            self.alarm(),
         ];
         let left = wake.saturating_duration_since(Instant::now());
         sys::poll(&mut watched, Some(left)).map_err(InvocationError::io("wait for", "a function"))?;
-        let [stdin_ready, stdout_ready, stderr_ready, said, has_ended, dying, gateway_ready] =
+        let [stdin_ready, stdout_ready, stderr_ready, said, has_ended, dying, gateway_ready, alarmed] =
             watched.each_ref().map(Watched::is_ready);
         if dying || (gateway_ready && !has_to_send) {
             return Err(InvocationError::GatewayGone);
+        }
+        if alarmed {
+            self.sampler.hasten();
         }
         if said {
             self.listen(connection)?;

@@ -7,7 +7,8 @@
 //!                    its calls
 //! fork servers       starts and replaces fork servers: fork_servers.rs
 //! compiler (two)     compiles WASM modules that calls wait for: runtime/compiled.rs
-//! guard              keeps the worker running while a fork bomb goes off: guard.rs
+//! lookers            take looks at invocations that may have to wait: aside.rs
+//! guard              notices a fork bomb, keeps the worker running: guard.rs
 //! sessions           removes old sessions of PHP functions: sessions.rs
 //! metrics            metrics_reader → metrics_smoother → score, every 500 ms; hears DRAIN
 //! signals            SIGTERM from a sender other than the gateway means DRAIN as well; SIGHUP reopens the log
@@ -18,6 +19,7 @@
 //!
 //! Unlike the C original, which runs one invocation at a time, a worker has slots; the gateway keeps count of them.
 
+mod aside;
 pub(crate) mod child;
 mod connection;
 mod error;
@@ -100,6 +102,8 @@ struct Worker {
     code_dirs: Vec<PathBuf>,
     functions: Functions,
     sessions: Sessions,
+    /// Readable while the machine's number of threads is far above the usual one (guard.rs).
+    alarm: EventFd,
     /// Set once, when the worker is to end.
     ending: OnceLock<Ending>,
     /// Readable when the worker is to end, for either reason: wakes the accept loop.
@@ -185,6 +189,7 @@ impl Worker {
             code_dirs: settings.code_dirs(),
             functions: Functions::default(),
             sessions: Sessions::new(&settings)?,
+            alarm: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
             ending: OnceLock::new(),
             stop: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,
             dying: EventFd::new().map_err(StartError::io("make", "an eventfd"))?,

@@ -2,19 +2,22 @@
 //! scratch. In a control group that bounds memory and processes (sandbox/groups.rs), the looks serve scratch and the
 //! record; and one at the number of threads ends an invocation that the kernel merely keeps from forking.
 //!
-//! It takes two kinds of look. It reads figures of processes (/proc/PID/status) often. A look at the files of processes
-//! that have run costs ten times that (held_files.rs), so it looks at files less often the more of them exist. Neither
-//! takes more than a share of a processor ([`COST_INVERSE`]), whatever an invocation does to make the look expensive. In
-//! that case the next look comes after [`PERIOD_MAX`] at the latest. Only an invocation that has grown since the last
-//! look, or may be the beginning of a fork bomb, is counted in time whatever that costs: a bomb must not gain a second
-//! because it was expensive to count. The one can happen [`FUNCTION_PROCESSES_MAX`] times, the other
-//! [`ONLY_COUNTED_MAX`] times in a row.
+//! It counts processes and reads their figures (/proc/PID/status) often; for that the kernel takes no lock that a
+//! function can hold. A look at the files of processes that have run costs ten times as much (held_files.rs), so there
+//! are fewer of these the more files exist; and it may have to wait, as may a look at shared pages, so other threads take
+//! these two (aside.rs). No kind of look takes more than a share of a processor ([`COST_INVERSE`]), whatever an
+//! invocation does to make it expensive. In that case the next look comes after [`PERIOD_MAX`] at the latest.
+//!
+//! But an invocation that has grown since the last look is counted in time whatever that costs, and so is each while the
+//! machine's number of threads jumps (guard.rs): a bomb must not gain a second because it was expensive to count. An
+//! invocation can grow at most [`FUNCTION_PROCESSES_MAX`] times in a row.
 
 use std::time::{Duration, Instant};
 
+use super::aside::Aside;
 use super::held_files::{Held, HeldFiles};
 use super::process::Process;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, holds_more_than};
 use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
 use crate::procfs::{self, Figures, Tree};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
@@ -27,14 +30,9 @@ use crate::sys::{self, Pid, Urgency};
 const COST_INVERSE: u32 = 150;
 /// Threads by which an invocation grows between two looks before it is counted ahead of all else, or stopped.
 const GROWTH_MAX: usize = FUNCTION_PROCESSES_MAX / 8;
-/// Threads by which an invocation grows between two looks, and processes of it that end during one, before it is taken
-/// for the beginning of a fork bomb, and only counted. To read the mappings of a process that forks, the kernel waits
-/// until that process gets a turn at a processor, and meanwhile a bomb grows without bound.
-const SPROUTS_MAX: usize = 4;
-/// Looks in a row that only count. In that many, a bomb is found.
-const ONLY_COUNTED_MAX: usize = 8;
-/// A look at files that takes longer counts the threads again.
-const RECOUNT_PERIOD: Duration = Duration::from_millis(50);
+/// Time for which the sampler waits for looks in other threads; most take less. It does not wait while the invocation
+/// grows, or the alarm is on.
+const ASIDE_WAIT_MAX: Duration = Duration::from_millis(10);
 /// Upper bound of a pause that the cost demands.
 const PERIOD_MAX: Duration = Duration::from_secs(1);
 
@@ -42,12 +40,11 @@ pub struct Sampler<'a> {
     spec: &'a FunctionSpec,
     scratch: &'a Scratch<'a>,
     figures: Rhythm,
-    files: Rhythm,
+    files: Aside<FilesFound>,
+    memory: Aside<u64>,
     held: HeldFiles,
     /// Number of threads at the last look.
     threads: usize,
-    /// Looks since the last one that did more than count.
-    only_counted: usize,
     /// Bytes of files in memory, and of the kernel's descriptions of mappings, that the last look at files found.
     in_memory: u64,
     mappings: u64,
@@ -84,8 +81,6 @@ impl Seen {
 struct Census {
     processes: Vec<Pid>,
     threads: usize,
-    /// Processes that have ended during the census.
-    fleeting: usize,
     memory: Memory,
 }
 
@@ -103,11 +98,11 @@ impl Census {
         if let Some(GroupFigures { processes, threads, memory_bytes }) = process.group().and_then(Group::figures) {
             let others = processes.into_iter().filter(|pid| *pid != main);
             let processes = std::iter::once(main).chain(others).collect();
-            return Census { processes, threads, fleeting: 0, memory: Memory::OfGroup(memory_bytes) };
+            return Census { processes, threads, memory: Memory::OfGroup(memory_bytes) };
         }
-        let Tree { figures: found, threads, fleeting } = procfs::figures_of_tree(main, threads_max);
+        let Tree { figures: found, threads } = procfs::figures_of_tree(main, threads_max);
         let processes = found.iter().map(|(pid, _)| *pid).collect();
-        Census { processes, threads, fleeting, memory: Memory::OfEach(found) }
+        Census { processes, threads, memory: Memory::OfEach(found) }
     }
 
     /// Counts an invocation with more than `calm_max` threads again, and this time it cannot outrun the count, nor what
@@ -137,23 +132,31 @@ impl Ahead {
     }
 }
 
+/// What a look at files has found.
+struct FilesFound {
+    held: Held,
+    /// True if the scratch folder holds more than it may, or if that cannot be told.
+    is_too_much: bool,
+    /// For the next look.
+    files: HeldFiles,
+}
+
 /// The schedule of one kind of look.
-struct Rhythm {
+pub struct Rhythm {
     next: Instant,
     pause: Duration,
 }
 
 impl<'a> Sampler<'a> {
     pub fn new(spec: &'a FunctionSpec, scratch: &'a Scratch<'a>) -> Sampler<'a> {
-        let rhythm = || Rhythm { next: Instant::now() + SAMPLE_FIRST, pause: SAMPLE_FIRST };
         Sampler {
             spec,
             scratch,
-            figures: rhythm(),
-            files: rhythm(),
+            figures: Rhythm::new(),
+            files: Aside::new(),
+            memory: Aside::new(),
             held: HeldFiles::default(),
             threads: 1,
-            only_counted: 0,
             in_memory: 0,
             mappings: 0,
             seen: Seen::default(),
@@ -165,6 +168,15 @@ impl<'a> Sampler<'a> {
         self.figures.next
     }
 
+    /// True if the cost of the last look delays the next one. An alarm (guard.rs) then calls for [`Sampler::hasten`].
+    pub fn is_delayed(&self) -> bool {
+        self.figures.next > Instant::now() + SAMPLE_PERIOD
+    }
+
+    pub fn hasten(&mut self) {
+        self.figures.next = Instant::now();
+    }
+
     /// The limit that the invocation of this main process exceeds, if any. `running` invocations share the worker's
     /// time for looks.
     pub fn look(&mut self, process: &Process, running: usize) -> Option<Verdict> {
@@ -172,36 +184,19 @@ impl<'a> Sampler<'a> {
         let began = sys::own_thread_cpu_time();
         let grown = self.threads + GROWTH_MAX;
         let (census, ahead) = Census::take_ahead(process, grown.min(FUNCTION_PROCESSES_MAX));
-        let before_files = sys::own_thread_cpu_time();
-        let Census { processes, threads, fleeting, memory } = census;
-        let (is_bomb, is_growing) = (threads > FUNCTION_PROCESSES_MAX, threads > grown);
-        let sprouts = threads > self.threads + SPROUTS_MAX || fleeting > SPROUTS_MAX;
-        let may_be_bomb = sprouts || (sys::is_alarmed() && threads > SPROUTS_MAX);
-        let only_counts = is_bomb || (may_be_bomb && self.only_counted < ONLY_COUNTED_MAX);
-        self.only_counted = if only_counts { self.only_counted + 1 } else { 0 };
-        let is_urgent = threads > self.threads || only_counts;
+        let counting = sys::own_thread_cpu_time() - began;
+        let Census { processes, threads, memory } = census;
+        let is_bomb = threads > FUNCTION_PROCESSES_MAX;
+        let is_urgent = ahead.is_some() || threads > self.threads || sys::is_alarmed();
         self.threads = threads;
-        let looks_at_files = !only_counts && self.files.is_due();
-        let holds_too_much = looks_at_files && self.look_at_files(&processes);
-        let after_files = sys::own_thread_cpu_time();
-        let memory = match &memory {
-            _ if is_bomb || is_growing => 0,
-            Memory::OfGroup(bytes) => *bytes,
-            Memory::OfEach(found) => self.memory(found),
+        let (cost, wait) = if is_urgent { (Duration::ZERO, Duration::ZERO) } else { (counting, ASIDE_WAIT_MAX) };
+        let excess = if is_bomb {
+            self.seen.note(&processes, 0);
+            Some(Verdict::TooManyProcesses)
+        } else {
+            self.excess(&processes, memory, Instant::now() + wait, running)
         };
-        self.seen.note(&processes, memory);
-        let excess = match () {
-            () if is_bomb => Some(Verdict::TooManyProcesses),
-            () if memory > self.spec.memory_mib << 20 => Some(Verdict::MemoryExceeded),
-            () if holds_too_much => Some(Verdict::ScratchExceeded),
-            () => None,
-        };
-        let of_files = after_files - before_files;
-        let of_figures = if is_urgent { Duration::ZERO } else { sys::own_thread_cpu_time() - began - of_files };
-        self.figures.go_on(of_figures, running);
-        if looks_at_files {
-            self.files.go_on(of_files, running);
-        }
+        self.figures.go_on(cost, running);
         // If the main process has ended meanwhile, the kernel may have reused its id.
         let is_there = excess.is_none() || procfs::pid_of(process.pidfd()) == Some(process.pid());
         if let Some(Ahead::Stopped(stopped)) = ahead
@@ -214,52 +209,101 @@ impl<'a> Sampler<'a> {
         excess.filter(|_| is_there)
     }
 
-    /// Proportional memory is expensive to read, so the plain sum, which is never less, is checked first.
-    fn memory(&self, found: &[(Pid, Figures)]) -> u64 {
-        let sum = |figures: &mut dyn Iterator<Item = Figures>| {
-            let (anonymous, shared) =
-                figures.fold((0, 0), |sum, figures| (sum.0 + figures.anonymous, sum.1 + figures.shared));
-            // Some pages of files in memory are mapped, and so counted among the shared ones.
-            anonymous + shared.max(self.in_memory) + self.mappings
+    /// The limit of memory or of the scratch folder that is exceeded, as far as looks tell that end until this time.
+    fn excess(&mut self, processes: &[Pid], memory: Memory, until: Instant, running: usize) -> Option<Verdict> {
+        let holds_too_much = self.look_at_files(processes, until, running);
+        let memory = match memory {
+            Memory::OfGroup(bytes) => Some(bytes),
+            Memory::OfEach(found) => self.memory(found, until, running),
         };
-        let plain = sum(&mut found.iter().map(|(_, figures)| *figures));
-        if plain <= self.spec.memory_mib << 20 {
-            return plain;
+        self.seen.note(processes, memory.unwrap_or(0));
+        match () {
+            () if memory.is_some_and(|bytes| bytes > self.memory_max()) => Some(Verdict::MemoryExceeded),
+            () if holds_too_much => Some(Verdict::ScratchExceeded),
+            () => None,
         }
-        // If a process forbids the look, all of its memory counts.
-        sum(&mut found.iter().map(|(pid, figures)| figures.proportional(*pid).unwrap_or(*figures)))
     }
 
-    /// True if the scratch folder holds more than it may, or if that cannot be told.
-    fn look_at_files(&mut self, processes: &[Pid]) -> bool {
-        let (main, threads_before, mut counted) = (processes.first().copied(), self.threads, Instant::now());
-        let is_calm = || {
-            if counted.elapsed() < RECOUNT_PERIOD {
+    fn memory_max(&self) -> u64 {
+        self.spec.memory_mib << 20
+    }
+
+    /// Bytes of memory; `None` as long as they are not known. Proportional memory is expensive to read, so the plain
+    /// sum, which is never less, is checked first.
+    fn memory(&mut self, found: Vec<(Pid, Figures)>, until: Instant, running: usize) -> Option<u64> {
+        let (in_memory, mappings, max) = (self.in_memory, self.mappings, self.memory_max());
+        // Some pages of files in memory are mapped, and so counted among the shared ones.
+        let whole = move |sum: Figures| sum.anonymous + sum.shared.max(in_memory) + mappings;
+        let plain = whole(sum(found.iter().map(|(_, figures)| *figures)));
+        let proportional = if plain > max && self.memory.is_due() {
+            // If a process forbids the look, all of its memory counts.
+            let of = |(pid, figures): (Pid, Figures)| figures.proportional(pid).or_else(|| Figures::of(pid));
+            let make = || {
+                let found = found.clone();
+                move || whole(sum(found.into_iter().filter_map(of)))
+            };
+            self.memory.begin(make, until, running)
+        } else {
+            self.memory.collect(Instant::now(), running)
+        };
+        match proportional {
+            Some(bytes) if bytes > max => Some(bytes),
+            _ if plain <= max || self.memory.is_late() => Some(plain),
+            proportional => proportional,
+        }
+    }
+
+    /// True if a look that has ended by now has found too much, or one is late.
+    fn look_at_files(&mut self, processes: &[Pid], until: Instant, running: usize) -> bool {
+        let found = if self.files.is_due() {
+            if self.scratch.is_over_quota() {
                 return true;
             }
-            counted = Instant::now();
-            let tree = main.map(|main| procfs::figures_of_tree(main, FUNCTION_PROCESSES_MAX)).unwrap_or_default();
-            tree.threads <= threads_before + GROWTH_MAX
+            let (mappings_max, scratch_max) = (self.memory_max(), self.spec.scratch_mib << 20);
+            let make = || {
+                let (mut files, processes) = (std::mem::take(&mut self.held), processes.to_vec());
+                let scratch = self.scratch.path().to_path_buf();
+                move || {
+                    let held = files.look(&processes, &scratch, mappings_max);
+                    // A deleted file that is still open also takes space on the disk.
+                    let folder_max = scratch_max.checked_sub(held.of_folder);
+                    let is_too_much = held.is_cut || folder_max.is_none_or(|max| holds_more_than(&scratch, max));
+                    FilesFound { held, is_too_much, files }
+                }
+            };
+            self.files.begin(make, until, running)
+        } else {
+            self.files.collect(Instant::now(), running)
         };
-        let held = self.held.look(processes, self.scratch.path(), self.spec.memory_mib << 20, is_calm);
-        let Held { of_folder, in_memory, mappings, is_cut } = held;
-        self.mappings = mappings;
+        let Some(found) = found else { return self.files.is_late() };
+        self.held = found.files;
+        self.mappings = found.held.mappings;
         // A WASM module cannot make files in memory; its engine has some, which it shares with its fork server.
-        self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { in_memory };
-        // A deleted file that is still open also takes space on the disk.
-        let scratch_max = (self.spec.scratch_mib << 20).checked_sub(of_folder);
-        is_cut || self.scratch.is_over_quota() || scratch_max.is_none_or(|max| self.scratch.holds_more_than(max))
+        self.in_memory = if self.spec.runtime == Runtime::Wasm { 0 } else { found.held.in_memory };
+        found.is_too_much
     }
 }
 
+fn sum(all: impl Iterator<Item = Figures>) -> Figures {
+    all.fold(Figures::default(), |sum, figures| Figures {
+        anonymous: sum.anonymous + figures.anonymous,
+        shared: sum.shared + figures.shared,
+        threads: sum.threads + figures.threads,
+    })
+}
+
 impl Rhythm {
-    fn is_due(&self) -> bool {
+    pub fn new() -> Rhythm {
+        Rhythm { next: Instant::now() + SAMPLE_FIRST, pause: SAMPLE_FIRST }
+    }
+
+    pub fn is_due(&self) -> bool {
         Instant::now() >= self.next
     }
 
     /// Sets the next look. Pauses double from [`SAMPLE_FIRST`], which comes twice, to [`SAMPLE_PERIOD`], and are longer
     /// after an expensive look.
-    fn go_on(&mut self, cost: Duration, running: usize) {
+    pub fn go_on(&mut self, cost: Duration, running: usize) {
         let due_to_cost = (cost * COST_INVERSE * running.max(1) as u32).min(PERIOD_MAX);
         self.next = Instant::now() + self.pause.max(due_to_cost);
         self.pause = (2 * self.pause).min(SAMPLE_PERIOD);

@@ -211,47 +211,6 @@ impl Scratch<'_> {
         let project = self.area.projects.as_ref().zip(self.folder.project.as_ref());
         project.is_some_and(|(projects, project)| projects.is_exceeded(project))
     }
-
-    /// True if the folder holds more than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders,
-    /// or folders nested deeper than [`SCRATCH_DEPTH_MAX`], or if no path leads to the end (PATH_MAX).
-    /// Reopens a folder that a function has closed, if it runs as the worker's own user.
-    pub fn holds_more_than(&self, bytes_max: u64) -> bool {
-        let mut folders = vec![(self.folder.path.clone(), 0)];
-        let (mut bytes, mut entries) = (0, 0);
-        while let Some((folder, depth)) = folders.pop() {
-            let listed = match fs::read_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    reopen(&folder);
-                    fs::read_dir(&folder)
-                }
-                listed => listed,
-            };
-            let listed = match listed {
-                Ok(listed) => listed,
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(_) => return true,
-            };
-            for entry in listed.flatten() {
-                let metadata = match entry.metadata() {
-                    Ok(metadata) => metadata,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(_) => return true,
-                };
-                // Blocks have 512 bytes, whatever the file system's size is. A sparse file counts for the blocks that
-                // it takes.
-                bytes += metadata.blocks() * 512;
-                entries += 1;
-                if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX || depth > SCRATCH_DEPTH_MAX {
-                    return true;
-                }
-                if metadata.is_dir() {
-                    folders.push((entry.path(), depth + 1));
-                }
-            }
-        }
-        false
-    }
 }
 
 impl Drop for Scratch<'_> {
@@ -266,6 +225,47 @@ impl Drop for Scratch<'_> {
             self.area.clear(folder.path, OWN_REMOVAL_MAX);
         }
     }
+}
+
+/// True if a scratch folder holds more than `bytes_max` on disk, or more than [`SCRATCH_ENTRIES_MAX`] files and folders,
+/// or folders nested deeper than [`SCRATCH_DEPTH_MAX`], or if no path leads to the end (PATH_MAX).
+/// Reopens a folder that a function has closed, if it runs as the worker's own user.
+pub fn holds_more_than(scratch: &Path, bytes_max: u64) -> bool {
+    let mut folders = vec![(scratch.to_path_buf(), 0)];
+    let (mut bytes, mut entries) = (0, 0);
+    while let Some((folder, depth)) = folders.pop() {
+        let listed = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                reopen(&folder);
+                fs::read_dir(&folder)
+            }
+            listed => listed,
+        };
+        let listed = match listed {
+            Ok(listed) => listed,
+            // Removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return true,
+        };
+        for entry in listed.flatten() {
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => return true,
+            };
+            // Blocks have 512 bytes, whatever the file system's size is. A sparse file counts for the blocks that
+            // it takes.
+            bytes += metadata.blocks() * 512;
+            entries += 1;
+            if bytes > bytes_max || entries > SCRATCH_ENTRIES_MAX || depth > SCRATCH_DEPTH_MAX {
+                return true;
+            }
+            if metadata.is_dir() {
+                folders.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    false
 }
 
 /// Lets a folder's owner enter it, unless a link has replaced it meanwhile.
@@ -477,28 +477,28 @@ mod tests {
     fn content_is_measured_by_what_it_takes_on_disk() {
         let (all, area) = area("size");
         let scratch = area.take(None, None).unwrap();
-        assert!(!scratch.holds_more_than(0));
+        assert!(!holds_more_than(scratch.path(), 0));
         fs::create_dir(scratch.path().join("in")).unwrap();
         fs::write(scratch.path().join("in/file"), vec![1; 100_000]).unwrap();
-        assert!(scratch.holds_more_than(50_000));
-        assert!(!scratch.holds_more_than(200_000));
+        assert!(holds_more_than(scratch.path(), 50_000));
+        assert!(!holds_more_than(scratch.path(), 200_000));
         let mut deep = scratch.path().join("in");
         while deep.as_os_str().len() < 3900 {
             deep.push("d".repeat(100));
         }
         fs::create_dir_all(&deep).unwrap();
-        assert!(!scratch.holds_more_than(1 << 20));
+        assert!(!holds_more_than(scratch.path(), 1 << 20));
         fs::rename(scratch.path().join("in"), scratch.path().join("in".repeat(100))).unwrap();
-        assert!(scratch.holds_more_than(1 << 20));
+        assert!(holds_more_than(scratch.path(), 1 << 20));
         let mut deep = scratch.path().join("a");
         for _ in 0..SCRATCH_DEPTH_MAX {
             deep.push("a");
         }
         fs::create_dir_all(&deep).unwrap();
         fs::rename(scratch.path().join("in".repeat(100)), scratch.path().join("in")).unwrap();
-        assert!(!scratch.holds_more_than(1 << 20));
+        assert!(!holds_more_than(scratch.path(), 1 << 20));
         fs::create_dir(deep.join("a")).unwrap();
-        assert!(scratch.holds_more_than(1 << 20));
+        assert!(holds_more_than(scratch.path(), 1 << 20));
         drop(scratch);
         area.remove();
         fs::remove_dir(all).unwrap();

@@ -90,7 +90,8 @@ with_progress_of() {
     shift 2
     (
         began=$(date +%s)
-        while sleep "$progress_seconds" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+        # A zombie has no program. This script may be one for as long as its parent reads this output.
+        while sleep "$progress_seconds" >/dev/null 2>&1 && [ -e "/proc/$$/exe" ]; do
             line=$(tail -n 1 "$output" | sed "s/[ \r]*\$//; s/.*\r//; s/^ *//; s/^$bar//
                 s/^[dp][lm]status:.*:\([0-9]*\)[.0-9]*:\([^:]*\)\$/\1 %, \2/")
             say "$doing, $(($(date +%s) - began)) s so far${line:+: $line}"

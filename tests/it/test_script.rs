@@ -36,7 +36,10 @@ impl Run {
         place("test.sh", include_str!("../../test.sh"));
         let output = File::create(folder.path().join("output")).unwrap();
         let path = std::env::var("PATH").unwrap();
-        let script = Command::new(folder.path().join("test.sh"))
+        // A shell cannot trap a signal that it was started to ignore, as SIGINT is in what a script runs in the background.
+        let script = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(folder.path().join("test.sh"))
             .env("PATH", format!("{}:{path}", folder.path().display()))
             .env("TMPDIR", folder.path())
             .env_remove("CI")

@@ -308,7 +308,14 @@ impl<'a> Execution<'a> {
         self.sampler.seen.note_killed();
         let end = match self.state {
             State::Through(ended) => ChildEnd::Through(ended),
-            _ => self.process.end().map_err(InvocationError::io("wait for", "a function"))?,
+            _ => {
+                // A fork bomb of a child has landed on us by now. While it goes on, the fork server, which reports the
+                // child's end, does not get its turn.
+                if self.process.is_forked() {
+                    orphans::end_all();
+                }
+                self.process.end().map_err(InvocationError::io("wait for", "a function"))?
+            }
         };
         let state = match self.state {
             State::Through(ended) => State::Through(ended),

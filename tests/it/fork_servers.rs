@@ -77,6 +77,7 @@ fn the_death_of_a_fork_server_costs_only_what_it_had_begun() {
     let _gate = instance.gate("gate");
     instance.warm("/x");
     let [server] = instance.fork_servers()[..] else { panic!("one fork server") };
+    wait_until("the process of the call before is gone", || instance.functions().is_empty());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| instance.get("/x?wait"));
         wait_until("it runs", || !instance.functions().is_empty());
@@ -154,6 +155,7 @@ fn a_fork_server_whose_program_changed_is_replaced_and_lives_until_its_last_chil
     let mut gate = instance.gate("gate");
     instance.warm("/x");
     let [old] = instance.fork_servers()[..] else { panic!("one fork server") };
+    wait_until("the process of the call before is gone", || instance.functions().is_empty());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| instance.get("/x?wait"));
         wait_until("it runs", || !instance.functions().is_empty());

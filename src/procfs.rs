@@ -17,8 +17,8 @@ const LISTED_PID_BYTES: usize = 8;
 const LIST_BYTES_MIN: usize = 4096;
 
 /// The children of one thread of this process. Of more than `max`, and more than fit into a page, only the oldest: a
-/// process that forks faster than its list is read would never let the reader come to an end. Orphans that a subreaper inherits become children of its
-/// first thread, whose id is the process id.
+/// process that forks faster than its list is read would never let the reader come to an end. Orphans that a subreaper
+/// inherits become children of its first thread, whose id is the process id.
 ///
 /// If the kernel lacks /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), this searches all processes for their
 /// parent, which is slower and finds the children of all threads.

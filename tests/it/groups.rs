@@ -144,8 +144,12 @@ fn groups_that_a_killed_gateway_or_somebody_else_has_left_stop_no_start() {
     let group = instance.get("/group").text();
     let name = group.trim_end().rsplit('/').next().unwrap();
     let (prefix, _) = name.rsplit_once('-').unwrap();
+    let workers: Vec<u32> = (0..).map_while(|id| instance.worker(id).map(|_| instance.worker_pid(id))).collect();
     signal("KILL", instance.gateway_pid());
     instance.wait();
+    // They remove groups of these names when they end. The command line of a dead process is empty.
+    let has_ended = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty();
+    wait_until("its workers have ended", || workers.iter().all(has_ended));
     let of_number = |number: u32| delegated.0.join(format!("{prefix}-{number}"));
     for number in 0..1000 {
         let _ = fs::create_dir(of_number(number));

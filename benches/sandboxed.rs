@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use faas::procfs;
 use faas::sandbox::Sandbox;
+use faas::sandbox::namespaces::Namespaces;
 use faas::settings::Settings;
 use faas::sys::{self, Confinement, Spawn, Watched};
 
@@ -41,7 +42,7 @@ fn compare(folder: &Path, program: &Path) -> Outcome<Vec<Row>> {
         _ => None,
     });
     let settings = settings.map_err(failed("make settings"))?;
-    let sandbox = Sandbox::new(&settings, procfs::outer_pid()).map_err(failed("make a sandbox"))?;
+    let sandbox = Sandbox::new(&settings, procfs::outer_pid(), Namespaces::new(1)).map_err(failed("make a sandbox"))?;
     fs::create_dir(folder.join("spare")).map_err(failed("make a scratch folder"))?;
     let [whole, sandboxed, bare] = take_turns(
         ROUNDS,
@@ -78,7 +79,8 @@ fn spawn_sandboxed(folder: &Path, program: &Path, sandbox: &Sandbox) -> Outcome<
     let readable = sandbox.readable().map_err(failed("make a ruleset"))?;
     let landlock =
         [writable.as_ref().map(|ruleset| ruleset.as_fd()), readable.as_ref().map(|readable| readable.landlock.as_fd())];
-    let confinement = sandbox.confinement(None, 160, true, false, landlock);
+    let namespace = sandbox.namespace().map_err(failed("take a user namespace"))?;
+    let confinement = sandbox.confinement(None, 160, true, false, landlock, namespace.as_ref());
     spawn(program, Some(confinement))?;
     fs::read_dir(&scratch).map_err(failed("look into a scratch folder"))?;
     fs::rename(&scratch, &spare).map_err(failed("put away a scratch folder"))

@@ -212,9 +212,10 @@ pub const FUNCTION_PROCESSES_MAX: usize = 256;
 /// Threads that a fork bomb can have above [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for
 /// them and for one invocation at its limit in each slot, so that one bomb makes no other invocation fail.
 pub const BOMB_PROCESSES_MAX: u64 = 512;
-/// The same bound where functions share the user of a gateway that is not root, on top of that user's other threads.
-/// It has room for one invocation at its limit only: such a gateway cannot run ahead of a fork bomb (`sys::Urgency`),
-/// and has to compete with it to end it.
+/// RLIMIT_NPROC where functions share the user of a gateway that is not root: in the user namespace of each invocation,
+/// or else of all together, on top of that user's other threads. It has room for one invocation at its limit, and for a
+/// bomb to be noticed (guard.rs), and not for more: such a gateway cannot run ahead of a bomb (`sys::Urgency`), and has
+/// to compete with it to end it.
 pub const OWN_USER_PROCESSES_MAX: u64 = 320;
 /// Time for the kernel to end a killed process; after that the log gets a line.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(8);

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
+use faas::sandbox::namespaces::Namespaces;
 use faas::sandbox::{Sandbox, probe, promises};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
@@ -35,8 +36,9 @@ fn run() -> Result<()> {
         }
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
-            let hides_processes = faas::sandbox::confine_worker()?;
-            let sandbox = Sandbox::new(&settings, procfs::outer_pid())?;
+            let namespaces = Namespaces::new(probe::PROCESSES);
+            let hides_processes = faas::sandbox::confine_worker(namespaces.is_some())?;
+            let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces)?;
             println!("{:#}", promises::table(&sandbox, &settings, hides_processes));
             return Ok(());
         }

@@ -130,7 +130,7 @@ impl Service {
         let open_files = sys::raise_open_files_limit().map_err(StartError::io("raise", "the limit of open files"))?;
         sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
         let delegated = groups::enter(&settings);
-        let sandbox = Sandbox::new(&settings, procfs::outer_pid())?;
+        let sandbox = Sandbox::new(&settings, procfs::outer_pid(), None)?;
         let spool_area = SpoolArea::new(&settings.spool_dir, settings.spool_bytes_max)?;
         let listener = handed.map_or_else(|| http_handler::listen(settings.address), Ok)?;
         let server = Arc::new(HttpServer::new(&settings, spool_area.clone(), listener)?);

@@ -9,6 +9,7 @@
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
 //! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation; no process whose parent is not its maker, no namespaces |
 //! | memory | seccomp: no files that lie in memory only, unless the row has `"memfd": true` |
+//! | processes | RLIMIT_NPROC, counted in a user namespace for each invocation if functions run as our own user (namespaces.rs) |
 //! | permissions | seccomp: no chmod, chown and the like if functions run as our own user: Landlock does not restrict these calls |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to apply it, the gateway to
@@ -16,6 +17,7 @@
 //! there. The platform runs all the same, unless FAAS_REQUIRE_SANDBOX forbids that.
 
 pub mod groups;
+pub mod namespaces;
 pub(crate) mod orphans;
 pub mod probe;
 pub mod processes;
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use self::namespaces::{Namespace, Namespaces};
 use self::processes::ProcessesMax;
 use self::quota::Projects;
 use self::readable::Readable;
@@ -40,7 +43,7 @@ use crate::error::start::{Result, StartError};
 use crate::limits::{FORK_SERVER_DATA_MIB, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD};
 use crate::procfs;
 use crate::settings::Settings;
-use crate::sys::{self, Confinement, Pid, SystemCalls};
+use crate::sys::{self, Confinement, Pid, Rights, SystemCalls};
 
 /// The version of Landlock from which on a function cannot truncate what it may not write (landlock(7)).
 const LANDLOCK_TRUNCATES: u32 = 3;
@@ -75,25 +78,27 @@ pub struct User {
 }
 
 impl Sandbox {
-    /// For the functions of the process `gateway`.
+    /// For the functions of the process `gateway`. `namespaces` are those that they may enter, in a worker.
     ///
     /// # Errors
     /// [`StartError::Setting`] if FAAS_USER is unknown, or names another user than our own and we are not root.
-    pub fn new(settings: &Settings, gateway: Pid) -> Result<Sandbox> {
+    pub fn new(settings: &Settings, gateway: Pid, namespaces: Option<Namespaces>) -> Result<Sandbox> {
         let mut remarks = Vec::new();
         let user = functions_user(settings, &mut remarks)?;
         let landlock_version = sys::landlock_version();
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
-        let keep_permissions = user.is_none();
+        let permissions = user.is_some();
         let sandbox = Sandbox {
             own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
-            processes_max: ProcessesMax::new(settings, user.as_ref(), gateway),
+            processes_max: ProcessesMax::new(settings, user.as_ref(), gateway, namespaces),
             landlock_version,
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
             seen_hidden: Mutex::default(),
-            system_calls: [true, false].map(|cut_network| {
-                [false, true].map(|memfd| SystemCalls::further(cut_network, keep_permissions, memfd))
+            system_calls: [false, true].map(|network| {
+                [false, true].map(|memory_files| {
+                    SystemCalls::further(Rights { network, permissions, memory_files, namespaces: false })
+                })
             }),
             remarks,
             user,
@@ -190,8 +195,19 @@ impl Sandbox {
         is_hidden
     }
 
-    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`]. `memfd`
-    /// allows files in memory.
+    /// The user namespace of one invocation; `None` where it needs none, or there are none.
+    ///
+    /// # Errors
+    /// If as many run as a worker has connections.
+    pub fn namespace(&self) -> std::io::Result<Option<Namespace<'_>>> {
+        match &self.processes_max {
+            ProcessesMax::Each(namespaces) => namespaces.take().map(Some),
+            ProcessesMax::None | ProcessesMax::Fixed(_) | ProcessesMax::Shared { .. } => Ok(None),
+        }
+    }
+
+    /// The limits and permissions of a function's process; the rulesets are for [`Confinement::landlock`], the namespace
+    /// is from [`Sandbox::namespace`]. `memfd` allows files in memory.
     pub fn confinement<'a>(
         &'a self,
         program_file: Option<&'a File>,
@@ -199,11 +215,13 @@ impl Sandbox {
         net: bool,
         memfd: bool,
         landlock: [Option<BorrowedFd<'a>>; 2],
+        namespace: Option<&'a Namespace<'_>>,
     ) -> Confinement<'a> {
         Confinement {
             program_file: program_file.map(|file| file.as_fd()),
             data_bytes_max: data_mib_max << 20,
             open_files_max: FUNCTION_FILES_MAX,
+            namespace: namespace.map(Namespace::as_fd),
             processes_max: self.processes_max.now(),
             user: self.user.as_ref().map(|user| (user.uid, user.gid)),
             landlock,
@@ -212,11 +230,26 @@ impl Sandbox {
         }
     }
 
-    /// The same for a fork server, whose children apply limits and rulesets to themselves. This process ends their
-    /// orphans.
-    pub fn confinement_of_fork_server<'a>(&'a self, program_file: Option<&'a File>, memfd: bool) -> Confinement<'a> {
-        let confinement = self.confinement(program_file, FORK_SERVER_DATA_MIB, true, memfd, [None, None]);
-        Confinement { processes_max: self.processes_max.of_fork_server(), collects_orphans: false, ..confinement }
+    /// The system calls that a fork server gives up, and its children with it. `starts_processes` lets them enter the
+    /// user namespaces of their invocations.
+    pub fn system_calls_of_fork_server(&self, memory_files: bool, starts_processes: bool) -> SystemCalls {
+        let namespaces = starts_processes && matches!(self.processes_max, ProcessesMax::Each(_));
+        SystemCalls::further(Rights { network: true, permissions: self.user.is_some(), memory_files, namespaces })
+    }
+
+    /// Like [`Sandbox::confinement`], for a fork server, whose children apply limits and rulesets to themselves. This
+    /// process ends their orphans.
+    pub fn confinement_of_fork_server<'a>(
+        &'a self,
+        program_file: Option<&'a File>,
+        system_calls: &'a SystemCalls,
+    ) -> Confinement<'a> {
+        Confinement {
+            processes_max: self.processes_max.of_fork_server(),
+            system_calls,
+            collects_orphans: false,
+            ..self.confinement(program_file, FORK_SERVER_DATA_MIB, true, false, [None, None], None)
+        }
     }
 }
 
@@ -306,12 +339,12 @@ impl User {
 
 /// A worker calls this before it starts anything. It applies to the worker all that its functions inherit: a /proc that
 /// shows them no process but their own, an empty capability bounding set, and the common filter of system calls
-/// (seccomp.rs). Returns true if processes are hidden.
+/// (seccomp.rs). `namespaces` allows them to enter a user namespace. Returns true if processes are hidden.
 ///
 /// # Errors
 /// If the kernel does not take the filter, or if the worker is the first process of a PID namespace and gets no /proc
 /// for it.
-pub fn confine_worker() -> Result<bool> {
+pub fn confine_worker(namespaces: bool) -> Result<bool> {
     let has_own_namespace = procfs::has_own_namespace();
     let hides_processes = hide_processes();
     if has_own_namespace && !hides_processes {
@@ -321,7 +354,7 @@ pub fn confine_worker() -> Result<bool> {
     }
     // Another user than root may not, and needs it less: no_new_privs alone keeps it from gaining a capability.
     let _ = sys::empty_bounding_set();
-    let restricted = sys::restrict_own_system_calls(&SystemCalls::common());
+    let restricted = sys::restrict_own_system_calls(&SystemCalls::common(namespaces));
     restricted.map_err(StartError::io("restrict", "the system calls of the worker"))?;
     Ok(hides_processes)
 }
@@ -413,7 +446,7 @@ mod tests {
         fs::write(&module, "").unwrap();
         let user = Some(User { name: "other".into(), uid: 123_456, gid: 123_456, is_explicit: true });
         let settings = Settings::from_lookup(|_| None).unwrap();
-        let sandbox = Sandbox { user, ..Sandbox::new(&settings, procfs::outer_pid()).unwrap() };
+        let sandbox = Sandbox { user, ..Sandbox::new(&settings, procfs::outer_pid(), None).unwrap() };
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(&folder, 0o755);
         set(&module, 0o644);

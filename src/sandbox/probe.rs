@@ -10,17 +10,20 @@
 use std::ffi::{CString, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Sandbox;
+use super::namespaces::Namespace;
 use super::quota::Projects;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Spawn, Spawned, Watched};
 
+/// Confined processes that live at once.
+pub const PROCESSES: usize = 2;
 /// Time for the attempts; they take some milliseconds.
 const ATTEMPTS_MAX: Duration = Duration::from_secs(10);
 /// MiB of a process that makes attempts.
@@ -45,7 +48,9 @@ impl Attempts {
     /// If a step of confining fails, or the attempts take too long.
     pub fn make(sandbox: &Sandbox, settings: &Settings) -> io::Result<Attempts> {
         let (mut release, wait) = (io::pipe()?, io::pipe()?);
-        let sibling = confined(sandbox, &[], None, &release.0, &wait.1)?;
+        let namespaces = [sandbox.namespace()?, sandbox.namespace()?];
+        let [of_sibling, of_prober] = namespaces.each_ref().map(Option::as_ref);
+        let sibling = confined(sandbox, of_sibling, &[], None, (release.0.as_fd(), wait.1.as_fd()))?;
         // Without one, such as on a full disk, samples count as the bound.
         let scratch = Scratch::new(sandbox, settings).ok();
         let folder = scratch.as_ref().map(|scratch| &*scratch.folder);
@@ -58,8 +63,9 @@ impl Attempts {
             folder.map(OsString::from).unwrap_or_default(),
         ];
         let (mut said, says) = io::pipe()?;
-        let outcome =
-            confined(sandbox, &arguments, folder, &File::open("/dev/null")?, &says).and_then(|prober| finish(&prober));
+        let null = File::open("/dev/null")?;
+        let outcome = confined(sandbox, of_prober, &arguments, folder, (null.as_fd(), says.as_fd()))
+            .and_then(|prober| finish(&prober));
         drop(says);
         let _ = release.1.write_all(b"\n");
         let ended = finish(&sibling);
@@ -118,10 +124,10 @@ fn finish(process: &Spawned) -> io::Result<()> {
 
 fn confined(
     sandbox: &Sandbox,
+    namespace: Option<&Namespace<'_>>,
     arguments: &[OsString],
     scratch: Option<&Path>,
-    stdin: &impl AsFd,
-    stdout: &impl AsFd,
+    (stdin, stdout): (BorrowedFd<'_>, BorrowedFd<'_>),
 ) -> io::Result<Spawned> {
     let program = File::open("/proc/self/exe")?;
     let c_string = |text: &OsString| CString::new(text.as_bytes()).expect("settings hold no NUL");
@@ -135,11 +141,11 @@ fn confined(
         arguments: &all,
         environment: &[],
         folder: Some(c"/"),
-        stdin: stdin.as_fd(),
-        stdout: stdout.as_fd(),
+        stdin,
+        stdout,
         stderr: io::stderr().as_fd(),
         control: None,
-        confinement: Some(sandbox.confinement(Some(&program), MEMORY_MIB, false, false, rulesets)),
+        confinement: Some(sandbox.confinement(Some(&program), MEMORY_MIB, false, false, rulesets, namespace)),
         group: None,
     })
     .map_err(|error| io::Error::other(format!("could not {}: {}", error.step, error.cause)))

@@ -1,9 +1,10 @@
 //! The number of processes and threads that functions may have in all: RLIMIT_NPROC, which the kernel counts by user.
 //!
-//! Functions with a user of their own have a constant limit. Functions that share the gateway's user share the count with
-//! all that this user runs: a desktop, an editor, the gateway's thread for each connection. Their limit is what runs
-//! beside functions when they start, and room for functions on top. A limit from the worker's start would be used up by
-//! 320 clients that connect, and no function could start a process any more.
+//! Functions with a user of their own have a constant limit, with room for all of them. Functions that share the gateway's
+//! user have a count each, in user namespaces (namespaces.rs). Where this machine allows none, they share the count with all
+//! that this user runs: a desktop, an editor, the gateway's thread for each connection. Their limit then is what runs beside
+//! functions when they start, and room for one of them on top. A limit from the worker's start would be used up by 320
+//! clients that connect, and no function could start a process any more.
 //!
 //! To count costs milliseconds, so a count serves until the number of threads on the machine, which the kernel keeps, has
 //! changed by a part of that room.
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::User;
+use super::namespaces::Namespaces;
 use crate::limits::{BOMB_PROCESSES_MAX, FORK_SERVERS_PER_WORKER, FUNCTION_PROCESSES_MAX, OWN_USER_PROCESSES_MAX};
 use crate::procfs;
 use crate::settings::Settings;
@@ -28,7 +30,9 @@ pub enum ProcessesMax {
     /// Root is exempt from such a limit.
     None,
     Fixed(u64),
-    /// Functions run as our own user.
+    /// Functions run as our own user, each invocation in a user namespace of its own.
+    Each(Namespaces),
+    /// Functions run as our own user, and share one count.
     Shared {
         room: u64,
         /// Whose functions do not count.
@@ -50,10 +54,13 @@ pub struct Count {
 impl ProcessesMax {
     /// There is room for one function at its limit per slot, for a bomb among them, and for the fork servers and their
     /// waiting children; where the user is shared, for one function only.
-    pub fn new(settings: &Settings, user: Option<&User>, gateway: Pid) -> ProcessesMax {
+    pub fn new(settings: &Settings, user: Option<&User>, gateway: Pid, namespaces: Option<Namespaces>) -> ProcessesMax {
         let slots = u64::from(settings.workers) * u64::from(settings.worker_slots);
         let servers = u64::from(settings.workers) * FORK_SERVERS_PER_WORKER;
         let waiting = if settings.has_fork_servers { servers + FORK_SERVERS_PER_WORKER * slots } else { 0 };
+        if let Some(namespaces) = namespaces {
+            return ProcessesMax::Each(namespaces);
+        }
         match (user, sys::own_uid()) {
             (Some(_), _) => ProcessesMax::Fixed(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
             (None, 0) => ProcessesMax::None,
@@ -68,6 +75,7 @@ impl ProcessesMax {
         match self {
             ProcessesMax::None => None,
             ProcessesMax::Fixed(max) => Some(*max),
+            ProcessesMax::Each(_) => Some(OWN_USER_PROCESSES_MAX),
             ProcessesMax::Shared { room, gateway, last } => Some(room + threads_beside_functions(*gateway, last)),
         }
     }
@@ -76,7 +84,7 @@ impl ProcessesMax {
     pub fn of_fork_server(&self) -> Option<u64> {
         match self {
             ProcessesMax::Fixed(max) => Some(*max),
-            ProcessesMax::None | ProcessesMax::Shared { .. } => None,
+            ProcessesMax::None | ProcessesMax::Each(_) | ProcessesMax::Shared { .. } => None,
         }
     }
 }
@@ -104,6 +112,7 @@ impl fmt::Display for ProcessesMax {
         match self {
             ProcessesMax::None => write!(f, "root has no limit"),
             ProcessesMax::Fixed(max) => write!(f, "RLIMIT_NPROC {max}"),
+            ProcessesMax::Each(_) => write!(f, "RLIMIT_NPROC {OWN_USER_PROCESSES_MAX}, in a user namespace for each"),
             ProcessesMax::Shared { room, .. } => {
                 write!(f, "RLIMIT_NPROC {room} above what their user runs beside them")
             }

@@ -21,7 +21,9 @@ pub struct Confinement<'a> {
     /// RLIMIT_DATA in bytes: writable private memory (setrlimit(2)).
     pub data_bytes_max: u64,
     pub open_files_max: u64,
-    /// Processes and threads of the function's user, all together; root is exempt (setrlimit(2)).
+    /// The user namespace to enter, whose processes the kernel counts by themselves (user_namespace.rs).
+    pub namespace: Option<BorrowedFd<'a>>,
+    /// Processes and threads of the function's user, in `namespace` or else all together; root is exempt (setrlimit(2)).
     pub processes_max: Option<u64>,
     /// User and group to become, without any other group. Without one the process keeps its user, but no privilege.
     pub user: Option<(u32, u32)>,
@@ -36,9 +38,13 @@ pub struct Confinement<'a> {
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64 capabilities in two parts.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// Landlock and seccomp. Without privileges both demand no_new_privs.
+/// The user namespace, Landlock and seccomp. Without privileges the last two demand no_new_privs.
 pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> Step<()> {
     offer_to_the_oom_killer();
+    if let Some(namespace) = confinement.namespace {
+        // It gets all capabilities in there, which restrict_limits_and_user clears.
+        try_step!("enter a user namespace", libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER));
+    }
     try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     for ruleset in confinement.landlock.iter().flatten() {
         let call = libc::SYS_landlock_restrict_self;

@@ -16,6 +16,7 @@
 //! | [`landlock`] | Landlock rulesets: which files a process can use |
 //! | [`seccomp`] | seccomp filters: which system calls a process can make |
 //! | [`mounts`] | a /proc of its own |
+//! | [`user_namespace`] | a count of processes of its own |
 //! | [`quota`] | project quotas: the space that all files of a folder take |
 //! | [`attempts`] | actions that must fail in the sandbox |
 //! | [`activation`] | descriptors from a service manager: sockets, and the socket for notes to it |
@@ -46,6 +47,7 @@ pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod terminal;
+pub mod user_namespace;
 
 pub use activation::{is_listening, notify, take_inherited_socket};
 pub use attempts::{try_internet_socket, try_memory_file, try_signal, try_user_namespace};
@@ -66,11 +68,12 @@ pub use process::{
     kill_child, kill_group, kill_group_of, kill_process, open_process, own_uid, reap, stop_process,
 };
 pub use quota::{Quota, has_project_quotas, next_project_quota, project_quota, set_project, set_project_quota};
-pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, SystemCalls};
+pub use seccomp::{CAN_RESTRICT_SYSTEM_CALLS, Rights, SystemCalls};
 pub use signal::{Signal, block_signals, signal_name, wait_for_signal};
 pub use socket::{packet_pair, peer, receive_with_fd, send_file, send_with_fds, set_backlog};
 pub use spawn::{Spawn, SpawnError, Spawned, environment_of, spawn, spawn_in_namespace};
 pub use terminal::{has_terminal, terminal_columns};
+pub use user_namespace::make_user_namespace;
 
 use std::ffi::c_int;
 use std::io;

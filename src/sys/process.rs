@@ -37,6 +37,12 @@ pub fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// This process's effective group id.
+pub fn own_gid() -> u32 {
+    // SAFETY: getegid takes nothing and cannot fail.
+    unsafe { libc::getegid() }
+}
+
 /// Makes orphans among this process's descendants its children, instead of init's (prctl(2)).
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: this prctl takes integers only.

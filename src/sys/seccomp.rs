@@ -17,18 +17,36 @@ use super::{check, quota};
 /// True where [`SystemCalls`] can restrict on this kind of machine.
 pub const CAN_RESTRICT_SYSTEM_CALLS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
+/// What a process may do that [`SystemCalls::further`] denies to others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rights {
+    /// Sockets of other families than Unix.
+    pub network: bool,
+    /// chmod, chown and the like.
+    pub permissions: bool,
+    /// Files that lie in memory and nowhere else.
+    pub memory_files: bool,
+    /// Entering a user namespace.
+    pub namespaces: bool,
+}
+
 /// A filter: the system calls that a process may make. An empty one restricts nothing.
 pub struct SystemCalls(Vec<libc::sock_filter>);
 
 impl SystemCalls {
     /// The common filter: calls that neither a function nor a worker needs. Calls by another machine's numbers are
-    /// denied as well, since they would bypass the filter.
-    pub fn common() -> SystemCalls {
+    /// denied as well, since they would bypass the filter. `namespaces` allows to enter a user namespace, for which the
+    /// kernel demands a privilege in it.
+    pub fn common(namespaces: bool) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
         let mut program = Program::begin();
         program.answer_calls(&[PERSISTENT_OBJECT_CALLS, KERNEL_CALLS].concat(), Answer::Deny);
+        program.for_call(libc::SYS_setns, |program| {
+            program.load(SECOND_ARGUMENT);
+            program.unless_one_of(if namespaces { &[libc::CLONE_NEWUSER as u32] } else { &[] }, Answer::Deny);
+        });
         // The machine has one number of asynchronous requests for all users (fs.aio-max-nr).
         program.when(IF_EQUAL, libc::SYS_io_setup as u32, Answer::NotThere);
         program.when(IF_EQUAL, libc::SYS_fallocate as u32, Answer::NotSupported);
@@ -63,10 +81,9 @@ impl SystemCalls {
     }
 
     /// The filter of a process that inherits the common one and gives up more: clone3, by which a worker starts processes
-    /// in control groups, the calls by which it sets project quotas, and the scheduling of other processes, which a worker
-    /// changes to end them. `cut_network` leaves only Unix sockets, `keep_permissions` denies chmod and the like, `memfd`
-    /// allows files that lie in memory and nowhere else.
-    pub fn further(cut_network: bool, keep_permissions: bool, memfd: bool) -> SystemCalls {
+    /// in control groups, the calls by which it sets project quotas, the scheduling of other processes, which a worker
+    /// changes to end them, and all that is not among its rights.
+    pub fn further(rights: Rights) -> SystemCalls {
         if !CAN_RESTRICT_SYSTEM_CALLS {
             return SystemCalls(Vec::new());
         }
@@ -95,13 +112,16 @@ impl SystemCalls {
                 program.when(IF_EQUAL, request, Answer::NotSupported);
             }
         });
-        if keep_permissions {
+        if !rights.permissions {
             program.answer_calls(PERMISSION_CALLS, Answer::Deny);
         }
-        if !memfd {
+        if !rights.memory_files {
             program.answer_calls(MEMORY_FILE_CALLS, Answer::NotThere);
         }
-        if cut_network {
+        if !rights.namespaces {
+            program.when(IF_EQUAL, libc::SYS_setns as u32, Answer::Deny);
+        }
+        if !rights.network {
             program.for_call(libc::SYS_socket, |program| {
                 program.load(FIRST_ARGUMENT);
                 program.unless_one_of(&[libc::AF_UNIX as u32], Answer::Deny);
@@ -140,7 +160,6 @@ const PERSISTENT_OBJECT_CALLS: &[c_long] = &[
 const KERNEL_CALLS: &[c_long] = &[
     // Namespaces and mounts.
     libc::SYS_unshare,
-    libc::SYS_setns,
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -446,14 +465,17 @@ mod tests {
         const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
         const NOT_SUPPORTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32;
         const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
-        let common = SystemCalls::common();
-        let further = SystemCalls::further(true, true, false);
+        let common = SystemCalls::common(true);
+        let further = SystemCalls::further(Rights::default());
         let (inet, netlink, vsock) = (libc::AF_INET as u32, libc::AF_NETLINK as u32, libc::AF_VSOCK as u32);
         let fork = libc::SIGCHLD as u32;
         let cases = [
             (libc::SYS_read, [0, 0, 0], ALLOWED, ALLOWED),
             (libc::SYS_bpf, [0, 0, 0], DENIED, DENIED),
             (libc::SYS_unshare, [0, 0, 0], DENIED, DENIED),
+            (libc::SYS_setns, [3, libc::CLONE_NEWUSER as u32, 0], ALLOWED, DENIED),
+            (libc::SYS_setns, [3, libc::CLONE_NEWNET as u32, 0], DENIED, DENIED),
+            (libc::SYS_setns, [3, 0, 0], DENIED, DENIED),
             (libc::SYS_fchmod, [0, 0, 0], ALLOWED, DENIED),
             (libc::SYS_memfd_create, [0, 0, 0], ALLOWED, NOT_THERE),
             (libc::SYS_clone3, [0, 0, 0], ALLOWED, NOT_THERE),
@@ -495,13 +517,15 @@ mod tests {
 
     #[test]
     fn exactly_the_listed_calls_are_denied_whatever_their_arguments() {
-        each([false, true], |keep_permissions| {
-            let filters = [SystemCalls::common(), SystemCalls::further(true, keep_permissions, true)];
+        each([false, true], |permissions| {
+            let rights = Rights { permissions, memory_files: true, ..Rights::default() };
+            let filters = [SystemCalls::common(false), SystemCalls::further(rights)];
             each(0..1024, |call| {
                 let is_listed = PERSISTENT_OBJECT_CALLS.contains(&call)
                     || KERNEL_CALLS.contains(&call)
                     || QUOTA_CALLS.contains(&call)
-                    || keep_permissions && PERMISSION_CALLS.contains(&call);
+                    || call == libc::SYS_setns
+                    || !permissions && PERMISSION_CALLS.contains(&call);
                 let looks_at_arguments = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].contains(&call);
                 let has_other_answer = [libc::SYS_clone3, libc::SYS_io_setup, libc::SYS_fallocate].contains(&call);
                 if !looks_at_arguments && !has_other_answer {

@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
-use super::clone3;
+use super::clone3::{self, ChildMain};
 use super::confine::{Confinement, restrict_files_and_system_calls, restrict_limits_and_user};
 use super::process::Pid;
 use super::signal;
@@ -125,7 +125,10 @@ fn spawn_with(plan: &Spawn<'_>, more_flags: c_int) -> Result<Spawned, SpawnError
         failed_step: None,
         errno: 0,
     };
-    let (pid, pidfd) = vfork(&mut birth, more_flags).map_err(|cause| SpawnError { step: "make a process", cause })?;
+    let argument = std::ptr::from_mut(&mut birth).cast();
+    // SAFETY: `child_main` does not return, and this frame outlives the child's use of `birth`.
+    let made = unsafe { vfork(child_main, argument, more_flags, plan.group) };
+    let (pid, pidfd) = made.map_err(|cause| SpawnError { step: "make a process", cause })?;
     let Some(step) = birth.failed_step else { return Ok(Spawned { pid, pidfd }) };
     // The child's _exit has ended vfork, so this does not wait.
     // SAFETY: waitpid takes two integers and a status pointer that may be null.
@@ -133,8 +136,17 @@ fn spawn_with(plan: &Spawn<'_>, more_flags: c_int) -> Result<Spawned, SpawnError
     Err(SpawnError { step, cause: io::Error::from_raw_os_error(birth.errno) })
 }
 
-/// Makes the child and waits until it has exec'd or ended.
-fn vfork(birth: &mut Birth<'_>, more_flags: c_int) -> io::Result<(Pid, OwnedFd)> {
+/// Makes a child that runs `main` with `argument`, in the control group whose folder is `group`, and waits until it has
+/// exec'd or ended.
+///
+/// # Safety
+/// `main` does not return, and keeps the rules of this file.
+pub(super) unsafe fn vfork(
+    main: ChildMain,
+    argument: *mut c_void,
+    more_flags: c_int,
+    group: Option<BorrowedFd<'_>>,
+) -> io::Result<(Pid, OwnedFd)> {
     let mut stack: Vec<u8> = Vec::with_capacity(SPAWN_STACK_BYTES);
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | more_flags;
@@ -142,21 +154,19 @@ fn vfork(birth: &mut Birth<'_>, more_flags: c_int) -> io::Result<(Pid, OwnedFd)>
     let top = unsafe { stack.as_mut_ptr().add(SPAWN_STACK_BYTES) };
     // SAFETY: at most 15 bytes down, within the same allocation; the ABI wants the stack aligned to 16.
     let top = unsafe { top.sub(top as usize % 16) };
-    let group = birth.plan.group;
-    let argument = std::ptr::from_mut(birth).cast();
     let previous = signal::set_mask(&signal::all_signals());
     if let Some(group) = group {
         let bottom = stack.as_mut_ptr();
         let bottom = bottom.wrapping_add(bottom.align_offset(16));
         let stack = (bottom, top as usize - bottom as usize);
-        // SAFETY: as below; the stack is aligned at both ends, and `child_main` ends by _exit.
-        let made = unsafe { clone3::vfork_into(group, flags & !libc::SIGCHLD, stack, child_main, argument) };
+        // SAFETY: as below; the stack is aligned at both ends, and `main` does not return.
+        let made = unsafe { clone3::vfork_into(group, flags & !libc::SIGCHLD, stack, main, argument) };
         signal::set_mask(&previous);
         return made;
     }
-    // SAFETY: CLONE_VFORK holds this thread until the child has exec'd or ended, so the stack and `birth` outlive the
-    // child's use of them, and only the child touches them meanwhile.
-    let pid = unsafe { libc::clone(child_main, top.cast(), flags, argument, &raw mut pidfd) };
+    // SAFETY: CLONE_VFORK holds this thread until the child has exec'd or ended, so the stack outlives the child's use of
+    // it, and only the child touches it meanwhile.
+    let pid = unsafe { libc::clone(main, top.cast(), flags, argument, &raw mut pidfd) };
     let made = super::check(pid);
     signal::set_mask(&previous);
     let pid = made?;

@@ -259,6 +259,8 @@ impl Kept {
         let (control, theirs) = sys::packet_pair().map_err(as_text("make a socket pair"))?;
         let (said, says) = std::io::pipe().map_err(as_text("make a pipe"))?;
         sys::set_nonblocking(said.as_fd()).map_err(as_text("set up a pipe"))?;
+        let sandbox = &worker.sandbox;
+        let system_calls = sandbox.system_calls_of_fork_server(command.memfd, kind == Server::Php);
         let process = orphans::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,
@@ -269,7 +271,7 @@ impl Kept {
             stderr: says.as_fd(),
             control: Some(theirs.as_fd()),
             // No Landlock: it runs nothing of a function, and its children restrict themselves before they do.
-            confinement: Some(worker.sandbox.confinement_of_fork_server(command.program_file.as_ref(), command.memfd)),
+            confinement: Some(sandbox.confinement_of_fork_server(command.program_file.as_ref(), &system_calls)),
             group: None,
         })
         .map_err(|error| Some(format!("could not {}: {}", error.step, error.cause)))?;

@@ -64,6 +64,7 @@ use crate::limits::{CONNECTION_STACK_BYTES, GATEWAY_GONE_GRACE, WORKERS};
 use crate::procfs;
 use crate::protocol::function_spec::FunctionSpec;
 use crate::sandbox::groups::Groups;
+use crate::sandbox::namespaces::Namespaces;
 use crate::sandbox::{self, Sandbox, orphans};
 use crate::settings::Settings;
 use crate::sys::{self, EventFd, Pid, Signal, Watched};
@@ -71,6 +72,9 @@ use crate::{log, log_file};
 
 /// Modules that a worker compiles at once, so that a small one need not wait for a large one.
 const COMPILERS: usize = 2;
+
+/// Other programs of runtimes that a worker runs at once.
+const TOOLS: usize = 2;
 
 /// Time between two sweeps of the sessions.
 const SESSIONS_PERIOD: Duration = Duration::from_secs(60);
@@ -125,12 +129,15 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     // Before this process has mounts of its own: in a chroot the kernel then names the program as seen from outside.
     let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
-    sandbox::confine_worker()?;
+    let namespaces = Namespaces::new(connections_max(&settings) + COMPILERS + TOOLS);
+    sandbox::confine_worker(namespaces.is_some())?;
     let (lock, id) = take_id(&settings, id)?;
     spread_process_ids(&settings, id);
     let gateway = sys::lock_holder(&lock, 0).map_err(StartError::io("look for", "a running gateway"))?;
     let gateway = gateway.ok_or_else(|| StartError::NoGateway { run_dir: settings.run_dir.clone() })?;
-    let worker = Arc::new(Worker::new(settings, id, gateway, own_program.parent().unwrap_or(Path::new("/")))?);
+    let sandbox = Sandbox::new(&settings, gateway, namespaces)?;
+    let programs = own_program.parent().unwrap_or(Path::new("/"));
+    let worker = Arc::new(Worker::new(settings, id, gateway, sandbox, programs)?);
     let listener = listen(&worker)?;
     start_threads(&worker)?;
 
@@ -173,8 +180,7 @@ fn start_threads(worker: &Arc<Worker>) -> Result<()> {
 
 impl Worker {
     /// A worker that runs nothing yet. `programs` is the folder of this program, where the runtimes lie.
-    fn new(settings: Settings, id: u32, gateway: Pid, programs: &Path) -> Result<Worker> {
-        let sandbox = Sandbox::new(&settings, gateway)?;
+    fn new(settings: Settings, id: u32, gateway: Pid, sandbox: Sandbox, programs: &Path) -> Result<Worker> {
         let above = [settings.scratch_dir(), settings.instance_scratch_dir()];
         Ok(Worker {
             id,
@@ -235,7 +241,7 @@ impl Worker {
 
     /// Accepts connections until the worker is to end.
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        let connections_max = 2 * self.settings.worker_slots as usize + 8;
+        let connections_max = connections_max(&self.settings);
         let (mut is_failing, mut has_strangers) = (false, false);
         loop {
             let mut watched = [Watched::read(listener.as_fd()), Watched::read(self.stop.as_fd())];
@@ -327,6 +333,12 @@ impl Worker {
         drop(running);
         orphans::end_all();
     }
+}
+
+/// The connections that a worker serves at once, each for one invocation at most: that of each slot, and those that
+/// end or begin meanwhile.
+fn connections_max(settings: &Settings) -> usize {
+    2 * settings.worker_slots as usize + 8
 }
 
 /// Counts an invocation as running.

@@ -19,6 +19,7 @@ use crate::error::shell_word;
 use crate::protocol::function_spec::{FunctionSpec, Runtime, push};
 use crate::protocol::worker_protocol::Verdict;
 use crate::sandbox::groups::Group;
+use crate::sandbox::namespaces::Namespace;
 use crate::sandbox::{orphans, readable};
 use crate::shebang::shebang_fault;
 use crate::sys::{Spawn, SpawnError};
@@ -40,6 +41,8 @@ pub struct Start<'a> {
     pub scratch: Scratch<'a>,
     /// The rulesets for writing and for reading.
     rulesets: (Option<Arc<OwnedFd>>, Option<Arc<readable::Ruleset>>),
+    /// In which its processes are counted, where they need one.
+    namespace: Option<Namespace<'a>>,
     /// With its fork server; `None` if it is to be started by exec.
     child: Option<(Server, Child)>,
 }
@@ -84,6 +87,7 @@ impl<'a> Start<'a> {
             sessions,
             scratch,
             rulesets: (writable.map_err(exhausted("make a ruleset"))?, readable),
+            namespace: worker.sandbox.namespace().map_err(exhausted("take a user namespace"))?,
             child: None,
         };
         if let Some(server) = runtime::server(spec, start.artifact.as_ref())
@@ -102,8 +106,8 @@ impl<'a> Start<'a> {
     /// replaces it.
     pub fn run(&mut self, ends: &Ends) -> Result<Process> {
         if let Some((server, child)) = self.child.take() {
-            let rulesets = self.rulesets().into_iter().flatten();
-            let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(rulesets).collect();
+            let (namespace, rulesets) = (self.namespace_of_child(), self.rulesets().into_iter().flatten());
+            let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(namespace).chain(rulesets).collect();
             if child.start(&self.message(), &descriptors).is_ok() {
                 let (spec, artifact) = (self.order.spec(), self.artifact.as_ref().map(|it| &*it.path));
                 self.worker.fork_servers.prepare(server, child.server(), spec, &self.version, artifact);
@@ -126,7 +130,7 @@ impl<'a> Start<'a> {
         let [stdin, stdout, stderr] = ends.as_fds();
         let (program_file, data_mib_max) = (command.program_file.as_ref(), command.data_mib_max);
         let group = self.worker.groups.as_ref().and_then(|groups| groups.take(spec.memory_mib));
-        let (sandbox, rulesets) = (&self.worker.sandbox, self.rulesets());
+        let (sandbox, rulesets, namespace) = (&self.worker.sandbox, self.rulesets(), self.namespace.as_ref());
         let mut environment = Vec::new();
         self.add_environment(&mut environment, &command.environment);
         let spawned = orphans::spawn(&Spawn {
@@ -138,7 +142,14 @@ impl<'a> Start<'a> {
             stdout,
             stderr,
             control: None,
-            confinement: Some(sandbox.confinement(program_file, data_mib_max, spec.net, command.memfd, rulesets)),
+            confinement: Some(sandbox.confinement(
+                program_file,
+                data_mib_max,
+                spec.net,
+                command.memfd,
+                rulesets,
+                namespace,
+            )),
             group: group.as_ref().map(Group::directory),
         });
         spawned.map(|spawned| Process::Executed(spawned, group)).map_err(|error| refused(spec, error))
@@ -157,6 +168,9 @@ impl<'a> Start<'a> {
         if let Some(max) = self.worker.sandbox.processes_max.now() {
             push(&mut message, "processes_max", max.to_string().as_bytes());
         }
+        if self.namespace_of_child().is_some() {
+            push(&mut message, "namespace", b"1");
+        }
         let artifact = self.artifact.as_ref().map(|it| ("artifact", it.path.as_os_str()));
         let sessions = self.sessions.as_ref().map(|path| ("session_dir", path.as_os_str()));
         for (name, path) in artifact.into_iter().chain(sessions) {
@@ -171,6 +185,11 @@ impl<'a> Start<'a> {
         message[..4].copy_from_slice(&(settings_length as u32).to_le_bytes());
         message[4..8].copy_from_slice(&(environment_length as u32).to_le_bytes());
         message
+    }
+
+    /// The namespace that a forked process is to enter. Those of WASM functions can start no process.
+    fn namespace_of_child(&self) -> Option<BorrowedFd<'_>> {
+        self.namespace.as_ref().filter(|_| self.order.spec().runtime == Runtime::Php).map(Namespace::as_fd)
     }
 
     fn rulesets(&self) -> [Option<BorrowedFd<'_>>; 2] {

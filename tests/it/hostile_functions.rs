@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cases::each;
+use crate::http::Answer;
 use crate::instance::{
     GATEWAY, Instance, WORKER, inner_pid, is_compiler, is_fork_server, need, poll_until, signal, skip, wait_for,
     wait_until,
@@ -309,7 +310,7 @@ fn no_function_has_a_capability_or_can_gain_one() {
         instance.script("GET:/native", "cat /proc/self/status");
         instance.function("GET:/php", "php", "<?php readfile('/proc/self/status');", json!({}));
         let gateway_is_root = fs::metadata(format!("/proc/{}", instance.gateway_pid())).unwrap().uid() == 0;
-        // Only root may empty the bounding set; no_new_privs keeps all of it out of reach.
+        // Only root empties the bounding set; no_new_privs keeps all of it out of reach.
         let sets: &[&str] =
             if gateway_is_root { &["Bnd", "Inh", "Prm", "Eff", "Amb"] } else { &["Inh", "Prm", "Eff", "Amb"] };
         repeat(instance, || {
@@ -517,11 +518,32 @@ fn a_fork_bomb_is_found_and_gone_with_its_answer_while_others_are_served() {
     for_each_user(&[], |instance| {
         hostile(instance, "POST:/hostile", json!({"timeout": 60}));
         instance.script("GET:/other", "echo other");
-        repeat(instance, || a_bomb_goes_off(instance));
+        repeat(instance, || {
+            bombs_go_off(instance, 1);
+            bombs_go_off(instance, 2);
+        });
     });
 }
 
-fn a_bomb_goes_off(instance: &Instance) {
+#[test]
+fn a_fork_bomb_is_found_where_a_plain_user_has_no_user_namespaces() {
+    let _alone = crate::alone();
+    need(&["cc", "setpriv", "unshare"]);
+    let mut instance = Instance::prepare(&[]);
+    if is_root() {
+        instance.run_as(PLAIN_USER);
+    }
+    instance.init();
+    instance.launch_without_user_namespaces();
+    instance.wait_until_ready();
+    assert_eq!(instance.log_lines("above what their user runs beside them").len(), 1, "{}", instance.log());
+    hostile(&instance, "POST:/hostile", json!({"timeout": 60}));
+    instance.script("GET:/other", "echo other");
+    repeat(&instance, || bombs_go_off(&instance, 1));
+}
+
+/// Bombs of each kind, so many at once, while another function is called.
+fn bombs_go_off(instance: &Instance, at_once: usize) {
     let done = AtomicBool::new(false);
     let (bombs, others) = std::thread::scope(|scope| {
         let others = scope.spawn(|| {
@@ -534,8 +556,13 @@ fn a_bomb_goes_off(instance: &Instance) {
         let bombs: Vec<_> = ["", "sessions", "churn", "churn sessions"]
             .into_iter()
             .map(|kind| {
-                let answer = instance.post("/hostile", format!("bomb {kind}\n"));
-                (kind, answer, wait_until_the_bomb_is_gone(instance))
+                let answers: Vec<_> = std::thread::scope(|scope| {
+                    let calls: Vec<_> = (0..at_once)
+                        .map(|_| scope.spawn(|| instance.post("/hostile", format!("bomb {kind}\n"))))
+                        .collect();
+                    calls.into_iter().map(|call| call.join().unwrap()).collect()
+                });
+                (kind, answers, wait_until_the_bomb_is_gone(instance))
             })
             .collect();
         done.store(true, Ordering::Relaxed);
@@ -545,13 +572,16 @@ fn a_bomb_goes_off(instance: &Instance) {
     // the bomb has a session, and the machine is busy with more, the worker may give up before the bomb has ended.
     let gateway = fs::metadata(format!("/proc/{}", instance.gateway_pid())).unwrap();
     let has_priority = gateway.uid() == 0;
-    for (kind, answer, gone) in bombs {
-        if has_priority || !kind.contains("sessions") || answer.status == 500 {
-            assert!(answer.problem(500, "process-limit").contains("256"));
-            assert!(gone < GONE_MAX, "{gone:?}");
-        } else {
+    for (kind, answers, gone) in bombs {
+        let is_lost = |answer: &&Answer| !has_priority && kind.contains("sessions") && answer.status == 502;
+        let (lost, found): (Vec<_>, Vec<_>) = answers.iter().partition(is_lost);
+        for answer in found {
+            assert!(answer.problem(500, "process-limit").contains("256"), "{kind}");
+        }
+        for answer in &lost {
             answer.problem(502, "worker-lost");
         }
+        assert!(gone < GONE_MAX || !lost.is_empty(), "{kind}: {gone:?}");
     }
     for answer in others {
         assert_eq!((answer.status, answer.text().as_str()), (200, "other\n"));
@@ -579,21 +609,26 @@ fn a_function_that_starts_a_hundred_processes_at_once_is_left_alone() {
 #[test]
 fn threads_count_as_processes_and_a_function_at_its_limit_fails_no_other() {
     let _alone = crate::alone();
-    need(&["cc"]);
+    need(&["cc", "faas-php"]);
     for_each_user(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "4")], |instance| {
-        hostile(instance, "POST:/hostile", json!({"timeout": 20}));
+        let program = hostile(instance, "POST:/hostile", json!({"timeout": 20}));
+        let php = format!(
+            "<?php $in = getenv('TMPDIR') . '/in'; copy('php://input', $in); passthru(\"exec {} <$in\");",
+            program.display()
+        );
+        instance.function("POST:/forked", "php", &php, json!({"timeout": 20}));
+        instance.function("POST:/executed", "php", &php, json!({"timeout": 20, "start": "cold"}));
+        instance.function("GET:/warm", "php", "<?php echo 'served';", json!({}));
+        instance.warm("/warm");
         repeat(instance, || {
             for attempts in ["threads 300\n", "lose-first-thread\nthreads 300\n"] {
                 assert!(instance.post("/hostile", attempts).problem(500, "process-limit").contains("256"));
                 assert_nothing_stays(instance);
             }
-            // Where functions share the user of a gateway that is not root, RLIMIT_NPROC has room for one of them only.
-            if fs::metadata(format!("/proc/{}", instance.gateway_pid())).unwrap().uid() != 0 {
-                return;
-            }
             std::thread::scope(|scope| {
+                let targets = ["/hostile", "/hostile", "/executed", "/forked"];
                 let calls: Vec<_> =
-                    (0..4).map(|_| scope.spawn(|| instance.post("/hostile", "threads 250\n"))).collect();
+                    targets.map(|target| scope.spawn(move || instance.post(target, "threads 250\n"))).into();
                 for call in calls {
                     assert_eq!(call.join().unwrap().text(), "threads 250: ok\n");
                 }

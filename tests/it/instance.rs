@@ -171,6 +171,15 @@ impl Instance {
         self.launch_as(command);
     }
 
+    /// Like [`Instance::launch`], where no user namespaces can be made: in one that may have none in it.
+    pub fn launch_without_user_namespaces(&mut self) {
+        let gateway = self.command(GATEWAY).get_program().display().to_string();
+        let script = format!(
+            "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --ambient-caps=-all {gateway}"
+        );
+        self.launch_by("unshare", &["--user", "--map-current-user", "--keep-caps", "sh", "-c", &script]);
+    }
+
     /// Like [`Instance::launch`], with a log that `cat` writes out of a pipe.
     pub fn launch_into_pipe(&mut self) {
         let mut command = self.command("sh");
@@ -543,7 +552,10 @@ impl Instance {
         let mut command = Command::new(program);
         if let Some(user) = self.user {
             let name = Path::new(program).file_name().expect("a program has a name");
-            command = Command::new(self.path(name.to_str().unwrap()));
+            let copy = self.path(name.to_str().unwrap());
+            if copy.exists() {
+                command = Command::new(copy);
+            }
             command.uid(user).gid(user);
         }
         command.env_clear().envs(self.environment.iter().cloned()).current_dir(self.folder.path());
@@ -678,7 +690,7 @@ fn installation(program: &str) -> String {
         "php" => "php-cli",
         "promtool" => "prometheus",
         "systemd-analyze" => "systemd",
-        "prlimit" | "unshare" => "util-linux",
+        "prlimit" | "setpriv" | "unshare" => "util-linux",
         "script" => "bsdutils",
         other => other,
     };

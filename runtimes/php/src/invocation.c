@@ -23,8 +23,8 @@
 
 /* The size that Linux allows for arguments and environment of a program. */
 #define INVOCATION_BYTES_MAX (8u << 20)
-/* stdin, stdout, stderr, and up to two rulesets. */
-#define DESCRIPTORS_MAX 5
+/* stdin, stdout, stderr, a user namespace, and up to two rulesets. */
+#define DESCRIPTORS_MAX 6
 #define EXIT_NOT_BEGUN 127
 
 struct invocation {
@@ -144,14 +144,17 @@ static void become_function(const struct invocation *invocation, const struct se
         fail("start a session of its own");
     if (!take_environment(invocation))
         fail("take its environment");
+    int next = 3;
+    if (settings->has_namespace && (next == invocation->descriptor_count || !restrict_to_namespace(invocation->descriptors[next++])))
+        fail("enter its user namespace");
     if (settings->data_mib_max > 0 && !restrict_data(settings->data_mib_max))
         fail("lower its limit of memory");
     if (settings->processes_max > 0 && !restrict_processes(settings->processes_max))
         fail("lower its limit of processes");
     if (!settings->is_network_allowed && !restrict_network())
         fail("give up the network");
-    for (int at = 3; at < invocation->descriptor_count; at++) {
-        if (!restrict_by_ruleset(invocation->descriptors[at]))
+    for (; next < invocation->descriptor_count; next++) {
+        if (!restrict_by_ruleset(invocation->descriptors[next]))
             fail("restrict itself");
     }
     if (!restrict_descriptors(channel, opcache_lock_descriptor()))

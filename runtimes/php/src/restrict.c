@@ -5,9 +5,11 @@
 
 #include <errno.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/prctl.h>
@@ -35,6 +37,13 @@ static bool lower_limit(int resource, rlim_t max)
 bool restrict_data(unsigned long mib_max)
 {
     return lower_limit(RLIMIT_DATA, (rlim_t)mib_max << 20);
+}
+
+bool restrict_to_namespace(int namespace)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    return setns(namespace, CLONE_NEWUSER) == 0 && syscall(SYS_capset, &header, none) == 0;
 }
 
 bool restrict_processes(unsigned long max)

@@ -14,6 +14,9 @@ bool restrict_life_to(int parent);
 /* RLIMIT_DATA, soft and hard, in MiB. Never raises it. */
 bool restrict_data(unsigned long mib_max);
 
+/* Enters a user namespace, without the capabilities that this gives: the kernel counts its processes by themselves. */
+bool restrict_to_namespace(int namespace);
+
 /* RLIMIT_NPROC, soft and hard. Never raises it. */
 bool restrict_processes(unsigned long max);
 

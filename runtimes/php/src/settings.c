@@ -76,6 +76,8 @@ bool settings_take(struct settings *settings, const char *name, char *value, con
         is_good = take_number(&settings->data_mib_max, value);
     else if (strcmp(name, "processes_max") == 0)
         is_good = take_number(&settings->processes_max, value);
+    else if (strcmp(name, "namespace") == 0)
+        is_good = take_bool(&settings->has_namespace, value);
     else if (strcmp(name, "net") == 0)
         is_good = take_bool(&settings->is_network_allowed, value);
     else if (strcmp(name, "dev") == 0)

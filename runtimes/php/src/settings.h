@@ -29,6 +29,7 @@ struct settings {
     unsigned long data_mib_max;
     /* 0 if it is not set. */
     unsigned long processes_max;
+    bool has_namespace;
     bool is_network_allowed;
     bool are_errors_shown;
     enum output output;

@@ -25,10 +25,11 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
             program_file: None,
             data_bytes_max: 64 << 20,
             open_files_max: 32,
+            namespace: None,
             processes_max: None,
             user: None,
             landlock: [None, None],
-            system_calls: &SystemCalls::common(),
+            system_calls: &SystemCalls::common(false),
             collects_orphans: true,
         }),
     })?;

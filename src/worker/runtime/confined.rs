@@ -45,6 +45,7 @@ impl Confined<'_> {
         let ruleset = sandbox.ruleset(self.scratch, &[], None, true)?;
         let readable = sandbox.readable()?;
         let rulesets = [ruleset.as_ref().map(AsFd::as_fd), readable.as_ref().map(|it| it.landlock.as_fd())];
+        let namespace = sandbox.namespace()?;
         let (program, file) = &self.program;
         let spawned = orphans::spawn(&Spawn {
             program,
@@ -55,7 +56,14 @@ impl Confined<'_> {
             stdout: self.stdout,
             stderr: said.as_fd(),
             control: None,
-            confinement: Some(sandbox.confinement(Some(file), self.memory_mib, false, false, rulesets)),
+            confinement: Some(sandbox.confinement(
+                Some(file),
+                self.memory_mib,
+                false,
+                false,
+                rulesets,
+                namespace.as_ref(),
+            )),
             group: None,
         })
         .map_err(|error| error.cause)?;

@@ -1,0 +1,96 @@
+//! User namespaces (user_namespaces(7)).
+//!
+//! Since Linux 5.14 the kernel counts the processes of a user in each user namespace by itself, and compares RLIMIT_NPROC
+//! with that count. A process that enters a namespace gets all capabilities in it.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use super::limits::lower_limit;
+use super::process::{own_gid, own_uid};
+use super::spawn::{Step, try_step, vfork};
+
+/// Memory that the first process of a namespace reads, and in which it reports.
+struct Making {
+    /// This process's user and group, mapped to themselves. Without privileges no other can be mapped.
+    maps: [CString; 2],
+    /// The namespace, once it is made.
+    made: Option<c_int>,
+    errno: c_int,
+}
+
+/// Makes a user namespace that counts its processes, without any. Our user and group have their numbers there, too; all
+/// others appear as nobody.
+///
+/// # Errors
+/// If the kernel does not count so, or if a sysctl, AppArmor, or the filter of a container around us forbids it.
+pub fn make_user_namespace() -> io::Result<OwnedFd> {
+    let map = |id: u32| CString::new(format!("{id} {id} 1")).expect("digits hold no NUL");
+    let mut making = Making { maps: [map(own_uid()), map(own_gid())], made: None, errno: 0 };
+    // The child opens the namespace for both: it shares our descriptors.
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_FILES;
+    // SAFETY: `first_process` does not return, and `making` outlives it: CLONE_VFORK holds this thread until its end.
+    let (pid, _) = unsafe { vfork(first_process, (&raw mut making).cast(), flags, None) }?;
+    // The child's _exit has ended vfork, so this does not wait.
+    // SAFETY: waitpid takes two integers and a status pointer that may be null.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    let made = making.made.ok_or_else(|| io::Error::from_raw_os_error(making.errno))?;
+    // SAFETY: the child has opened this descriptor, and left it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+extern "C" fn first_process(argument: *mut c_void) -> c_int {
+    // SAFETY: the argument is the Making of the thread that waits for this process.
+    let making = unsafe { &mut *argument.cast::<Making>() };
+    match make(making) {
+        Ok(namespace) => making.made = Some(namespace),
+        // SAFETY: errno is the waiting thread's, whose thread-local memory the child borrows too.
+        Err(_) => making.errno = unsafe { *libc::__errno_location() },
+    }
+    // SAFETY: _exit runs no code of this program.
+    unsafe { libc::_exit(0) }
+}
+
+/// Runs by the rules of spawn.rs.
+fn make(making: &Making) -> Step<c_int> {
+    let [user, group] = &making.maps;
+    // Without privileges the groups can be mapped only once none of them can be left.
+    write(c"/proc/self/setgroups", c"deny")?;
+    write(c"/proc/self/uid_map", user)?;
+    write(c"/proc/self/gid_map", group)?;
+    has_own_count()?;
+    // SAFETY: open reads a C string.
+    let namespace = unsafe { libc::open(c"/proc/self/ns/user".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if namespace < 0 { Err("open the namespace") } else { Ok(namespace) }
+}
+
+/// Fails if more processes count than the two that are in the namespace meanwhile.
+fn has_own_count() -> Step<()> {
+    lower_limit(libc::RLIMIT_NPROC, 2).or(Err("limit its processes"))?;
+    // Like fork(2), which glibc forbids here.
+    // SAFETY: all arguments are integers; the new process has a copy of our memory, and calls _exit only.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid == 0 {
+        // SAFETY: _exit runs no code of this program.
+        unsafe { libc::_exit(0) };
+    }
+    if pid < 0 {
+        return Err("start a second process");
+    }
+    try_step!("wait for it", libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0));
+    Ok(())
+}
+
+fn write(path: &CStr, text: &CStr) -> Step<()> {
+    // SAFETY: open reads a C string.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return Err("open a map");
+    }
+    // SAFETY: the kernel reads as many bytes as there are.
+    let written = unsafe { libc::write(file, text.as_ptr().cast(), text.count_bytes()) };
+    // SAFETY: the descriptor was opened here, and nothing else knows it. close does not change errno where it succeeds.
+    unsafe { libc::close(file) };
+    if written < 0 { Err("write a map") } else { Ok(()) }
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::sampler::Rhythm;
+use super::rhythm::Rhythm;
 use crate::limits::{CONNECTION_STACK_BYTES, WORKER_SLOTS};
 use crate::sys;
 
@@ -60,10 +60,23 @@ impl<T: Send + 'static> Aside<T> {
         look.since.elapsed() > LATE
     }
 
-    /// Begins a look that `make` makes, and waits for its result until this time. If no thread can be started, the
-    /// calling one takes the look, but not while a bomb goes off. `running` invocations share the worker's time for
-    /// looks.
-    pub fn begin<L: FnOnce() -> T + Send + 'static>(
+    /// Begins another look if it is wanted and due, and waits for its result until this time. Otherwise returns that of a
+    /// look that has ended by now. `running` invocations share the worker's time for looks.
+    pub fn look<L: FnOnce() -> T + Send + 'static>(
+        &mut self,
+        is_wanted: bool,
+        make: impl FnMut() -> L,
+        until: Instant,
+        running: usize,
+    ) -> Option<T> {
+        match is_wanted && self.is_due() {
+            true => self.begin(make, until, running),
+            false => self.collect(Instant::now(), running),
+        }
+    }
+
+    /// If no thread can be started, the calling one takes the look, but not while a bomb goes off.
+    fn begin<L: FnOnce() -> T + Send + 'static>(
         &mut self,
         mut make: impl FnMut() -> L,
         until: Instant,
@@ -78,7 +91,7 @@ impl<T: Send + 'static> Aside<T> {
     }
 
     /// The result of the look that is under way, if it comes until this time.
-    pub fn collect(&mut self, until: Instant, running: usize) -> Option<T> {
+    fn collect(&mut self, until: Instant, running: usize) -> Option<T> {
         match self.under_way.as_ref()?.result.recv_deadline(until) {
             Ok(taken) => Some(self.end(taken, running)),
             Err(RecvTimeoutError::Timeout) => None,

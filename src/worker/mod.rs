@@ -33,6 +33,7 @@ mod metrics_sender;
 mod metrics_smoother;
 mod order;
 mod process;
+mod rhythm;
 mod runtime;
 mod sampler;
 mod scratch;

@@ -5,8 +5,8 @@
 //! It counts processes and reads their figures (/proc/PID/status) often; for that the kernel takes no lock that a
 //! function can hold. A look at the files of processes that have run costs ten times as much (held_files.rs), so there
 //! are fewer of these the more files exist; and it may have to wait, as may a look at shared pages, so other threads take
-//! these two (aside.rs). No kind of look takes more than a share of a processor ([`COST_INVERSE`]), whatever an
-//! invocation does to make it expensive. In that case the next look comes after [`PERIOD_MAX`] at the latest.
+//! these two (aside.rs). No kind of look takes more than a share of a processor, whatever an invocation does to make it
+//! expensive (rhythm.rs); in that case the next look comes after a second at the latest.
 //!
 //! But an invocation that has grown since the last look is counted in time whatever that costs, and so is each while the
 //! machine's number of threads jumps (guard.rs): a bomb must not gain a second because it was expensive to count. An
@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use super::aside::Aside;
 use super::held_files::{Held, HeldFiles};
 use super::process::Process;
+use super::rhythm::Rhythm;
 use super::scratch::{Scratch, holds_more_than};
-use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_FIRST, SAMPLE_PERIOD};
+use crate::limits::{FUNCTION_PROCESSES_MAX, SAMPLE_PERIOD};
 use crate::procfs::{self, Figures, Tree};
 use crate::protocol::function_spec::{FunctionSpec, Runtime};
 use crate::protocol::worker_protocol::Verdict;
@@ -26,15 +27,11 @@ use crate::sandbox::groups::{Group, GroupFigures};
 use crate::sandbox::stopped::Stopped;
 use crate::sys::{self, Pid, Urgency};
 
-/// A pause is at least this many times the cost of the look before it, for all invocations of a worker together.
-const COST_INVERSE: u32 = 150;
 /// Threads by which an invocation grows between two looks before it is counted ahead of all else, or stopped.
 const GROWTH_MAX: usize = FUNCTION_PROCESSES_MAX / 8;
 /// Time for which the sampler waits for looks in other threads; most take less. It does not wait while the invocation
 /// grows, or the alarm is on.
 const ASIDE_WAIT_MAX: Duration = Duration::from_millis(10);
-/// Upper bound of a pause that the cost demands.
-const PERIOD_MAX: Duration = Duration::from_secs(1);
 
 pub struct Sampler<'a> {
     spec: &'a FunctionSpec,
@@ -141,12 +138,6 @@ struct FilesFound {
     files: HeldFiles,
 }
 
-/// The schedule of one kind of look.
-pub struct Rhythm {
-    next: Instant,
-    pause: Duration,
-}
-
 impl<'a> Sampler<'a> {
     pub fn new(spec: &'a FunctionSpec, scratch: &'a Scratch<'a>) -> Sampler<'a> {
         Sampler {
@@ -165,16 +156,16 @@ impl<'a> Sampler<'a> {
 
     /// The time at which [`Sampler::look`] is due.
     pub fn next(&self) -> Instant {
-        self.figures.next
+        self.figures.next()
     }
 
     /// True if the cost of the last look delays the next one. An alarm (guard.rs) then calls for [`Sampler::hasten`].
     pub fn is_delayed(&self) -> bool {
-        self.figures.next > Instant::now() + SAMPLE_PERIOD
+        self.figures.next() > Instant::now() + SAMPLE_PERIOD
     }
 
     pub fn hasten(&mut self) {
-        self.figures.next = Instant::now();
+        self.figures.hasten();
     }
 
     /// The limit that the invocation of this main process exceeds, if any. `running` invocations share the worker's
@@ -235,18 +226,13 @@ impl<'a> Sampler<'a> {
         // Some pages of files in memory are mapped, and so counted among the shared ones.
         let whole = move |sum: Figures| sum.anonymous + sum.shared.max(in_memory) + mappings;
         let plain = whole(sum(found.iter().map(|(_, figures)| *figures)));
-        let proportional = if plain > max && self.memory.is_due() {
-            // If a process forbids the look, all of its memory counts.
-            let of = |(pid, figures): (Pid, Figures)| figures.proportional(pid).or_else(|| Figures::of(pid));
-            let make = || {
-                let found = found.clone();
-                move || whole(sum(found.into_iter().filter_map(of)))
-            };
-            self.memory.begin(make, until, running)
-        } else {
-            self.memory.collect(Instant::now(), running)
+        // If a process forbids the look, all of its memory counts.
+        let of = |(pid, figures): (Pid, Figures)| figures.proportional(pid).or_else(|| Figures::of(pid));
+        let make = || {
+            let found = found.clone();
+            move || whole(sum(found.into_iter().filter_map(of)))
         };
-        match proportional {
+        match self.memory.look(plain > max, make, until, running) {
             Some(bytes) if bytes > max => Some(bytes),
             _ if plain <= max || self.memory.is_late() => Some(plain),
             proportional => proportional,
@@ -255,26 +241,22 @@ impl<'a> Sampler<'a> {
 
     /// True if a look that has ended by now has found too much, or one is late.
     fn look_at_files(&mut self, processes: &[Pid], until: Instant, running: usize) -> bool {
-        let found = if self.files.is_due() {
-            if self.scratch.is_over_quota() {
-                return true;
+        if self.files.is_due() && self.scratch.is_over_quota() {
+            return true;
+        }
+        let (mappings_max, scratch_max) = (self.memory_max(), self.spec.scratch_mib << 20);
+        let make = || {
+            let (mut files, processes) = (std::mem::take(&mut self.held), processes.to_vec());
+            let scratch = self.scratch.path().to_path_buf();
+            move || {
+                let held = files.look(&processes, &scratch, mappings_max);
+                // A deleted file that is still open also takes space on the disk.
+                let folder_max = scratch_max.checked_sub(held.of_folder);
+                let is_too_much = held.is_cut || folder_max.is_none_or(|max| holds_more_than(&scratch, max));
+                FilesFound { held, is_too_much, files }
             }
-            let (mappings_max, scratch_max) = (self.memory_max(), self.spec.scratch_mib << 20);
-            let make = || {
-                let (mut files, processes) = (std::mem::take(&mut self.held), processes.to_vec());
-                let scratch = self.scratch.path().to_path_buf();
-                move || {
-                    let held = files.look(&processes, &scratch, mappings_max);
-                    // A deleted file that is still open also takes space on the disk.
-                    let folder_max = scratch_max.checked_sub(held.of_folder);
-                    let is_too_much = held.is_cut || folder_max.is_none_or(|max| holds_more_than(&scratch, max));
-                    FilesFound { held, is_too_much, files }
-                }
-            };
-            self.files.begin(make, until, running)
-        } else {
-            self.files.collect(Instant::now(), running)
         };
+        let found = self.files.look(true, make, until, running);
         let Some(found) = found else { return self.files.is_late() };
         self.held = found.files;
         self.mappings = found.held.mappings;
@@ -290,22 +272,4 @@ fn sum(all: impl Iterator<Item = Figures>) -> Figures {
         shared: sum.shared + figures.shared,
         threads: sum.threads + figures.threads,
     })
-}
-
-impl Rhythm {
-    pub fn new() -> Rhythm {
-        Rhythm { next: Instant::now() + SAMPLE_FIRST, pause: SAMPLE_FIRST }
-    }
-
-    pub fn is_due(&self) -> bool {
-        Instant::now() >= self.next
-    }
-
-    /// Sets the next look. Pauses double from [`SAMPLE_FIRST`], which comes twice, to [`SAMPLE_PERIOD`], and are longer
-    /// after an expensive look.
-    pub fn go_on(&mut self, cost: Duration, running: usize) {
-        let due_to_cost = (cost * COST_INVERSE * running.max(1) as u32).min(PERIOD_MAX);
-        self.next = Instant::now() + self.pause.max(due_to_cost);
-        self.pause = (2 * self.pause).min(SAMPLE_PERIOD);
-    }
 }

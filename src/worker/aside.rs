@@ -17,6 +17,9 @@ use crate::sys;
 /// A look that gives no result for this long tells by its silence: a process holds no lock for that long unless the
 /// invocation arranges it, or the file system hangs.
 const LATE: Duration = Duration::from_secs(5);
+/// Of the time between two questions whether a look is late, this much counts. Where this thread itself waited longer for
+/// its turn, a bomb goes off, and the thread counts processes before it asks again.
+const COUNTED_MAX: Duration = Duration::from_secs(1);
 /// Looks at once. An invocation has two at most; one that hangs, on a file of a server that is gone perhaps, outlives its
 /// invocation.
 const UNDER_WAY_MAX: usize = 4 * *WORKER_SLOTS.end() as usize;
@@ -30,7 +33,10 @@ pub struct Aside<T> {
 }
 
 struct UnderWay<T> {
-    since: Instant,
+    /// Time that counts, up to `asked`.
+    waited: Duration,
+    /// The last time somebody asked whether it is late; at first, its begin.
+    asked: Instant,
     result: Receiver<Taken<T>>,
 }
 
@@ -54,10 +60,13 @@ impl<T: Send + 'static> Aside<T> {
     /// can keep any look waiting.
     pub fn is_late(&mut self) -> bool {
         let Some(look) = &mut self.under_way else { return false };
+        let passed = std::mem::replace(&mut look.asked, Instant::now()).elapsed();
         if sys::is_alarmed() {
-            look.since = Instant::now();
+            look.waited = Duration::ZERO;
+        } else {
+            look.waited += passed.min(COUNTED_MAX);
         }
-        look.since.elapsed() > LATE
+        look.waited > LATE
     }
 
     /// Begins another look if it is wanted and due, and waits for its result until this time. Otherwise returns that of a
@@ -83,7 +92,9 @@ impl<T: Send + 'static> Aside<T> {
         running: usize,
     ) -> Option<T> {
         match start(make()) {
-            Some(result) => self.under_way = Some(UnderWay { since: Instant::now(), result }),
+            Some(result) => {
+                self.under_way = Some(UnderWay { waited: Duration::ZERO, asked: Instant::now(), result });
+            }
             None if sys::is_alarmed() => {}
             None => return Some(self.end(take(make()), running)),
         }
@@ -167,8 +178,14 @@ mod tests {
         assert_eq!(aside.collect(long, 1), Some(7));
         assert_eq!(aside.collect(long, 1), None);
         assert_eq!(aside.begin(|| || 8, long, 1), Some(8));
-        aside.under_way = Some(UnderWay { since: now - 2 * LATE, result: bounded(1).1 });
-        assert!(aside.is_late());
+        let asked = now - 2 * LATE;
+        let mut is_late_after = |waited| {
+            aside.under_way = Some(UnderWay { waited, asked, result: bounded(1).1 });
+            aside.is_late()
+        };
+        assert!(is_late_after(LATE));
+        // This thread has waited for its turn.
+        assert!(!is_late_after(Duration::ZERO));
     }
 
     #[test]

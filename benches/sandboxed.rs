@@ -42,7 +42,8 @@ fn compare(folder: &Path, program: &Path) -> Outcome<Vec<Row>> {
         _ => None,
     });
     let settings = settings.map_err(failed("make settings"))?;
-    let sandbox = Sandbox::new(&settings, procfs::outer_pid(), Namespaces::new(1)).map_err(failed("make a sandbox"))?;
+    let namespaces = Namespaces::new(1).map_err(failed("make a user namespace"))?;
+    let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces).map_err(failed("make a sandbox"))?;
     fs::create_dir(folder.join("spare")).map_err(failed("make a scratch folder"))?;
     let [whole, sandboxed, bare] = take_turns(
         ROUNDS,

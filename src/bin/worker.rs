@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
-use faas::sandbox::namespaces::Namespaces;
-use faas::sandbox::{Sandbox, probe, promises};
+use faas::sandbox::{self, Sandbox, probe, promises};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
 use faas::{log, log_file, procfs, sys, worker};
@@ -36,8 +35,8 @@ fn run() -> Result<()> {
         }
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
-            let namespaces = Namespaces::new(probe::PROCESSES);
-            let hides_processes = faas::sandbox::confine_worker(namespaces.is_some())?;
+            let namespaces = worker::namespaces(&settings).unwrap_or_default();
+            let hides_processes = sandbox::confine_worker(namespaces.is_some())?;
             let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces)?;
             println!("{:#}", promises::table(&sandbox, &settings, hides_processes));
             return Ok(());

@@ -16,14 +16,16 @@ use crate::sys;
 pub struct Namespaces(Mutex<Vec<OwnedFd>>);
 
 impl Namespaces {
-    /// `count` of them. `None` as root, whose functions have another user or are exempt from the limit, and where this
-    /// machine allows none.
-    pub fn new(count: usize) -> Option<Namespaces> {
+    /// `count` of them, each a descriptor. `None` as root, whose functions have another user or are exempt from the limit.
+    ///
+    /// # Errors
+    /// If this machine does not allow them, or not as many.
+    pub fn new(count: usize) -> io::Result<Option<Namespaces>> {
         if sys::own_uid() == 0 {
-            return None;
+            return Ok(None);
         }
-        let made = (0..count).map(|_| sys::make_user_namespace()).collect::<io::Result<_>>();
-        made.ok().map(|free| Namespaces(Mutex::new(free)))
+        let free = (0..count).map(|_| sys::make_user_namespace()).collect::<io::Result<_>>()?;
+        Ok(Some(Namespaces(Mutex::new(free))))
     }
 
     /// # Errors

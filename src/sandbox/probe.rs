@@ -22,8 +22,6 @@ use super::quota::Projects;
 use crate::settings::Settings;
 use crate::sys::{self, Pid, Spawn, Spawned, Watched};
 
-/// Confined processes that live at once.
-pub const PROCESSES: usize = 2;
 /// Time for the attempts; they take some milliseconds.
 const ATTEMPTS_MAX: Duration = Duration::from_secs(10);
 /// MiB of a process that makes attempts.

@@ -240,7 +240,9 @@ fn report(table: &Value, settings: &Settings) -> Result<()> {
         }
     }
     if table.as_array().is_none_or(Vec::is_empty) {
-        not_kept.push("a worker could not try the sandbox".into());
+        let failure = "a worker could not try the sandbox";
+        log!("sandbox: {failure}");
+        not_kept.push(failure.into());
     }
     match settings.requires_strict_sandbox && !not_kept.is_empty() {
         true => Err(StartError::SandboxWeak { not_kept }),

@@ -1,7 +1,8 @@
-//! User namespaces (user_namespaces(7)).
+//! User namespaces (user_namespaces(7)), of which the platform wants one thing: that processes of one user are counted
+//! apart.
 //!
 //! Since Linux 5.14 the kernel counts the processes of a user in each user namespace by itself, and compares RLIMIT_NPROC
-//! with that count. A process that enters a namespace gets all capabilities in it.
+//! with that count. A process that enters a namespace gets all capabilities in it, which confine.rs takes from it again.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;

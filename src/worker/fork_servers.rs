@@ -260,7 +260,7 @@ impl Kept {
         let (said, says) = std::io::pipe().map_err(as_text("make a pipe"))?;
         sys::set_nonblocking(said.as_fd()).map_err(as_text("set up a pipe"))?;
         let sandbox = &worker.sandbox;
-        let system_calls = sandbox.system_calls_of_fork_server(command.memfd, kind == Server::Php);
+        let system_calls = sandbox.system_calls_of_fork_server(command.memfd, kind.starts_processes());
         let process = orphans::spawn(&Spawn {
             program: &command.program,
             arguments: &command.arguments,

@@ -130,7 +130,10 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     // Before this process has mounts of its own: in a chroot the kernel then names the program as seen from outside.
     let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
-    let namespaces = Namespaces::new(connections_max(&settings) + COMPILERS + TOOLS);
+    let namespaces = namespaces(&settings).unwrap_or_else(|error| {
+        log!("worker: cannot make user namespaces ({error}); functions share one count of processes");
+        None
+    });
     sandbox::confine_worker(namespaces.is_some())?;
     let (lock, id) = take_id(&settings, id)?;
     spread_process_ids(&settings, id);
@@ -340,6 +343,14 @@ impl Worker {
 /// end or begin meanwhile.
 fn connections_max(settings: &Settings) -> usize {
     2 * settings.worker_slots as usize + 8
+}
+
+/// A user namespace for each process that a worker starts confined: those of invocations, and the tools of runtimes.
+///
+/// # Errors
+/// Those of [`Namespaces::new`].
+pub fn namespaces(settings: &Settings) -> std::io::Result<Option<Namespaces>> {
+    Namespaces::new(connections_max(settings) + COMPILERS + TOOLS)
 }
 
 /// Counts an invocation as running.

@@ -106,9 +106,10 @@ impl<'a> Start<'a> {
     /// replaces it.
     pub fn run(&mut self, ends: &Ends) -> Result<Process> {
         if let Some((server, child)) = self.child.take() {
-            let (namespace, rulesets) = (self.namespace_of_child(), self.rulesets().into_iter().flatten());
+            let namespace = self.namespace.as_ref().filter(|_| server.starts_processes()).map(Namespace::as_fd);
+            let (has_namespace, rulesets) = (namespace.is_some(), self.rulesets().into_iter().flatten());
             let descriptors: Vec<BorrowedFd<'_>> = ends.as_fds().into_iter().chain(namespace).chain(rulesets).collect();
-            if child.start(&self.message(), &descriptors).is_ok() {
+            if child.start(&self.message(has_namespace), &descriptors).is_ok() {
                 let (spec, artifact) = (self.order.spec(), self.artifact.as_ref().map(|it| &*it.path));
                 self.worker.fork_servers.prepare(server, child.server(), spec, &self.version, artifact);
                 return Ok(Process::Forked(child));
@@ -156,7 +157,7 @@ impl<'a> Start<'a> {
     }
 
     /// The message to a forked process: two lengths, settings, environment (runtimes/README.md).
-    fn message(&self) -> Vec<u8> {
+    fn message(&self, has_namespace: bool) -> Vec<u8> {
         let (given, spec) = (self.order.invocation.settings(), self.order.spec());
         let mut message = Vec::with_capacity(4096);
         message.extend_from_slice(&[0; 8]);
@@ -168,7 +169,7 @@ impl<'a> Start<'a> {
         if let Some(max) = self.worker.sandbox.processes_max.now() {
             push(&mut message, "processes_max", max.to_string().as_bytes());
         }
-        if self.namespace_of_child().is_some() {
+        if has_namespace {
             push(&mut message, "namespace", b"1");
         }
         let artifact = self.artifact.as_ref().map(|it| ("artifact", it.path.as_os_str()));
@@ -185,11 +186,6 @@ impl<'a> Start<'a> {
         message[..4].copy_from_slice(&(settings_length as u32).to_le_bytes());
         message[4..8].copy_from_slice(&(environment_length as u32).to_le_bytes());
         message
-    }
-
-    /// The namespace that a forked process is to enter. Those of WASM functions can start no process.
-    fn namespace_of_child(&self) -> Option<BorrowedFd<'_>> {
-        self.namespace.as_ref().filter(|_| self.order.spec().runtime == Runtime::Php).map(Namespace::as_fd)
     }
 
     fn rulesets(&self) -> [Option<BorrowedFd<'_>>; 2] {

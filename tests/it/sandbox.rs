@@ -260,6 +260,7 @@ fn a_thread_for_each_client_takes_no_process_from_functions() {
     instance.function("GET:/forked", "php", php, json!({}));
     instance.function("GET:/executed", "php", php, json!({"start": "cold"}));
     instance.warm("/forked");
+    assert_functions_share_a_count(&instance);
     let clients: Vec<_> = (0..CLIENTS).map(|_| instance.connect()).collect();
     wait_until("each client has a thread", || {
         let threads = fs::read_dir(format!("/proc/{}/task", instance.gateway_pid())).unwrap();
@@ -270,6 +271,28 @@ fn a_thread_for_each_client_takes_no_process_from_functions() {
         assert_eq!((answer.text().as_str(), answer.is_warm()), ("a\nb\n", path == "/forked"), "{path}");
     }
     drop(clients);
+}
+
+#[test]
+fn a_worker_with_too_few_descriptors_for_user_namespaces_promises_none() {
+    need(&["setpriv"]);
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "64")]);
+    if !instance.is_run_as_plain_user() {
+        instance.run_as(47_115);
+    }
+    instance.init();
+    instance.launch_under("ulimit -n 120");
+    instance.wait_until_ready();
+    instance.script("GET:/served", "echo served");
+    assert_eq!(instance.get("/served").text(), "served\n");
+    assert_functions_share_a_count(&instance);
+}
+
+/// The promise of few processes, and the worker's reason.
+fn assert_functions_share_a_count(instance: &Instance) {
+    for text in ["above what their user runs beside them", "worker: cannot make user namespaces ("] {
+        assert!(!instance.log_lines(text).is_empty(), "{text}: {}", instance.log());
+    }
 }
 
 fn assert_refuses(instance: &Instance, promise: &str) {

@@ -77,6 +77,11 @@ impl Server {
             Server::Wasm(Runner::Component) => "components",
         }
     }
+
+    /// True if its functions can start processes.
+    pub fn starts_processes(self) -> bool {
+        self == Server::Php
+    }
 }
 
 /// The runtimes' programs, and their files in a folder that functions can read and only the worker writes.

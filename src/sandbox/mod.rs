@@ -43,7 +43,7 @@ use crate::error::start::{Result, StartError};
 use crate::limits::{FORK_SERVER_DATA_MIB, FUNCTION_FILES_MAX, HIDDEN_LOOK_PERIOD};
 use crate::procfs;
 use crate::settings::Settings;
-use crate::sys::{self, Confinement, Pid, Rights, SystemCalls};
+use crate::sys::{self, Confinement, Pid, Rights, SystemCalls, Urgency};
 
 /// The version of Landlock from which on a function cannot truncate what it may not write (landlock(7)).
 const LANDLOCK_TRUNCATES: u32 = 3;
@@ -54,6 +54,9 @@ pub struct Sandbox {
     /// The name of this process's own user.
     own_name: String,
     pub processes_max: ProcessesMax,
+    /// True if this process may run before all of ordinary priority. Then it can end a fork bomb at any size. Otherwise
+    /// functions give way to it.
+    pub runs_ahead: bool,
     landlock_version: u32,
     /// Devices that every user may write to.
     devices: Vec<File>,
@@ -91,6 +94,7 @@ impl Sandbox {
         let sandbox = Sandbox {
             own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
             processes_max: ProcessesMax::new(settings, user.as_ref(), gateway, namespaces),
+            runs_ahead: Urgency::try_begin().is_some(),
             landlock_version,
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
@@ -223,6 +227,7 @@ impl Sandbox {
             open_files_max: FUNCTION_FILES_MAX,
             namespace: namespace.map(Namespace::as_fd),
             processes_max: self.processes_max.now(),
+            gives_way: !self.runs_ahead,
             user: self.user.as_ref().map(|user| (user.uid, user.gid)),
             landlock,
             system_calls: &self.system_calls[usize::from(net)][usize::from(memfd)],

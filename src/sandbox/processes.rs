@@ -80,6 +80,11 @@ impl ProcessesMax {
         }
     }
 
+    /// True if it keeps a fork bomb so small that a worker ends it also without running ahead of it.
+    pub fn holds_a_bomb(&self) -> bool {
+        matches!(self, ProcessesMax::Each(_) | ProcessesMax::Shared { .. })
+    }
+
     /// The limit for a fork server, which its children inherit and cannot raise.
     pub fn of_fork_server(&self) -> Option<u64> {
         match self {

@@ -147,7 +147,13 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Cont
         false => "RLIMIT_DATA for each process, the sum sampled; memfd_create answers ENOSYS",
         true => "functions can make files in memory, which count only where they are mapped",
     };
-    let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {}", sandbox.processes_max);
+    let (ends_bombs, bombs) = match (sandbox.runs_ahead, sandbox.processes_max.holds_a_bomb()) {
+        (true, _) => (true, "the worker runs ahead of a fork bomb"),
+        (false, true) => (true, "functions give way to the worker"),
+        (false, false) => (false, "without CAP_SYS_NICE a fork bomb may cost its worker"),
+    };
+    let processes = &sandbox.processes_max;
+    let processes = format!("{FUNCTION_PROCESSES_MAX} for each invocation, sampled; {processes}; {bombs}");
     let scratch = match attempts.succeeded("quota") {
         true => (Level::Watched, "blocks sampled, those of deleted files among them"),
         false => (Level::Kernel, "project quotas; of rows with write, and the depth of folders: sampled"),
@@ -163,7 +169,7 @@ fn watched(sandbox: &Sandbox, attempts: &Attempts, (controls, are_forked): (Cont
             "memory.max of a cgroup",
         ),
         in_group(
-            row("Functions have few threads, and leave others theirs.", true, processes),
+            row("Functions have few threads, and leave others theirs.", ends_bombs, processes),
             controls.processes,
             "pids.max of a cgroup",
         ),

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::check;
-use super::limits::lower_limit;
+use super::limits::{lower_limit, lower_priority};
 use super::process::Pid;
 use super::seccomp::SystemCalls;
 use super::spawn::{SpawnError, Step, try_step};
@@ -25,6 +25,8 @@ pub struct Confinement<'a> {
     pub namespace: Option<BorrowedFd<'a>>,
     /// Processes and threads of the function's user, in `namespace` or else all together; root is exempt (setrlimit(2)).
     pub processes_max: Option<u64>,
+    /// If true, it gives way to threads of ordinary priority ([`lower_priority`]).
+    pub gives_way: bool,
     /// User and group to become, without any other group. Without one the process keeps its user, but no privilege.
     pub user: Option<(u32, u32)>,
     /// Landlock rulesets (landlock.rs). Each may forbid, and none can allow what another forbids.
@@ -67,11 +69,18 @@ fn offer_to_the_oom_killer() {
     }
 }
 
-/// Limits, user, capabilities, and the death signal.
+/// Limits, priority, user, capabilities, and the death signal.
 pub(super) fn restrict_limits_and_user(confinement: &Confinement<'_>, parent: Pid) -> Step<()> {
     lower_limit(libc::RLIMIT_DATA, confinement.data_bytes_max).or(Err("limit its memory"))?;
     lower_limit(libc::RLIMIT_NOFILE, confinement.open_files_max).or(Err("limit its open files"))?;
     lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;
+    // Where our user may raise a priority, a function would run before all else, this worker among it.
+    for limit in [libc::RLIMIT_RTPRIO, libc::RLIMIT_NICE] {
+        lower_limit(limit, 0).or(Err("forbid a higher priority"))?;
+    }
+    if confinement.gives_way {
+        lower_priority();
+    }
     if let Some((user, group)) = confinement.user {
         try_step!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
         try_step!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cases::each;
-use crate::instance::{Instance, WORKER, lacks_root, need, run, skip, wait_until};
+use crate::instance::{GATEWAY, Instance, WORKER, lacks_root, need, run, skip, wait_until};
 
 /// The gateway's report on the sandbox.
 fn described(instance: &Instance) -> Value {
@@ -271,6 +271,37 @@ fn a_thread_for_each_client_takes_no_process_from_functions() {
         assert_eq!((answer.text().as_str(), answer.is_warm()), ("a\nb\n", path == "/forked"), "{path}");
     }
     drop(clients);
+}
+
+#[test]
+fn functions_give_way_where_their_worker_cannot_run_ahead_of_them() {
+    need(&["faas-php", "setpriv"]);
+    let check = |instance: &Instance, niceness: &str, kept_by: &str| {
+        instance.script("GET:/executed", "nice");
+        instance.function("GET:/forked", "php", "<?php echo shell_exec('nice');", json!({}));
+        instance.warm("/forked");
+        for path in ["/executed", "/forked"] {
+            assert_eq!(instance.get(path).text().trim(), niceness, "{path}");
+        }
+        let promise = instance.log_lines("Functions have few threads");
+        assert!(promise[0].contains(kept_by), "{promise:?}");
+    };
+    let mut plain = Instance::prepare(&[]);
+    if !plain.is_run_as_plain_user() {
+        let root = Instance::start();
+        check(&root, "0", "the worker runs ahead");
+        // As in a service or a container that leaves the capability out.
+        let mut weak = Instance::prepare(&[]);
+        weak.init();
+        weak.launch_by("setpriv", &["--bounding-set=-sys_nice", GATEWAY]);
+        weak.wait_until_ready();
+        check(&weak, "10", "not kept: 256");
+        plain.run_as(47_115);
+    }
+    plain.init();
+    plain.launch();
+    plain.wait_until_ready();
+    check(&plain, "10", "functions give way");
 }
 
 #[test]

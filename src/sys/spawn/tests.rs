@@ -27,6 +27,7 @@ fn run(program: &CStr, arguments: &[&str]) -> Result<(String, Ended), SpawnError
             open_files_max: 32,
             namespace: None,
             processes_max: None,
+            gives_way: true,
             user: None,
             landlock: [None, None],
             system_calls: &SystemCalls::common(false),

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use faas::procfs;
-use faas::sandbox::Sandbox;
 use faas::sandbox::namespaces::Namespaces;
+use faas::sandbox::{Sandbox, functions_user};
 use faas::settings::Settings;
 use faas::sys::{self, Confinement, Spawn, Watched};
 
@@ -42,7 +42,8 @@ fn compare(folder: &Path, program: &Path) -> Outcome<Vec<Row>> {
         _ => None,
     });
     let settings = settings.map_err(failed("make settings"))?;
-    let namespaces = Namespaces::new(1).map_err(failed("make a user namespace"))?;
+    let user = functions_user(&settings).map_err(failed("find the functions' user"))?;
+    let namespaces = Namespaces::new(1, user.as_ref()).map_err(failed("make a user namespace"))?;
     let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces).map_err(failed("make a sandbox"))?;
     fs::create_dir(folder.join("spare")).map_err(failed("make a scratch folder"))?;
     let [whole, sandboxed, bare] = take_turns(

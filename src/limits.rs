@@ -212,11 +212,11 @@ pub const FUNCTION_PROCESSES_MAX: usize = 256;
 /// Threads that a fork bomb can have above [`FUNCTION_PROCESSES_MAX`] before it is found. RLIMIT_NPROC has room for
 /// them and for one invocation at its limit in each slot, so that one bomb makes no other invocation fail.
 pub const BOMB_PROCESSES_MAX: u64 = 512;
-/// RLIMIT_NPROC where functions share the user of a gateway that is not root: in the user namespace of each invocation,
-/// or else of all together, on top of that user's other threads. It has room for one invocation at its limit, and for a
-/// bomb to be noticed (guard.rs), and not for more: such a gateway cannot run ahead of a bomb (`sys::Urgency`), and has
-/// to compete with it to end it.
-pub const OWN_USER_PROCESSES_MAX: u64 = 320;
+/// RLIMIT_NPROC in the user namespace of each invocation; without namespaces, where functions share the user of the
+/// gateway, of all together, on top of that user's other threads. It has room for one invocation at its limit, and for a
+/// bomb to be noticed (guard.rs), and not for more: a worker that cannot run ahead of a bomb (`sys::Urgency`) has to
+/// compete with it to end it.
+pub const INVOCATION_PROCESSES_MAX: u64 = 320;
 /// Time for the kernel to end a killed process; after that the log gets a line.
 pub const KILL_WAIT_MAX: Duration = Duration::from_secs(8);
 /// Pause between two looks at processes that are being ended: most end within it.

@@ -35,7 +35,7 @@ fn run() -> Result<()> {
         }
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
-            let namespaces = worker::namespaces(&settings).unwrap_or_default();
+            let namespaces = worker::namespaces(&settings)?.unwrap_or_default();
             let hides_processes = sandbox::confine_worker(namespaces.is_some())?;
             let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces)?;
             println!("{:#}", promises::table(&sandbox, &settings, hides_processes));

@@ -9,7 +9,7 @@
 //! | network | all, or with `"net": false` none but Unix sockets (seccomp, and Landlock for TCP) |
 //! | what stays | seccomp: no shared memory, queues or keys of System V or POSIX, which would outlive the invocation; no process whose parent is not its maker, no namespaces |
 //! | memory | seccomp: no files that lie in memory only, unless the row has `"memfd": true` |
-//! | processes | RLIMIT_NPROC, counted in a user namespace for each invocation if functions run as our own user (namespaces.rs) |
+//! | processes | RLIMIT_NPROC, counted in a user namespace for each invocation if functions run as our own user, or the worker cannot run ahead of a fork bomb (namespaces.rs) |
 //! | permissions | seccomp: no chmod, chown and the like if functions run as our own user: Landlock does not restrict these calls |
 //!
 //! Gateway and workers find out the same on their own, from the same settings: the workers to apply it, the gateway to
@@ -86,15 +86,15 @@ impl Sandbox {
     /// # Errors
     /// [`StartError::Setting`] if FAAS_USER is unknown, or names another user than our own and we are not root.
     pub fn new(settings: &Settings, gateway: Pid, namespaces: Option<Namespaces>) -> Result<Sandbox> {
-        let mut remarks = Vec::new();
-        let user = functions_user(settings, &mut remarks)?;
+        let user = functions_user(settings)?;
+        let remarks = Vec::from_iter(remark_on(user.as_ref(), settings));
         let landlock_version = sys::landlock_version();
         let devices = ["/dev/null", "/dev/zero", "/dev/full"];
         let permissions = user.is_some();
         let sandbox = Sandbox {
             own_name: user_named(&sys::own_uid().to_string()).map_or_else(|_| String::new(), |user| user.name),
             processes_max: ProcessesMax::new(settings, user.as_ref(), gateway, namespaces),
-            runs_ahead: Urgency::try_begin().is_some(),
+            runs_ahead: Urgency::is_allowed(),
             landlock_version,
             devices: devices.iter().filter_map(|path| File::open(path).ok()).collect(),
             readable: Readable::new(settings),
@@ -376,27 +376,16 @@ fn hide_processes() -> bool {
 
 /// The user that functions run as; `None`: our own. If we are root, it is the user "nobody" or the one that FAAS_USER
 /// names: never root, unless FAAS_USER names root.
-fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Option<User>> {
+///
+/// # Errors
+/// [`StartError::Setting`] if FAAS_USER is unknown, or names another user than our own and we are not root.
+pub fn functions_user(settings: &Settings) -> Result<Option<User>> {
     match (sys::own_uid(), &settings.user) {
-        (0, Some(name)) if user_named(name)?.uid == 0 => {
-            remarks.push("functions run as root, without its privileges, since FAAS_USER says so".into());
-            Ok(None)
-        }
+        (0, Some(name)) if user_named(name)?.uid == 0 => Ok(None),
         (0, Some(name)) => Ok(Some(User { is_explicit: true, ..user_named(name)? })),
         (0, None) => {
             let unnamed = || User { name: NOBODY.to_string(), uid: NOBODY, gid: NOBODY, is_explicit: false };
-            let nobody = user_named("nobody").unwrap_or_else(|_| unnamed());
-            let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
-            let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !nobody.may(folder, 0o1));
-            if let Some(closed) = closed {
-                remarks.push(format!(
-                    "the user nobody cannot enter {}: functions whose files lie there are answered 500; \
-                     try: chmod o+x {}",
-                    closed.display(),
-                    shell_word(closed.display())
-                ));
-            }
-            Ok(Some(nobody))
+            Ok(Some(user_named("nobody").unwrap_or_else(|_| unnamed())))
         }
         (_, None) => Ok(None),
         (own, Some(name)) if user_named(name)?.uid == own => Ok(None),
@@ -405,6 +394,24 @@ fn functions_user(settings: &Settings, remarks: &mut Vec<String>) -> Result<Opti
             Err(StartError::Setting { name: "FAAS_USER", value: name.clone(), want })
         }
     }
+}
+
+/// A warning about the functions' user.
+fn remark_on(user: Option<&User>, settings: &Settings) -> Option<String> {
+    let user = match user {
+        None if sys::own_uid() == 0 => {
+            return Some("functions run as root, without its privileges, since FAAS_USER says so".into());
+        }
+        Some(user) if !user.is_explicit => user,
+        _ => return None,
+    };
+    let must_enter: [&PathBuf; 2] = [&settings.module_root, &settings.spool_dir];
+    let closed = must_enter.iter().flat_map(|path| path.ancestors()).find(|folder| !user.may(folder, 0o1))?;
+    Some(format!(
+        "the user nobody cannot enter {}: functions whose files lie there are answered 500; try: chmod o+x {}",
+        closed.display(),
+        shell_word(closed.display())
+    ))
 }
 
 /// The number of the user "nobody" if /etc/passwd does not have it.

@@ -1,6 +1,7 @@
-//! User namespaces for functions that share the gateway's user: one for each invocation, in which the kernel counts its
-//! processes by themselves (sys/user_namespace.rs). So a function at its limit takes no process from another one, nor from
-//! what else this user runs.
+//! User namespaces: one for each invocation, in which the kernel counts its processes by themselves
+//! (sys/user_namespace.rs). So a function at its limit takes no process from another one, nor from what else its user
+//! runs, and a fork bomb stays small. For functions that share the gateway's user, and for all whose worker cannot run
+//! ahead of a bomb.
 //!
 //! A worker makes them when it starts, before it gives up the system call. Each serves again and again: what an invocation
 //! has started is gone before another one gets its namespace.
@@ -9,22 +10,29 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
-use crate::sys;
+use super::User;
+use crate::sys::{self, Urgency};
 
 /// The namespaces that no invocation uses. Held for a push or a pop.
 #[derive(Debug)]
 pub struct Namespaces(Mutex<Vec<OwnedFd>>);
 
 impl Namespaces {
-    /// `count` of them, each a descriptor. `None` as root, whose functions have another user or are exempt from the limit.
+    /// `count` of them, each a descriptor, for functions of this user or else of our own; `None` where they need none.
     ///
     /// # Errors
     /// If this machine does not allow them, or not as many.
-    pub fn new(count: usize) -> io::Result<Option<Namespaces>> {
-        if sys::own_uid() == 0 {
+    pub fn new(count: usize, user: Option<&User>) -> io::Result<Option<Namespaces>> {
+        let are_needed = match user {
+            Some(_) => !Urgency::is_allowed(),
+            // Root is exempt from limits of processes.
+            None => sys::own_uid() != 0,
+        };
+        if !are_needed {
             return Ok(None);
         }
-        let free = (0..count).map(|_| sys::make_user_namespace()).collect::<io::Result<_>>()?;
+        let user = user.map(|user| (user.uid, user.gid));
+        let free = (0..count).map(|_| sys::make_user_namespace(user)).collect::<io::Result<_>>()?;
         Ok(Some(Namespaces(Mutex::new(free))))
     }
 

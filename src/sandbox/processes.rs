@@ -1,10 +1,11 @@
 //! The number of processes and threads that functions may have in all: RLIMIT_NPROC, which the kernel counts by user.
 //!
-//! Functions with a user of their own have a constant limit, with room for all of them. Functions that share the gateway's
-//! user have a count each, in user namespaces (namespaces.rs). Where this machine allows none, they share the count with all
-//! that this user runs: a desktop, an editor, the gateway's thread for each connection. Their limit then is what runs beside
-//! functions when they start, and room for one of them on top. A limit from the worker's start would be used up by 320
-//! clients that connect, and no function could start a process any more.
+//! Functions with a user of their own have a constant limit, with room for all of them. If the worker cannot run ahead of
+//! a fork bomb, that is too much room, and they have a count each, in user namespaces (namespaces.rs). So have functions
+//! that share the gateway's user. Where this machine allows no namespaces, those share the count with all that this user
+//! runs: a desktop, an editor, the gateway's thread for each connection. Their limit then is what runs beside functions
+//! when they start, and room for one of them on top. A limit from the worker's start would be used up by 320 clients that
+//! connect, and no function could start a process any more.
 //!
 //! To count costs milliseconds, so a count serves until the number of threads on the machine, which the kernel keeps, has
 //! changed by a part of that room.
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::User;
 use super::namespaces::Namespaces;
-use crate::limits::{BOMB_PROCESSES_MAX, FORK_SERVERS_PER_WORKER, FUNCTION_PROCESSES_MAX, OWN_USER_PROCESSES_MAX};
+use crate::limits::{BOMB_PROCESSES_MAX, FORK_SERVERS_PER_WORKER, FUNCTION_PROCESSES_MAX, INVOCATION_PROCESSES_MAX};
 use crate::procfs;
 use crate::settings::Settings;
 use crate::sys::{self, Pid};
@@ -30,7 +31,7 @@ pub enum ProcessesMax {
     /// Root is exempt from such a limit.
     None,
     Fixed(u64),
-    /// Functions run as our own user, each invocation in a user namespace of its own.
+    /// Each invocation runs in a user namespace of its own.
     Each(Namespaces),
     /// Functions run as our own user, and share one count.
     Shared {
@@ -65,7 +66,7 @@ impl ProcessesMax {
             (Some(_), _) => ProcessesMax::Fixed(slots * FUNCTION_PROCESSES_MAX as u64 + BOMB_PROCESSES_MAX + waiting),
             (None, 0) => ProcessesMax::None,
             (None, _) => {
-                ProcessesMax::Shared { room: OWN_USER_PROCESSES_MAX + waiting, gateway, last: Mutex::default() }
+                ProcessesMax::Shared { room: INVOCATION_PROCESSES_MAX + waiting, gateway, last: Mutex::default() }
             }
         }
     }
@@ -75,7 +76,7 @@ impl ProcessesMax {
         match self {
             ProcessesMax::None => None,
             ProcessesMax::Fixed(max) => Some(*max),
-            ProcessesMax::Each(_) => Some(OWN_USER_PROCESSES_MAX),
+            ProcessesMax::Each(_) => Some(INVOCATION_PROCESSES_MAX),
             ProcessesMax::Shared { room, gateway, last } => Some(room + threads_beside_functions(*gateway, last)),
         }
     }
@@ -117,7 +118,7 @@ impl fmt::Display for ProcessesMax {
         match self {
             ProcessesMax::None => write!(f, "root has no limit"),
             ProcessesMax::Fixed(max) => write!(f, "RLIMIT_NPROC {max}"),
-            ProcessesMax::Each(_) => write!(f, "RLIMIT_NPROC {OWN_USER_PROCESSES_MAX}, in a user namespace for each"),
+            ProcessesMax::Each(_) => write!(f, "RLIMIT_NPROC {INVOCATION_PROCESSES_MAX}, in a user namespace for each"),
             ProcessesMax::Shared { room, .. } => {
                 write!(f, "RLIMIT_NPROC {room} above what their user runs beside them")
             }

@@ -40,11 +40,16 @@ pub struct Confinement<'a> {
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64 capabilities in two parts.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// The user namespace, Landlock and seccomp. Without privileges the last two demand no_new_privs.
-pub(super) fn restrict_files_and_system_calls(confinement: &Confinement<'_>) -> Step<()> {
+/// The user and its namespace, Landlock and seccomp. Without privileges the last two demand no_new_privs.
+pub(super) fn restrict_user_files_and_system_calls(confinement: &Confinement<'_>) -> Step<()> {
     offer_to_the_oom_killer();
+    if let Some((user, group)) = confinement.user {
+        try_step!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
+        try_step!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));
+        try_step!("change its user", libc::syscall(libc::SYS_setresuid, user, user, user));
+    }
     if let Some(namespace) = confinement.namespace {
-        // It gets all capabilities in there, which restrict_limits_and_user clears.
+        // It gets all capabilities in there, which restrict_limits clears.
         try_step!("enter a user namespace", libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER));
     }
     try_step!("forbid new privileges", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -69,8 +74,8 @@ fn offer_to_the_oom_killer() {
     }
 }
 
-/// Limits, priority, user, capabilities, and the death signal.
-pub(super) fn restrict_limits_and_user(confinement: &Confinement<'_>, parent: Pid) -> Step<()> {
+/// Limits, priority, capabilities, and the death signal.
+pub(super) fn restrict_limits(confinement: &Confinement<'_>, parent: Pid) -> Step<()> {
     lower_limit(libc::RLIMIT_DATA, confinement.data_bytes_max).or(Err("limit its memory"))?;
     lower_limit(libc::RLIMIT_NOFILE, confinement.open_files_max).or(Err("limit its open files"))?;
     lower_limit(libc::RLIMIT_CORE, 0).or(Err("forbid core files"))?;
@@ -80,11 +85,6 @@ pub(super) fn restrict_limits_and_user(confinement: &Confinement<'_>, parent: Pi
     }
     if confinement.gives_way {
         lower_priority();
-    }
-    if let Some((user, group)) = confinement.user {
-        try_step!("leave our groups", libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()));
-        try_step!("change its group", libc::syscall(libc::SYS_setresgid, group, group, group));
-        try_step!("change its user", libc::syscall(libc::SYS_setresuid, user, user, user));
     }
     // After the change of user: before it, a user that is over the limit already would make the exec fail.
     if let Some(processes_max) = confinement.processes_max {

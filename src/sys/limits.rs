@@ -21,6 +21,11 @@ impl Urgency {
         Urgency(())
     }
 
+    /// True if this user may raise a thread's priority.
+    pub fn is_allowed() -> bool {
+        Urgency::try_begin().is_some()
+    }
+
     /// `None` if this user may not raise a thread's priority.
     pub fn try_begin() -> Option<Urgency> {
         set_urgent(0, true);

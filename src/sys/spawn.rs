@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
 use super::clone3::{self, ChildMain};
-use super::confine::{Confinement, restrict_files_and_system_calls, restrict_limits_and_user};
+use super::confine::{Confinement, restrict_limits, restrict_user_files_and_system_calls};
 use super::process::Pid;
 use super::signal;
 
@@ -204,11 +204,11 @@ fn child_steps(birth: &Birth<'_>) -> Step<Infallible> {
     try_step!("start a session", libc::setsid());
     // Before the other descriptors are closed, since the Landlock rulesets are among them.
     if let Some(confinement) = &plan.confinement {
-        restrict_files_and_system_calls(confinement)?;
+        restrict_user_files_and_system_calls(confinement)?;
     }
     let program_fd = arrange_descriptors(plan)?;
     if let Some(confinement) = &plan.confinement {
-        restrict_limits_and_user(confinement, birth.parent)?;
+        restrict_limits(confinement, birth.parent)?;
     }
     // As the function's user, so that the process does not start in a folder that it cannot enter.
     if let Some(folder) = plan.folder {

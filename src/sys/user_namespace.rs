@@ -14,25 +14,27 @@ use super::spawn::{Step, try_step, vfork};
 
 /// Memory that the first process of a namespace reads, and in which it reports.
 struct Making {
-    /// This process's user and group, mapped to themselves. Without privileges no other can be mapped.
+    /// The user and group that it is for; `None`: our own.
+    user: Option<(u32, u32)>,
+    /// That user and group, mapped to themselves. Without privileges no other can be mapped.
     maps: [CString; 2],
     /// The namespace, once it is made.
     made: Option<c_int>,
     errno: c_int,
 }
 
-/// Makes a user namespace that counts its processes, without any. Our user and group have their numbers there, too; all
-/// others appear as nobody.
+/// Makes a user namespace that counts its processes, without any. It belongs to this user and group, or else to ours,
+/// who have their numbers there, too; all others appear as nobody.
 ///
 /// # Errors
 /// If the kernel does not count so, or if a sysctl, AppArmor, or the filter of a container around us forbids it.
-pub fn make_user_namespace() -> io::Result<OwnedFd> {
+pub fn make_user_namespace(user: Option<(u32, u32)>) -> io::Result<OwnedFd> {
     let map = |id: u32| CString::new(format!("{id} {id} 1")).expect("digits hold no NUL");
-    let mut making = Making { maps: [map(own_uid()), map(own_gid())], made: None, errno: 0 };
+    let (uid, gid) = user.unwrap_or((own_uid(), own_gid()));
+    let mut making = Making { user, maps: [map(uid), map(gid)], made: None, errno: 0 };
     // The child opens the namespace for both: it shares our descriptors.
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_FILES;
     // SAFETY: `first_process` does not return, and `making` outlives it: CLONE_VFORK holds this thread until its end.
-    let (pid, _) = unsafe { vfork(first_process, (&raw mut making).cast(), flags, None) }?;
+    let (pid, _) = unsafe { vfork(first_process, (&raw mut making).cast(), libc::CLONE_FILES, None) }?;
     // The child's _exit has ended vfork, so this does not wait.
     // SAFETY: waitpid takes two integers and a status pointer that may be null.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
@@ -56,14 +58,35 @@ extern "C" fn first_process(argument: *mut c_void) -> c_int {
 /// Runs by the rules of spawn.rs.
 fn make(making: &Making) -> Step<c_int> {
     let [user, group] = &making.maps;
+    if let Some(user) = making.user {
+        become_owner(user)?;
+    }
+    try_step!("make a user namespace", libc::unshare(libc::CLONE_NEWUSER));
     // Without privileges the groups can be mapped only once none of them can be left.
     write(c"/proc/self/setgroups", c"deny")?;
     write(c"/proc/self/uid_map", user)?;
     write(c"/proc/self/gid_map", group)?;
+    if let Some((user, _)) = making.user {
+        // Root is exempt from the limit.
+        try_step!("become the user", libc::syscall(libc::SYS_setresuid, user, user, user));
+    }
     has_own_count()?;
     // SAFETY: open reads a C string.
     let namespace = unsafe { libc::open(c"/proc/self/ns/user".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if namespace < 0 { Err("open the namespace") } else { Ok(namespace) }
+}
+
+/// As root: a namespace that is made now belongs to this user. Our real user stays root, so that no other process of that
+/// user can reach into our memory (ptrace(2)), and our user for files, because /proc gives the maps of such a process to
+/// root.
+fn become_owner((user, group): (u32, u32)) -> Step<()> {
+    const SAME: i32 = -1;
+    try_step!("change its group", libc::syscall(libc::SYS_setresgid, SAME, group, SAME));
+    try_step!("change its user", libc::syscall(libc::SYS_setresuid, SAME, user, SAME));
+    // It returns the former one, and tells no error.
+    // SAFETY: setfsuid takes an integer.
+    unsafe { libc::syscall(libc::SYS_setfsuid, 0) };
+    Ok(())
 }
 
 /// Fails if more processes count than the two that are in the namespace meanwhile.

@@ -290,12 +290,15 @@ fn functions_give_way_where_their_worker_cannot_run_ahead_of_them() {
     if !plain.is_run_as_plain_user() {
         let root = Instance::start();
         check(&root, "0", "the worker runs ahead");
-        // As in a service or a container that leaves the capability out.
-        let mut weak = Instance::prepare(&[]);
-        weak.init();
-        weak.launch_by("setpriv", &["--bounding-set=-sys_nice", GATEWAY]);
-        weak.wait_until_ready();
-        check(&weak, "10", "not kept: 256");
+        // As in a service or a container that leaves the capability out; then with too few descriptors for namespaces.
+        for (files, kept_by) in [(20_000, "functions give way"), (250, "not kept: 256")] {
+            let mut weak = Instance::prepare(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "128")]);
+            weak.init();
+            let script = format!("ulimit -n {files} && exec setpriv --bounding-set=-sys_nice {GATEWAY}");
+            weak.launch_by("sh", &["-c", &script]);
+            weak.wait_until_ready();
+            check(&weak, "10", kept_by);
+        }
         plain.run_as(47_115);
     }
     plain.init();
@@ -307,12 +310,12 @@ fn functions_give_way_where_their_worker_cannot_run_ahead_of_them() {
 #[test]
 fn a_worker_with_too_few_descriptors_for_user_namespaces_promises_none() {
     need(&["setpriv"]);
-    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "64")]);
+    let mut instance = Instance::prepare(&[("FAAS_WORKERS", "1"), ("FAAS_WORKER_SLOTS", "128")]);
     if !instance.is_run_as_plain_user() {
         instance.run_as(47_115);
     }
     instance.init();
-    instance.launch_under("ulimit -n 120");
+    instance.launch_under("ulimit -n 250");
     instance.wait_until_ready();
     instance.script("GET:/served", "echo served");
     assert_eq!(instance.get("/served").text(), "served\n");

@@ -86,7 +86,7 @@ fn kept_by_the_kernel(sandbox: &Sandbox, attempts: &Attempts, hides_processes: b
     };
     let seeing = match hides_processes {
         true => "a function could see others",
-        false => "only root can give workers a /proc of their own",
+        false => "only root can give workers a /proc of their own; without root see docs/SECURITY.md, Users",
     };
     let privileges = match attempts.succeeded("bounding set") {
         true => "no capabilities, no_new_privs",

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use faas::error::start::{Result, StartError, end};
+use faas::sandbox::namespaces::Namespaces;
 use faas::sandbox::{self, Sandbox, probe, promises};
 use faas::settings::{self, Settings};
 use faas::sys::Signal;
@@ -35,7 +36,8 @@ fn run() -> Result<()> {
         }
         [sandbox] if sandbox == "--sandbox" => {
             let settings = Settings::from_env()?;
-            let namespaces = worker::namespaces(&settings)?.unwrap_or_default();
+            let user = sandbox::functions_user(&settings)?;
+            let namespaces = Namespaces::new(worker::namespaces_max(&settings), user.as_ref()).unwrap_or_default();
             let hides_processes = sandbox::confine_worker(namespaces.is_some())?;
             let sandbox = Sandbox::new(&settings, procfs::outer_pid(), namespaces)?;
             println!("{:#}", promises::table(&sandbox, &settings, hides_processes));

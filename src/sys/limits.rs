@@ -10,9 +10,9 @@ use super::process::Pid;
 /// Set while all threads of this process are to be urgent ([`alarm`]).
 static ALARM: AtomicBool = AtomicBool::new(false);
 
-/// While it lives, its thread runs before all threads of ordinary priority, if the user may do that (root may). For
-/// short work that must not wait for a share of the processor: a fork bomb grows faster than a share of it can be
-/// killed.
+/// While it lives, its thread runs before all threads of ordinary priority, if the user may do that (root with
+/// CAP_SYS_NICE may). For short work that must not wait for a share of the processor: a fork bomb grows faster than a
+/// share of it can be killed.
 pub struct Urgency(());
 
 impl Urgency {

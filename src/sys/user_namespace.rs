@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::limits::lower_limit;
-use super::process::{own_gid, own_uid};
+use super::process::{Pid, own_gid, own_uid};
 use super::spawn::{Step, try_step, vfork};
 
 /// Memory that the first process of a namespace reads, and in which it reports.
@@ -89,21 +89,43 @@ fn become_owner((user, group): (u32, u32)) -> Step<()> {
     Ok(())
 }
 
-/// Fails if more processes count than the two that are in the namespace meanwhile.
+/// Fails if processes of this user outside of a namespace count in it. The calling one is such a process: another one
+/// enters a namespace in this one, and needs room for two there.
 fn has_own_count() -> Step<()> {
+    let inner = fork()?;
+    if inner == 0 {
+        let has_room = has_room_for_two();
+        // SAFETY: errno is this thread's; _exit runs no code of this program.
+        unsafe { libc::_exit(if has_room.is_ok() { 0 } else { *libc::__errno_location() }) };
+    }
+    let mut status = 0;
+    try_step!("wait for it", libc::waitpid(inner, &raw mut status, 0));
+    if status != 0 {
+        // SAFETY: errno is this thread's.
+        unsafe { *libc::__errno_location() = libc::WEXITSTATUS(status) };
+        return Err("count processes apart");
+    }
+    Ok(())
+}
+
+/// In a namespace that this makes.
+fn has_room_for_two() -> Step<()> {
+    try_step!("make a user namespace", libc::unshare(libc::CLONE_NEWUSER));
     lower_limit(libc::RLIMIT_NPROC, 2).or(Err("limit its processes"))?;
-    // Like fork(2), which glibc forbids here.
-    // SAFETY: all arguments are integers; the new process has a copy of our memory, and calls _exit only.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    if pid == 0 {
+    let second = fork()?;
+    if second == 0 {
         // SAFETY: _exit runs no code of this program.
         unsafe { libc::_exit(0) };
     }
-    if pid < 0 {
-        return Err("start a second process");
-    }
-    try_step!("wait for it", libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0));
+    try_step!("wait for it", libc::waitpid(second, std::ptr::null_mut(), 0));
     Ok(())
+}
+
+/// Like fork(2), which glibc forbids here. The new process has a copy of our memory.
+fn fork() -> Step<Pid> {
+    // SAFETY: all arguments are integers, and the new process keeps the rules of spawn.rs, too.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid < 0 { Err("start a process") } else { Ok(pid as Pid) }
 }
 
 fn write(path: &CStr, text: &CStr) -> Step<()> {

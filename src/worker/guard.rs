@@ -3,8 +3,9 @@
 //! A bomb has thousands of processes that are ready to run, and each gets as much of a processor as a thread of the
 //! worker. It would take seconds until an invocation's thread wakes to count them, and minutes until it has killed
 //! them. So one thread, which does next to nothing, watches the number of threads on this machine, and runs before all
-//! of ordinary priority, if this user may do that (root may). While that number is far above the usual one, no look at
-//! an invocation is put off for its cost (sampler.rs), and all threads of this worker get the same priority.
+//! of ordinary priority, if this user may do that (root with CAP_SYS_NICE may). While that number is far above the usual
+//! one, no look at an invocation is put off for its cost (sampler.rs), and all threads of this worker get the same
+//! priority.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -130,7 +130,8 @@ pub fn run(settings: Settings, id: Option<u32>) -> Result<()> {
     // Before this process has mounts of its own: in a chroot the kernel then names the program as seen from outside.
     let own_program = std::env::current_exe().map_err(StartError::io("find", "our own program"))?;
     sys::become_subreaper().map_err(StartError::io("become", "a subreaper"))?;
-    let namespaces = namespaces(&settings)?.unwrap_or_else(|error| {
+    let user = sandbox::functions_user(&settings)?;
+    let namespaces = Namespaces::new(namespaces_max(&settings), user.as_ref()).unwrap_or_else(|error| {
         log!("worker: cannot make user namespaces ({error}); functions share one count of processes");
         None
     });
@@ -345,13 +346,10 @@ fn connections_max(settings: &Settings) -> usize {
     2 * settings.worker_slots as usize + 8
 }
 
-/// A user namespace for each process that a worker starts confined: those of invocations, and the tools of runtimes.
-///
-/// # Errors
-/// Those of [`sandbox::functions_user`]; within, those of [`Namespaces::new`].
-pub fn namespaces(settings: &Settings) -> Result<std::io::Result<Option<Namespaces>>> {
-    let user = sandbox::functions_user(settings)?;
-    Ok(Namespaces::new(connections_max(settings) + COMPILERS + TOOLS, user.as_ref()))
+/// User namespaces that a worker can need at once: one for each process that it starts confined, those of invocations, and
+/// the tools of runtimes.
+pub fn namespaces_max(settings: &Settings) -> usize {
+    connections_max(settings) + COMPILERS + TOOLS
 }
 
 /// Counts an invocation as running.
